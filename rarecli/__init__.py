@@ -1,0 +1,21 @@
+"""rare: 3D medical image segmentation whose cost follows the resolution of the scan."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rarecli.core.metrics import dice
+    from rarecli.core.phantoms import Phantom
+    from rarecli.core.predictor import Prediction, Predictor
+    from rarecli.core.volume import Volume
+
+__all__ = ["Phantom", "Prediction", "Predictor", "Volume", "dice"]
+
+_ROOMS = {"Phantom": "phantoms", "Prediction": "predictor", "Predictor": "predictor", "Volume": "volume", "dice": "metrics"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import rarecli` itself costs nothing."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"rarecli.core.{_ROOMS[name]}"), name)

@@ -1,0 +1,53 @@
+"""The `rare` command. The only place that prints an error and the only one that exits."""
+
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from rarecli.commands import benchmark, demo, evaluate, export, info, predict, preprocess, score, train
+from rarecli.commands.console import settings
+from rarecli.core.errors import RareError
+
+app = typer.Typer(
+    name="rare",
+    help="3D medical image segmentation whose cost follows the resolution of the scan.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for room in (preprocess, train, predict, evaluate, score, export, benchmark, info, demo):
+    app.command(room.__name__.rpartition(".")[2])(room.run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rare {installed_version('rare-unet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """3D medical image segmentation whose cost follows the resolution of the scan."""
+    settings.debug = debug
+
+
+def main() -> None:
+    """Run the command line; exit with 0, or with the code of the error (`rarecli/core/errors.py`)."""
+    try:
+        app()
+    except RareError as error:
+        if settings.debug:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if settings.debug:
+            raise
+        print(f"Error: this is a bug in rare: {type(error).__name__}: {error}\n  remedy: run again with `rare --debug ...` and report what it prints", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,133 @@
+"""What all commands share: speaking to the user, and reading lists of numbers. Words and progress go to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class _Settings:
+    debug: bool = False
+
+
+settings = _Settings()
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for programs.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
+
+
+class Console:
+    """A Reporter (see `core/progress.py`): bars on a terminal, plain flushed lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._rich: RichConsole | None = None
+
+    @property
+    def rich(self) -> RichConsole:
+        """Rich's console on stderr."""
+        if self._rich is None:
+            from rich.console import Console as RichConsole
+
+            self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        return self._rich
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        if sys.stderr.isatty():
+            self.rich.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """One line on stderr, marked."""
+        self.say(f"Warning: {text}")
+
+    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+        """Yield `items` with a bar on a terminal; elsewhere a line at most every ten seconds."""
+        if sys.stderr.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=self.rich, transient=True) as progress:
+                yield from progress.track(items, total=total, description=label)
+            return
+        said = time.monotonic()
+        for count, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - said > 10 and count < total:
+                said = time.monotonic()
+                self.say(f"{label}: {count}/{total}")
+
+
+def print_json(result: Any) -> None:
+    """The result for programs."""
+    print(json.dumps(result, indent=2, allow_nan=False))
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """The result for people, on stdout."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = RichConsole(highlight=False)
+    # without a terminal there is no width to keep to
+    console.print(table, width=None if console.is_terminal else max(80, console.measure(table).maximum))
+
+
+def integers(text: str | list[str] | None, option: str) -> list[int] | None:
+    """0,1,2 (or the option repeated) -> [0, 1, 2]."""
+    if not text:
+        return None
+    parts = [part for item in ([text] if isinstance(text, str) else text) for part in item.split(",") if part.strip()]
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise typer.BadParameter(f"{','.join(parts)!r} is no list of whole numbers, e.g. 0,1,2", param_hint=option) from None
+
+
+def words(text: list[str] | None) -> list[str] | None:
+    """a,b (or the option repeated) -> ["a", "b"]."""
+    return [part.strip() for item in text for part in item.split(",") if part.strip()] if text else None
+
+
+def three_numbers(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """X,Y,Z, or one number for all axes -> three positive numbers."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(0 < number < 1e6 for number in numbers):
+        raise typer.BadParameter(f"{text!r} is not X,Y,Z with numbers above 0", param_hint=option)
+    return numbers[0], numbers[1], numbers[2]
+
+
+def three_integers(text: str | None, option: str) -> tuple[int, int, int] | None:
+    """X,Y,Z, or one number for all axes -> three positive whole numbers."""
+    numbers = three_numbers(text, option)
+    if numbers is None:
+        return None
+    if any(number != int(number) for number in numbers):
+        raise typer.BadParameter(f"{text!r} has parts that are not whole numbers", param_hint=option)
+    return int(numbers[0]), int(numbers[1]), int(numbers[2])

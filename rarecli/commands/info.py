@@ -1,0 +1,30 @@
+"""`rare info`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarecli.commands.console import Json, print_json
+
+
+def run(
+    path: Annotated[Path, typer.Argument(help="A scan, dataset, prepared dataset, run or bundle.")],
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a file or folder is.
+
+    Example: rare info scan.nii.gz -m run
+    """
+    from rarecli.core.describe import describe
+
+    facts = describe(path, model)
+    if json:
+        print_json(facts)
+        return
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        lines = value if isinstance(value, list) else [value]
+        for index, line in enumerate(lines):
+            typer.echo(f"{key if index == 0 else '':<{width}}  {line}")

@@ -1,0 +1,55 @@
+"""`rare preprocess`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarecli.commands.console import Console, Json, print_json, print_table, three_integers, three_numbers
+
+
+class Normalisation(str, Enum):
+    """How intensities are normalised."""
+
+    percentile = "percentile"
+    ct = "ct"
+
+
+def run(
+    dataset: Annotated[Path, typer.Argument(help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")],
+    num_levels: Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")] = 4,
+    normalisation: Annotated[Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")] = Normalisation.percentile,
+    spacing: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")] = None,
+    patch_size: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; the median case by default.")] = None,
+    fixed_shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Look at a dataset, choose grid and patch, bring every case to its grid.
+
+    Example: rare preprocess Task04_Hippocampus -o prepared
+    """
+    from rarecli.core.preparing import PreprocessOptions, preprocess
+
+    options = PreprocessOptions(
+        num_levels=num_levels,
+        normalisation=normalisation.value,
+        spacing_mm=three_numbers(spacing, "--spacing"),
+        patch_size=three_integers(patch_size, "--patch-size"),
+        fixed_shape=three_integers(fixed_shape, "--fixed-shape"),
+        num_jobs=jobs,
+    )
+    console = Console()
+    index = preprocess(dataset, output, options, console)
+    if json:
+        print_json(index.model_dump(mode="json", exclude={"cases"}))
+        return
+    plan = index.plan
+    spacing_text = " x ".join(f"{s:g}" for s in plan.spacing_mm)
+    print_table(
+        f"{plan.dataset}: {len(index.cases)} cases, trained spacing {spacing_text} mm, patch {' x '.join(map(str, plan.patch_size))}",
+        ["depth", "grid (mm)", "cases that enter here"],
+        [[str(k), " x ".join(f"{s * 2**k:g}" for s in plan.spacing_mm), str(count)] for k, count in enumerate(index.routing_plan)],
+    )

@@ -1,0 +1,94 @@
+"""`rare train`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rarecli.commands.console import Console, Device, Json, print_json
+
+
+class Arch(str, Enum):
+    """Which network is trained."""
+
+    rare_unet = "rare-unet"
+    unet = "unet"
+    unet_aug = "unet-aug"
+
+
+class Targets(str, Enum):
+    """Where a coarse label voxel lies."""
+
+    centred = "centred"
+    paper = "paper"
+
+
+def run(
+    prepared: Annotated[Path, typer.Argument(help="What rare preprocess wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
+    preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, paper, smoke.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; the dataset's by default.")] = None,
+    arch: Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.")] = None,
+    targets: Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")] = None,
+    num_filters: Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")] = None,
+    num_levels: Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")] = None,
+    num_depths: Annotated[int | None, typer.Option(min=1, help="Entries, the plain one included.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs.")] = None,
+    fold: Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    device: Device = "auto",
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a network that can be entered at every depth.
+
+    Example: rare train prepared -o run --preset hippocampus --fold 0
+    """
+    from rarecli.core.config import load_train_config
+    from rarecli.core.errors import missing_extra
+
+    overrides = _overrides(set_ or [])
+    chosen: dict[str, Any] = {
+        "name": name,
+        "arch": arch and arch.value,
+        "targets": targets and targets.value,
+        "num_filters": num_filters,
+        "num_levels": num_levels,
+        "num_depths": num_depths,
+        "epochs": epochs,
+        "fold": _fold(fold),
+        "amp": amp,
+    }
+    overrides |= {key: value for key, value in chosen.items() if value is not None}
+    settings = load_train_config(preset, config, overrides)
+    try:
+        from rarecli.core.trainer import train
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    record = train(prepared, output, settings, device=device, resume=resume, splits=splits, reporter=Console())
+    if json:
+        print_json(record)
+
+
+def _overrides(items: list[str]) -> dict[str, Any]:
+    import yaml
+
+    overrides = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
+        overrides[key] = yaml.safe_load(value)
+    return overrides
+
+
+def _fold(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if not text.isdigit():
+        raise typer.BadParameter(f"{text!r} is neither a number nor all", param_hint="--fold")
+    return int(text)

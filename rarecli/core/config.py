@@ -1,0 +1,269 @@
+"""What is decided once and then kept: frozen models, unknown keys refused, YAML and JSON in, resolved JSON out.
+
+Plan          what `rare preprocess` found out and chose
+NetworkConfig the size of the network
+ModelSpec     both, and how it was trained: all that prediction needs beside the weights
+TrainConfig   everything about one training
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from rarecli.core import routing
+from rarecli.core.errors import ModelError, UsageError
+
+Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
+Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Targets = Literal["centred", "paper"]
+Arch = Literal["rare-unet", "unet", "unet-aug"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Frozen(BaseModel):
+    """Base of all configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PercentileNormalisation(Frozen):
+    """Each channel of each scan: two percentiles of its voxels on the routed grid to 0 and 1, clipped. The default; MR."""
+
+    kind: Literal["percentile"] = "percentile"
+    lower: float = 0.5
+    upper: float = 99.5
+
+
+class CtNormalisation(Frozen):
+    """Fixed values from the foreground of the training set, per channel: clip to [lower, upper], minus mean, over std. For CT."""
+
+    kind: Literal["ct"] = "ct"
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
+
+
+class Plan(Frozen):
+    """What the network sees of a dataset: channels, classes, the trained grid, the patch, the normalisation."""
+
+    dataset: str
+    channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    """Name of each class; class 0 is the background."""
+    label_values: tuple[int, ...]
+    """Value of each class in labels files."""
+    spacing_mm: Spacing
+    """The trained spacing: that of depth 0."""
+    patch_size: Shape
+    """Voxels at depth 0; 1/2^k of it at depth k: the same field of view."""
+    num_levels: PositiveInt
+    fixed_shape: bool = False
+    """Every case was cropped or padded, centred, to the patch (the paper's protocol), without resampling."""
+    normalisation: Normalisation = PercentileNormalisation()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.label_names)
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        if len(self.label_names) != len(self.label_values) or len(self.label_names) < 2:
+            raise ValueError("labels need a background and at least one more class, each with a name and a value")
+        require_patch_size(self.patch_size, self.num_levels)
+        return self
+
+
+class NetworkConfig(Frozen):
+    """The network's size. Source: RARE-UNet, section 2.1; `num_filters` doubles per level up to 320."""
+
+    arch: Arch = "rare-unet"
+    in_channels: PositiveInt = 1
+    num_classes: int = Field(default=2, ge=2)
+    num_filters: PositiveInt = 16
+    num_levels: PositiveInt = 4
+    num_depths: PositiveInt = 4
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkConfig:
+        if self.num_depths > self.num_levels:
+            raise ValueError(f"num_depths {self.num_depths} is more than num_levels {self.num_levels}: no encoder level is left to enter")
+        if self.arch != "rare-unet" and self.num_depths != 1:
+            raise ValueError(f"{self.arch} has one entry: num_depths must be 1")
+        return self
+
+
+class ModelSpec(Frozen):
+    """All that prediction needs to know of a model, beside its weights."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    plan: Plan
+    network: NetworkConfig
+    targets: Targets = "centred"
+
+    def grid_spacing_mm(self, depth: int) -> routing.Triple:
+        """Spacing of the grid at `depth`."""
+        return routing.grid_spacing(self.plan.spacing_mm, depth)
+
+    def patch_shape(self, depth: int) -> routing.Shape:
+        """Patch at `depth`, in voxels of its grid."""
+        x, y, z = (size // 2**depth for size in self.plan.patch_size)
+        return x, y, z
+
+    def engine_shape(self, shape: routing.Shape, depth: int) -> routing.Shape:
+        """`shape` enlarged to what the network takes at `depth`."""
+        return routing.engine_shape(shape, self.network.num_levels, depth)
+
+
+class OptimiserConfig(Frozen):
+    """AdamW with a one-cycle, plateau or constant learning rate."""
+
+    lr: PositiveFloat = 2e-3
+    weight_decay: float = Field(default=3e-5, ge=0)
+    schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
+    grad_clip: PositiveFloat = 1.0
+
+
+class LossConfig(Frozen):
+    """Mean over depths of alpha * CE + (1 - alpha) * soft Dice, plus the gateways' consistency. Source: RARE-UNet, section 2.3."""
+
+    alpha: float = Field(default=0.35, ge=0, le=1)
+    consistency: float = Field(default=1.0, ge=0)
+    consistency_start_epoch: int = Field(default=0, ge=0)
+
+
+class AugmentationConfig(Frozen):
+    """Probabilities and ranges; geometry is changed once at depth 0, intensities at every depth alike."""
+
+    probability: float = Field(default=0.8, ge=0, le=1)
+    rotation_degrees: float = Field(default=15.0, ge=0)
+    scale: float = Field(default=0.15, ge=0, lt=1)
+    shift_voxels: float = Field(default=3.0, ge=0)
+    elastic_voxels: float = Field(default=2.0, ge=0)
+    flip: bool = False
+    gamma: float = Field(default=0.3, ge=0)
+    contrast: float = Field(default=0.15, ge=0)
+    noise: float = Field(default=0.04, ge=0)
+
+
+class TrainConfig(Frozen):
+    """Everything that decides what a training computes."""
+
+    name: str | None = None
+    arch: Arch = "rare-unet"
+    targets: Targets = "centred"
+    num_filters: PositiveInt = 16
+    num_levels: PositiveInt | None = None
+    """None: what the prepared dataset was planned for."""
+    num_depths: PositiveInt = 4
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 2
+    seed: int = 42
+    fold: int | Literal["all"] = 0
+    num_folds: int = Field(default=5, ge=2)
+    foreground_share: float = Field(default=1 / 3, ge=0, le=1)
+    """Share of the patches that are centred on a foreground voxel."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    amp: bool | None = None
+    """None: where the device has fast bfloat16."""
+    monitor: str = "dice_mean"
+    """The validation metric that chooses the best checkpoint and stops early."""
+    patience: PositiveInt | None = None
+    """Epochs without a better `monitor` before training stops; None never stops early."""
+    validate_every: PositiveInt = 1
+    num_workers: int = Field(default=0, ge=0)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:
+    """Raise UsageError, naming both neighbours, unless every axis is a multiple of 2^num_levels and large enough."""
+    step, least = routing.divisor(num_levels, 0), routing.min_axis(num_levels, 0)
+    for axis, size in zip("xyz", patch_size, strict=True):
+        if size % step or size < least:
+            below = max(least, size // step * step)
+            above = max(least, -(-size // step) * step)
+            raise UsageError(
+                f"the patch size does not suit {num_levels} levels",
+                field=f"patch size along {axis}",
+                found=size,
+                expected=f"a multiple of {step}, at least {least}: " + (str(below) if below == above else f"{below} or {above}"),
+            )
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(item.name.removesuffix(".yaml") for item in resources.files("rarecli.presets").iterdir() if item.name.endswith(".yaml"))
+
+
+def load_train_config(preset: str | None = None, file: Path | None = None, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Defaults, then a preset or a YAML/JSON file, then dotted overrides such as {"optimiser.lr": 1e-3}.
+
+    Raises UsageError for an unknown preset or key (naming the nearest) and for values out of range.
+    """
+    content: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in preset_names():
+            raise UsageError("there is no such preset", found=preset, expected=", ".join(preset_names()))
+        content = yaml.safe_load(resources.files("rarecli.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")) or {}
+    if file is not None:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise UsageError("the configuration cannot be read", path=file, found=error) from error
+        if not isinstance(content, dict):
+            raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
+    for key, value in (overrides or {}).items():
+        *parents, leaf = key.split(".")
+        target = content
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UsageError("the key goes below a plain value", field=key)
+        target[leaf] = value
+    return validate(TrainConfig, content, path=file)
+
+
+def validate(kind: type[Model], content: Any, *, path: Path | None = None) -> Model:
+    """Build `kind` from parsed JSON or YAML; the first mistake becomes a UsageError with the key and, for a typo, the nearest name."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        remedy = None
+        if first["type"] == "extra_forbidden":
+            fields = _field_names(kind, first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
+        raise UsageError(f"the configuration is wrong: {first['msg']}", path=path, field=key or None, found=first.get("input"), remedy=remedy) from error
+
+
+def load_spec(content: Any, path: Path) -> ModelSpec:
+    """Build a ModelSpec from parsed JSON; raises ModelError."""
+    try:
+        return ModelSpec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError("the model's description is broken", path=path, field=".".join(map(str, first["loc"])), found=first["msg"]) from error
+
+
+def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model: Any = kind
+    for part in location:
+        model = model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else model
+    return list(model.model_fields)

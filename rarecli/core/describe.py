@@ -1,0 +1,141 @@
+"""`rare info`: what a file or folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rarecli.core import routing
+from rarecli.core.config import ModelSpec
+from rarecli.core.dataset import open_dataset
+from rarecli.core.errors import DataError, RareError
+from rarecli.core.preprocessing import to_ras
+from rarecli.core.run_folder import LOG, load_run_info
+from rarecli.core.volume import Volume, read_volume
+
+Facts = dict[str, Any]
+
+
+def describe(path: Path, model: Path | None = None) -> Facts:
+    """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
+
+    With `model`, a scan's facts say where it would be routed. Raises DataError for anything else.
+    """
+    if not path.exists():
+        raise DataError("there is no such file or folder", path=path)
+    if path.is_file():
+        if path.name.endswith((".nii", ".nii.gz")):
+            return _scan(path, _spec(model) if model else None)
+        raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, or a folder")
+    if (path / "prepared.json").is_file():
+        return _prepared(path)
+    if (path / "run.json").is_file():
+        return _run(path)
+    if (path / "manifest.json").is_file():
+        return _bundle(path)
+    return _dataset(path)
+
+
+def _spec(model: Path) -> ModelSpec:
+    from rarecli.core.engines.manifest import load_manifest
+    from rarecli.core.engines.runners import model_kind
+    from rarecli.core.run_folder import load_run_spec
+
+    kind = model_kind(model)
+    if kind == "bundle":
+        return load_manifest(model).spec
+    return load_run_spec(model if kind == "run" else model.parent)
+
+
+def _scan(path: Path, spec: ModelSpec | None) -> Facts:
+    volume: Volume = read_volume(path)
+    ras = to_ras(volume)
+    facts: Facts = {
+        "kind": "scan",
+        "shape": f"{_times(volume.shape)} voxels, {volume.num_channels} channel{'s' if volume.num_channels > 1 else ''}",
+        "spacing": f"{_times(volume.spacing_mm)} mm",
+        "orientation": volume.orientation,
+        "field of view": f"{_times(np.array(ras.shape) * ras.spacing_mm)} mm (right x anterior x superior)",
+        "intensity": f"{volume.data.min():g} to {volume.data.max():g}, mean {volume.data.mean():g}",
+    }
+    values = np.unique(volume.data)
+    if len(values) <= 20 and np.array_equal(values, np.rint(values)):
+        facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
+    if spec is not None:
+        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, spec.network.num_depths)
+        facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
+    return facts
+
+
+def _dataset(path: Path) -> Facts:
+    dataset = open_dataset(path)
+    return {
+        "kind": f"dataset, {dataset.layout}",
+        "name": dataset.name,
+        "cases": f"{len(dataset.cases)}, {dataset.cases[0].name} to {dataset.cases[-1].name}",
+        "channels": ", ".join(dataset.channel_names or ("not declared",)),
+        "labels": [f"{value} {name}" for value, name in (dataset.label_names or {}).items()] or "not declared",
+    }
+
+
+def _prepared(path: Path) -> Facts:
+    from rarecli.core.prepared import open_prepared
+
+    index = open_prepared(path).index
+    plan = index.plan
+    return {
+        "kind": "prepared dataset",
+        "dataset": f"{plan.dataset}, {len(index.cases)} cases",
+        "trained spacing": f"{_times(plan.spacing_mm)} mm",
+        "patch": f"{_times(plan.patch_size)} voxels" + (", every case of this shape" if plan.fixed_shape else ""),
+        "levels": str(plan.num_levels),
+        "normalisation": plan.normalisation.kind,
+        "routing plan": [f"depth {depth}: {count} cases" for depth, count in enumerate(index.routing_plan)],
+    }
+
+
+def _run(path: Path) -> Facts:
+    info = load_run_info(path)
+    log = path / LOG
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    facts: Facts = {"kind": "run"} | _model(info.spec)
+    facts["training"] = f"{len(lines)} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
+    facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
+    return facts
+
+
+def _bundle(path: Path) -> Facts:
+    from rarecli.core.engines.manifest import load_manifest, verify_engine
+
+    manifest = load_manifest(path)
+    facts: Facts = {"kind": "bundle"} | _model(manifest.spec)
+    facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
+    facts["engines"] = [
+        f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisor {e.divisor}, "
+        f"within {e.parity.max_abs:.1e} of PyTorch on {len(e.parity.shapes)} shapes"
+        for e in manifest.engines
+    ]
+    try:
+        for engine in manifest.engines:
+            verify_engine(path, manifest, engine.depth)
+        facts["files"] = "all as the manifest says"
+    except RareError as error:
+        facts["files"] = f"BROKEN: {error.problem} ({error.path})"
+    return facts
+
+
+def _model(spec: ModelSpec) -> Facts:
+    network, plan = spec.network, spec.plan
+    return {
+        "name": spec.name,
+        "network": f"{network.arch}, {network.num_filters} filters, {network.num_levels} levels, {network.num_depths} entries",
+        "channels": ", ".join(plan.channel_names),
+        "labels": [f"{value} {name}" for value, name in zip(plan.label_values, plan.label_names, strict=True)],
+        "routing": [f"depth {depth}: grid {_times(spec.grid_spacing_mm(depth))} mm" for depth in range(network.num_depths)],
+    }
+
+
+def _times(numbers: Any) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)

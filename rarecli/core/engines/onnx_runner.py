@@ -1,0 +1,60 @@
+"""Running the ONNX engines of a bundle in onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rarecli.core.engines.manifest import Manifest, verify_engine
+from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
+from rarecli.core.types import FloatArray
+
+
+class OnnxRunner:
+    """One onnxruntime session per depth, opened when it is first needed. See `runners.Runner`."""
+
+    backend = "onnx"
+
+    def __init__(self, bundle: Path, manifest: Manifest, device: str = "auto", num_threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise missing_extra("onnxruntime", "cpu") from None
+        self._ort = onnxruntime
+        self._bundle, self._manifest, self._num_threads = bundle, manifest, num_threads
+        self._providers = self._choose_providers(device)
+        self._sessions: dict[int, Any] = {}
+
+    def __enter__(self) -> OnnxRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._sessions.clear()
+
+    def run(self, image: FloatArray, depth: int) -> FloatArray:
+        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        session = self._sessions.get(depth) or self._open(depth)
+        engine = self._manifest.engine(depth)
+        logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]
+        return logits
+
+    def _open(self, depth: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if self._num_threads:
+            options.intra_op_num_threads = self._num_threads
+        path = verify_engine(self._bundle, self._manifest, depth)
+        self._sessions[depth] = self._ort.InferenceSession(str(path), options, providers=self._providers)
+        return self._sessions[depth]
+
+    def _choose_providers(self, device: str) -> list[str]:
+        available = self._ort.get_available_providers()
+        wanted = device.partition(":")[0]
+        if wanted not in ("auto", "cpu", "cuda"):
+            raise UsageError("there is no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
+        if wanted == "cuda" and "CUDAExecutionProvider" not in available:
+            raise EnvironmentFault("this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"')
+        if wanted != "cpu" and "CUDAExecutionProvider" in available:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["CPUExecutionProvider"]

@@ -1,0 +1,57 @@
+"""Running the network itself, in PyTorch."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+
+from rarecli.core.errors import EnvironmentFault, UsageError
+from rarecli.core.model import RareUNet
+from rarecli.core.types import FloatArray
+
+
+class TorchRunner:
+    """A network in evaluation mode, float32. See `runners.Runner`."""
+
+    backend = "torch"
+
+    def __init__(self, network: RareUNet, device: torch.device) -> None:
+        self.network, self.device = network.to(device).eval(), device
+
+    def __enter__(self) -> TorchRunner:
+        # denormal numbers of a saturated network slow a CPU down many times
+        torch.set_flush_denormal(True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        torch.set_flush_denormal(False)
+
+    def run(self, image: FloatArray, depth: int) -> FloatArray:
+        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        self.network.eval()
+        with torch.inference_mode():
+            logits: FloatArray = self.network(torch.from_numpy(image).to(self.device), depth).float().cpu().numpy()
+        return logits
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N -> a device that is there. Raises EnvironmentFault if it is not, UsageError for another word."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError("there is no such device", field="device", found=name, expected="auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError("this kind of device is not supported", field="device", found=name, expected="auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentFault("there is no such GPU", field="device", found=f"{torch.cuda.device_count()} GPUs", expected=name, remedy="--device cpu")
+    return device
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed by the hardware: on a GPU that knows it, on a CPU with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.cpu.get_cpu_capability() != "AVX2"

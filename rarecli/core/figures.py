@@ -1,0 +1,132 @@
+"""Pictures. matplotlib is imported when the first one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarecli.core.errors import missing_extra
+from rarecli.core.files import atomic_file
+from rarecli.core.types import AnyArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rarecli.core.evaluator import Picture
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
+"""Okabe and Ito's palette: told apart with any colour vision. Source: jfly.uni-koeln.de/color."""
+
+
+def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
+    """Loss, Dice per depth, gateway consistency and learning rate over epochs."""
+    figure = _figure(10, 6.5)
+    panels = figure.subplots(2, 2)
+    epochs = [line["epoch"] for line in log]
+
+    def plot(panel: Any, prefix: str, title: str, log_scale: bool = False) -> None:
+        keys = list(dict.fromkeys(key for line in log for key in line if key.startswith(prefix)))
+        for key, colour in zip(keys, _COLOURS * 4, strict=False):
+            label = key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
+            panel.plot(epochs, [line.get(key, np.nan) for line in log], ".-", color=colour, label=label)
+        panel.set(title=title, xlabel="epoch")
+        if log_scale and keys:
+            panel.set_yscale("log")
+        if len(keys) > 1:
+            panel.legend(fontsize=8)
+
+    plot(panels[0, 0], "loss_depth", "training loss")
+    plot(panels[0, 1], "dice_", "validation Dice")
+    plot(panels[1, 0], "consistency", "gateway consistency (MSE)", log_scale=True)
+    plot(panels[1, 1], "lr", "learning rate")
+    for panel in panels.flat:
+        panel.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
+    """Mean Dice over resolution, a line per method, one standard deviation shaded."""
+    figure = _figure(6, 4)
+    panel = figure.subplots()
+    for (method, depths), colour in zip(summary["per_method"].items(), _COLOURS, strict=False):
+        known = {int(k): values for k, values in depths.items() if values["num_cases"]}
+        mean = np.array([values["dice"] for values in known.values()])
+        std = np.array([values["dice_std"] for values in known.values()])
+        panel.plot(list(known), mean, "o-", color=colour, label=method)
+        panel.fill_between(list(known), mean - std, np.minimum(mean + std, 1), color=colour, alpha=0.15, linewidth=0)
+    ticks = sorted(int(k) for k in summary["per_depth"])
+    panel.set_xticks(ticks, [_resolution(k) for k in ticks])
+    panel.set(xlabel="resolution of the scan", ylabel="Dice, foreground mean", ylim=(0, 1), title=f"{summary['model']}, protocol {summary['protocol']}")
+    panel.grid(alpha=0.3)
+    panel.legend()
+    _save(figure, path)
+
+
+def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[str], path: Path) -> None:
+    """Reference beside prediction at every depth, in the sagittal slice with the most foreground at the finest depth."""
+    figure = _figure(6.5, 2.2 * len(pictures) + 0.5)
+    panels = figure.subplots(len(pictures), 2, squeeze=False)
+    finest = pictures[0].reference
+    share = int((finest > 0).sum(axis=(1, 2)).argmax()) / max(finest.shape[0] - 1, 1)
+    for row, picture in zip(panels, pictures, strict=True):
+        x = round(share * (picture.reference.shape[0] - 1))
+        for panel, labels, what in zip(row, (picture.reference, picture.prediction), ("reference", "prediction"), strict=True):
+            panel.imshow(picture.image[x].T, cmap="gray", origin="lower")
+            panel.imshow(_overlay(labels[x].T), origin="lower")
+            panel.set(title=f"{what}, {_resolution(picture.depth)}", xticks=[], yticks=[])
+    patches = [_patch(_COLOURS[index % len(_COLOURS)], name) for index, name in enumerate(label_names[1:])]
+    figure.legend(handles=patches, loc="lower center", ncol=len(patches), fontsize=8)
+    figure.suptitle(case)
+    _save(figure, path)
+
+
+def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Median latency over depth, a line per backend, logarithmic."""
+    figure = _figure(6, 4)
+    panel = figure.subplots()
+    good = [row for row in rows if row["status"] == "ok"]
+    for backend, colour in zip(dict.fromkeys(row["backend"] for row in good), _COLOURS, strict=False):
+        line = [row for row in good if row["backend"] == backend]
+        panel.plot([row["depth"] for row in line], [row["p50_ms"] for row in line], "o-", color=colour, label=backend)
+    ticks = sorted({row["depth"] for row in good})
+    panel.set_xticks(ticks, [_resolution(k) for k in ticks])
+    panel.set(xlabel="resolution of the scan", ylabel="latency, median (ms)", yscale="log", title="latency over routing depth")
+    panel.grid(alpha=0.3, which="both")
+    panel.legend()
+    _save(figure, path)
+
+
+def _resolution(depth: int) -> str:
+    return "full" if depth == 0 else f"1/{2**depth}"
+
+
+def _overlay(labels: AnyArray) -> AnyArray:
+    from matplotlib.colors import to_rgb
+
+    colours = np.zeros((*labels.shape, 4))
+    for index in range(1, int(labels.max(initial=0)) + 1):
+        colours[labels == index] = (*to_rgb(_COLOURS[(index - 1) % len(_COLOURS)]), 0.45)
+    return colours
+
+
+def _patch(colour: str, name: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=name)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "train") from None
+    # a Figure of its own needs neither a display nor pyplot's global state
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)

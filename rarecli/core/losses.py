@@ -1,0 +1,44 @@
+"""Segmentation and consistency losses. Source: RARE-UNet (arXiv 2507.15524), section 2.3.
+
+Logits (B, K, X, Y, Z) float, labels (B, X, Y, Z) integer class indices; losses are float32 scalars.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_SMOOTH = 1e-5
+
+
+def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 - soft Dice, mean over scans and foreground classes; a class that is neither there nor predicted costs nothing."""
+    probabilities = logits.float().softmax(dim=1)[:, 1:]
+    classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
+    reference = (labels.unsqueeze(1) == classes).float()
+    space = (2, 3, 4)
+    overlap = (probabilities * reference).sum(space)
+    size = probabilities.sum(space) + reference.sum(space)
+    return (1 - (2 * overlap + _SMOOTH) / (size + _SMOOTH)).mean()
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
+    """alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
+    return alpha * functional.cross_entropy(logits.float(), labels.long()) + (1 - alpha) * soft_dice_loss(logits, labels)
+
+
+def consistency_loss(features: Sequence[Tensor], batch_sizes: Mapping[int, int]) -> Tensor:
+    """Mean over gateways of the MSE between a gateway's output and the encoder's, detached, at its level.
+
+    features: from `RareUNet.encode`, entered at depth 0 and others, level by level. batch_sizes: scans that entered at each
+    depth. The scans of depth 0 come first at every level and first within every depth.
+    """
+    num = batch_sizes[0]
+    terms = []
+    for depth, size in batch_sizes.items():
+        if depth:
+            level = features[depth]
+            entered = level[level.shape[0] - size :][:num]
+            terms.append(functional.mse_loss(entered.float(), level[:num].detach().float()))
+    return torch.stack(terms).mean()

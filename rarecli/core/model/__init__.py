@@ -1,0 +1,18 @@
+"""The network. `build_network` makes it from its configuration."""
+
+from rarecli.core.config import NetworkConfig
+from rarecli.core.model.rare_unet import RareUNet
+
+__all__ = ["RareUNet", "build_network"]
+
+
+def build_network(config: NetworkConfig) -> RareUNet:
+    """The network of a configuration, randomly initialised. Every `arch` is this class: the UNets have one depth."""
+    return RareUNet(
+        in_channels=config.in_channels,
+        num_classes=config.num_classes,
+        num_filters=config.num_filters,
+        num_levels=config.num_levels,
+        num_depths=config.num_depths,
+        dropout=config.dropout,
+    )

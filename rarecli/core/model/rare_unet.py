@@ -1,0 +1,84 @@
+"""RARE-UNet: a 3D U-Net with an entry at every routing depth. Source: arXiv 2507.15524, section 2 and figure 1.
+
+An image at depth k (1/2^k of the trained resolution) passes gateway block k, whose output stands in for that of encoder
+level k, goes down to the bottleneck, up to level k, and out of head k. The baseline UNet is the same network with one
+depth.
+
+Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of that at depth 0.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rarecli.core.model.blocks import ConvBlock, UpBlock
+
+MAX_FILTERS = 320
+
+
+class RareUNet(nn.Module):
+    """Plain arguments in, logits out.
+
+    num_levels: encoder levels above the bottleneck. num_depths: entries, the plain one included; 1 is the baseline UNet.
+    Channels double per level from `num_filters` up to 320.
+    """
+
+    def __init__(
+        self, *, in_channels: int, num_classes: int, num_filters: int, num_levels: int, num_depths: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_depths <= num_levels:
+            raise ValueError(f"num_depths {num_depths} must lie between 1 and num_levels {num_levels}")
+        channels = [min(num_filters * 2**level, MAX_FILTERS) for level in range(num_levels + 1)]
+        self.num_levels, self.num_depths = num_levels, num_depths
+        self.encoder = nn.ModuleList(ConvBlock(channels[level - 1] if level else in_channels, channels[level]) for level in range(num_levels))
+        self.gateways = nn.ModuleList(ConvBlock(in_channels, channels[depth]) for depth in range(1, num_depths))
+        self.bottleneck = ConvBlock(channels[num_levels - 1], channels[num_levels])
+        self.decoder = nn.ModuleList(UpBlock(channels[level + 1], channels[level], dropout) for level in range(num_levels))
+        self.heads = nn.ModuleList(nn.Conv3d(channels[depth], num_classes, kernel_size=1) for depth in range(num_depths))
+        self.pool = nn.MaxPool3d(2)
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, image: Tensor, depth: int = 0) -> Tensor:
+        """(B, C, X, Y, Z) on the grid of `depth` -> logits (B, K, X, Y, Z) on the same grid."""
+        return self.decode(self.encode({depth: image}), {depth: image.shape[0]})[depth]
+
+    def encode(self, images: Mapping[int, Tensor]) -> list[Tensor]:
+        """The one walk down: images by depth -> features of levels min(depths)..num_levels - 1 and the bottleneck's, in this order.
+
+        Scans that enter at depth k join, along the batch axis and behind those that entered before, at level k. Instance
+        norm knows no batch, so nothing but speed depends on who else is there. An image's features at its own depth are
+        those of the gateway (of encoder level 0 at depth 0).
+        """
+        features: list[Tensor] = []
+        walking: Tensor | None = None
+        for level in range(min(images), self.num_levels):
+            arriving = [] if walking is None else [self.encoder[level](self._down(walking))]
+            if level in images:
+                entry = self.encoder[0] if level == 0 else self.gateways[level - 1]
+                arriving.append(entry(images[level]))
+            walking = arriving[0] if len(arriving) == 1 else torch.cat(arriving)
+            features.append(walking)
+        assert walking is not None
+        # bfloat16 weight gradients of this convolution are not finite on some CPUs, and it costs next to nothing
+        with torch.autocast(walking.device.type, enabled=False):
+            features.append(self.bottleneck(self._down(walking).float()))
+        return features
+
+    def decode(self, features: list[Tensor], batch_sizes: Mapping[int, int]) -> dict[int, Tensor]:
+        """The one walk up: what `encode` gave and how many scans entered at each depth -> logits by depth."""
+        *skips, walking = features
+        logits: dict[int, Tensor] = {}
+        top = min(batch_sizes)
+        for level in range(self.num_levels - 1, top - 1, -1):
+            walking = self.decoder[level](walking, skips[level - top])
+            if level in batch_sizes:
+                staying = walking.shape[0] - batch_sizes[level]
+                logits[level] = self.heads[level](walking[staying:] if staying else walking)
+                walking = walking[:staying]
+        return logits
+
+    def _down(self, features: Tensor) -> Tensor:
+        dropped: Tensor = self.dropout(self.pool(features))
+        return dropped

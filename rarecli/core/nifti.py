@@ -1,0 +1,198 @@
+"""Reading a NIfTI file without trusting it: the header is checked before anything is allocated.
+
+nibabel parses; this file refuses what nibabel would accept with a guess (invented spacing, contradicting forms, shear)
+and what would hurt (sizes beyond the file, gzip bombs, broken checksums). Source: the NIfTI-1 standard, nifti1.h.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from rarecli.core.errors import DataError
+from rarecli.core.types import AnyArray, FloatArray
+
+NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
+
+_MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "micron": 1e-3, "meter": 1e3}
+_MAX_GZIP_RATIO = 1032  # the most that deflate can reach
+_MAX_EXTENSION_BYTES = 2**24
+_HEADER_BYTES = 540  # a NIfTI-2 header; a NIfTI-1 header has 348
+
+
+def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
+    """Read one file: array (C, X, Y, Z) scaled by slope and intercept, affine in mm, header, and remarks for the user.
+
+    Raises DataError, naming case and path, for whatever is wrong with the file.
+    """
+    with _named(path, case), _open(path) as file:
+        header, start, num_bytes = _read_header(file, path)
+        content = start + file.read(max(0, num_bytes - len(start)))
+        if len(content) < num_bytes:
+            raise DataError("the file is cut short", found=f"{len(content)} bytes", expected=f"{num_bytes} bytes", remedy="copy the file again")
+        if isinstance(file, gzip.GzipFile):
+            _drain(file, num_bytes)  # only at the end of the stream does gzip compare the checksum
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = kind.from_stream(io.BytesIO(content))
+        notes: list[str] = []
+        affine = _affine_mm(image.header, notes)
+        return _as_channels(np.asanyarray(image.dataobj)), affine, image.header, notes
+
+
+def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
+    """Sizes of all axes and affine in mm, from the header alone. Raises DataError for what is wrong with it."""
+    with _named(path, None), _open(path) as file:
+        header, _, _ = _read_header(file, path)
+        return tuple(int(size) for size in header.get_data_shape()), _affine_mm(header, [])
+
+
+@contextmanager
+def _named(path: Path, case: str | None) -> Iterator[None]:
+    """Turn whatever reading may raise into a DataError that names case and path."""
+    try:
+        yield
+    except DataError as error:
+        error.case, error.path = case, path
+        raise
+    except FileNotFoundError:
+        raise DataError("the file is missing", case=case, path=path) from None
+    except PermissionError:
+        raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
+    except IsADirectoryError:
+        raise DataError("this is a folder, not a NIfTI file", case=case, path=path) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(
+            "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
+        ) from error
+    except (ImageFileError, HeaderDataError, OSError, ValueError, OverflowError) as error:
+        raise DataError("this is no readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
+    return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int]:
+    """The checked header, the bytes read so far, and how many bytes the voxels end at."""
+    start = file.read(_HEADER_BYTES)
+    header = _parse_header(start)
+    ratio = _MAX_GZIP_RATIO if isinstance(file, gzip.GzipFile) else 1
+    return header, start, _require_plausible(header, path.stat().st_size * ratio)
+
+
+def _drain(file: BinaryIO, most_bytes: int) -> None:
+    drained = 0
+    while chunk := file.read(2**20):
+        drained += len(chunk)
+        if drained > most_bytes + 2**20:
+            raise DataError("the file goes on after its voxels", found=f"over {drained} more bytes", expected="the end of the file")
+
+
+def _parse_header(start: bytes) -> NiftiHeader:
+    if len(start) < 348:
+        raise DataError("the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again")
+    kind = nib.Nifti2Header if start[4:8] in (b"n+2\0",) else nib.Nifti1Header
+    if kind is nib.Nifti1Header and start[344:348] != b"n+1\0":
+        raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
+    size = 540 if kind is nib.Nifti2Header else 348
+    return kind(start[:size], check=False)
+
+
+def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
+    """Refuse sizes that cannot be, in Python integers and before any allocation; return the bytes that are needed."""
+    num_axes = int(header["dim"][0])
+    if not 1 <= num_axes <= 7:
+        raise DataError("the header is broken", field="dim[0]", found=num_axes, expected="1 to 7 axes")
+    sizes = [int(size) for size in header["dim"][1 : num_axes + 1]]
+    if any(size < 1 for size in sizes):
+        raise DataError("the header is broken", field="dim", found=sizes, expected="positive sizes")
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise DataError("the voxel type is unknown", field="datatype", found=int(header["datatype"])) from error
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        raise DataError("the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= _MAX_EXTENSION_BYTES:
+        raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"at most {_MAX_EXTENSION_BYTES}")
+    num_bytes = int(offset) + dtype.itemsize
+    for size in sizes:
+        num_bytes = int(offset) + (num_bytes - int(offset)) * size
+    if num_bytes > most_bytes:
+        raise DataError(
+            "the header declares more voxels than the file can hold",
+            field="dim",
+            found=f"{' x '.join(map(str, sizes))} ({num_bytes} bytes)",
+            expected=f"at most {most_bytes} bytes",
+        )
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isfinite(slope) and slope != 0 and not np.isfinite(inter):
+        raise DataError("the header is broken", field="scl_inter", found=inter, expected="a finite intercept")
+    return num_bytes
+
+
+def _as_channels(array: AnyArray) -> AnyArray:
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    while array.ndim < 3:
+        array = array[..., None]
+    if array.ndim == 5 and array.shape[3] == 1:  # the NIfTI vector layout (X, Y, Z, 1, C)
+        array = array[:, :, :, 0]
+    if array.ndim > 4:
+        raise DataError("too many axes", field="dim", found=f"shape {array.shape}", expected="(X, Y, Z) or (X, Y, Z, channels)")
+    return np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
+
+
+def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
+    """The affine in mm: the sform if it is set, else the qform, else one made of pixdim alone (remarked)."""
+    sform, sform_code = header.get_sform(coded=True)
+    has_sform, has_qform = bool(sform_code), bool(header["qform_code"])
+    pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    if not has_sform and (not np.isfinite(pixdim).all() or (pixdim == 0).any()):
+        raise DataError(
+            "the spacing is unknown",
+            field="pixdim",
+            found=pixdim.tolist(),
+            expected="positive numbers, or a valid sform",
+            remedy="write the true spacing into the header",
+        )
+    if has_sform:
+        affine = np.asarray(sform, dtype=np.float64)
+        field = "srow"
+    else:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        field = "qform" if has_qform else "pixdim"
+        if not has_qform:
+            notes.append("neither sform nor qform is set: orientation unknown, taken as the array's own axes with the spacing of pixdim")
+    linear = affine[:3, :3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
+        raise DataError("the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes")
+    spacing = np.linalg.norm(linear, axis=0)
+    if has_sform and has_qform and np.isfinite(pixdim).all() and (np.abs(spacing - pixdim) > 1e-2 * spacing).any():
+        raise DataError(
+            "sform and qform disagree on the spacing",
+            field="srow, pixdim",
+            found=f"sform {np.round(spacing, 5).tolist()}, qform {np.round(pixdim, 5).tolist()}",
+            expected="one spacing",
+            remedy="correct the wrong one, or set its code to 0",
+        )
+    directions = linear / spacing
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > 1e-2:
+        raise DataError("the axes are not at right angles", field=field, found=f"a cosine of {shear:.3f} between two axes", expected="no shear", remedy="resample the scan")
+    if shear > 1e-4:
+        notes.append(f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were")
+    scale = np.diag([*[_MM_PER_UNIT[header.get_xyzt_units()[0]]] * 3, 1.0])
+    return np.asarray(scale @ affine)

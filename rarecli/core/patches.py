@@ -1,0 +1,67 @@
+"""Sliding windows: a network sees one patch at a time, a volume is as large as it is.
+
+Window sizes, starts and weights are part of the bundle's contract (`export/README.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+
+from rarecli.core.config import ModelSpec
+from rarecli.core.preprocessing import pad_to
+from rarecli.core.types import FloatArray, Shape
+
+OVERLAP = 0.5
+"""Share of a window that its neighbour covers as well, at least."""
+SIGMA = 0.125
+"""Standard deviation of the Gaussian window weights, as a share of the window."""
+
+Run = Callable[[FloatArray, int], FloatArray]
+"""(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
+
+
+def window_shape(shape: Shape, spec: ModelSpec, depth: int) -> Shape:
+    """What the network is given at once: the patch along an axis that is longer, else the axis enlarged to a size it takes."""
+    patch = spec.patch_shape(depth)
+    x, y, z = (min(size, most) for size, most in zip(spec.engine_shape(shape, depth), patch, strict=True))
+    return x, y, z
+
+
+def window_starts(size: int, window: int) -> list[int]:
+    """First voxels of the windows along an axis: evenly spaced from 0 to size - window, at most half a window apart."""
+    if size <= window:
+        return [0]
+    num = math.ceil((size - window) / (window * (1 - OVERLAP))) + 1
+    return [math.floor(index * (size - window) / (num - 1) + 0.5) for index in range(num)]
+
+
+def window_weights(window: Shape) -> FloatArray:
+    """How much each voxel of a window counts where windows overlap: (X, Y, Z) float32, a Gaussian around the middle, at most 1."""
+    weights = np.ones((1, 1, 1))
+    for axis, size in enumerate(window):
+        position = (np.arange(size) - (size - 1) / 2) / (SIGMA * size)
+        weights = weights * np.exp(-0.5 * position**2).reshape([-1 if other == axis else 1 for other in range(3)])
+    return np.maximum(weights, 1e-4).astype(np.float32)
+
+
+def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run) -> FloatArray:
+    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0."""
+    x, y, z = shape = image.shape[1:]
+    window = window_shape(shape, spec, depth)
+    padded = pad_to(image, window)
+    starts = [window_starts(size, extent) for size, extent in zip(padded.shape[1:], window, strict=True)]
+    if all(len(axis) == 1 for axis in starts):
+        return run(padded[None], depth)[0, :, :x, :y, :z]
+    weights = window_weights(window)
+    total = np.zeros((spec.network.num_classes, *padded.shape[1:]), dtype=np.float32)
+    weight = np.zeros(padded.shape[1:], dtype=np.float32)
+    for corner in product(*starts):
+        box = tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True))
+        total[(slice(None), *box)] += weights * run(np.ascontiguousarray(padded[(slice(None), *box)])[None], depth)[0]
+        weight[box] += weights
+    total /= weight
+    return total[:, :x, :y, :z]

@@ -1,0 +1,175 @@
+"""`rare predict`: a scan in, labels on the scan's own grid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.config import ModelSpec
+from rarecli.core.dataset import Case, find_scans, read_image
+from rarecli.core.engines.runners import Runner, open_model
+from rarecli.core.errors import RareError, SomeCasesFailed, UsageError
+from rarecli.core.files import require_writable, write_json
+from rarecli.core.patches import sliding_logits
+from rarecli.core.preprocessing import prepare_scan
+from rarecli.core.progress import Reporter, Silent
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
+from rarecli.core.volume import Volume, read_volume, write_image, write_labels
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """labels: (X, Y, Z) on the input grid, with the values of the training labels. probabilities: (K, X, Y, Z) float32, if asked for."""
+
+    labels: IntArray
+    affine: FloatArray
+    depth: int
+    reason: str
+    zoom: Triple
+    """What was left to resample: spacing over the routed grid's, per RAS axis; 1 where nothing was."""
+    probabilities: FloatArray | None
+    seconds: float
+
+
+class Predictor:
+    """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
+
+    model: a run, a weights file inside a run, a bundle, or a built-in name. device: auto, cpu, cuda, cuda:N.
+    """
+
+    def __init__(self, model: str | Path, device: str = "auto", backend: str = "auto", num_threads: int | None = None) -> None:
+        self._stack = ExitStack()
+        self.spec, runner = open_model(Path(model), backend, device, num_threads)
+        self.runner: Runner = self._stack.enter_context(runner)
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the network or the engines go."""
+        self._stack.close()
+
+    def predict(
+        self, scan: str | Path | Volume | AnyArray, affine: AnyArray | None = None, *, depth: int | None = None, probabilities: bool = False
+    ) -> Prediction:
+        """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
+
+        `depth` forces a depth. Raises DataError for a broken scan, ModelError for a wrong number of channels.
+        """
+        started = time.perf_counter()
+        volume = _as_volume(scan, affine)
+        routed = prepare_scan(volume, self.spec, depth)
+        logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run)
+        classes = routed.restore_labels(logits.argmax(axis=0).astype(np.uint8))
+        maps = routed.restore_image(_softmax(logits)) if probabilities else None
+        return Prediction(
+            label_values(classes, self.spec),
+            volume.affine,
+            routed.route.depth,
+            routed.route.reason,
+            routed.route.zoom,
+            maps,
+            time.perf_counter() - started,
+        )
+
+
+def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
+    """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
+    values = np.asarray(spec.plan.label_values)
+    dtype = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
+    return values.astype(dtype)[classes]
+
+
+def predict_files(
+    inputs: Sequence[Path],
+    predictor: Predictor,
+    output: Path,
+    *,
+    depth: int | None = None,
+    probabilities: bool = False,
+    reporter: Reporter = Silent(),
+) -> dict[str, Any]:
+    """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
+
+    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
+    """
+    cases = find_scans(inputs)
+    to_file = output.name.endswith((".nii", ".nii.gz"))
+    if to_file and len(cases) > 1:
+        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
+    require_writable(output.parent if to_file else output)
+    records: dict[str, dict[str, Any]] = {}
+    failures: dict[str, RareError] = {}
+    for case in reporter.track(cases, "predict", len(cases)):
+        target = output if to_file else output / f"{case.name}.nii.gz"
+        try:
+            records[case.name] = _predict_file(case, predictor, target, depth, probabilities)
+            reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
+        except RareError as error:
+            if len(cases) == 1:
+                raise
+            failures[case.name] = error
+            reporter.warn(f"{case.name}: {error}")
+    result = {
+        "model": predictor.spec.name,
+        "backend": predictor.runner.backend,
+        "cases": records,
+        "failed": {name: str(error) for name, error in failures.items()},
+    }
+    if not to_file:
+        write_json(output / "predictions.json", result)
+    if failures:
+        raise SomeCasesFailed(
+            f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}", path=output, remedy="the others are written; see above for each"
+        )
+    return result
+
+
+def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, probabilities: bool) -> dict[str, Any]:
+    started = time.perf_counter()
+    volume = read_image(case)
+    prediction = predictor.predict(volume, depth=depth, probabilities=probabilities)
+    write_labels(target, prediction.labels, volume)
+    if prediction.probabilities is not None:
+        stem = target.name.removesuffix(".gz").removesuffix(".nii")
+        write_image(target.with_name(f"{stem}_probabilities.nii.gz"), prediction.probabilities, volume)
+    plan = predictor.spec.plan
+    voxel_mm3 = float(np.prod(volume.spacing_mm))
+    return {
+        "depth": prediction.depth,
+        "reason": prediction.reason,
+        "residual_zoom": list(prediction.zoom),
+        "spacing_mm": list(volume.spacing_mm),
+        "backend": predictor.runner.backend,
+        "seconds": time.perf_counter() - started,
+        "volumes_mm3": {
+            name: int((prediction.labels == value).sum()) * voxel_mm3
+            for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)
+        },
+    }
+
+
+def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:
+    if isinstance(scan, Volume):
+        return scan
+    if isinstance(scan, str | Path):
+        return read_volume(Path(scan))
+    if affine is None:
+        raise UsageError("an array needs its affine", field="affine", expected="(4, 4), voxel -> mm, RAS+")
+    data = np.asarray(scan, dtype=np.float32)
+    return Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    powers = np.exp(logits - logits.max(axis=0, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=0, keepdims=True), dtype=np.float32)

@@ -1,0 +1,250 @@
+"""`rare preprocess`: look at every header, choose the grid and the patch, then bring every case to its grid.
+
+Workers are spawned processes (safe on every platform and with threads); each reads, checks, resamples and writes cases.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import io_orientation
+from safetensors.numpy import save_file
+
+from rarecli.core import routing
+from rarecli.core.config import CtNormalisation, PercentileNormalisation, Plan, require_patch_size
+from rarecli.core.dataset import Case, Dataset, open_dataset, read_case
+from rarecli.core.errors import DataError, EnvironmentFault, UsageError
+from rarecli.core.files import atomic_folder
+from rarecli.core.nifti import read_geometry
+from rarecli.core.prepared import CaseRecord, PreparedIndex, foreground_voxels
+from rarecli.core.preprocessing import downsample, edge_pad, fit_shape, percentile_limits, to_ras
+from rarecli.core.progress import Reporter, Silent
+from rarecli.core.resampling import resample, resample_labels
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
+from rarecli.core.volume import read_labels
+
+_MOST_PATCH_VOXELS = 128**3
+_SAMPLES_PER_CASE = 2000
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """What a user may decide; None is chosen from the dataset."""
+
+    num_levels: int = 4
+    normalisation: str = "percentile"
+    spacing_mm: Triple | None = None
+    patch_size: Shape | None = None
+    fixed_shape: Shape | None = None
+    num_jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class _CaseResult:
+    record: CaseRecord
+    intensity_samples: FloatArray
+    """(C, N) values, of the foreground where there is any."""
+
+
+def preprocess(source: Path, output: Path, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()) -> PreparedIndex:
+    """Write the prepared dataset of `source` into `output`, whole or not at all.
+
+    Raises DataError for anything wrong with a case, UsageError for a patch that does not suit the network.
+    """
+    if options.patch_size and options.fixed_shape:
+        raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
+    dataset = open_dataset(source)
+    if output.exists() and not (output / "prepared.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise UsageError("the output exists and is no prepared dataset", path=output, remedy="choose another -o, or remove it")
+    num_jobs = options.num_jobs or os.cpu_count() or 1
+    with ProcessPoolExecutor(min(num_jobs, len(dataset.cases)), multiprocessing.get_context("spawn")) as pool:
+        try:
+            list(pool.map(_warm_up, range(num_jobs)))
+            started = time.perf_counter()
+            label_names = dataset.label_names or _found_labels(dataset, pool)
+            plan = _plan(dataset, label_names, options)
+            with atomic_folder(output) as folder:
+                (folder / "cases").mkdir()
+                work = partial(_prepare_case, plan=plan, label_values=plan.label_values, folder=folder / "cases")
+                chunk = max(1, min(8, len(dataset.cases) // (4 * num_jobs)))
+                results = list(reporter.track(pool.map(work, dataset.cases, chunksize=chunk), "preprocess", len(dataset.cases)))
+                seconds = time.perf_counter() - started
+                index = _index(dataset, plan, options, results)
+                (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        except BrokenProcessPool as error:
+            raise EnvironmentFault("a worker process died", remedy="was memory short? try fewer --jobs") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {num_jobs} jobs)")
+    return index
+
+
+def _warm_up(_: int) -> None:
+    """Start a worker: importing this module is what takes the time."""
+
+
+def _plan(dataset: Dataset, label_names: dict[int, str], options: PreprocessOptions) -> Plan:
+    shapes, spacings, num_channels = _read_geometry(dataset)
+    spacing = options.spacing_mm or tuple(float(s) for s in np.round(np.median(spacings, axis=0), 6))
+    if options.fixed_shape is not None:
+        patch = options.fixed_shape
+    elif options.patch_size is not None:
+        patch = options.patch_size
+    else:
+        resampled = np.median(shapes * spacings / np.array(spacing), axis=0)
+        patch = _choose_patch(resampled, options.num_levels)
+    require_patch_size(patch, options.num_levels)
+    channels = dataset.channel_names or tuple(f"channel {index}" for index in range(num_channels))
+    if 0 not in label_names:
+        raise DataError("the labels have no background", path=dataset.root, field="labels", found=label_names, expected="a class of value 0")
+    values = tuple(sorted(label_names))
+    return Plan(
+        dataset=dataset.name,
+        channel_names=channels,
+        label_names=tuple(label_names[value] for value in values),
+        label_values=values,
+        spacing_mm=spacing,  # type: ignore[arg-type]
+        patch_size=patch,
+        num_levels=options.num_levels,
+        fixed_shape=options.fixed_shape is not None,
+    )
+
+
+def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
+    """The median case rounded up to what the network takes; larger ones lose whole steps, longest axis first, down to 128^3 voxels."""
+    step, least = routing.divisor(num_levels, 0), routing.min_axis(num_levels, 0)
+    patch = np.maximum(np.ceil(shape / step).astype(np.int64) * step, least)
+    while patch.prod() > _MOST_PATCH_VOXELS and patch.max() > least:
+        patch[patch.argmax()] -= step
+    x, y, z = (int(size) for size in patch)
+    return x, y, z
+
+
+def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
+    """Shapes and spacings of all cases in RAS axes, (N, 3) each, from the headers alone, and the number of channels."""
+    shapes, spacings, channels = [], [], 1
+    for case in dataset.cases:
+        try:
+            size, affine = read_geometry(case.images[0])
+        except DataError:
+            continue  # the worker that reads the case whole says what is wrong with it
+        order = np.argsort(io_orientation(affine)[:, 0])
+        shapes.append(np.array([*size, 1, 1])[:3][order])
+        spacings.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
+        channels = max(len(case.images), size[3] if len(size) > 3 else 1)
+    if not shapes:
+        raise DataError("no scan of the dataset can be read", path=dataset.root, found=str(dataset.cases[0].images[0]))
+    return np.array(shapes), np.array(spacings), channels
+
+
+def _found_labels(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[int, str]:
+    """Names for a layout that declares none: the values that occur."""
+    values = sorted({0}.union(*pool.map(_label_values, dataset.cases, chunksize=8)))
+    return {value: "background" if value == 0 else f"class {value}" for value in values}
+
+
+def _label_values(case: Case) -> set[int]:
+    assert case.labels is not None
+    return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
+
+
+def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder: Path) -> _CaseResult:
+    scan, reference = read_case(case, tuple(label_values), len(plan.channel_names))
+    scan, reference = to_ras(scan), to_ras(reference)
+    image, labels = scan.data, reference.data[0]
+    if plan.fixed_shape:
+        depth = 0
+        image, labels = fit_shape(image, plan.patch_size), fit_shape(labels, plan.patch_size)
+    else:
+        way = routing.route(scan.spacing_mm, plan.spacing_mm, plan.num_levels)
+        depth = way.depth
+        image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    labels = np.ascontiguousarray(labels, dtype=np.uint8)
+    save_file({"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}, folder / f"{case.name}.safetensors")
+    record = CaseRecord(
+        name=case.name,
+        depth=depth,
+        shape=labels.shape,
+        spacing_mm=scan.spacing_mm,
+        source_shape=scan.shape,
+        limits=_limits(image, depth, plan),
+        voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
+    )
+    return _CaseResult(record, _samples(image, labels))
+
+
+def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
+    rule = plan.normalisation
+    if not isinstance(rule, PercentileNormalisation):
+        return ()
+    result = []
+    for deeper in range(plan.num_levels - depth):
+        step = 2**deeper
+        padded = edge_pad(image, step)
+        result.append(percentile_limits(downsample(padded, deeper, "centred"), rule.lower, rule.upper))
+    return tuple(result)
+
+
+def _samples(image: FloatArray, labels: IntArray) -> FloatArray:
+    """A few intensities per case, of the foreground if it has any, for the fingerprint."""
+    where = np.flatnonzero(labels)
+    if not len(where):
+        where = np.arange(labels.size)
+    picked = where[np.linspace(0, len(where) - 1, min(len(where), _SAMPLES_PER_CASE)).astype(np.int64)]
+    return image.reshape(image.shape[0], -1)[:, picked]
+
+
+def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: list[_CaseResult]) -> PreparedIndex:
+    records = tuple(result.record for result in results)
+    intensities = np.concatenate([result.intensity_samples for result in results], axis=1).astype(np.float64)
+    low, median, high = np.percentile(intensities, [0.5, 50, 99.5], axis=1)
+    mean, std = intensities.mean(axis=1), intensities.std(axis=1)
+    if options.normalisation == "ct":
+        plan = plan.model_copy(
+            update={
+                "normalisation": CtNormalisation(
+                    lower=tuple(low), upper=tuple(high), mean=tuple(mean), std=tuple(np.where(std > 0, std, 1.0).tolist())
+                )
+            }
+        )
+    shapes = np.array([record.source_shape for record in records])
+    spacings = np.array([record.spacing_mm for record in records])
+    routes = [routing.route(record.spacing_mm, plan.spacing_mm, plan.num_levels).depth for record in records]
+    fingerprint = {
+        "layout": dataset.layout,
+        "num_cases": len(records),
+        "shape": _spread(shapes),
+        "spacing_mm": _spread(spacings),
+        "foreground_intensity": [
+            {"channel": name, "percentile_0.5": lo, "median": mid, "percentile_99.5": hi, "mean": m, "std": s}
+            for name, lo, mid, hi, m, s in zip(plan.channel_names, low, median, high, mean, std, strict=True)
+        ],
+        "voxels_per_class": np.sum([record.voxels_per_class for record in records], axis=0).tolist(),
+        "cases_per_class": np.sum([np.array(record.voxels_per_class) > 0 for record in records], axis=0).tolist(),
+    }
+    return PreparedIndex(
+        plan=plan,
+        routing_plan=tuple(int(n) for n in np.bincount(routes, minlength=plan.num_levels)),
+        fingerprint=fingerprint,
+        cases=records,
+    )
+
+
+def _spread(values: FloatArray | IntArray) -> dict[str, list[float]]:
+    return {
+        "min": values.min(axis=0).tolist(),
+        "median": np.median(values, axis=0).tolist(),
+        "max": values.max(axis=0).tolist(),
+    }

@@ -1,0 +1,201 @@
+"""From a scan to what the network reads, and back: the one implementation for training, prediction and export.
+
+scan -> RAS axes -> routed grid -> percentiles of that array -> 0..1 -> padding with 0 to what the network takes.
+Arrays are (C, X, Y, Z) float32 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from rarecli.core import routing
+from rarecli.core.config import CtNormalisation, ModelSpec, Normalisation, Targets
+from rarecli.core.errors import ModelError
+from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape
+from rarecli.core.volume import Volume
+
+Limits = tuple[tuple[float, float], ...]
+"""Per channel: the intensities that become 0 and 1."""
+
+
+def to_ras(volume: Volume) -> Volume:
+    """The same scan with its axes flipped and swapped so that they point right, anterior, superior as nearly as they can. No voxel changes."""
+    if volume.orientation == "RAS":
+        return volume
+    orientation = io_orientation(volume.affine)
+    data = np.stack([apply_orientation(channel, orientation) for channel in volume.data])
+    return Volume(data, np.asarray(volume.affine @ inv_ornt_aff(orientation, volume.shape)), volume.header)
+
+
+def from_ras(data: AnyArray, affine: FloatArray) -> AnyArray:
+    """Undo `to_ras`: (X, Y, Z) in RAS axes back to the axes of the scan whose affine is given."""
+    transform = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
+    return np.ascontiguousarray(apply_orientation(data, transform))
+
+
+def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
+    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before. Source: the paper's protocol."""
+    for axis, goal in enumerate(shape, start=data.ndim - 3):
+        excess = data.shape[axis] - goal
+        if excess > 0:
+            data = data.take(range((excess + 1) // 2, (excess + 1) // 2 + goal), axis=axis)
+        elif excess < 0:
+            pads = [(0, 0)] * data.ndim
+            pads[axis] = ((1 - excess) // 2, -excess - (1 - excess) // 2)
+            data = np.pad(data, pads)
+    return data
+
+
+def fit_offset(shape: Shape, goal: Shape) -> tuple[int, int, int]:
+    """Voxel of the old array that becomes voxel 0 of `fit_shape`'s result; negative where it pads."""
+    x, y, z = ((size - new + 1) // 2 if size > new else -((new - size + 1) // 2) for size, new in zip(shape, goal, strict=True))
+    return x, y, z
+
+
+def downsample(image: FloatArray, depth: int, targets: Targets) -> FloatArray:
+    """The scan as it would be at `depth`: (C, X, Y, Z) -> 1/2^depth of it; axes must be multiples of 2^depth.
+
+    centred: mean over each block (a scanner's slice profile). paper: trilinear, not antialiased, align_corners False,
+    which for these factors is the mean of the two voxels in the middle of each block.
+    """
+    if depth == 0:
+        return image
+    factor = 2**depth
+    if targets == "paper":
+        for axis in (1, 2, 3):
+            image = _pair_mean(image, axis, factor // 2 - 1, factor)
+        return image
+    for _ in range(depth):
+        for axis in (1, 2, 3):
+            image = _pair_mean(image, axis, 0, 2)
+    return image
+
+
+def _pair_mean(image: FloatArray, axis: int, first: int, step: int) -> FloatArray:
+    """Mean of voxels first and first + 1, of those `step` further on, and so on along an axis. Far faster than one mean over blocks."""
+    one, other = [slice(None)] * 4, [slice(None)] * 4
+    one[axis], other[axis] = slice(first, None, step), slice(first + 1, None, step)
+    return (image[tuple(one)] + image[tuple(other)]) * np.float32(0.5)
+
+
+def downsample_labels(labels: IntArray, depth: int, targets: Targets, num_classes: int) -> IntArray:
+    """Labels (X, Y, Z) at `depth`: by majority of volume (centred), or every 2^depth-th voxel (paper: torch `nearest`). uint8."""
+    if targets == "paper":
+        step = 2**depth
+        return labels[::step, ::step, ::step].astype(np.uint8)
+    zoom = 0.5**depth
+    return resample_labels(labels, (zoom, zoom, zoom), num_classes)
+
+
+def downsampled_affine(affine: FloatArray, depth: int) -> FloatArray:
+    """Affine of `downsample`'s image: columns times 2^depth, origin moved by (2^depth - 1) / 2 voxels."""
+    change = np.diag([2.0**depth] * 3 + [1.0])
+    change[:3, 3] = (2**depth - 1) / 2
+    return np.asarray(affine @ change)
+
+
+def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
+    """Two percentiles of each channel, linear interpolation between order statistics in float64."""
+    limits = []
+    for channel in image:
+        low, high = np.percentile(channel.astype(np.float64), [lower, upper], overwrite_input=True)
+        limits.append((float(low), float(high)))
+    return tuple(limits)
+
+
+def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = None) -> FloatArray:
+    """Normalise (C, X, Y, Z); a new array. `limits` replace the percentiles of `image` itself (a patch takes its whole scan's).
+
+    Percentile: (x - low) / (high - low), clipped to 0..1; a constant channel becomes 0.
+    """
+    result = np.empty(image.shape, dtype=np.float32)
+    if isinstance(rule, CtNormalisation):
+        for channel, (out, data) in enumerate(zip(result, image, strict=True)):
+            np.clip(data, rule.lower[channel], rule.upper[channel], out=out)
+            out -= np.float32(rule.mean[channel])
+            out /= np.float32(rule.std[channel])
+        return result
+    for out, data, (low, high) in zip(result, image, limits or percentile_limits(image, rule.lower, rule.upper), strict=True):
+        if not high > low:
+            out[...] = 0
+            continue
+        np.subtract(data, np.float32(low), out=out)
+        out /= np.float32(high - low)
+        np.clip(out, 0, 1, out=out)
+    return result
+
+
+def edge_pad(image: FloatArray, step: int) -> FloatArray:
+    """Repeat the last voxels of (C, X, Y, Z) until every axis is a multiple of `step`."""
+    pads = [(0, 0), *((0, -size % step) for size in image.shape[1:])]
+    return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
+
+
+def pad_to(image: FloatArray, shape: Shape) -> FloatArray:
+    """Pad (C, X, Y, Z) with 0 behind each axis to `shape`; an axis that is long enough stays."""
+    pads = [(0, 0), *((0, max(0, goal - size)) for size, goal in zip(image.shape[1:], shape, strict=True))]
+    return np.pad(image, pads) if any(after for _, after in pads) else image
+
+
+@dataclass(frozen=True)
+class RoutedScan:
+    """A scan on its routed grid, normalised, not padded, and the way back.
+
+    image: (C, X, Y, Z) float32 in RAS axes. source: the scan it came from.
+    """
+
+    image: FloatArray
+    route: routing.Route
+    source: Volume
+
+    @cached_property
+    def _source_shape_ras(self) -> Shape:
+        shape = [0, 0, 0]
+        for axis, (target, _) in enumerate(io_orientation(self.source.affine)):
+            shape[int(target)] = self.source.shape[axis]
+        return shape[0], shape[1], shape[2]
+
+    @property
+    def affine(self) -> FloatArray:
+        """Affine of `image`, mm."""
+        orientation = io_orientation(self.source.affine)
+        ras = np.asarray(self.source.affine @ inv_ornt_aff(orientation, self.source.shape))
+        return resampled_affine(ras, self._source_shape_ras, self.route.zoom)
+
+    def restore_labels(self, labels: IntArray) -> IntArray:
+        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's."""
+        indices = [
+            nearest_indices(size, new_size, zoom)
+            for size, new_size, zoom in zip(self._source_shape_ras, labels.shape, self.route.zoom, strict=True)
+        ]
+        return from_ras(labels[np.ix_(*indices)], self.source.affine)
+
+    def restore_image(self, image: FloatArray) -> FloatArray:
+        """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""
+        back = tuple(1 / zoom for zoom in self.route.zoom)
+        restored = resample(image, back, self._source_shape_ras)  # type: ignore[arg-type]
+        return np.stack([from_ras(channel, self.source.affine) for channel in restored])
+
+
+def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None) -> RoutedScan:
+    """Route a scan, bring it to the grid of its depth, normalise it. `depth` forces a depth.
+
+    Raises ModelError if the model was trained for another number of channels.
+    """
+    if scan.num_channels != spec.network.in_channels:
+        raise ModelError(
+            "the model was trained for another number of channels",
+            field="channels",
+            found=scan.num_channels,
+            expected=f"{spec.network.in_channels} ({', '.join(spec.plan.channel_names)})",
+            remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
+        )
+    ras = to_ras(scan)
+    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, spec.network.num_depths, depth=depth)
+    image = resample(ras.data, way.zoom)
+    return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)

@@ -1,0 +1,84 @@
+"""Moving data between grids: one separable kernel for every change of resolution.
+
+An output voxel is the mean of the input over a box of max(1, step) input voxels around its centre, the input taken as
+constant within each voxel. Refining, that is linear interpolation; coarsening, it is the exact average over the output
+voxel (the slice profile of a scanner), so it cannot alias; between the two it is continuous. Beyond the border the last
+voxel goes on. The new grid has exactly the spacing asked for and the centre of the old one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import sparse
+
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
+
+
+def resampled_shape(shape: Shape, zoom: Triple) -> Shape:
+    """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size."""
+    x, y, z = (max(1, math.floor(size * factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
+    return x, y, z
+
+
+def resampled_affine(affine: FloatArray, shape: Shape, zoom: Triple) -> FloatArray:
+    """Affine of the new grid: columns longer by 1 / zoom, the centre of the field of view where it was."""
+    new_shape = np.array(resampled_shape(shape, zoom))
+    steps = 1 / np.asarray(zoom, dtype=np.float64)
+    origin = (np.array(shape) - 1) / 2 - (new_shape - 1) / 2 * steps
+    change = np.diag([*steps, 1.0])
+    change[:3, 3] = origin
+    return np.asarray(affine @ change)
+
+
+def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None) -> FloatArray:
+    """Bring (C, X, Y, Z) to a grid of spacing old / zoom; float32. Identity for zoom 1; a constant stays that constant.
+
+    `shape` is the new grid's size if it is known, as on the way back; both grids have one centre in any case.
+    """
+    result = np.ascontiguousarray(data, dtype=np.float32)
+    new_shape = shape or resampled_shape(data.shape[1:], zoom)  # type: ignore[arg-type]
+    for axis, (factor, size) in enumerate(zip(zoom, new_shape, strict=True), start=1):
+        if factor == 1:
+            continue
+        weights = _axis_weights(result.shape[axis], size, 1 / factor)
+        moved = np.moveaxis(result, axis, 0)
+        flat = weights @ np.ascontiguousarray(moved).reshape(moved.shape[0], -1)
+        result = np.moveaxis(flat.reshape(size, *moved.shape[1:]), 0, axis)
+    return np.ascontiguousarray(result)
+
+
+def resample_labels(labels: IntArray, zoom: Triple, num_classes: int) -> IntArray:
+    """Bring (X, Y, Z) class indices to a grid of spacing old / zoom by majority of volume; a tie goes to the lower class. uint8."""
+    if zoom == (1, 1, 1):
+        return labels.astype(np.uint8)
+    best = np.zeros(resampled_shape(labels.shape, zoom), dtype=np.uint8)  # type: ignore[arg-type]
+    share = np.full(best.shape, -1.0, dtype=np.float32)
+    for index in range(num_classes):
+        volume = resample((labels == index)[None], zoom)[0]
+        # the same share computed in two orders may differ in the last bits: that is a tie, too
+        better = volume > share + 1e-6
+        best[better], share[better] = index, volume[better]
+    return best
+
+
+def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
+    """For each of `size` voxels of the old grid: the voxel of the new grid (old spacing / zoom) whose centre is nearest."""
+    centres = (np.arange(size) - (size - 1) / 2) * zoom + (new_size - 1) / 2
+    return np.clip(np.floor(centres + 0.5).astype(np.int64), 0, new_size - 1)
+
+
+def _axis_weights(size: int, new_size: int, step: float) -> sparse.csr_array:
+    """(new_size, size) weights: the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
+    half = max(1.0, step) / 2
+    centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
+    first = np.floor(centres - half + 0.5).astype(np.int64)
+    num_taps = int(math.ceil(2 * half)) + 1
+    taps = first[:, None] + np.arange(num_taps)
+    overlap = np.minimum(taps + 0.5, (centres + half)[:, None]) - np.maximum(taps - 0.5, (centres - half)[:, None])
+    overlap = np.clip(overlap, 0, None)
+    overlap /= overlap.sum(axis=1, keepdims=True)
+    rows = np.repeat(np.arange(new_size), num_taps)
+    columns = np.clip(taps, 0, size - 1).ravel()
+    return sparse.csr_array((overlap.ravel().astype(np.float32), (rows, columns)), shape=(new_size, size))

@@ -1,0 +1,98 @@
+"""From the spacing of a scan to the depth where it enters the network.
+
+Pure Python: the same rule stands as data in every bundle's manifest, and `tests/golden/routing_cases.json` holds cases
+that every implementation must reproduce. Spacings are (X, Y, Z) in mm along RAS axes. Source: `docs/decisions/0002-routing.md`;
+the paper (arXiv 2507.15524, section 2) routes by array shape instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rarecli.core.errors import DataError, UsageError
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+TOLERANCE = 0.1
+"""An axis whose spacing is this close to the routed grid (relative) is not resampled."""
+_ROUNDING = 1e-6  # 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point
+MIN_BOTTLENECK = 2
+"""Voxels per axis that the bottleneck needs: with one, instance norm behaves differently in torch and elsewhere."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a scan enters: the depth, the grid it is brought to, which axes must be resampled for that, and why."""
+
+    depth: int
+    grid_spacing_mm: Triple
+    zoom: Triple
+    """Spacing over the routed grid's spacing, per axis; 1 for an axis that is not resampled."""
+    reason: str
+
+    @property
+    def resampled(self) -> tuple[bool, bool, bool]:
+        """Which axes are resampled."""
+        x, y, z = (zoom != 1 for zoom in self.zoom)
+        return x, y, z
+
+
+def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
+    """Spacing of the grid at `depth`, in mm: 2^depth times the trained spacing."""
+    x, y, z = (spacing * 2.0**depth for spacing in trained_spacing_mm)
+    return x, y, z
+
+
+def route(
+    spacing_mm: Triple, trained_spacing_mm: Triple, num_depths: int, *, tolerance: float = TOLERANCE, depth: int | None = None
+) -> Route:
+    """Choose the depth for a scan: the finest axis decides, so that no axis loses detail; `depth` forces one.
+
+    depth = clamp(floor(min over axes of log2(spacing / trained spacing) + 0.5), 0, num_depths - 1).
+    Raises DataError for a spacing that is not finite and positive, UsageError for a depth the model lacks.
+    """
+    if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
+        raise DataError("the spacing is not finite and positive", field="spacing", found=spacing_mm, expected="millimetres > 0")
+    if depth is not None and not 0 <= depth < num_depths:
+        raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {num_depths - 1}")
+    finest = min(math.log2(spacing / trained) for spacing, trained in zip(spacing_mm, trained_spacing_mm, strict=True))
+    natural = math.floor(finest + 0.5)
+    chosen = min(max(natural, 0), num_depths - 1) if depth is None else depth
+    grid = grid_spacing(trained_spacing_mm, chosen)
+    ratios = [spacing / goal for spacing, goal in zip(spacing_mm, grid, strict=True)]
+    x, y, z = (1.0 if abs(ratio - 1) <= tolerance + _ROUNDING else ratio for ratio in ratios)
+    if depth is not None:
+        why = "asked for"
+    else:
+        why = f"spacing {_mm(spacing_mm)}, grid {_mm(grid)}"
+        if natural != chosen:
+            why += f", {'finest' if chosen == 0 else 'deepest'} entry"
+    if (x, y, z) != (1.0, 1.0, 1.0):
+        axes = [name for name, zoom in zip("xyz", (x, y, z), strict=True) if zoom != 1]
+        why += f"; resampled along {', '.join(axes)}"
+    return Route(chosen, grid, (x, y, z), why)
+
+
+def divisor(num_levels: int, depth: int) -> int:
+    """What every axis must be a multiple of when entering at `depth`."""
+    return int(2 ** (num_levels - depth))
+
+
+def min_axis(num_levels: int, depth: int) -> int:
+    """The least voxels an axis may have when entering at `depth`."""
+    return MIN_BOTTLENECK * divisor(num_levels, depth)
+
+
+def engine_shape(shape: Shape, num_levels: int, depth: int) -> Shape:
+    """`shape` enlarged to what the network takes at `depth`: the next multiple of the divisor, and at least `min_axis`."""
+    step = divisor(num_levels, depth)
+    x, y, z = (max(min_axis(num_levels, depth), math.ceil(size / step) * step) for size in shape)
+    return x, y, z
+
+
+def _mm(spacing_mm: Triple) -> str:
+    if max(spacing_mm) - min(spacing_mm) < 1e-3 * max(spacing_mm):
+        return f"{spacing_mm[0]:.3g} mm"
+    return " x ".join(f"{s:.3g}" for s in spacing_mm) + " mm"

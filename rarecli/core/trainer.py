@@ -1,0 +1,384 @@
+"""`rare train`: all depths in every step, averaged weights, whole checkpoints.
+
+One step, read from top to bottom, is `Trainer._step`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
+
+from rarecli.core import checkpoint, figures, run_folder
+from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
+from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.evaluator import validate
+from rarecli.core.files import read_json, require_writable
+from rarecli.core.losses import consistency_loss, segmentation_loss
+from rarecli.core.model import RareUNet, build_network
+from rarecli.core.prepared import PreparedDataset, open_prepared
+from rarecli.core.progress import Reporter, Silent
+from rarecli.core.run_folder import RunInfo
+from rarecli.core.samples import Batch, SampleSource, load_batches, split_folds
+
+_MOST_BAD_STEPS = 5
+
+
+@dataclass
+class TrainState:
+    """The numbers that go on from epoch to epoch."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+    plateau: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    prepared: Path,
+    run: Path,
+    config: TrainConfig,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    splits: Path | None = None,
+    reporter: Reporter = Silent(),
+) -> dict[str, Any]:
+    """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
+
+    Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
+    ModelError when loss or gradients stay non-finite.
+    """
+    dataset = open_prepared(prepared)
+    require_writable(run)
+    started = (run / run_folder.LAST).is_file()
+    if resume and not started:
+        raise UsageError("there is nothing to resume", path=run, expected=run_folder.LAST, remedy="leave --resume out to start anew")
+    if started and not resume:
+        raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+    split = _choose_split(dataset, config, splits)
+    spec = make_spec(dataset, config)
+    trainer = Trainer(dataset, run, spec, config, split, choose_device(device), reporter)
+    if resume:
+        trainer.load()
+    else:
+        run_folder.save_run_info(run, RunInfo(spec=spec, config=config, split=split, versions=_versions()))
+    return trainer.fit()
+
+
+def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
+    """The model that a configuration asks for on a dataset."""
+    plan = dataset.plan
+    num_levels = config.num_levels or plan.num_levels
+    if num_levels > plan.num_levels:
+        raise UsageError(
+            "the dataset was prepared for fewer levels",
+            field="num_levels",
+            found=num_levels,
+            expected=f"at most {plan.num_levels}",
+            remedy="rare preprocess --num-levels",
+        )
+    rare = config.arch == "rare-unet"
+    if rare and config.num_depths > num_levels:
+        raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
+    network = NetworkConfig(
+        arch=config.arch,
+        in_channels=len(plan.channel_names),
+        num_classes=plan.num_classes,
+        num_filters=config.num_filters,
+        num_levels=num_levels,
+        num_depths=config.num_depths if rare else 1,
+        dropout=config.dropout,
+    )
+    return ModelSpec(name=config.name or plan.dataset, plan=plan, network=network, targets=config.targets)
+
+
+class Trainer:
+    """One training: network, averaged network, optimiser, data, run folder."""
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        run: Path,
+        spec: ModelSpec,
+        config: TrainConfig,
+        split: dict[str, list[str]],
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.dataset, self.run, self.spec, self.config, self.split = dataset, run, spec, config, split
+        self.device, self.reporter = device, reporter
+        self.network: RareUNet = build_network(spec.network).to(device)
+        self.average = AveragedModel(self.network, multi_avg_fn=_averaging(config.ema_decay))
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay, fused=True
+        )
+        self.plateau = ReduceLROnPlateau(self.optimiser, mode="max", factor=0.5, patience=10)
+        self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
+        self.state = TrainState()
+        # a case coarser than the network's deepest entry has nothing to teach it
+        self.cases = [name for name in split["train"] if dataset.records[name].depth < spec.network.num_depths]
+        if not self.cases:
+            raise DataError("no training case can enter the network", field="depth", expected=f"a case at depth 0 to {spec.network.num_depths - 1}")
+        self.steps_per_epoch = math.ceil(len(self.cases) / config.batch_size)
+
+    def fit(self) -> dict[str, Any]:
+        """Train from the state to the last epoch; returns the last log line."""
+        config, state = self.config, self.state
+        if state.epoch >= config.epochs:
+            raise UsageError("the run is finished", path=self.run, found=f"{state.epoch} epochs", remedy="give more --epochs to extend it")
+        source = SampleSource(self.dataset, self.spec, config)
+        loader = iter(load_batches(source, self.cases, state.epoch, self.device.type == "cuda"))
+        log = self._read_log()
+        record: dict[str, Any] = {}
+        self._introduce()
+        for epoch in range(state.epoch, config.epochs):
+            started = time.perf_counter()
+            self.network.train()
+            losses, waited_s = self._run_epoch(loader, epoch)
+            train_s = time.perf_counter() - started
+            record = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": train_s, "waited_for_data": waited_s / train_s, **losses}
+            last = epoch + 1 == config.epochs
+            if self.split["val"] and ((epoch + 1) % config.validate_every == 0 or last):
+                record |= validate(self.averaged_runner(), self.dataset, self.spec, self.split["val"])
+            state.epoch = epoch + 1
+            log.append(record)
+            stop = self._keep(record, log, draw=last)
+            self._tell(record)
+            if stop:
+                self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
+                break
+        self._draw(log)
+        return {**record, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
+
+    def averaged_runner(self) -> TorchRunner:
+        """The averaged weights, ready to predict."""
+        return TorchRunner(self.average.module, self.device)
+
+    def _run_epoch(self, loader: Any, epoch: int) -> tuple[dict[str, float], float]:
+        totals: dict[str, float] = {}
+        waited_s, bad_in_a_row, good = 0.0, 0, 0
+        for _ in self.reporter.track(range(self.steps_per_epoch), f"epoch {epoch + 1}/{self.config.epochs}", self.steps_per_epoch):
+            started = time.perf_counter()
+            batch: Batch = next(loader)
+            waited_s += time.perf_counter() - started
+            parts, fault = self._step(batch.to(self.device))
+            self.state.step += 1
+            if fault is None:
+                bad_in_a_row, good = 0, good + 1
+                for name, value in parts.items():
+                    totals[name] = totals.get(name, 0.0) + value
+                continue
+            bad_in_a_row += 1
+            self.reporter.warn(f"step {self.state.step}: {fault} is not finite; the step is skipped")
+            if bad_in_a_row == _MOST_BAD_STEPS:
+                raise ModelError(
+                    f"{_MOST_BAD_STEPS} steps in a row were not finite",
+                    path=self.run,
+                    field=fault,
+                    found="NaN or infinity",
+                    expected="finite losses and gradients",
+                    remedy="a lower optimiser.lr, or --no-amp; the weights of the last whole epoch are kept",
+                )
+        return {name: value / max(good, 1) for name, value in totals.items()}, waited_s
+
+    def _step(self, batch: Batch) -> tuple[dict[str, float], str | None]:
+        """One optimisation step. Returns the losses by name, and what was not finite, if anything: then nothing was changed."""
+        config, sizes = self.config, batch.sizes
+        torch.manual_seed(config.seed * 1_000_003 + self.state.step)  # for dropout: a resumed run drops the same
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            features = self.network.encode(batch.images)
+            logits = self.network.decode(features, sizes)
+            parts = {f"loss_depth{depth}": segmentation_loss(logits[depth], batch.labels[depth], config.loss.alpha) for depth in sorted(sizes)}
+            loss = torch.stack(list(parts.values())).mean()
+            if config.loss.consistency and self.state.epoch >= config.loss.consistency_start_epoch and 0 in sizes and len(sizes) > 1:
+                parts["consistency"] = consistency_loss(features, sizes)
+                loss = loss + config.loss.consistency * parts["consistency"]
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.grad_clip)
+        values = dict(zip(["gradient norm", *parts], torch.stack([norm, *parts.values()]).tolist(), strict=True))  # the one host sync
+        if not all(map(math.isfinite, values.values())):
+            return {}, self._first_fault(parts)
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        del values["gradient norm"]
+        return {"loss": float(loss.detach()), **values}, None
+
+    def _first_fault(self, parts: dict[str, Tensor]) -> str:
+        """Name the first loss, else the first gradient from the output backwards, that is not finite."""
+        for name, value in parts.items():
+            if not bool(torch.isfinite(value)):
+                return name
+        for name, parameter in reversed(list(self.network.named_parameters())):
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                return f"the gradient of {name}"
+        return "the gradient norm"
+
+    def _learning_rate(self) -> float:
+        """One-cycle: up over a tenth of the training, down to 1e-3 of the peak on a cosine. Plateau: halved when `monitor` stands still."""
+        optimiser: OptimiserConfig = self.config.optimiser
+        if optimiser.schedule == "one-cycle":
+            progress = self.state.step / (self.steps_per_epoch * self.config.epochs)
+            if progress < 0.1:
+                return optimiser.lr * (0.04 + 0.96 * progress / 0.1)
+            return optimiser.lr * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def _keep(self, record: dict[str, Any], log: list[dict[str, Any]], draw: bool) -> bool:
+        """Judge the epoch, write everything; True if training should stop early."""
+        config, state = self.config, self.state
+        weights = self.average.module.state_dict()
+        facts = {key: value for key, value in record.items() if key == "epoch" or key.startswith("dice")}
+        stop = False
+        if any(key.startswith("dice") for key in record):
+            if config.monitor not in record:
+                known = ", ".join(key for key in record if key.startswith("dice"))
+                raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=known)
+            if record[config.monitor] > state.best:
+                state.best, state.best_epoch = record[config.monitor], state.epoch
+                checkpoint.save_weights(self.run / run_folder.BEST, weights, facts)
+            stop = config.patience is not None and state.epoch - state.best_epoch >= config.patience
+            if config.optimiser.schedule == "plateau":
+                self.plateau.step(record[config.monitor])
+        checkpoint.save_weights(self.run / run_folder.WEIGHTS, weights, facts)
+        (self.run / run_folder.LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        self._save()
+        if draw or time.monotonic() - getattr(self, "_drawn_at", -math.inf) > 30:
+            self._draw(log)
+        return stop
+
+    def _draw(self, log: list[dict[str, Any]]) -> None:
+        figures.draw_progress(log, self.run / "progress.png")
+        self._drawn_at = time.monotonic()
+
+    def _save(self) -> None:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
+        tensors["average_count"] = self.average.n_averaged.clone()
+        names = [name for name, _ in self.network.named_parameters()]
+        for index, entries in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{names[index]}.{key}": value.clone() for key, value in entries.items()}
+        self.state.plateau = {**self.plateau.state_dict(), "lr": self.optimiser.param_groups[0]["lr"]}
+        facts = {**vars(self.state), "config": self.config.model_dump(mode="json"), "spec": self.spec.model_dump(mode="json")}
+        checkpoint.save_weights(self.run / run_folder.LAST, tensors, facts)
+
+    def load(self) -> None:
+        """Go on where the run's last checkpoint is. Raises UsageError if the configuration has changed in more than its length."""
+        tensors, facts = checkpoint.load_tensors(self.run / run_folder.LAST)
+        _require_same(facts, self.config, self.spec, self.run)
+        self.network.load_state_dict(_part(tensors, "network."))
+        self.average.module.load_state_dict(_part(tensors, "average."))
+        self.average.n_averaged = tensors["average_count"].to(self.device)
+        optimiser = self.optimiser.state_dict()
+        optimiser["state"] = {
+            index: _part(tensors, f"optimiser.{name}.")
+            for index, (name, _) in enumerate(self.network.named_parameters())
+            if f"optimiser.{name}.step" in tensors
+        }
+        self.optimiser.load_state_dict(optimiser)
+        self.state = TrainState(**{key: facts[key] for key in vars(self.state)})
+        self.optimiser.param_groups[0]["lr"] = self.state.plateau.pop("lr")
+        self.plateau.load_state_dict(self.state.plateau)
+        run_folder.save_run_info(self.run, RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions()))
+
+    def _read_log(self) -> list[dict[str, Any]]:
+        """Log lines up to the checkpoint; an epoch that was logged but not saved is done again."""
+        path = self.run / run_folder.LOG
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return [line for line in lines if line["epoch"] <= self.state.epoch]
+
+    def _introduce(self) -> None:
+        num = sum(parameter.numel() for parameter in self.network.parameters())
+        network = self.spec.network
+        entries = "1 entry" if network.num_depths == 1 else f"{network.num_depths} entries"
+        self.reporter.say(
+            f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {entries}; "
+            f"{len(self.cases)} cases to train, {len(self.split['val'])} to validate; "
+            f"{self.device}, {'bfloat16' if self.amp else 'float32'}, {torch.get_num_threads()} threads"
+        )
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        depths = " ".join(f"{record[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in record)
+        dice = f"  Dice by depth {depths}, mean {record['dice_mean']:.4f}" if depths else ""
+        starved = f"  ({record['waited_for_data']:.0%} spent waiting for data)" if record["waited_for_data"] > 0.2 else ""
+        self.reporter.say(f"epoch {record['epoch']}/{self.config.epochs}  loss {record.get('loss', math.nan):.4f}{dice}  {record['seconds']:.1f} s{starved}")
+
+
+def _averaging(decay: float) -> Any:
+    """Exponential average that starts as a plain one, so that a short training is not held back by its first weights."""
+
+    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
+        weight = max(1 - decay, 1 / (float(num_averaged) + 1))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, run: Path) -> None:
+    may_change = {"epochs", "num_workers", "patience", "validate_every", "amp"}
+    new, old = config.model_dump(mode="json"), facts["config"]
+    changed = sorted(key for key in new if new[key] != old.get(key) and key not in may_change)
+    if changed:
+        raise UsageError(
+            "the run was started with another configuration",
+            path=run,
+            field=", ".join(changed),
+            found=", ".join(str(new[key]) for key in changed),
+            expected=", ".join(str(old.get(key)) for key in changed),
+            remedy="resume with the same options, or start a new run",
+        )
+    if spec.model_dump(mode="json") != facts["spec"]:
+        raise UsageError("the run was started on another dataset", path=run, found=spec.plan.dataset, expected=facts["spec"]["plan"]["dataset"])
+
+
+def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> dict[str, list[str]]:
+    names = list(dataset.records)
+    if config.fold == "all":
+        return {"train": sorted(names), "val": []}
+    if splits is not None:
+        folds = read_json(splits)
+        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
+        if stray:
+            raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
+    else:
+        if len(names) < config.num_folds:
+            raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=f"at least {config.num_folds}", remedy="--fold all")
+        folds = split_folds(names, config.num_folds)
+    if not 0 <= config.fold < len(folds):
+        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
+    return {part: list(folds[config.fold][part]) for part in ("train", "val")}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("rare-unet", "torch", "numpy", "nibabel"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
