@@ -31,7 +31,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
+    _version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """3D medical image segmentation whose cost follows the resolution of the scan."""
     settings.debug = debug
@@ -49,5 +49,8 @@ def main() -> None:
     except Exception as error:
         if settings.debug:
             raise
-        print(f"Error: this is a bug in rare: {type(error).__name__}: {error}\n  remedy: run again with `rare --debug ...` and report what it prints", file=sys.stderr)
+        print(
+            f"Error: this is a bug in rare: {type(error).__name__}: {error}\n  remedy: report what `rare --debug ...` prints",
+            file=sys.stderr,
+        )
         sys.exit(1)

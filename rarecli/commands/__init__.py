@@ -1,0 +1,1 @@
+"""One file per subcommand: options in, one core call, results out."""

@@ -11,7 +11,9 @@ from rarecli.commands.console import Console, Json, Threads, integers, print_jso
 def run(
     model: Annotated[Path, typer.Argument(help="A run (PyTorch alone) or a bundle (every backend).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for benchmark.json, benchmark.csv and latency.png.")],
-    backends: Annotated[list[str] | None, typer.Option(metavar="torch,onnx", help="Backends to time; all that are there by default.")] = None,
+    backends: Annotated[
+        list[str] | None, typer.Option(metavar="torch,onnx", help="Backends to time; all that are there by default.")
+    ] = None,
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")] = None,
     threads: Threads = None,

@@ -21,9 +21,15 @@ def run(
     model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")] = None,
-    cases: Annotated[Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")] = None,
-    protocol: Annotated[Protocol, typer.Option(help="native: block-averaged scans; paper: the paper's crop and sampling.")] = Protocol.native,
-    upsampled: Annotated[bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")] = True,
+    cases: Annotated[
+        Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
+    ] = None,
+    protocol: Annotated[
+        Protocol, typer.Option(help="native: block-averaged scans; paper: the paper's crop and sampling.")
+    ] = Protocol.native,
+    upsampled: Annotated[
+        bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
+    ] = True,
     backend: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -58,12 +64,19 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     """Mean Dice (standard deviation) per resolution and method."""
     labels = list(summary["mean"])
     rows = [
-        [method if len(summary["per_method"]) > 1 else "", "full" if k == "0" else f"1/{2 ** int(k)}", str(part["num_cases"]), f"{part['dice']:.4f} ({part['dice_std']:.3f})"]
+        [
+            method if len(summary["per_method"]) > 1 else "",
+            "full" if k == "0" else f"1/{2 ** int(k)}",
+            str(part["num_cases"]),
+            f"{part['dice']:.4f} ({part['dice_std']:.3f})",
+        ]
         + [f"{part['mean'][label]['dice']:.4f}" for label in labels]
         for method, depths in summary["per_method"].items()
         for k, part in depths.items()
     ]
     if not rows:
         dice = summary["foreground_mean"]["dice"]
-        rows = [["", "", str(len(summary["metric_per_case"])), f"{dice:.4f}", *(f"{summary['mean'][label]['dice']:.4f}" for label in labels)]]
+        rows = [
+            ["", "", str(len(summary["metric_per_case"])), f"{dice:.4f}", *(f"{summary['mean'][label]['dice']:.4f}" for label in labels)]
+        ]
     print_table(title, ["method", "resolution", "cases", "Dice (std)", *labels], rows)

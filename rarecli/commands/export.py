@@ -29,6 +29,7 @@ def run(
         print_json(manifest.model_dump(mode="json"))
         return
     rows = [
-        [str(e.depth), " x ".join(f"{s:g}" for s in e.grid_spacing_mm), e.file, str(e.divisor), f"{e.parity.max_abs:.1e}"] for e in manifest.engines
+        [str(e.depth), " x ".join(f"{s:g}" for s in e.grid_spacing_mm), e.file, str(e.divisor), f"{e.parity.max_abs:.1e}"]
+        for e in manifest.engines
     ]
     print_table(f"{manifest.spec.name}: {output}", ["depth", "grid (mm)", "engine", "divisor", "max difference"], rows)

@@ -9,14 +9,18 @@ from rarecli.commands.console import Console, Device, Json, Threads, print_json
 
 
 def run(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
+    ],
     model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],
     depth: Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")] = None,
     backend: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.

@@ -20,10 +20,14 @@ def run(
     dataset: Annotated[Path, typer.Argument(help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")],
     num_levels: Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")] = 4,
-    normalisation: Annotated[Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")] = Normalisation.percentile,
+    normalisation: Annotated[
+        Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")
+    ] = Normalisation.percentile,
     spacing: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")] = None,
     patch_size: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; the median case by default.")] = None,
-    fixed_shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")] = None,
+    fixed_shape: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")
+    ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")] = None,
     json: Json = False,
 ) -> None:

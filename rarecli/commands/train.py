@@ -29,7 +29,9 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
     preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, paper, smoke.")] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the dataset's by default.")] = None,
     arch: Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.")] = None,
     targets: Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")] = None,

@@ -24,8 +24,8 @@ def augment(
     Interpolation is linear for the image, nearest for the labels; beyond the border the last voxel goes on.
     """
     if config.flip:
-        flipped = [axis for axis in range(3) if rng.random() < 0.5]
-        image, labels = np.flip(image, [axis + 1 for axis in flipped]), np.flip(labels, flipped)
+        flipped = tuple(axis for axis in range(3) if rng.random() < 0.5)
+        image, labels = np.flip(image, tuple(axis + 1 for axis in flipped)), np.flip(labels, flipped)
     if rng.random() < config.probability:
         grid = _sampling_grid(labels.shape, spacing_mm, config, rng)
         image = _sample(image, grid, "bilinear")

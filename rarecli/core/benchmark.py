@@ -91,7 +91,13 @@ def describe_machine(num_threads: int | None = None) -> dict[str, Any]:
     if cpuinfo.is_file():
         models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = models[0] if models else name
-    return {"cpu": name, "num_cores": os.cpu_count(), "num_threads": num_threads or os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+    return {
+        "cpu": name,
+        "num_cores": os.cpu_count(),
+        "num_threads": num_threads or os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
 
 
 def _image(spec: ModelSpec, depth: int, shape: Shape | None) -> Any:

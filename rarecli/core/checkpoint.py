@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from rarecli.core.errors import ModelError
 from rarecli.core.files import atomic_file
 
+
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Write tensors, and `facts` as JSON in the file's header, atomically."""
     with atomic_file(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, {"facts": json.dumps(facts or {})})
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, {"facts": json.dumps(facts or {})}
+        )
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,7 +36,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights into a network of exactly their shape. Raises ModelError listing what does not fit, or naming a weight that is not finite."""
+    """Load weights into a network. Raises ModelError listing what does not fit, or naming a weight that is not finite."""
     tensors, _ = load_tensors(path)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -250,7 +250,9 @@ def validate(kind: type[Model], content: Any, *, path: Path | None = None) -> Mo
             fields = _field_names(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
-        raise UsageError(f"the configuration is wrong: {first['msg']}", path=path, field=key or None, found=first.get("input"), remedy=remedy) from error
+        raise UsageError(
+            f"the configuration is wrong: {first['msg']}", path=path, field=key or None, found=first.get("input"), remedy=remedy
+        ) from error
 
 
 def load_spec(content: Any, path: Path) -> ModelSpec:
@@ -259,7 +261,9 @@ def load_spec(content: Any, path: Path) -> ModelSpec:
         return ModelSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError("the model's description is broken", path=path, field=".".join(map(str, first["loc"])), found=first["msg"]) from error
+        raise ModelError(
+            "the model's description is broken", path=path, field=".".join(map(str, first["loc"])), found=first["msg"]
+        ) from error
 
 
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

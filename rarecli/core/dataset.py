@@ -161,7 +161,8 @@ def class_indices(labels: AnyArray, label_values: Sequence[int], case: str | Non
     for index, value in enumerate(label_values):
         if lowest <= value <= highest:
             table[value - lowest] = index
-    return table[labels - lowest]
+    indices: AnyArray = table[labels - lowest]
+    return indices
 
 
 def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
@@ -173,7 +174,9 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
         raise DataError("the dataset lists no training cases", path=path, field="training", found=entries)
     declared = content.get("numTraining")
     if declared is not None and declared != len(entries):
-        raise DataError("the number of cases is not the declared one", path=path, field="numTraining", found=declared, expected=len(entries))
+        raise DataError(
+            "the number of cases is not the declared one", path=path, field="numTraining", found=declared, expected=len(entries)
+        )
     cases = []
     for entry in entries:
         if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
@@ -188,7 +191,9 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     channels = _names(content, "channel_names", path)
     declared = content.get("labels")
     if not isinstance(declared, dict) or not all(isinstance(value, int) for value in declared.values()):
-        raise DataError("labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported")
+        raise DataError(
+            "labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported"
+        )
     labels = {value: name for name, value in declared.items()}
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr")
@@ -214,7 +219,9 @@ def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
     try:
         return {int(number): str(name) for number, name in sorted(content[key].items(), key=lambda item: int(item[0]))}
     except (KeyError, AttributeError, TypeError, ValueError):
-        raise DataError("the file describes no dataset", path=path, field=key, found=content.get(key), expected='{"0": "name", ...}') from None
+        raise DataError(
+            "the file describes no dataset", path=path, field=key, found=content.get(key), expected='{"0": "name", ...}'
+        ) from None
 
 
 def _inside(root: Path, name: object, path: Path) -> Path:
@@ -271,7 +278,9 @@ def _finish(dataset: Dataset) -> Dataset:
     for case in dataset.cases:
         for file in (*case.images, *([case.labels] if case.labels else [])):
             if not file.is_file():
-                raise DataError("a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file")
+                raise DataError(
+                    "a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file"
+                )
     return dataset
 
 
@@ -279,5 +288,7 @@ def _require_unique(cases: Iterable[Case]) -> None:
     seen: dict[str, Path] = {}
     for case in cases:
         if case.name in seen:
-            raise DataError("two scans have one name", case=case.name, path=case.images[0], found=seen[case.name], expected="different names")
+            raise DataError(
+                "two scans have one name", case=case.name, path=case.images[0], found=seen[case.name], expected="different names"
+            )
         seen[case.name] = case.images[0]

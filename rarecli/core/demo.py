@@ -65,7 +65,9 @@ def run_demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
     timing = benchmark(output / "bundle", output / "timing", reporter=reporter)["rows"]
     for row in rows:
         for backend in ("torch", "onnx"):
-            row[f"{backend}_ms"] = next((t["p50_ms"] for t in timing if (t["backend"], t["depth"], t["status"]) == (backend, row["depth"], "ok")), None)
+            row[f"{backend}_ms"] = next(
+                (t["p50_ms"] for t in timing if (t["backend"], t["depth"], t["status"]) == (backend, row["depth"], "ok")), None
+            )
     result = {"num_test": _NUM_TEST, "seconds": time.perf_counter() - started, "rows": rows}
     write_json(output / "demo.json", result)
     return result
@@ -98,4 +100,3 @@ def _threshold_dice(spacing_mm: float) -> float:
         return float(np.mean(2 * both / (above.sum(axes) + masks.sum(axes))))
 
     return max(mean_dice(threshold) for threshold in np.quantile(images, np.linspace(0.3, 0.99, 70)))
-

@@ -134,9 +134,11 @@ def score(references: Path, predictions: Path, output: Path, reporter: Reporter 
     names = tuple(str(value) for value in values)
     scored = []
     for case, prediction, reference in reporter.track(pairs, "score", len(pairs)):
-        pair = [class_indices(volume.data, values, case.name) for volume in (prediction, reference)]
+        predicted_classes, reference_classes = (class_indices(volume.data, values, case.name) for volume in (prediction, reference))
         depth = records.get(case.name, {}).get("depth")
-        scored.append(Score(case.name, depth, ROUTED, case_record(confusion_matrix(*pair, len(values)), names)))
+        scored.append(
+            Score(case.name, depth, ROUTED, case_record(confusion_matrix(predicted_classes, reference_classes, len(values)), names))
+        )
     summary = summarise(scored, names)
     _write(scored, summary, output)
     return summary
@@ -182,7 +184,9 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str]) -> dict[str, 
     methods = list(dict.fromkeys(item.method for item in scored))
     depths = sorted({item.depth for item in routed if item.depth is not None})
     per_method = {
-        method: {str(k): _aggregate(items, label_names) for k in depths if (items := [i for i in scored if (i.method, i.depth) == (method, k)])}
+        method: {
+            str(k): _aggregate(items, label_names) for k in depths if (items := [i for i in scored if (i.method, i.depth) == (method, k)])
+        }
         for method in methods
     }
     whole = _aggregate(routed, label_names)
@@ -234,7 +238,12 @@ def _choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Ca
         return list(cases)
     known = {case.name: case for case in cases}
     if stray := [name for name in names if name not in known]:
-        raise UsageError("the dataset has no such cases", field="cases", found=", ".join(stray[:5]), expected=f"{len(known)} cases, e.g. {next(iter(known))}")
+        raise UsageError(
+            "the dataset has no such cases",
+            field="cases",
+            found=", ".join(stray[:5]),
+            expected=f"{len(known)} cases, e.g. {next(iter(known))}",
+        )
     return [known[name] for name in names]
 
 

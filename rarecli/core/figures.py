@@ -59,7 +59,12 @@ def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
         panel.fill_between(list(known), mean - std, np.minimum(mean + std, 1), color=colour, alpha=0.15, linewidth=0)
     ticks = sorted(int(k) for k in summary["per_depth"])
     panel.set_xticks(ticks, [_resolution(k) for k in ticks])
-    panel.set(xlabel="resolution of the scan", ylabel="Dice, foreground mean", ylim=(0, 1), title=f"{summary['model']}, protocol {summary['protocol']}")
+    panel.set(
+        xlabel="resolution of the scan",
+        ylabel="Dice, foreground mean",
+        ylim=(0, 1),
+        title=f"{summary['model']}, protocol {summary['protocol']}",
+    )
     panel.grid(alpha=0.3)
     panel.legend()
     _save(figure, path)

@@ -26,12 +26,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise EnvironmentFault(f"cannot write: {error.strerror or error}", path=path, remedy="free some space, or choose another output") from error
+        raise EnvironmentFault(
+            f"cannot write: {error.strerror or error}", path=path, remedy="free some space, or choose another output"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,12 +45,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        temporary.chmod(0o777 & ~_umask())
         for item in temporary.rglob("*"):
             _sync(item)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -77,7 +79,9 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise EnvironmentFault(f"cannot write into the output: {error.strerror or error}", path=folder, remedy="choose another output with -o") from error
+        raise EnvironmentFault(
+            f"cannot write into the output: {error.strerror or error}", path=folder, remedy="choose another output with -o"
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
+    """Alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
     return alpha * functional.cross_entropy(logits.float(), labels.long()) + (1 - alpha) * soft_dice_loss(logits, labels)
 
 

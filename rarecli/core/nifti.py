@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,9 @@ def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArra
         header, start, num_bytes = _read_header(file, path)
         content = start + file.read(max(0, num_bytes - len(start)))
         if len(content) < num_bytes:
-            raise DataError("the file is cut short", found=f"{len(content)} bytes", expected=f"{num_bytes} bytes", remedy="copy the file again")
+            raise DataError(
+                "the file is cut short", found=f"{len(content)} bytes", expected=f"{num_bytes} bytes", remedy="copy the file again"
+            )
         if isinstance(file, gzip.GzipFile):
             _drain(file, num_bytes)  # only at the end of the stream does gzip compare the checksum
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
@@ -102,12 +105,14 @@ def _drain(file: BinaryIO, most_bytes: int) -> None:
 
 def _parse_header(start: bytes) -> NiftiHeader:
     if len(start) < 348:
-        raise DataError("the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again")
+        raise DataError(
+            "the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again"
+        )
     kind = nib.Nifti2Header if start[4:8] in (b"n+2\0",) else nib.Nifti1Header
     if kind is nib.Nifti1Header and start[344:348] != b"n+1\0":
         raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
     size = 540 if kind is nib.Nifti2Header else 348
-    return kind(start[:size], check=False)
+    return kind(start[:size], check=False)  # type: ignore[no-untyped-call]
 
 
 def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
@@ -123,13 +128,13 @@ def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
     except HeaderDataError as error:
         raise DataError("the voxel type is unknown", field="datatype", found=int(header["datatype"])) from error
     if dtype.fields is not None or dtype.kind not in "iuf":
-        raise DataError("the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)")
+        raise DataError(
+            "the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)"
+        )
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _MAX_EXTENSION_BYTES:
         raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"at most {_MAX_EXTENSION_BYTES}")
-    num_bytes = int(offset) + dtype.itemsize
-    for size in sizes:
-        num_bytes = int(offset) + (num_bytes - int(offset)) * size
+    num_bytes = int(offset) + int(dtype.itemsize) * math.prod(sizes)
     if num_bytes > most_bytes:
         raise DataError(
             "the header declares more voxels than the file can hold",
@@ -178,7 +183,9 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
             notes.append("neither sform nor qform is set: orientation unknown, taken as the array's own axes with the spacing of pixdim")
     linear = affine[:3, :3]
     if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
-        raise DataError("the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes")
+        raise DataError(
+            "the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes"
+        )
     spacing = np.linalg.norm(linear, axis=0)
     if has_sform and has_qform and np.isfinite(pixdim).all() and (np.abs(spacing - pixdim) > 1e-2 * spacing).any():
         raise DataError(
@@ -191,7 +198,13 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
     directions = linear / spacing
     shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if shear > 1e-2:
-        raise DataError("the axes are not at right angles", field=field, found=f"a cosine of {shear:.3f} between two axes", expected="no shear", remedy="resample the scan")
+        raise DataError(
+            "the axes are not at right angles",
+            field=field,
+            found=f"a cosine of {shear:.3f} between two axes",
+            expected="no shear",
+            remedy="resample the scan",
+        )
     if shear > 1e-4:
         notes.append(f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were")
     scale = np.diag([*[_MM_PER_UNIT[header.get_xyzt_units()[0]]] * 3, 1.0])

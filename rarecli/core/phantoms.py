@@ -45,7 +45,7 @@ class Phantom:
         field of view is covered; array axes point as `orientation` says.
         """
         spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
-        shape: Shape = tuple(max(1, round(extent / step)) for extent, step in zip(self.extent_mm, spacing, strict=True))  # type: ignore[assignment]
+        shape: Shape = tuple(max(1, round(extent / step)) for extent, step in zip(self.extent_mm, spacing, strict=True))
         image, labels = self._average(shape, spacing)
         rng = np.random.default_rng([self.seed, 1, *(int(s * 1000) for s in spacing)])
         image = image + rng.normal(0, self.noise, image.shape)
@@ -65,7 +65,7 @@ class Phantom:
         """Noiseless intensity of each point (N, 3) in every channel: (C, N)."""
         values = self._parameters()
         scale = np.asarray(self.extent_mm) / 2
-        bright = (self._tube(points_mm)[0] | self._distractors(points_mm)).astype(np.float64)
+        bright = np.logical_or(self._tube(points_mm)[0], self._distractors(points_mm)).astype(np.float64)
         unit = points_mm / scale
         tissue = 0.5 + 0.06 * sum(np.cos(unit @ wave + phase) for wave, phase in zip(values["waves"], values["phases"], strict=True))
         bias = 1 + unit @ values["bias"]
@@ -120,9 +120,7 @@ class Phantom:
     def _average(self, shape: Shape, spacing: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean intensity (C, X, Y, Z) and majority class (X, Y, Z) of every voxel from points spread evenly inside it."""
         num = [max(2, int(np.ceil(step / _SAMPLE_MM))) for step in spacing]
-        axes = [
-            (np.arange(size * n) + 0.5) / n * step - size * step / 2 for size, n, step in zip(shape, num, spacing, strict=True)
-        ]
+        axes = [(np.arange(size * n) + 0.5) / n * step - size * step / 2 for size, n, step in zip(shape, num, spacing, strict=True)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
         blocks = (shape[0], num[0], shape[1], num[1], shape[2], num[2])
         intensities = self.intensities_at(points).reshape(-1, *blocks).mean(axis=(2, 4, 6))
@@ -136,7 +134,9 @@ _SPHERE = _DIRECTIONS[(_DIRECTIONS**2).sum(axis=1) <= 1] * 1.15
 """Offsets that fill a ball a little larger than the distractor: none of them may lie in the tube."""
 
 
-def write_phantoms(root: Path, seeds: range, spacing_mm: float = 1.0, *, extent_mm: Triple = (32.0, 32.0, 32.0), num_channels: int = 1) -> list[str]:
+def write_phantoms(
+    root: Path, seeds: range, spacing_mm: float = 1.0, *, extent_mm: Triple = (32.0, 32.0, 32.0), num_channels: int = 1
+) -> list[str]:
     """Write a labelled dataset in the MSD layout, one phantom per seed; returns the case names."""
     names = []
     for seed in seeds:

@@ -86,8 +86,9 @@ class Predictor:
 def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
     """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
     values = np.asarray(spec.plan.label_values)
-    dtype = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
-    return values.astype(dtype)[classes]
+    dtype: type[np.integer[Any]] = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
+    result: IntArray = values.astype(dtype)[classes]
+    return result
 
 
 def predict_files(
@@ -130,7 +131,9 @@ def predict_files(
         write_json(output / "predictions.json", result)
     if failures:
         raise SomeCasesFailed(
-            f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}", path=output, remedy="the others are written; see above for each"
+            f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}",
+            path=output,
+            remedy="the others are written; see above for each",
         )
     return result
 

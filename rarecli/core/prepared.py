@@ -66,7 +66,9 @@ class PreparedDataset:
         """Records by case name."""
         return {record.name: record for record in self.index.cases}
 
-    def read(self, name: str, origin: tuple[int, int, int] | None = None, size: tuple[int, int, int] | None = None) -> tuple[FloatArray, IntArray]:
+    def read(
+        self, name: str, origin: tuple[int, int, int] | None = None, size: tuple[int, int, int] | None = None
+    ) -> tuple[FloatArray, IntArray]:
         """Image (C, X, Y, Z) and labels (X, Y, Z) of a case, or of the box of `size` at `origin`; only its pages are read."""
         start = origin or (0, 0, 0)
         stop = [low + extent for low, extent in zip(start, size or self.records[name].shape, strict=True)]
@@ -86,14 +88,18 @@ class PreparedDataset:
         try:
             return safe_open(path, framework="numpy")
         except (OSError, SafetensorError) as error:
-            raise DataError("a prepared case cannot be read", case=name, path=path, found=error, remedy="run rare preprocess again") from error
+            raise DataError(
+                "a prepared case cannot be read", case=name, path=path, found=error, remedy="run rare preprocess again"
+            ) from error
 
 
 def open_prepared(root: Path) -> PreparedDataset:
     """Open what `rare preprocess` wrote. Raises DataError if it is something else or incomplete."""
     path = root / "prepared.json"
     if not path.is_file():
-        raise DataError("this is no prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first")
+        raise DataError(
+            "this is no prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
+        )
     dataset = PreparedDataset(root, validate(PreparedIndex, read_json(path), path=path))
     for record in dataset.index.cases:
         if not (root / "cases" / f"{record.name}.safetensors").is_file():

@@ -56,7 +56,9 @@ class _CaseResult:
     """(C, N) values, of the foreground where there is any."""
 
 
-def preprocess(source: Path, output: Path, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()) -> PreparedIndex:
+def preprocess(
+    source: Path, output: Path, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()
+) -> PreparedIndex:
     """Write the prepared dataset of `source` into `output`, whole or not at all.
 
     Raises DataError for anything wrong with a case, UsageError for a patch that does not suit the network.
@@ -107,7 +109,9 @@ def _plan(dataset: Dataset, label_names: dict[int, str], options: PreprocessOpti
     require_patch_size(patch, options.num_levels)
     channels = dataset.channel_names or tuple(f"channel {index}" for index in range(num_channels))
     if 0 not in label_names:
-        raise DataError("the labels have no background", path=dataset.root, field="labels", found=label_names, expected="a class of value 0")
+        raise DataError(
+            "the labels have no background", path=dataset.root, field="labels", found=label_names, expected="a class of value 0"
+        )
     values = tuple(sorted(label_names))
     return Plan(
         dataset=dataset.name,
@@ -172,7 +176,9 @@ def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder
         image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
     image = np.ascontiguousarray(image, dtype=np.float32)
     labels = np.ascontiguousarray(labels, dtype=np.uint8)
-    save_file({"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}, folder / f"{case.name}.safetensors")
+    save_file(
+        {"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}, folder / f"{case.name}.safetensors"
+    )
     record = CaseRecord(
         name=case.name,
         depth=depth,

@@ -24,7 +24,7 @@ Limits = tuple[tuple[float, float], ...]
 
 
 def to_ras(volume: Volume) -> Volume:
-    """The same scan with its axes flipped and swapped so that they point right, anterior, superior as nearly as they can. No voxel changes."""
+    """The same scan, its axes flipped and swapped to point right, anterior, superior as nearly as they can. No voxel changes."""
     if volume.orientation == "RAS":
         return volume
     orientation = io_orientation(volume.affine)
@@ -39,7 +39,10 @@ def from_ras(data: AnyArray, affine: FloatArray) -> AnyArray:
 
 
 def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
-    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before. Source: the paper's protocol."""
+    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before.
+
+    Source: the released preprocessing of arXiv 2507.15524.
+    """
     for axis, goal in enumerate(shape, start=data.ndim - 3):
         excess = data.shape[axis] - goal
         if excess > 0:
@@ -49,12 +52,6 @@ def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
             pads[axis] = ((1 - excess) // 2, -excess - (1 - excess) // 2)
             data = np.pad(data, pads)
     return data
-
-
-def fit_offset(shape: Shape, goal: Shape) -> tuple[int, int, int]:
-    """Voxel of the old array that becomes voxel 0 of `fit_shape`'s result; negative where it pads."""
-    x, y, z = ((size - new + 1) // 2 if size > new else -((new - size + 1) // 2) for size, new in zip(shape, goal, strict=True))
-    return x, y, z
 
 
 def downsample(image: FloatArray, depth: int, targets: Targets) -> FloatArray:
@@ -77,7 +74,7 @@ def downsample(image: FloatArray, depth: int, targets: Targets) -> FloatArray:
 
 
 def _pair_mean(image: FloatArray, axis: int, first: int, step: int) -> FloatArray:
-    """Mean of voxels first and first + 1, of those `step` further on, and so on along an axis. Far faster than one mean over blocks."""
+    """Mean of voxels first and first + 1, of those `step` further on, and so on along an axis."""
     one, other = [slice(None)] * 4, [slice(None)] * 4
     one[axis], other[axis] = slice(first, None, step), slice(first + 1, None, step)
     return (image[tuple(one)] + image[tuple(other)]) * np.float32(0.5)
@@ -90,13 +87,6 @@ def downsample_labels(labels: IntArray, depth: int, targets: Targets, num_classe
         return labels[::step, ::step, ::step].astype(np.uint8)
     zoom = 0.5**depth
     return resample_labels(labels, (zoom, zoom, zoom), num_classes)
-
-
-def downsampled_affine(affine: FloatArray, depth: int) -> FloatArray:
-    """Affine of `downsample`'s image: columns times 2^depth, origin moved by (2^depth - 1) / 2 voxels."""
-    change = np.diag([2.0**depth] * 3 + [1.0])
-    change[:3, 3] = (2**depth - 1) / 2
-    return np.asarray(affine @ change)
 
 
 def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
@@ -130,13 +120,13 @@ def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = No
     return result
 
 
-def edge_pad(image: FloatArray, step: int) -> FloatArray:
+def edge_pad(image: AnyArray, step: int) -> AnyArray:
     """Repeat the last voxels of (C, X, Y, Z) until every axis is a multiple of `step`."""
     pads = [(0, 0), *((0, -size % step) for size in image.shape[1:])]
     return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
 
 
-def pad_to(image: FloatArray, shape: Shape) -> FloatArray:
+def pad_to(image: AnyArray, shape: Shape) -> AnyArray:
     """Pad (C, X, Y, Z) with 0 behind each axis to `shape`; an axis that is long enough stays."""
     pads = [(0, 0), *((0, max(0, goal - size)) for size, goal in zip(image.shape[1:], shape, strict=True))]
     return np.pad(image, pads) if any(after for _, after in pads) else image

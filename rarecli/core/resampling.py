@@ -38,7 +38,7 @@ def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None) -> FloatA
     `shape` is the new grid's size if it is known, as on the way back; both grids have one centre in any case.
     """
     result = np.ascontiguousarray(data, dtype=np.float32)
-    new_shape = shape or resampled_shape(data.shape[1:], zoom)  # type: ignore[arg-type]
+    new_shape = shape or resampled_shape(data.shape[1:], zoom)
     for axis, (factor, size) in enumerate(zip(zoom, new_shape, strict=True), start=1):
         if factor == 1:
             continue
@@ -53,7 +53,7 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int) -> IntArra
     """Bring (X, Y, Z) class indices to a grid of spacing old / zoom by majority of volume; a tie goes to the lower class. uint8."""
     if zoom == (1, 1, 1):
         return labels.astype(np.uint8)
-    best = np.zeros(resampled_shape(labels.shape, zoom), dtype=np.uint8)  # type: ignore[arg-type]
+    best = np.zeros(resampled_shape(labels.shape, zoom), dtype=np.uint8)
     share = np.full(best.shape, -1.0, dtype=np.float32)
     for index in range(num_classes):
         volume = resample((labels == index)[None], zoom)[0]
@@ -66,7 +66,8 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int) -> IntArra
 def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
     """For each of `size` voxels of the old grid: the voxel of the new grid (old spacing / zoom) whose centre is nearest."""
     centres = (np.arange(size) - (size - 1) / 2) * zoom + (new_size - 1) / 2
-    return np.clip(np.floor(centres + 0.5).astype(np.int64), 0, new_size - 1)
+    indices: IntArray = np.clip(np.floor(centres + 0.5).astype(np.int64), 0, new_size - 1)
+    return indices
 
 
 def _axis_weights(size: int, new_size: int, step: float) -> sparse.csr_array:
@@ -74,7 +75,7 @@ def _axis_weights(size: int, new_size: int, step: float) -> sparse.csr_array:
     half = max(1.0, step) / 2
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     first = np.floor(centres - half + 0.5).astype(np.int64)
-    num_taps = int(math.ceil(2 * half)) + 1
+    num_taps = math.ceil(2 * half) + 1
     taps = first[:, None] + np.arange(num_taps)
     overlap = np.minimum(taps + 0.5, (centres + half)[:, None]) - np.maximum(taps - 0.5, (centres - half)[:, None])
     overlap = np.clip(overlap, 0, None)

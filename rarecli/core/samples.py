@@ -139,7 +139,7 @@ def load_batches(source: SampleSource, cases: Sequence[str], first_epoch: int, p
     workers = source.config.num_workers
     return DataLoader(
         source,
-        batch_sampler=list(batch_keys(cases, source.config, first_epoch)),  # type: ignore[arg-type]
+        batch_sampler=list(batch_keys(cases, source.config, first_epoch)),
         collate_fn=collate,
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
@@ -156,5 +156,3 @@ def split_folds(cases: Sequence[str], num_folds: int) -> list[dict[str, list[str
         held_out = {names[index] for index in order[fold::num_folds]}
         folds.append({"train": [name for name in names if name not in held_out], "val": sorted(held_out)})
     return folds
-
-

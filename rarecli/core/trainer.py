@@ -9,13 +9,11 @@ import json
 import math
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -135,7 +133,8 @@ class Trainer:
         # a case coarser than the network's deepest entry has nothing to teach it
         self.cases = [name for name in split["train"] if dataset.records[name].depth < spec.network.num_depths]
         if not self.cases:
-            raise DataError("no training case can enter the network", field="depth", expected=f"a case at depth 0 to {spec.network.num_depths - 1}")
+            deepest = spec.network.num_depths - 1
+            raise DataError("no training case can enter the network", field="depth", expected=f"a case at depth 0 to {deepest}")
         self.steps_per_epoch = math.ceil(len(self.cases) / config.batch_size)
 
     def fit(self) -> dict[str, Any]:
@@ -169,7 +168,9 @@ class Trainer:
 
     def averaged_runner(self) -> TorchRunner:
         """The averaged weights, ready to predict."""
-        return TorchRunner(self.average.module, self.device)
+        network = self.average.module
+        assert isinstance(network, RareUNet)
+        return TorchRunner(network, self.device)
 
     def _run_epoch(self, loader: Any, epoch: int) -> tuple[dict[str, float], float]:
         totals: dict[str, float] = {}
@@ -207,7 +208,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             features = self.network.encode(batch.images)
             logits = self.network.decode(features, sizes)
-            parts = {f"loss_depth{depth}": segmentation_loss(logits[depth], batch.labels[depth], config.loss.alpha) for depth in sorted(sizes)}
+            alpha = config.loss.alpha
+            parts = {f"loss_depth{depth}": segmentation_loss(logits[depth], batch.labels[depth], alpha) for depth in sorted(sizes)}
             loss = torch.stack(list(parts.values())).mean()
             if config.loss.consistency and self.state.epoch >= config.loss.consistency_start_epoch and 0 in sizes and len(sizes) > 1:
                 parts["consistency"] = consistency_loss(features, sizes)
@@ -320,7 +322,8 @@ class Trainer:
         depths = " ".join(f"{record[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in record)
         dice = f"  Dice by depth {depths}, mean {record['dice_mean']:.4f}" if depths else ""
         starved = f"  ({record['waited_for_data']:.0%} spent waiting for data)" if record["waited_for_data"] > 0.2 else ""
-        self.reporter.say(f"epoch {record['epoch']}/{self.config.epochs}  loss {record.get('loss', math.nan):.4f}{dice}  {record['seconds']:.1f} s{starved}")
+        loss = record.get("loss", math.nan)
+        self.reporter.say(f"epoch {record['epoch']}/{self.config.epochs}  loss {loss:.4f}{dice}  {record['seconds']:.1f} s{starved}")
 
 
 def _averaging(decay: float) -> Any:
@@ -351,7 +354,8 @@ def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, r
             remedy="resume with the same options, or start a new run",
         )
     if spec.model_dump(mode="json") != facts["spec"]:
-        raise UsageError("the run was started on another dataset", path=run, found=spec.plan.dataset, expected=facts["spec"]["plan"]["dataset"])
+        expected = facts["spec"]["plan"]["dataset"]
+        raise UsageError("the run was started on another dataset", path=run, found=spec.plan.dataset, expected=expected)
 
 
 def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> dict[str, list[str]]:
@@ -365,7 +369,8 @@ def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | 
             raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
     else:
         if len(names) < config.num_folds:
-            raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=f"at least {config.num_folds}", remedy="--fold all")
+            least = f"at least {config.num_folds}"
+            raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=least, remedy="--fold all")
         folds = split_folds(names, config.num_folds)
     if not 0 <= config.fold < len(folds):
         raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
@@ -380,5 +385,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-

@@ -43,7 +43,7 @@ class Volume:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Spatial shape (X, Y, Z) in voxels."""
-        return self.data.shape[1:]  # type: ignore[return-value]
+        return self.data.shape[1:]
 
     @property
     def num_channels(self) -> int:
@@ -103,9 +103,7 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
     return Volume(rounded.astype(np.int32), volume.affine, volume.header)
 
 
-def require_same_grid(
-    volume: Volume, reference: Volume, problem: str, *, case: str | None = None, path: Path | None = None
-) -> None:
+def require_same_grid(volume: Volume, reference: Volume, problem: str, *, case: str | None = None, path: Path | None = None) -> None:
     """Raise DataError(problem) unless both have one spatial shape and one affine, within a hundredth of a voxel."""
     tolerance_mm = 1e-2 * min(reference.spacing_mm)
     if volume.shape != reference.shape or not np.allclose(volume.affine, reference.affine, rtol=0, atol=tolerance_mm):
@@ -142,7 +140,7 @@ def _write(path: Path, data: AnyArray, like: Volume) -> None:
         header.set_data_dtype(data.dtype)
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         # without an affine nibabel leaves both forms, their codes and the units as they were
-        image = kind(data, None, header)
+        image = kind(data, None, header)  # type: ignore[no-untyped-call]
     with atomic_file(path) as temporary:
         nib.save(image, temporary)
 

@@ -52,7 +52,11 @@ class Engine(Frozen):
 
 
 class RoutingRule(Frozen):
-    """depth = clamp(floor(min over axes of log2(spacing / trained spacing) + 0.5), 0, deepest); an axis within tolerance of the grid is not resampled."""
+    """How a consumer routes a scan.
+
+    depth = clamp(floor(min over axes of log2(spacing / trained spacing) + 0.5), 0, deepest). An axis whose spacing is within
+    the tolerance of the routed grid's is not resampled.
+    """
 
     tolerance: float = routing.TOLERANCE
     orientation: Literal["RAS"] = "RAS"
@@ -132,5 +136,7 @@ def _verify(bundle: Path, name: str, expected: str) -> Path:
     if not path.is_file():
         raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
     if (found := sha256(path)) != expected:
-        raise ModelError("a file of the bundle was changed", path=path, field="sha256", found=found, expected=expected, remedy="export again")
+        raise ModelError(
+            "a file of the bundle was changed", path=path, field="sha256", found=found, expected=expected, remedy="export again"
+        )
     return path

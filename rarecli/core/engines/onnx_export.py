@@ -80,7 +80,9 @@ def export(model: Path, bundle: Path, *, depths: Sequence[int] | None = None, re
                 _export_depth(network, spec, depth, places, file)
                 parity = check_parity(file, spec, depth, reference)
                 engines.append(_describe(spec, depth, file, parity))
-                reporter.say(f"depth {depth}: {file.name}, largest difference to PyTorch {parity.max_abs:.1e}, {parity.label_changes} labels changed")
+                reporter.say(
+                    f"depth {depth}: {file.name}, largest difference to PyTorch {parity.max_abs:.1e}, {parity.label_changes} labels changed"
+                )
         manifest = Manifest(
             spec=spec,
             opset=OPSET,
@@ -136,7 +138,12 @@ def _export_depth(network: RareUNet, spec: ModelSpec, depth: int, places: dict[s
     _strip(model)
     _free_shapes(model, step)
     _share_weights(model, places)
-    facts = {"depth": depth, "grid_spacing_mm": spec.grid_spacing_mm(depth), "labels": spec.plan.label_names, "channels": spec.plan.channel_names}
+    facts = {
+        "depth": depth,
+        "grid_spacing_mm": spec.grid_spacing_mm(depth),
+        "labels": spec.plan.label_names,
+        "channels": spec.plan.channel_names,
+    }
     onnx.helper.set_model_props(model, {f"rare.{key}": json.dumps(value) for key, value in facts.items()})
     file.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(file), full_check=True)
@@ -149,7 +156,9 @@ def _free_shapes(model: Any, step: int) -> None:
     operators below holds a size, so nothing but the declared shapes has to change; another operator is refused.
     """
     if stray := {node.op_type for node in model.graph.node} - SHAPE_FREE_OPS:
-        raise ModelError("the exporter used operators that may hold a size", found=", ".join(sorted(stray)), expected=", ".join(sorted(SHAPE_FREE_OPS)))
+        raise ModelError(
+            "the exporter used operators that may hold a size", found=", ".join(sorted(stray)), expected=", ".join(sorted(SHAPE_FREE_OPS))
+        )
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         batch, _, *space = value.type.tensor_type.shape.dim
@@ -186,9 +195,13 @@ def _share_weights(model: Any, places: dict[str, tuple[int, int]]) -> None:
 
 
 def _places(file: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a safetensors file lies: name -> (offset, length) in bytes. Source: the safetensors format, huggingface/safetensors README."""
+    """Where each tensor of a safetensors file lies: name -> (offset, length) in bytes. Source: the safetensors README."""
     with file.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(header_bytes))
     start = 8 + header_bytes
-    return {name: (start + item["data_offsets"][0], item["data_offsets"][1] - item["data_offsets"][0]) for name, item in header.items() if name != "__metadata__"}
+    return {
+        name: (start + item["data_offsets"][0], item["data_offsets"][1] - item["data_offsets"][0])
+        for name, item in header.items()
+        if name != "__metadata__"
+    }

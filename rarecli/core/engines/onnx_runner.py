@@ -54,7 +54,9 @@ class OnnxRunner:
         if wanted not in ("auto", "cpu", "cuda"):
             raise UsageError("there is no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
         if wanted == "cuda" and "CUDAExecutionProvider" not in available:
-            raise EnvironmentFault("this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"')
+            raise EnvironmentFault(
+                "this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"'
+            )
         if wanted != "cpu" and "CUDAExecutionProvider" in available:
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
         return ["CPUExecutionProvider"]

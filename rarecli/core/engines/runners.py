@@ -68,7 +68,9 @@ def open_model(model: Path, backend: str = "auto", device: str = "auto", num_thr
 
         return manifest.spec, OnnxRunner(model, manifest, device, num_threads)
     if backend == "onnx":
-        raise UsageError("a run has no engines", field="backend", found=backend, expected="auto, torch", remedy="rare export makes a bundle")
+        raise UsageError(
+            "a run has no engines", field="backend", found=backend, expected="auto, torch", remedy="rare export makes a bundle"
+        )
     run, weights = (model.parent, model) if kind == "weights" else (model, model / WEIGHTS)
     spec = load_run_spec(run)
     return spec, _open_torch(spec, weights, device, num_threads)

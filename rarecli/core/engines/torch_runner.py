@@ -46,12 +46,14 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError("this kind of device is not supported", field="device", found=name, expected="auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EnvironmentFault("there is no such GPU", field="device", found=f"{torch.cuda.device_count()} GPUs", expected=name, remedy="--device cpu")
+        raise EnvironmentFault(
+            "there is no such GPU", field="device", found=f"{torch.cuda.device_count()} GPUs", expected=name, remedy="--device cpu"
+        )
     return device
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is computed by the hardware: on a GPU that knows it, on a CPU with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.backends.cpu.get_cpu_capability() != "AVX2"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ConvBlock(nn.Sequential):
     """`num_convs` times [3x3x3 convolution with bias, affine instance norm, LeakyReLU 0.01]: (B, C_in, X, Y, Z) -> (B, C_out, X, Y, Z).
 
-    The encoder, the bottleneck and the gateways use two convolutions, the decoder one. Source: RARE-UNet, section 2.1, and its released model.
+    The encoder, the bottleneck and the gateways use two convolutions, the decoder one.
+    Source: RARE-UNet, section 2.1, and its released model.
     """
 
     def __init__(self, in_channels: int, out_channels: int, num_convs: int = 2) -> None:

@@ -32,7 +32,9 @@ class RareUNet(nn.Module):
             raise ValueError(f"num_depths {num_depths} must lie between 1 and num_levels {num_levels}")
         channels = [min(num_filters * 2**level, MAX_FILTERS) for level in range(num_levels + 1)]
         self.num_levels, self.num_depths = num_levels, num_depths
-        self.encoder = nn.ModuleList(ConvBlock(channels[level - 1] if level else in_channels, channels[level]) for level in range(num_levels))
+        self.encoder = nn.ModuleList(
+            ConvBlock(channels[level - 1] if level else in_channels, channels[level]) for level in range(num_levels)
+        )
         self.gateways = nn.ModuleList(ConvBlock(in_channels, channels[depth]) for depth in range(1, num_depths))
         self.bottleneck = ConvBlock(channels[num_levels - 1], channels[num_levels])
         self.decoder = nn.ModuleList(UpBlock(channels[level + 1], channels[level], dropout) for level in range(num_levels))
