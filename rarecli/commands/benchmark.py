@@ -9,7 +9,7 @@ from rarecli.commands.console import Console, Json, Threads, integers, print_jso
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A run (PyTorch alone) or a bundle (every backend).")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (PyTorch alone) or a bundle (every backend).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for benchmark.json, benchmark.csv and latency.png.")],
     backends: Annotated[
         list[str] | None, typer.Option(metavar="torch,onnx", help="Backends to time; all that are there by default.")

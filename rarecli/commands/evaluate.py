@@ -17,7 +17,7 @@ class Protocol(str, Enum):
 
 
 def run(
-    dataset: Annotated[Path, typer.Argument(help="A labelled dataset, as for rare preprocess.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")],
     model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")] = None,

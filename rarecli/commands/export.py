@@ -9,7 +9,7 @@ from rarecli.commands.console import Console, Json, integers, print_json, print_
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="A run, or a weights file inside one.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, or a weights file inside one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle, a folder.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")] = None,
     json: Json = False,

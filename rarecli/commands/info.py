@@ -9,7 +9,7 @@ from rarecli.commands.console import Json, print_json
 
 
 def run(
-    path: Annotated[Path, typer.Argument(help="A scan, dataset, prepared dataset, run or bundle.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A scan, dataset, prepared dataset, run or bundle.")],
     model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
     json: Json = False,
 ) -> None:

@@ -17,7 +17,7 @@ class Normalisation(str, Enum):
 
 
 def run(
-    dataset: Annotated[Path, typer.Argument(help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")],
     num_levels: Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")] = 4,
     normalisation: Annotated[

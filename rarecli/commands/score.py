@@ -9,8 +9,8 @@ from rarecli.commands.console import Console, Json, print_json, print_table
 
 
 def run(
-    references: Annotated[Path, typer.Argument(help="Folder of reference labels.")],
-    predictions: Annotated[Path, typer.Argument(help="Folder of predicted labels with the same names.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels.")],
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted labels with the same names.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.")],
     json: Json = False,
 ) -> None:

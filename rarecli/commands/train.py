@@ -25,7 +25,7 @@ class Targets(str, Enum):
 
 
 def run(
-    prepared: Annotated[Path, typer.Argument(help="What rare preprocess wrote.")],
+    prepared: Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
     preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, paper, smoke.")] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,

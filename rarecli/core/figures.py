@@ -100,7 +100,8 @@ def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panel.set_xticks(ticks, [_resolution(k) for k in ticks])
     panel.set(xlabel="resolution of the scan", ylabel="latency, median (ms)", yscale="log", title="latency over routing depth")
     panel.grid(alpha=0.3, which="both")
-    panel.legend()
+    if good:
+        panel.legend()
     _save(figure, path)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from rarecli.core.files import write_json
-from rarecli.core.types import FloatArray, Shape, Triple
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume, write_image, write_labels
 
 LABEL_NAMES = ("background", "head", "tail")
@@ -25,6 +25,8 @@ _SAMPLE_MM = 0.75
 _DISTRACTORS = 24
 _BRIGHTNESS = 0.3
 """Tube and distractors over the tissue around them."""
+_RIM, _RIM_DARKNESS = 0.08, 0.6
+"""The tube alone has a thin dark rim, as a share of half the field of view: a detail that coarse scans lose."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,26 @@ class Phantom:
         affine = affine @ inv_ornt_aff(transform, shape)
         return Volume(turned, affine), Volume(_turn(labels, transform)[None], affine)
 
-    def classes_at(self, points_mm: FloatArray) -> FloatArray:
-        """Class of each point (N, 3): 0, 1 (head), 2 (tail). uint8."""
-        inside, along = self._tube(points_mm)
-        return np.where(inside, np.where(along > self._parameters()["part"], 1, 2), 0).astype(np.uint8)
+    def classes_at(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> IntArray:
+        """Class of points: 0, 1 (head), 2 (tail); uint8. Coordinates are arrays that broadcast against each other."""
+        margin, along = self._tube(x_mm, y_mm, z_mm)
+        return np.where(margin > 0, np.where(along > self._parameters()["part"], 1, 2), 0).astype(np.uint8)
 
-    def intensities_at(self, points_mm: FloatArray) -> FloatArray:
-        """Noiseless intensity of each point (N, 3) in every channel: (C, N)."""
+    def intensities_at(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> FloatArray:
+        """Noiseless intensity of points in every channel: (C, ...). Coordinates are arrays that broadcast against each other."""
         values = self._parameters()
-        scale = np.asarray(self.extent_mm) / 2
-        bright = np.logical_or(self._tube(points_mm)[0], self._distractors(points_mm)).astype(np.float64)
-        unit = points_mm / scale
-        tissue = 0.5 + 0.06 * sum(np.cos(unit @ wave + phase) for wave, phase in zip(values["waves"], values["phases"], strict=True))
-        bias = 1 + unit @ values["bias"]
-        channels = [(tissue + contrast * _BRIGHTNESS * bright) * bias for contrast in values["contrasts"]]
-        return np.stack(channels)
+        margin, _ = self._tube(x_mm, y_mm, z_mm)
+        bright = np.logical_or(margin > 0, self._distractors(x_mm, y_mm, z_mm)).astype(np.float64)
+        bright -= _RIM_DARKNESS * ((margin <= 0) & (margin > -_RIM))
+        x, y, z = self._unit(x_mm, y_mm, z_mm)
+        waves = zip(values["waves"], values["phases"], strict=True)
+        tissue = 0.5 + 0.06 * sum(np.cos(wave[0] * x + wave[1] * y + wave[2] * z + phase) for wave, phase in waves)
+        bias = 1 + values["bias"][0] * x + values["bias"][1] * y + values["bias"][2] * z
+        return np.stack([(tissue + contrast * _BRIGHTNESS * bright) * bias for contrast in values["contrasts"]])
+
+    def _unit(self, *coordinates_mm: FloatArray) -> list[FloatArray]:
+        """Coordinates as shares of half the field of view: -1 to 1."""
+        return [np.asarray(c) / (extent / 2) for c, extent in zip(coordinates_mm, self.extent_mm, strict=True)]
 
     def _parameters(self) -> dict[str, FloatArray]:
         rng = np.random.default_rng([self.seed, 0])
@@ -88,30 +95,30 @@ class Phantom:
             "distractor_sizes": rng.uniform(0.12, 0.36, (200, 3)),
         }
 
-    def _tube(self, points_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Inside or not, and the place along the tube from -1 (tail) to 1 (head), of each point."""
+    def _tube(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How deep inside (above 0) or outside (below) points are, and their place along the tube, -1 (tail) to 1 (head)."""
         values = self._parameters()
-        unit = points_mm / (np.asarray(self.extent_mm) / 2) - values["centre"]
-        along = unit[:, 1] / values["length"]
+        x, y, z = (c - centre for c, centre in zip(self._unit(x_mm, y_mm, z_mm), values["centre"], strict=True))
+        along = y / values["length"]
         inner = np.clip(along, -1, 1)
         middle_x = values["bend"][0] * (inner**2 - 0.4)
         middle_z = values["bend"][1] * 0.5 * np.sin(2.2 * inner)
         radius = values["width"] * (1 + 0.35 * inner) * np.sqrt(np.maximum(0, 1 - inner**4))
-        distance = np.hypot(unit[:, 0] - middle_x, unit[:, 2] - middle_z)
-        return (distance < radius) & (np.abs(along) < 1), along
+        return radius - np.hypot(x - middle_x, z - middle_z), along
 
-    def _distractors(self, points_mm: FloatArray) -> FloatArray:
-        """Ellipsoids (every third long and thin: a rod) that stay clear of the tube."""
+    def _distractors(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> FloatArray:
+        """Whether points lie in an ellipsoid (every third long and thin: a rod). None of them touches the tube."""
         values = self._parameters()
         half = np.asarray(self.extent_mm) / 2
-        inside = np.zeros(len(points_mm), dtype=bool)
+        x, y, z = self._unit(x_mm, y_mm, z_mm)
+        inside = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
         placed = 0
         for place, size in zip(values["distractor_places"], values["distractor_sizes"], strict=True):
             size = size * np.array([0.5, 0.5, 3.0]) if placed % 3 == 2 else size
-            around = place + size * _SPHERE
-            if self._tube(around * half)[0].any():
+            around = (place + size * _BALL) * half
+            if (self._tube(*around.T)[0] > -_RIM).any():
                 continue
-            inside |= (((points_mm / half - place) / size) ** 2).sum(axis=1) < 1
+            inside |= sum(((c - middle) / extent) ** 2 for c, middle, extent in zip((x, y, z), place, size, strict=True)) < 1
             placed += 1
             if placed == _DISTRACTORS:
                 break
@@ -121,17 +128,17 @@ class Phantom:
         """Mean intensity (C, X, Y, Z) and majority class (X, Y, Z) of every voxel from points spread evenly inside it."""
         num = [max(2, int(np.ceil(step / _SAMPLE_MM))) for step in spacing]
         axes = [(np.arange(size * n) + 0.5) / n * step - size * step / 2 for size, n, step in zip(shape, num, spacing, strict=True)]
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        points = np.ix_(*axes)
         blocks = (shape[0], num[0], shape[1], num[1], shape[2], num[2])
-        intensities = self.intensities_at(points).reshape(-1, *blocks).mean(axis=(2, 4, 6))
-        classes = self.classes_at(points).reshape(blocks)
+        intensities = self.intensities_at(*points).reshape(-1, *blocks).mean(axis=(2, 4, 6))
+        classes = self.classes_at(*points).reshape(blocks)
         shares = np.stack([(classes == index).mean(axis=(1, 3, 5)) for index in range(len(LABEL_NAMES))])
         return intensities, shares.argmax(axis=0).astype(np.uint8)
 
 
-_DIRECTIONS = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-_SPHERE = _DIRECTIONS[(_DIRECTIONS**2).sum(axis=1) <= 1] * 1.15
-"""Offsets that fill a ball a little larger than the distractor: none of them may lie in the tube."""
+_CUBE = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+_BALL = _CUBE[(_CUBE**2).sum(axis=1) <= 1] * 1.15
+"""Offsets that fill a ball a little larger than a distractor: none of them may lie in the tube."""
 
 
 def write_phantoms(

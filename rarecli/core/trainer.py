@@ -327,10 +327,10 @@ class Trainer:
 
 
 def _averaging(decay: float) -> Any:
-    """Exponential average that starts as a plain one, so that a short training is not held back by its first weights."""
+    """Exponential average that forgets faster in the beginning, so that a short training is not held back by its first weights."""
 
     def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        weight = max(1 - decay, 1 / (float(num_averaged) + 1))
+        weight = max(1 - decay, 9 / (float(num_averaged) + 10))
         torch._foreach_lerp_(averaged, current, weight)
 
     return update

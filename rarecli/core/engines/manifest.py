@@ -5,6 +5,8 @@ A consumer looks up; it never re-derives. `export/manifest.schema.json` is gener
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -140,3 +142,7 @@ def _verify(bundle: Path, name: str, expected: str) -> Path:
             "a file of the bundle was changed", path=path, field="sha256", found=found, expected=expected, remedy="export again"
         )
     return path
+
+
+if __name__ == "__main__":  # python -m rarecli.core.engines.manifest > export/manifest.schema.json
+    sys.stdout.write(json.dumps(Manifest.model_json_schema(), indent=2) + "\n")

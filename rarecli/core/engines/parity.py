@@ -53,9 +53,9 @@ def check_parity(file: Path, spec: ModelSpec, depth: int, reference: TorchRunner
 
 
 def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:
-    """The patch, the smallest shape, and one that tracing never saw."""
+    """The patch and two shapes that tracing never saw."""
     least, step = routing.min_axis(spec.network.num_levels, depth), routing.divisor(spec.network.num_levels, depth)
-    return spec.patch_shape(depth), (least, least, least), (least + step, least, least + 3 * step)
+    return spec.patch_shape(depth), (least + step, least, least + 3 * step), (least + 2 * step, least + step, least)
 
 
 def _random_image(shape: tuple[int, ...], seed: int) -> FloatArray:

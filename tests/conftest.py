@@ -1,0 +1,48 @@
+"""Data and models that many tests share, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rarecli.core.config import load_train_config
+from rarecli.core.engines.onnx_export import export
+from rarecli.core.phantoms import write_phantoms
+from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.trainer import train
+
+TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(root, range(8))
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("prepared") / "prepared"
+    preprocess(phantom_dataset, output, PreprocessOptions(num_jobs=1))
+    return output
+
+
+@pytest.fixture(scope="session")
+def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after two epochs: its labels are poor but not all background."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    train(prepared, output, load_train_config(overrides=dict(TINY)), device="cpu")
+    return output
+
+
+@pytest.fixture(scope="session")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bundles") / "bundle"
+    export(run, output)
+    return output

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from rarecli.core.model import RareUNet
+
+SMALL = {"in_channels": 2, "num_classes": 3, "num_filters": 4, "num_levels": 4, "num_depths": 4}
+
+
+def parameters_used(network: RareUNet, depth: int) -> int:
+    """Parameters that get a gradient when the network is entered at one depth."""
+    network(torch.zeros(1, 4, *[2 * 2 ** (network.num_levels - depth)] * 3), depth).sum().backward()
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(0, 30_398_660), (1, 30_208_388), (2, 29_440_772), (3, 26_357_252)])
+def test_parameter_counts_are_those_of_the_paper(depth, count):
+    # Source: the released model file of arXiv 2507.15524, brain-tumour network
+    network = RareUNet(in_channels=4, num_classes=4, num_filters=32, num_levels=5, num_depths=4)
+    assert parameters_used(network, depth) == count
+
+
+def reference_logits(network: RareUNet, image: torch.Tensor, depth: int) -> torch.Tensor:
+    """The paper's figure 1 once more, in plain functional calls on the state dict."""
+    weights = network.state_dict()
+
+    def block(x, name, convs):
+        for index in range(0, 3 * convs, 3):
+            x = functional.conv3d(x, weights[f"{name}.{index}.weight"], weights[f"{name}.{index}.bias"], padding=1)
+            x = functional.instance_norm(x, weight=weights[f"{name}.{index + 1}.weight"], bias=weights[f"{name}.{index + 1}.bias"])
+            x = functional.leaky_relu(x, 0.01)
+        return x
+
+    skips = {depth: block(image, "encoder.0" if depth == 0 else f"gateways.{depth - 1}", 2)}
+    for level in range(depth + 1, network.num_levels):
+        skips[level] = block(functional.max_pool3d(skips[level - 1], 2), f"encoder.{level}", 2)
+    x = block(functional.max_pool3d(skips[network.num_levels - 1], 2), "bottleneck", 2)
+    for level in reversed(range(depth, network.num_levels)):
+        up = f"decoder.{level}.up"
+        x = functional.conv_transpose3d(x, weights[f"{up}.weight"], weights[f"{up}.bias"], stride=2, padding=1, output_padding=1)
+        x = block(torch.cat([x, skips[level]], dim=1), f"decoder.{level}.conv", 1)
+    return functional.conv3d(x, weights[f"heads.{depth}.weight"], weights[f"heads.{depth}.bias"])
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_logits_equal_the_paper_written_out(depth):
+    network = RareUNet(**SMALL).eval()
+    image = torch.randn(2, 2, *(size // 2**depth for size in (32, 48, 64)))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image, depth), reference_logits(network, image, depth), rtol=1e-4, atol=1e-5)
+
+
+def test_entering_together_is_entering_one_by_one():
+    network = RareUNet(**SMALL).eval()
+    images = {depth: torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
+    with torch.no_grad():
+        together = network.decode(network.encode(images), {depth: len(image) for depth, image in images.items()})
+        for depth, image in images.items():
+            torch.testing.assert_close(together[depth], network(image, depth), rtol=1e-4, atol=1e-5)
+
+
+def test_one_depth_is_the_plain_unet():
+    unet = RareUNet(**{**SMALL, "num_depths": 1})
+    names = set(unet.state_dict())
+    assert not any(name.startswith("gateways") for name in names)
+    rare = RareUNet(**SMALL)
+    rare.load_state_dict(unet.state_dict(), strict=False)
+    image = torch.randn(1, 2, 32, 32, 32)
+    torch.testing.assert_close(unet(image), rare(image))
+
+
+def test_more_entries_than_levels_are_refused():
+    with pytest.raises(ValueError, match="num_depths"):
+        RareUNet(**{**SMALL, "num_depths": 5})
+
+
+def test_the_bottleneck_stays_in_float32_under_autocast():
+    network = RareUNet(**SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = network.encode({0: torch.randn(1, 2, 32, 32, 32)})
+    assert features[-2].dtype == torch.bfloat16 or features[-2].dtype == torch.float32
+    assert features[-1].dtype == torch.float32

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+
+from rarecli.core.losses import consistency_loss, segmentation_loss, soft_dice_loss
+
+
+def test_soft_dice_equals_monai():
+    logits, labels = torch.randn(3, 4, 5, 6, 7), torch.randint(0, 4, (3, 5, 6, 7))
+    labels[0][labels[0] == 2] = 0  # a class that one scan lacks
+    theirs = DiceLoss(include_background=False, softmax=True, to_onehot_y=True)(logits, labels.unsqueeze(1))
+    torch.testing.assert_close(soft_dice_loss(logits, labels), theirs)
+
+
+def test_soft_dice_by_hand():
+    # one foreground voxel of two, predicted with probability 1/2 each: 1 - 2 * 0.5 / (1 + 1) = 0.5
+    labels = torch.tensor([1, 0]).view(1, 1, 1, 2)
+    assert soft_dice_loss(torch.zeros(1, 2, 1, 1, 2), labels).item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_alpha_mixes_cross_entropy_and_dice():
+    logits, labels = torch.zeros(1, 2, 1, 1, 2), torch.tensor([1, 0]).view(1, 1, 1, 2)
+    assert segmentation_loss(logits, labels, 1.0).item() == pytest.approx(math.log(2))
+    assert segmentation_loss(logits, labels, 0.35).item() == pytest.approx(0.35 * math.log(2) + 0.65 * 0.5, abs=1e-4)
+
+
+def test_consistency_is_the_mse_between_gateway_and_detached_encoder():
+    # level 1 holds two scans of depth 0 (values 1 and 2), then two of depth 1 (4 and 2): mean((4-1)^2, (2-2)^2) = 4.5
+    level1 = torch.tensor([1.0, 2.0, 4.0, 2.0], requires_grad=True)
+    loss = consistency_loss([torch.zeros(2), level1.view(4, 1)], {0: 2, 1: 2})
+    loss.backward()
+    assert loss.item() == 4.5
+    assert level1.grad.tolist() == [0, 0, 3, 0]  # the encoder learns nothing from it
+
+
+def test_consistency_averages_over_gateways_and_skips_scans_without_full_resolution():
+    # depth 1 has one scan more than depth 0: the last one has no partner
+    level1 = torch.tensor([1.0, 3.0, 9.0]).view(3, 1)
+    level2 = torch.tensor([1.0, 9.0, 9.0, 2.0, 9.0]).view(5, 1)
+    loss = consistency_loss([torch.zeros(1), level1, level2], {0: 1, 1: 2, 2: 2})
+    assert loss.item() == pytest.approx(((3 - 1) ** 2 + (2 - 1) ** 2) / 2)

@@ -1,0 +1,146 @@
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from torch.nn import functional
+
+from rarecli import Phantom, Predictor, Volume
+from rarecli.core.checkpoint import load_weights
+from rarecli.core.engines.onnx_runner import OnnxRunner
+from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
+from rarecli.core.model import build_network
+from rarecli.core.predictor import label_values, predict_files
+from rarecli.core.run_folder import load_run_spec
+from rarecli.core.volume import write_image
+
+AXES = ["".join(axes) for triple in itertools.permutations(["LR", "PA", "IS"]) for axes in itertools.product(*triple)]
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    with Predictor(run, device="cpu") as loaded:
+        yield loaded
+
+
+def network_of(run):
+    spec = load_run_spec(run)
+    network = build_network(spec.network).eval()
+    load_weights(network, run / "weights.safetensors")
+    return network
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_coarse_scan_is_segmented_voxel_for_voxel_as_the_protocol_says(predictor, run, depth):
+    # the paper's protocol, written out with torch and numpy: trilinear down, percentiles at that resolution, network, argmax
+    fine, _ = Phantom(77).acquire(1.0)
+    image = torch.from_numpy(fine.data)[None]
+    if depth:
+        image = functional.interpolate(image, scale_factor=0.5**depth, mode="trilinear", align_corners=False, antialias=False)
+    low, high = np.percentile(image.numpy(), [0.5, 99.5])
+    with torch.no_grad():
+        expected = network_of(run)(((image - low) / (high - low)).clip(0, 1), depth).argmax(dim=1)[0].numpy()
+    scan = Volume(image[0].numpy(), np.diag([2.0**depth] * 3 + [1.0]))
+    prediction = predictor.predict(scan)
+    assert prediction.depth == depth
+    assert expected.any()
+    np.testing.assert_array_equal(prediction.labels, expected)
+
+
+@pytest.mark.parametrize("orientation", AXES)
+def test_all_48_orientations_give_the_same_physical_answer(predictor, orientation):
+    scan, _ = Phantom(5).acquire(4.0)
+    expected = predictor.predict(scan)
+    transform = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(orientation))
+    turned = nib.orientations.apply_orientation(scan.data[0], transform)[None]
+    prediction = predictor.predict(Volume(turned, scan.affine @ inv_ornt_aff(transform, scan.shape)))
+    np.testing.assert_array_equal(prediction.labels, nib.orientations.apply_orientation(expected.labels, transform))
+
+
+@pytest.mark.parametrize(("spacing", "depth"), [((1, 1, 1), 0), ((0.7, 1.2, 3), 0), ((2, 2.1, 2), 1), ((5, 5, 9), 2), ((20, 20, 20), 3)])
+def test_labels_lie_on_the_grid_of_the_scan(predictor, spacing, depth):
+    scan, _ = Phantom(3).acquire(spacing, "LPI")
+    prediction = predictor.predict(scan, probabilities=True)
+    assert prediction.depth == depth
+    assert prediction.labels.shape == scan.shape
+    assert prediction.labels.dtype == np.uint8
+    assert prediction.probabilities.shape == (3, *scan.shape)
+    np.testing.assert_allclose(prediction.probabilities.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(prediction.affine, scan.affine)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 3, 40), (33, 70, 32)])
+def test_any_shape_is_segmented(predictor, shape):
+    scan = np.random.default_rng(0).random(shape)
+    assert predictor.predict(scan, np.eye(4)).labels.shape == shape
+
+
+def test_a_forced_depth_is_taken_and_said(predictor):
+    scan, _ = Phantom(3).acquire(1.0)
+    prediction = predictor.predict(scan, depth=2)
+    assert prediction.depth == 2
+    assert prediction.reason.startswith("asked for")
+    assert prediction.zoom == (0.25, 0.25, 0.25)
+    with pytest.raises(UsageError, match="no such depth"):
+        predictor.predict(scan, depth=4)
+
+
+def test_another_number_of_channels_is_refused(predictor):
+    scan, _ = Phantom(3, num_channels=2).acquire(4.0)
+    with pytest.raises(ModelError) as caught:
+        predictor.predict(scan)
+    assert "found: 2" in str(caught.value)
+    assert "expected: 1" in str(caught.value)
+
+
+def test_classes_become_the_values_of_the_labels(predictor):
+    spec = predictor.spec
+    plan = spec.plan.model_copy(update={"label_values": (0, 7, 300)})
+    values = label_values(np.array([0, 1, 2, 1], dtype=np.uint8), spec.model_copy(update={"plan": plan}))
+    assert values.tolist() == [0, 7, 300, 7]
+    assert values.dtype == np.uint16
+
+
+def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
+    for name, spacing in (("a", 1.0), ("b", 4.0)):
+        scan, _ = Phantom(1).acquire(spacing)
+        write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
+    predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "predictions.json"}
+    assert [record["cases"][name]["depth"] for name in "ab"] == [0, 2]
+    labels = nib.load(tmp_path / "out" / "b.nii.gz")
+    volume = float((np.asarray(labels.dataobj) == 1).sum() * 4.0**3)
+    assert record["cases"]["b"]["volumes_mm3"]["head"] == volume
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
+    for name in "abc":
+        scan, _ = Phantom(1).acquire(8.0)
+        write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
+    (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:100])
+    with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed: b"):
+        predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "c.nii.gz", "predictions.json"}
+    with pytest.raises(DataError):
+        predict_files([tmp_path / "in" / "b.nii.gz"], predictor, tmp_path / "single.nii.gz")
+    assert not (tmp_path / "single.nii.gz").exists()
+
+
+def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle):
+    with Predictor(bundle) as engines:
+        assert isinstance(engines.runner, OnnxRunner)
+        for spacing in (1.0, 2.0, 4.0, 8.0):
+            scan, _ = Phantom(9).acquire(spacing)
+            expected, found = predictor.predict(scan), engines.predict(scan)
+            assert found.depth == expected.depth
+            assert (found.labels != expected.labels).mean() < 1e-4
+
+
+def test_what_is_no_model_is_said(tmp_path):
+    with pytest.raises(ModelError, match="no model"):
+        Predictor(tmp_path)

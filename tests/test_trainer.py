@@ -1,0 +1,160 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rarecli.core import losses, trainer
+from rarecli.core.config import load_train_config
+from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.trainer import train
+
+TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
+
+
+class StopAfter:
+    """A reporter that stops the training, as a killed process would, after so many epochs."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def say(self, text):
+        if text.startswith(f"epoch {self.epochs}/"):
+            raise KeyboardInterrupt
+
+    def warn(self, text):
+        pass
+
+    def track(self, items, label, total):
+        yield from items
+
+
+def weights(run):
+    return load_file(run / "weights.safetensors")
+
+
+def test_a_resumed_training_ends_in_the_same_bits(prepared, tmp_path):
+    config = load_train_config(overrides=TINY | {"dropout": 0.1})
+    train(prepared, tmp_path / "whole", config, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared, tmp_path / "broken", config, device="cpu", reporter=StopAfter(2))
+    train(prepared, tmp_path / "broken", config, device="cpu", resume=True)
+    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "broken")]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_a_run_holds_what_the_folder_promises(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {"run.json", "weights.safetensors", "best.safetensors", "last.safetensors", "log.jsonl", "progress.png"}
+    last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert {"loss", "loss_depth0", "loss_depth3", "consistency", "dice_depth0", "dice_depth3", "dice_mean", "lr"} <= last.keys()
+    assert last["dice_mean"] == pytest.approx(np.mean([last[f"dice_depth{k}"] for k in range(4)]))
+
+
+def test_training_learns(prepared, tmp_path):
+    config = load_train_config(
+        overrides={"num_filters": 4, "epochs": 8, "batch_size": 1, "num_folds": 4, "validate_every": 8, "optimiser.lr": 6e-3}
+    )
+    last = train(prepared, tmp_path / "run", config, device="cpu")
+    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+    # what it reaches when it is given time is asked of the demo (tests/integration)
+    assert last["loss"] < 0.75 * first["loss"]
+
+
+def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prepared, run, tmp_path):
+    config = load_train_config(overrides=TINY)
+    with pytest.raises(UsageError, match="the run exists"):
+        train(prepared, run, config)
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train(prepared, tmp_path / "none", config, resume=True)
+
+
+def test_resuming_with_another_configuration_names_the_key(prepared, run):
+    config = load_train_config(overrides={"num_filters": 4, "epochs": 9, "num_folds": 4, "optimiser.lr": 1.0})
+    with pytest.raises(UsageError) as caught:
+        train(prepared, run, config, resume=True)
+    assert "optimiser" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_is_named_and_never_trained_on(prepared, tmp_path, monkeypatch, where):
+    real = losses.segmentation_loss
+    depths = iter(range(10_000))
+
+    def poisoned(logits, labels, alpha):
+        value = real(logits, labels, alpha)
+        if next(depths) % 4 != 2:
+            return value
+        if where == "loss":
+            return value * math.nan
+        value.register_hook(lambda gradient: gradient * math.inf)
+        return value
+
+    monkeypatch.setattr(trainer, "segmentation_loss", poisoned)
+    with pytest.raises(ModelError) as caught:
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu")
+    assert "5 steps in a row were not finite" in str(caught.value)
+    assert ("loss_depth2" if where == "loss" else "the gradient of heads.2.bias") in str(caught.value)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_one_bad_step_is_skipped_and_training_goes_on(prepared, tmp_path, monkeypatch):
+    real = losses.segmentation_loss
+    calls = iter(range(10_000))
+    monkeypatch.setattr(trainer, "segmentation_loss", lambda *args: real(*args) * (math.nan if next(calls) == 5 else 1.0))
+    said = []
+
+    class Listener(StopAfter):
+        def warn(self, text):
+            said.append(text)
+
+    last = train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", reporter=Listener(99))
+    assert said == ["step 2: loss_depth1 is not finite; the step is skipped"]
+    assert math.isfinite(last["loss"])
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_early_stopping_waits_for_the_named_metric(prepared, tmp_path, monkeypatch):
+    values = iter([0.5, 0.6, 0.6, 0.1, 0.9])
+    monkeypatch.setattr(trainer, "validate", lambda *args: {"dice_depth1": next(values), "dice_mean": 0.0})
+    config = load_train_config(overrides={"num_filters": 2, "epochs": 5, "num_folds": 4, "monitor": "dice_depth1", "patience": 2})
+    last = train(prepared, tmp_path / "run", config, device="cpu")
+    assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.6)
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones(prepared, tmp_path):
+    config = load_train_config(overrides=TINY | {"epochs": 1, "monitor": "dice_tumour"})
+    with pytest.raises(UsageError) as caught:
+        train(prepared, tmp_path / "run", config, device="cpu")
+    assert "dice_tumour" in str(caught.value)
+    assert "dice_depth0" in str(caught.value)
+
+
+@pytest.mark.parametrize("arch", ["unet", "unet-aug"])
+def test_the_baselines_have_one_entry(prepared, tmp_path, arch):
+    last = train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"arch": arch, "epochs": 1}), device="cpu")
+    assert "loss_depth0" in last
+    assert "loss_depth1" not in last
+    assert "consistency" not in last
+
+
+def test_all_cases_train_without_validation(prepared, tmp_path):
+    last = train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"fold": "all", "epochs": 1}), device="cpu")
+    assert "dice_mean" not in last
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_splits_are_read_and_checked(prepared, tmp_path):
+    names = [f"phantom_{index:03d}" for index in range(8)]
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": names[:2], "val": names[2:3]}]))
+    config = load_train_config(overrides=TINY | {"epochs": 1})
+    train(prepared, tmp_path / "run", config, device="cpu", splits=splits)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["split"] == {"train": names[:2], "val": names[2:3]}
+    splits.write_text(json.dumps([{"train": ["nobody"], "val": []}]))
+    with pytest.raises(DataError, match="not prepared"):
+        train(prepared, tmp_path / "other", config, device="cpu", splits=splits)
