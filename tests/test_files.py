@@ -1,0 +1,125 @@
+import errno
+import json
+import os
+
+import pytest
+
+from rarecli.core import files
+from rarecli.core.errors import DataError, EnvironmentFault
+
+
+def fill_the_disk(monkeypatch):
+    def refuse(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def test_atomic_file_appears_whole(tmp_path):
+    path = tmp_path / "new" / "a.nii.gz"
+    with files.atomic_file(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("content")
+        assert not path.exists()
+    assert path.read_text() == "content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_file_obeys_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with files.atomic_file(tmp_path / "a") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), files.atomic_file(path) as temporary:
+        temporary.write_text(f"half {1 / 0}")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
+    fill_the_disk(monkeypatch)
+    with pytest.raises(EnvironmentFault, match="No space left"), files.atomic_file(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
+    fill_the_disk(monkeypatch)
+    # BUG: atomic_folder lets the bare OSError through (exit 1 instead of 5)
+    with pytest.raises(EnvironmentFault, match="No space left"), files.atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_atomic_folder_replaces_the_old_one(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with files.atomic_folder(path) as temporary:
+        (temporary / "new").write_text("new")
+        assert (path / "old").exists()
+    assert [item.name for item in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_folder_failing_keeps_the_old_one(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(path) as temporary:
+        temporary.joinpath("new").write_text(f"half {temporary.joinpath('part').write_text('x') / 0}")
+    assert [item.name for item in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_comes_back_as_it_was(tmp_path):
+    content = {"Fälle": [1, 2.5, None, "日本"], "nested": {"a": True}}
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json") == content
+    assert "Fälle" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
+    files.write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.write_json(tmp_path / "a.json", float("nan"))
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[" * 200_000])
+def test_broken_json_is_a_data_error_with_its_path(tmp_path, content):
+    path = tmp_path / "dataset.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        files.read_json(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_json_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="missing"):
+        files.read_json(tmp_path / "no.json")
+
+
+def test_an_output_that_cannot_be_written_is_said_early(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="cannot write"):
+        files.require_writable(tmp_path / "file" / "below")
+
+
+def test_a_writable_output_is_made_and_left_empty(tmp_path):
+    files.require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

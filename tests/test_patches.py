@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.patches import sliding_logits, window_shape, window_starts, window_weights
+
+SPEC = ModelSpec(
+    name="m",
+    plan=Plan(
+        dataset="d",
+        channel_names=("a", "b"),
+        label_names=("background", "x"),
+        label_values=(0, 1),
+        spacing_mm=(1, 1, 1),
+        patch_size=(8, 16, 8),
+        num_levels=2,
+    ),
+    network=NetworkConfig(in_channels=2, num_classes=2, num_levels=2, num_depths=2),
+)
+shapes = st.tuples(*[st.integers(1, 21)] * 3)
+depths = st.integers(0, 1)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "starts"), [(8, 8, [0]), (3, 8, [0]), (12, 8, [0, 4]), (9, 8, [0, 1]), (16, 8, [0, 4, 8]), (13, 8, [0, 3, 5])]
+)
+def test_starts_by_hand(size, window, starts):
+    assert window_starts(size, window) == starts
+
+
+@given(st.integers(1, 500), st.integers(1, 60).map(lambda half: 2 * half))
+def test_windows_cover_the_axis_overlap_by_half_and_stay_inside(size, window):
+    starts = window_starts(size, window)
+    assert starts[0] == 0
+    if size <= window:
+        assert starts == [0]
+        return
+    assert starts[-1] == size - window
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert steps.max() <= window / 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "window"),
+    [
+        ((100, 100, 100), 0, (8, 16, 8)),  # longer than the patch: the patch
+        ((100, 100, 100), 1, (4, 8, 4)),
+        ((5, 9, 8), 0, (8, 12, 8)),  # shorter: the next multiple of 4, at least 8
+        ((3, 5, 1), 1, (4, 6, 4)),
+    ],
+)
+def test_window_shape_by_hand(shape, depth, window):
+    assert window_shape(shape, SPEC, depth) == window
+
+
+def test_weights_are_a_symmetric_gaussian_by_hand():
+    weights = window_weights((8, 8, 4))
+    assert weights.shape == (8, 8, 4)
+    assert weights.dtype == np.float32
+    for axis in range(3):
+        assert np.array_equal(weights, np.flip(weights, axis))
+    # along x the places are 0.5 and 1.5 voxels from the middle, the deviation is 0.125 * 8 = 1 voxel
+    assert weights[5, 4, 2] / weights[4, 4, 2] == pytest.approx(np.exp(-(1.5**2 - 0.5**2) / 2))
+    assert 0 < weights.min() < weights.max() <= 1
+
+
+@settings(deadline=None)
+@given(shapes, depths)
+def test_a_network_that_changes_nothing_gives_the_image_back(shape, depth):
+    image = noise(2, *shape)
+    assert sliding_logits(image, SPEC, depth, lambda batch, _: batch) == pytest.approx(image, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(shapes, depths)
+def test_the_network_is_only_given_what_it_takes(shape, depth):
+    asked = []
+
+    def run(batch, at):
+        asked.append((batch.shape, at, batch.dtype, batch.flags.c_contiguous))
+        return batch
+
+    result = sliding_logits(noise(2, *shape), SPEC, depth, run)
+    assert result.shape == (2, *shape)
+    assert set(asked) == {((1, 2, *window_shape(shape, SPEC, depth)), depth, np.dtype(np.float32), True)}
+
+
+def test_the_middle_of_a_window_counts_more_than_its_rim():
+    """Two windows along x answer 0 and 1: the seam is a monotone ramp between them, half-way in the middle."""
+    answers = iter([0.0, 1.0])
+
+    def run(batch, _):
+        return np.full_like(batch, next(answers))
+
+    profile = sliding_logits(noise(2, 12, 16, 8), SPEC, 0, run)[0, :, 8, 4]
+    assert profile[:4].tolist() == [0] * 4
+    assert profile[8:].tolist() == [1] * 4
+    assert (np.diff(profile) >= 0).all()
+    assert profile[5] + profile[6] == pytest.approx(1)
+    assert profile[4] < 0.05
+
+
+def test_the_image_is_left_as_it_is():
+    image = noise(2, 20, 20, 20)
+    before = image.copy()
+    sliding_logits(image, SPEC, 0, lambda batch, _: batch * 2)
+    assert np.array_equal(image, before)
