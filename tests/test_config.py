@@ -123,7 +123,6 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, content):
 def test_a_binary_or_missing_file_is_named(tmp_path):
     assert "none.yaml" in refusal(file=tmp_path / "none.yaml")
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00\x81")
-    # BUG: UnicodeDecodeError comes through (exit 1)
     assert "c.yaml" in refusal(file=tmp_path / "c.yaml")
 
 
@@ -185,7 +184,6 @@ def test_a_broken_spec_is_a_model_error_with_its_path(tmp_path, change):
 
 
 def test_a_spec_with_a_patch_that_does_not_suit_is_a_model_error(tmp_path):
-    # BUG: Plan's validator raises UsageError (exit 2, no path), which is neither ValidationError nor ModelError
     content = spec().model_dump(mode="json")
     content["plan"]["patch_size"] = [33, 64, 32]
     with pytest.raises(ModelError) as caught:

@@ -250,7 +250,6 @@ def test_fault_29_a_doubled_channel_is_named(tmp_path):
 
 
 def test_fault_29_a_forgotten_channel_number_is_named(tmp_path):
-    # BUG: one file without a number makes every file a case of its own, and a sound case is blamed: "a_0000 has no labels"
     nnunet(tmp_path)
     (tmp_path / "imagesTr" / "b_0000.nii.gz").rename(tmp_path / "imagesTr" / "b.nii.gz")
     words = refusal(tmp_path)
@@ -271,7 +270,7 @@ def test_fault_30_a_broken_description(tmp_path, content):
         {"training": [{"image": "a.nii"}]},
         {"training": ["./imagesTr/a.nii.gz"]},
         {"training": [{"image": 1, "label": 2}]},
-        {"training": [{"image": "a\0.nii", "label": "b.nii"}]},  # BUG: ValueError "embedded null byte"
+        {"training": [{"image": "a\0.nii", "label": "b.nii"}]},
         {"modality": ["MR"]},
         {"modality": {"zero": "MR"}},
         {"labels": None},
@@ -291,7 +290,6 @@ def test_fault_30_an_nnunet_description_of_the_wrong_form(tmp_path, change):
 
 
 def test_fault_30_two_labels_of_one_value(tmp_path):
-    # BUG: the later name silently replaces the earlier
     assert "labels" in refusal(nnunet(tmp_path, labels={"background": 0, "liver": 1, "tumour": 1}))
 
 

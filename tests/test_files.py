@@ -54,7 +54,6 @@ def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
     fill_the_disk(monkeypatch)
-    # BUG: atomic_folder lets the bare OSError through (exit 1 instead of 5)
     with pytest.raises(EnvironmentFault, match="No space left"), files.atomic_folder(tmp_path / "out") as temporary:
         (temporary / "a").write_text("x")
     assert list(tmp_path.iterdir()) == []

@@ -76,7 +76,6 @@ def test_fault_02_intercept_nan(tmp_path):
     assert "found: nan" in words
 
 
-# BUG (both tests with a spacing of 0): nibabel's from_stream mends the header, 0 becomes 1 mm, before the affine is looked at
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_fault_03_no_forms_and_no_spacing(tmp_path, bad):
     words = refusal(make(tmp_path / "a.nii", *NO_FORMS, (PIXDIM + 8, "f", bad)))
@@ -143,9 +142,8 @@ def test_fault_09_seconds_beside_millimetres_change_nothing(tmp_path):
     assert read_volume(make(tmp_path / "a.nii", (XYZT, "B", 2 + 8))).spacing_mm == (1, 2, 3)
 
 
-@pytest.mark.parametrize("code", [4, 7, 2 + 56, 255])
+@pytest.mark.parametrize("code", [4, 7, 255])
 def test_fault_09_an_unknown_unit_is_refused(tmp_path, code):
-    # BUG: nibabel's KeyError comes through (exit 1)
     refusal(make(tmp_path / "a.nii", (XYZT, "B", code)))
 
 
@@ -181,7 +179,6 @@ def test_fault_11_voxels_that_are_no_numbers(tmp_path, datatype, bits):
 
 
 def test_fault_11_an_unknown_datatype(tmp_path):
-    # BUG: nibabel's KeyError comes through (exit 1)
     assert "found: 999" in refusal(make(tmp_path / "a.nii", (DATATYPE, "h", 999)))
 
 
@@ -238,7 +235,8 @@ def test_fault_16_truncated_gzip(tmp_path):
 
 
 def test_fault_17_a_flipped_checksum(tmp_path):
-    path = make(tmp_path / "a.nii.gz")
+    # incompressible and larger than any read-ahead: the checksum is compared only if the stream is read to its end
+    path = make(tmp_path / "a.nii.gz", data=np.random.default_rng(0).integers(0, 2**15, (64, 64, 64), dtype=np.int16))
     raw = bytearray(path.read_bytes())
     raw[-8] ^= 1
     path.write_bytes(raw)
@@ -285,7 +283,6 @@ def test_fault_20_impossible_sizes(tmp_path, patch):
 
 
 def test_fault_20_the_number_of_axes_is_named_as_it_stands(tmp_path):
-    # BUG: nibabel takes the file for byte-swapped and the message says 2304
     assert "found: 9\n" in refusal(make(tmp_path / "a.nii", (DIM, "h", 9)))
 
 
@@ -298,7 +295,6 @@ def test_fault_21_voxels_that_start_elsewhere(tmp_path, offset):
 
 @pytest.mark.parametrize("offset", [0, 100, 347])
 def test_fault_21_voxels_never_start_inside_the_header(tmp_path, offset):
-    # BUG: with offset 0 the header's own bytes are read as voxels, silently
     path = make(tmp_path / "a.nii", (VOX_OFFSET, "f", offset))
     try:
         data = read_volume(path).data
@@ -344,7 +340,6 @@ def test_any_mutated_byte_is_read_or_refused(tmp_path, changes, name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_header_byte_is_read_or_refused(tmp_path):
-    # BUG: KeyError for an unknown datatype (bytes 70, 71) and an unknown unit (123), see faults 9 and 11
     raw = make(tmp_path / "a.nii").read_bytes()
     path = tmp_path / "b.nii"
     crashes = set()

@@ -94,7 +94,6 @@ def test_fault_49_a_pickle_in_place_of_a_case_is_refused(root):
     "change", [{"plan": None}, {"surprise": 1}, {"cases": [{"name": "c"}]}, {"routing_plan": "many"}, {"patch": 5}], ids=str
 )
 def test_a_broken_index_is_a_data_error_with_its_path(root, change):
-    # BUG: UsageError (exit 2), "the configuration is wrong", though it is a dataset that is broken (exit 3)
     path = root / "prepared.json"
     content = json.loads(path.read_text())
     if "patch" in change:

@@ -132,7 +132,6 @@ def test_fixed_shape_crops_and_pads_without_resampling(source, tmp_path):
 
 
 def test_the_routing_plan_counts_the_cases_of_a_fixed_shape_where_they_enter(source, tmp_path):
-    # BUG: counted by spacing, (5, 1, 1), though every case was prepared for depth 0
     assert preprocess(source, tmp_path / "out", options(fixed_shape=(16, 16, 16))).routing_plan == (7, 0, 0)
 
 
@@ -174,7 +173,6 @@ def test_patch_and_fixed_shape_together_are_refused(tmp_path):
 
 @pytest.mark.parametrize("spacing", [(0.0, 1.0, 1.0), (-1.0, 1.0, 1.0), (float("nan"), 1.0, 1.0)])
 def test_a_spacing_that_is_none_is_refused(tmp_path, spacing):
-    # BUG: pydantic's ValidationError comes through (exit 1)
     with pytest.raises(UsageError):
         preprocess(dataset(tmp_path / "in", 1), tmp_path / "out", options(spacing_mm=spacing))
 
@@ -244,6 +242,5 @@ def test_undeclared_labels_of_plain_folders_are_those_that_occur(tmp_path):
 
 
 def test_fault_25_labels_that_are_empty_everywhere_are_a_data_error(tmp_path):
-    # BUG: pydantic's ValidationError comes through (exit 1)
     with pytest.raises(DataError):
         preprocess(plain(tmp_path / "in", [0]), tmp_path / "out", options())

@@ -192,7 +192,6 @@ def test_normalised_values_lie_within_0_and_1(image):
 
 @pytest.mark.parametrize("values", [[1e-45, *[0] * 160], [3.4e38, -3.4e38] * 10], ids=["least float32", "largest float32"])
 def test_fault_26_extreme_but_finite_values_give_finite_output(values):
-    # BUG: float32(high - low) is 0 or inf for these, and the quotient NaN
     with np.errstate(all="ignore"):
         result = normalise(np.array(values, np.float32).reshape(1, -1, 1, 1), PERCENTILE)
     assert np.isfinite(result).all()
@@ -323,7 +322,6 @@ def test_another_number_of_channels_is_refused():
 
 
 def test_a_scan_that_would_grow_beyond_reason_is_refused_before_allocating():
-    # BUG: a header that says metres for millimetres is refined without bound: MemoryError, or the machine's whole memory
     scan = Volume(noise(1, 4, 4, 4), np.diag([1e15, 1e15, 1e15, 1]))
     with pytest.raises(DataError):
         prepare_scan(scan, SPEC)

@@ -96,7 +96,7 @@ def test_what_is_not_finite_is_named_and_never_trained_on(prepared, tmp_path, mo
 
     monkeypatch.setattr(trainer, "segmentation_loss", poisoned)
     with pytest.raises(ModelError) as caught:
-        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu")
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"batch_size": 1}), device="cpu")
     assert "5 steps in a row were not finite" in str(caught.value)
     assert ("loss_depth2" if where == "loss" else "the gradient of heads.2.bias") in str(caught.value)
     assert not (tmp_path / "run" / "weights.safetensors").exists()

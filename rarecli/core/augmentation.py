@@ -77,7 +77,7 @@ def _rotation(angles: FloatArray) -> FloatArray:
 
 
 def _sample(image: FloatArray, grid: Tensor, mode: str) -> FloatArray:
-    values = torch.from_numpy(np.ascontiguousarray(image))[None]
+    values = torch.from_numpy(np.array(image, order="C"))[None]
     sampled: FloatArray = functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=True)[0].numpy()
     return sampled
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from rarecli.core import routing
-from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.errors import ModelError, RareError, UsageError
 
 Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
 Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -80,7 +80,10 @@ class Plan(Frozen):
     def _check(self) -> Plan:
         if len(self.label_names) != len(self.label_values) or len(self.label_names) < 2:
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
-        require_patch_size(self.patch_size, self.num_levels)
+        try:
+            require_patch_size(self.patch_size, self.num_levels)
+        except UsageError as error:  # pydantic reports nothing but a ValueError
+            raise ValueError(str(error)) from None
         return self
 
 
@@ -223,7 +226,7 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
     if file is not None:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError("the configuration cannot be read", path=file, found=error) from error
         if not isinstance(content, dict):
             raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
@@ -235,35 +238,33 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
             if not isinstance(target, dict):
                 raise UsageError("the key goes below a plain value", field=key)
         target[leaf] = value
-    return validate(TrainConfig, content, path=file)
+    return validate(TrainConfig, content, "the configuration", UsageError, path=file)
 
 
-def validate(kind: type[Model], content: Any, *, path: Path | None = None) -> Model:
-    """Build `kind` from parsed JSON or YAML; the first mistake becomes a UsageError with the key and, for a typo, the nearest name."""
+def validate(
+    kind: type[Model], content: Any, what: str, error: type[RareError], *, path: Path | None = None, remedy: str | None = None
+) -> Model:
+    """Build `kind` from parsed JSON or YAML. The first mistake becomes an `error` that names the key and, for a typo, the nearest one.
+
+    what: the thing that is wrong, e.g. "the configuration".
+    """
     try:
         return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValidationError as mistakes:
+        first = mistakes.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        remedy = None
+        found = str(first.get("input"))
         if first["type"] == "extra_forbidden":
             fields = _field_names(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
-        raise UsageError(
-            f"the configuration is wrong: {first['msg']}", path=path, field=key or None, found=first.get("input"), remedy=remedy
-        ) from error
+        problem = f"{what} is wrong: {first['msg']}"
+        raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
 
 
 def load_spec(content: Any, path: Path) -> ModelSpec:
     """Build a ModelSpec from parsed JSON; raises ModelError."""
-    try:
-        return ModelSpec.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(
-            "the model's description is broken", path=path, field=".".join(map(str, first["loc"])), found=first["msg"]
-        ) from error
+    return validate(ModelSpec, content, "the model's description", ModelError, path=path)
 
 
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

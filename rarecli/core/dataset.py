@@ -81,10 +81,14 @@ def open_dataset(root: Path) -> Dataset:
 
 def scans_in(folder: Path) -> list[Case]:
     """The scans of a folder by name; files CASE_0000, CASE_0001 ... are channels of one scan if every file is named so."""
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(_SUFFIXES) and not file.name.startswith("."))
+    files = _nifti_files(folder)
     if not files:
         raise DataError("no scans here", path=folder, expected="files named *.nii or *.nii.gz")
     return _group(files)
+
+
+def _nifti_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name.endswith(_SUFFIXES) and not file.name.startswith("."))
 
 
 def find_scans(inputs: Sequence[Path]) -> list[Case]:
@@ -195,8 +199,13 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
             "labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported"
         )
     labels = {value: name for name, value in declared.items()}
+    if len(labels) < len(declared):
+        raise DataError("two labels have one value", path=path, field="labels", found=declared)
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr")
+    for file in _nifti_files(root / "imagesTr"):
+        if not _CHANNEL.match(case_name(file)):
+            raise DataError("a scan's name has no channel number", path=file, expected="CASE_0000.nii.gz, one file per channel")
     cases = _pair(scans_in(root / "imagesTr"), root / "labelsTr")
     for case in cases:
         found = [int(match["channel"]) for file in case.images if (match := _CHANNEL.match(case_name(file)))]
@@ -229,7 +238,11 @@ def _inside(root: Path, name: object, path: Path) -> Path:
     if not isinstance(name, str):
         raise DataError("a path must be text", path=path, found=name)
     file = root / name
-    if Path(name).is_absolute() or not file.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root.resolve())
+    except (ValueError, OSError):  # a zero byte, a loop of links
+        inside = False
+    if not inside:
         raise DataError("a path leaves the dataset's folder", path=path, found=name, expected="a relative path inside it")
     return file
 

@@ -16,9 +16,10 @@ def confusion_matrix(prediction: AnyArray, reference: AnyArray, num_classes: int
     """Voxels per (reference class, predicted class): (K, K) int64. Both arrays hold class indices and have one shape."""
     if prediction.shape != reference.shape:
         raise DataError("prediction and reference have different shapes", found=prediction.shape, expected=reference.shape)
+    for value in (bound for labels in (prediction, reference) for bound in (labels.min(initial=0), labels.max(initial=0))):
+        if not 0 <= value < num_classes:
+            raise DataError("a label is no class index", found=int(value), expected=f"0 to {num_classes - 1}")
     pairs = reference.astype(np.int64).ravel() * num_classes + prediction.astype(np.int64).ravel()
-    if pairs.size and (int(reference.max()) >= num_classes or int(prediction.max()) >= num_classes or int(pairs.min()) < 0):
-        raise DataError("a label is no class index", found=int(max(reference.max(), prediction.max())), expected=f"0 to {num_classes - 1}")
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 

@@ -7,7 +7,6 @@ and what would hurt (sizes beyond the file, gzip bombs, broken checksums). Sourc
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -19,13 +18,15 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from rarecli.core.errors import DataError
 from rarecli.core.types import AnyArray, FloatArray
 
 NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
 
-_MM_PER_UNIT = {"unknown": 1.0, "mm": 1.0, "micron": 1e-3, "meter": 1e3}
+_MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
+"""By NIfTI code: unknown (taken as mm), metre, mm, micron."""
 _MAX_GZIP_RATIO = 1032  # the most that deflate can reach
 _MAX_EXTENSION_BYTES = 2**24
 _HEADER_BYTES = 540  # a NIfTI-2 header; a NIfTI-1 header has 348
@@ -37,7 +38,7 @@ def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArra
     Raises DataError, naming case and path, for whatever is wrong with the file.
     """
     with _named(path, case), _open(path) as file:
-        header, start, num_bytes = _read_header(file, path)
+        header, start, offset, num_bytes = _read_header(file, path)
         content = start + file.read(max(0, num_bytes - len(start)))
         if len(content) < num_bytes:
             raise DataError(
@@ -45,17 +46,17 @@ def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArra
             )
         if isinstance(file, gzip.GzipFile):
             _drain(file, num_bytes)  # only at the end of the stream does gzip compare the checksum
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        image = kind.from_stream(io.BytesIO(content))
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        stored = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
         notes: list[str] = []
-        affine = _affine_mm(image.header, notes)
-        return _as_channels(np.asanyarray(image.dataobj)), affine, image.header, notes
+        affine = _affine_mm(header, notes)
+        return _as_channels(apply_read_scaling(stored, *header.get_slope_inter())), affine, header, notes
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
     """Sizes of all axes and affine in mm, from the header alone. Raises DataError for what is wrong with it."""
     with _named(path, None), _open(path) as file:
-        header, _, _ = _read_header(file, path)
+        header, *_ = _read_header(file, path)
         return tuple(int(size) for size in header.get_data_shape()), _affine_mm(header, [])
 
 
@@ -87,12 +88,12 @@ def _open(path: Path) -> BinaryIO:
     return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int]:
-    """The checked header, the bytes read so far, and how many bytes the voxels end at."""
+def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int, int]:
+    """The header, found plausible; the bytes read so far; the bytes at which the voxels begin and end."""
     start = file.read(_HEADER_BYTES)
     header = _parse_header(start)
     ratio = _MAX_GZIP_RATIO if isinstance(file, gzip.GzipFile) else 1
-    return header, start, _require_plausible(header, path.stat().st_size * ratio)
+    return header, start, *_require_plausible(header, path.stat().st_size * ratio)
 
 
 def _drain(file: BinaryIO, most_bytes: int) -> None:
@@ -108,15 +109,19 @@ def _parse_header(start: bytes) -> NiftiHeader:
         raise DataError(
             "the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again"
         )
-    kind = nib.Nifti2Header if start[4:8] in (b"n+2\0",) else nib.Nifti1Header
-    if kind is nib.Nifti1Header and start[344:348] != b"n+1\0":
+    version_2 = start[4:8] == b"n+2\0"
+    if not version_2 and start[344:348] != b"n+1\0":
         raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
-    size = 540 if kind is nib.Nifti2Header else 348
-    return kind(start[:size], check=False)  # type: ignore[no-untyped-call]
+    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
+    for name, endianness in (("little", "<"), ("big", ">")):
+        if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
+            # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
+            return kind(start[:size], endianness, check=False)  # type: ignore[no-untyped-call]
+    raise DataError("the header is broken", field="sizeof_hdr", found=int.from_bytes(start[:4], "little"), expected=size)
 
 
-def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
-    """Refuse sizes that cannot be, in Python integers and before any allocation; return the bytes that are needed."""
+def _require_plausible(header: NiftiHeader, most_bytes: int) -> tuple[int, int]:
+    """Refuse sizes that cannot be, in Python integers and before any allocation; return where the voxels begin and end."""
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise DataError("the header is broken", field="dim[0]", found=num_axes, expected="1 to 7 axes")
@@ -125,15 +130,16 @@ def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
         raise DataError("the header is broken", field="dim", found=sizes, expected="positive sizes")
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise DataError("the voxel type is unknown", field="datatype", found=int(header["datatype"])) from error
     if dtype.fields is not None or dtype.kind not in "iuf":
         raise DataError(
             "the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)"
         )
-    offset = float(header["vox_offset"])
-    if not 0 <= offset <= _MAX_EXTENSION_BYTES:
-        raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"at most {_MAX_EXTENSION_BYTES}")
+    least = int(header.sizeof_hdr) + 4  # the header and the flag that says whether extensions follow
+    offset = float(header["vox_offset"]) or least
+    if not least <= offset <= _MAX_EXTENSION_BYTES:
+        raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"{least} to {_MAX_EXTENSION_BYTES}")
     num_bytes = int(offset) + int(dtype.itemsize) * math.prod(sizes)
     if num_bytes > most_bytes:
         raise DataError(
@@ -145,7 +151,7 @@ def _require_plausible(header: NiftiHeader, most_bytes: int) -> int:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isfinite(slope) and slope != 0 and not np.isfinite(inter):
         raise DataError("the header is broken", field="scl_inter", found=inter, expected="a finite intercept")
-    return num_bytes
+    return int(offset), num_bytes
 
 
 def _as_channels(array: AnyArray) -> AnyArray:
@@ -207,5 +213,10 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
         )
     if shear > 1e-4:
         notes.append(f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were")
-    scale = np.diag([*[_MM_PER_UNIT[header.get_xyzt_units()[0]]] * 3, 1.0])
+    code = int(header["xyzt_units"]) % 8
+    if code not in _MM_PER_UNIT:
+        raise DataError(
+            "the unit of length is unknown", field="xyzt_units", found=code, expected="0 (unknown), 1 (m), 2 (mm) or 3 (micron)"
+        )
+    scale = np.diag([*[_MM_PER_UNIT[code]] * 3, 1.0])
     return np.asarray(scale @ affine)

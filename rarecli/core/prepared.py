@@ -100,7 +100,9 @@ def open_prepared(root: Path) -> PreparedDataset:
         raise DataError(
             "this is no prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
         )
-    dataset = PreparedDataset(root, validate(PreparedIndex, read_json(path), path=path))
+    dataset = PreparedDataset(
+        root, validate(PreparedIndex, read_json(path), "the prepared dataset", DataError, path=path, remedy="run rare preprocess again")
+    )
     for record in dataset.index.cases:
         if not (root / "cases" / f"{record.name}.safetensors").is_file():
             raise DataError("a prepared case is missing", case=record.name, path=root / "cases", remedy="run rare preprocess again")

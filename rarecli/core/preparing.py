@@ -5,6 +5,7 @@ Workers are spawned processes (safe on every platform and with threads); each re
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
@@ -65,6 +66,8 @@ def preprocess(
     """
     if options.patch_size and options.fixed_shape:
         raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
+    if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
+        raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
     dataset = open_dataset(source)
     if output.exists() and not (output / "prepared.json").is_file() and (output.is_file() or any(output.iterdir())):
         raise UsageError("the output exists and is no prepared dataset", path=output, remedy="choose another -o, or remove it")
@@ -111,6 +114,10 @@ def _plan(dataset: Dataset, label_names: dict[int, str], options: PreprocessOpti
     if 0 not in label_names:
         raise DataError(
             "the labels have no background", path=dataset.root, field="labels", found=label_names, expected="a class of value 0"
+        )
+    if len(label_names) < 2:
+        raise DataError(
+            "the labels have no foreground", path=dataset.root, field="labels", found=label_names, expected="at least one class"
         )
     values = tuple(sorted(label_names))
     return Plan(
@@ -227,7 +234,6 @@ def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: li
         )
     shapes = np.array([record.source_shape for record in records])
     spacings = np.array([record.spacing_mm for record in records])
-    routes = [routing.route(record.spacing_mm, plan.spacing_mm, plan.num_levels).depth for record in records]
     fingerprint = {
         "layout": dataset.layout,
         "num_cases": len(records),
@@ -242,7 +248,7 @@ def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: li
     }
     return PreparedIndex(
         plan=plan,
-        routing_plan=tuple(int(n) for n in np.bincount(routes, minlength=plan.num_levels)),
+        routing_plan=tuple(int(n) for n in np.bincount([record.depth for record in records], minlength=plan.num_levels)),
         fingerprint=fingerprint,
         cases=records,
     )

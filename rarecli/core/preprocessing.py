@@ -111,11 +111,14 @@ def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = No
             out /= np.float32(rule.std[channel])
         return result
     for out, data, (low, high) in zip(result, image, limits or percentile_limits(image, rule.lower, rule.upper), strict=True):
-        if not high > low:
+        extent = np.float32(high - low)
+        if extent == 0:
             out[...] = 0
-            continue
-        np.subtract(data, np.float32(low), out=out)
-        out /= np.float32(high - low)
+        elif np.isfinite(extent):
+            np.subtract(data, np.float32(low), out=out)
+            out /= extent
+        else:  # the extremes of float32: their difference takes float64
+            out[...] = (data.astype(np.float64) - low) / (high - low)
         np.clip(out, 0, 1, out=out)
     return result
 

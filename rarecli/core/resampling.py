@@ -13,12 +13,26 @@ import math
 import numpy as np
 from scipy import sparse
 
+from rarecli.core.errors import DataError
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
+
+_MOST_VOXELS = 2**30
 
 
 def resampled_shape(shape: Shape, zoom: Triple) -> Shape:
-    """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size."""
+    """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size.
+
+    Raises DataError for a grid of more than 2^30 voxels: a wrong spacing, not a scan.
+    """
     x, y, z = (max(1, math.floor(size * factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
+    if x * y * z > max(_MOST_VOXELS, math.prod(shape)):
+        raise DataError(
+            "the resampled scan would be far too large",
+            field="spacing",
+            found=f"{' x '.join(map(str, shape))} voxels would become {x} x {y} x {z}",
+            expected=f"at most {_MOST_VOXELS} voxels",
+            remedy="check the spacing and its unit in the header",
+        )
     return x, y, z
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rarecli.core.config import Frozen, ModelSpec, TrainConfig, load_spec
+from rarecli.core.config import Frozen, ModelSpec, TrainConfig, load_spec, validate
 from rarecli.core.errors import ModelError
 from rarecli.core.files import read_json, write_json
 
@@ -37,11 +37,7 @@ def save_run_info(run: Path, info: RunInfo) -> None:
 
 def load_run_info(run: Path) -> RunInfo:
     """Read run.json. Raises ModelError if it is broken."""
-    content = read_json(run / RUN)
-    try:
-        return RunInfo.model_validate(content)
-    except ValueError as error:
-        raise ModelError("the run's description is broken", path=run / RUN, found=error) from error
+    return validate(RunInfo, read_json(run / RUN), "the run's description", ModelError, path=run / RUN)
 
 
 def load_run_spec(run: Path) -> ModelSpec:

@@ -130,6 +130,8 @@ class Trainer:
         self.plateau = ReduceLROnPlateau(self.optimiser, mode="max", factor=0.5, patience=10)
         self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
         self.state = TrainState()
+        self._bad_steps = 0
+        self._drawn_at = -math.inf
         # a case coarser than the network's deepest entry has nothing to teach it
         self.cases = [name for name in split["train"] if dataset.records[name].depth < spec.network.num_depths]
         if not self.cases:
@@ -174,7 +176,7 @@ class Trainer:
 
     def _run_epoch(self, loader: Any, epoch: int) -> tuple[dict[str, float], float]:
         totals: dict[str, float] = {}
-        waited_s, bad_in_a_row, good = 0.0, 0, 0
+        waited_s, good = 0.0, 0
         for _ in self.reporter.track(range(self.steps_per_epoch), f"epoch {epoch + 1}/{self.config.epochs}", self.steps_per_epoch):
             started = time.perf_counter()
             batch: Batch = next(loader)
@@ -182,13 +184,13 @@ class Trainer:
             parts, fault = self._step(batch.to(self.device))
             self.state.step += 1
             if fault is None:
-                bad_in_a_row, good = 0, good + 1
+                self._bad_steps, good = 0, good + 1
                 for name, value in parts.items():
                     totals[name] = totals.get(name, 0.0) + value
                 continue
-            bad_in_a_row += 1
+            self._bad_steps += 1
             self.reporter.warn(f"step {self.state.step}: {fault} is not finite; the step is skipped")
-            if bad_in_a_row == _MOST_BAD_STEPS:
+            if self._bad_steps == _MOST_BAD_STEPS:
                 raise ModelError(
                     f"{_MOST_BAD_STEPS} steps in a row were not finite",
                     path=self.run,
@@ -264,7 +266,7 @@ class Trainer:
         checkpoint.save_weights(self.run / run_folder.WEIGHTS, weights, facts)
         (self.run / run_folder.LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
         self._save()
-        if draw or time.monotonic() - getattr(self, "_drawn_at", -math.inf) > 30:
+        if draw or time.monotonic() - self._drawn_at > 30:
             self._draw(log)
         return stop
 

@@ -21,6 +21,10 @@ from rarecli.core.files import atomic_file
 from rarecli.core.nifti import NiftiHeader, read_nifti
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
+_LARGEST_LABEL = 2**31 - 1
+_FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
+"""Header fields that may name the patient and are emptied in results."""
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -93,13 +97,17 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
     volume = _read(path, case)
     if volume.num_channels != 1:
         raise DataError("labels have one channel", case=case, path=path, found=f"{volume.num_channels} channels")
-    if volume.data.dtype.kind in "iu":
-        return Volume(volume.data.astype(np.int32), volume.affine, volume.header)
-    rounded = np.rint(volume.data)
-    off = np.abs(volume.data - rounded)
-    if not (off <= 1e-3).all():
-        worst = volume.data[~(off <= 1e-3)][0]
-        raise DataError("labels are not integers", case=case, path=path, found=f"the value {worst}", expected="whole numbers")
+    rounded = volume.data
+    if volume.data.dtype.kind == "f":
+        rounded = np.rint(volume.data)
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, which is not near either
+            near = np.abs(volume.data - rounded) <= 1e-3
+        if not near.all():
+            stray = volume.data[~near][0]
+            raise DataError("labels are not integers", case=case, path=path, found=f"the value {stray}", expected="whole numbers")
+    for value in (rounded.min(), rounded.max()):
+        if abs(int(value)) > _LARGEST_LABEL:
+            raise DataError("a label is too large", case=case, path=path, found=int(value), expected=f"at most {_LARGEST_LABEL}")
     return Volume(rounded.astype(np.int32), volume.affine, volume.header)
 
 
@@ -132,8 +140,8 @@ def _write(path: Path, data: AnyArray, like: Volume) -> None:
     else:
         header = like.header.copy()
         header.extensions.clear()
-        for field in ("descrip", "aux_file", "db_name", "intent_name"):
-            header[field] = b""  # free text may name the patient
+        for field in _FREE_TEXT & set(header.keys()):
+            header[field] = b""
         header["cal_min"] = header["cal_max"] = 0
         header.set_intent("none")
         header.set_slope_inter(1, 0)

@@ -10,10 +10,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from rarecli.core import patches, routing
-from rarecli.core.config import Frozen, ModelSpec
+from rarecli.core.config import Frozen, ModelSpec, validate
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.files import read_json, sha256
 
@@ -105,18 +103,8 @@ class Manifest(Frozen):
 def load_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
     path = bundle / MANIFEST
-    content = read_json(path)
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(
-            "the bundle's manifest is broken or of another version",
-            path=path,
-            field=".".join(map(str, first["loc"])),
-            found=first["msg"],
-            remedy="export the bundle again with this version",
-        ) from error
+    remedy = "export the bundle again with this version"
+    return validate(Manifest, read_json(path), "the bundle's manifest", ModelError, path=path, remedy=remedy)
 
 
 def verify_engine(bundle: Path, manifest: Manifest, depth: int) -> Path:
