@@ -99,14 +99,20 @@ def test_the_records_tell_what_lies_in_the_files(source, prepared):
     assert prepared.index.fingerprint["voxels_per_class"] == np.sum([r.voxels_per_class for r in prepared.index.cases], axis=0).tolist()
 
 
-def test_the_limits_are_percentiles_at_every_depth_from_the_case_s_own(prepared):
-    for name, record in prepared.records.items():
-        image, _ = prepared.read(name)
-        assert len(record.limits) == 3 - record.depth
-        for limits in record.limits:
-            assert limits[0] == pytest.approx(np.percentile(image[0].astype(np.float64), [0.5, 99.5]), rel=1e-6)
-            size = image.shape[1] // 2
-            image = image.reshape(1, size, 2, size, 2, size, 2).mean(axis=(2, 4, 6))
+def test_a_case_larger_than_the_patch_keeps_its_percentiles_at_every_depth(tmp_path):
+    write_phantoms(tmp_path / "in", range(1), extent_mm=(32.0, 16.0, 16.0))
+    preprocess(tmp_path / "in", tmp_path / "out", options(patch_size=(16, 16, 16)))
+    prepared = open_prepared(tmp_path / "out")
+    record, (image, _) = prepared.records["phantom_000"], prepared.read("phantom_000")
+    assert len(record.limits) == 3
+    for limits in record.limits:
+        assert limits[0] == pytest.approx(np.percentile(image[0].astype(np.float64), [0.5, 99.5]), rel=1e-6)
+        x, y, z = (size // 2 for size in image.shape[1:])
+        image = image.reshape(1, x, 2, y, 2, z, 2).mean(axis=(2, 4, 6))
+
+
+def test_a_case_that_a_patch_holds_has_its_percentiles_taken_anew(prepared):
+    assert all(record.limits == () for record in prepared.records.values())
 
 
 def test_one_job_and_two_give_the_same(source, prepared, tmp_path):

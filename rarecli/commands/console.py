@@ -87,9 +87,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console = RichConsole(highlight=False)
     # without a terminal there is no width to keep to
-    console.print(table, width=None if console.is_terminal else max(80, console.measure(table).maximum))
+    RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def integers(text: str | list[str] | None, option: str) -> list[int] | None:

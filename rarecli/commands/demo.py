@@ -31,6 +31,6 @@ def run(
         + [f"{row[key]:.1f}" if row[key] is not None else "" for key in ("torch_ms", "onnx_ms")]
         for row in result["rows"]
     ]
-    columns = ["resolution", "depth", "Dice routed", "Dice upsampled to depth 0", "Dice threshold", "torch (ms)", "onnx (ms)"]
+    columns = ["resolution", "depth", "Dice routed", "Dice upsampled", "Dice threshold", "torch (ms)", "onnx (ms)"]
     print_table(f"{result['num_test']} phantoms, one set of weights, {result['seconds']:.0f} s in all", columns, rows)
     typer.echo(f"Pictures and tables: {output.resolve()}")

@@ -83,7 +83,7 @@ def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[st
             panel.imshow(_overlay(labels[x].T), origin="lower")
             panel.set(title=f"{what}, {_resolution(picture.depth)}", xticks=[], yticks=[])
     patches = [_patch(_COLOURS[index % len(_COLOURS)], name) for index, name in enumerate(label_names[1:])]
-    figure.legend(handles=patches, loc="lower center", ncol=len(patches), fontsize=8)
+    figure.legend(handles=patches, loc="outside lower center", ncol=len(patches), fontsize=8)
     figure.suptitle(case)
     _save(figure, path)
 

@@ -34,7 +34,7 @@ class CaseRecord(Frozen):
     spacing_mm: tuple[float, float, float]
     source_shape: tuple[int, int, int]
     limits: tuple[tuple[tuple[float, float], ...], ...]
-    """For every depth from `depth` on, per channel: the whole scan's normalisation percentiles."""
+    """For every depth from `depth` on, per channel: the whole scan's normalisation percentiles; empty if a patch holds the scan."""
     voxels_per_class: tuple[int, ...]
 
 

@@ -83,9 +83,9 @@ def preprocess(
                 work = partial(_prepare_case, plan=plan, label_values=plan.label_values, folder=folder / "cases")
                 chunk = max(1, min(8, len(dataset.cases) // (4 * num_jobs)))
                 results = list(reporter.track(pool.map(work, dataset.cases, chunksize=chunk), "preprocess", len(dataset.cases)))
-                seconds = time.perf_counter() - started
                 index = _index(dataset, plan, options, results)
                 (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            seconds = time.perf_counter() - started
         except BrokenProcessPool as error:
             raise EnvironmentFault("a worker process died", remedy="was memory short? try fewer --jobs") from error
         except BaseException:
@@ -200,7 +200,8 @@ def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder
 
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
     rule = plan.normalisation
-    if not isinstance(rule, PercentileNormalisation):
+    fits = all(size * 2**depth <= most for size, most in zip(image.shape[1:], plan.patch_size, strict=True))
+    if fits or not isinstance(rule, PercentileNormalisation):
         return ()
     result = []
     for deeper in range(plan.num_levels - depth):

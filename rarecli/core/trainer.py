@@ -218,10 +218,11 @@ class Trainer:
                 loss = loss + config.loss.consistency * parts["consistency"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.optimiser.grad_clip)
+        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
         values = dict(zip(["gradient norm", *parts], torch.stack([norm, *parts.values()]).tolist(), strict=True))  # the one host sync
         if not all(map(math.isfinite, values.values())):
             return {}, self._first_fault(parts)
+        nn.utils.clip_grads_with_norm_(self.network.parameters(), config.optimiser.grad_clip, norm)
         self.optimiser.step()
         self.average.update_parameters(self.network)
         del values["gradient norm"]
