@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rarecli.core.config import load_train_config
-from rarecli.core.engines.onnx_export import export
+from rarecli.core.engines.bundle import export
 from rarecli.core.phantoms import write_phantoms
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.trainer import train

@@ -16,7 +16,7 @@ def _quick(monkeypatch):
 
 def test_a_bundle_is_timed_with_both_backends_at_every_depth(bundle, tmp_path):
     result = benchmark(bundle, tmp_path)
-    assert [(row["backend"], row["depth"]) for row in result["rows"]] == [(b, d) for b in ("torch", "onnx") for d in range(4)]
+    assert [(row["backend"], row["depth"]) for row in result["rows"]] == [(b, d) for b in ("torch", "onnx", "openvino") for d in range(4)]
     for row in result["rows"]:
         assert row["status"] == "ok"
         assert row["shape"] == [1, 1] + [32 // 2 ** row["depth"]] * 3
@@ -25,13 +25,16 @@ def test_a_bundle_is_timed_with_both_backends_at_every_depth(bundle, tmp_path):
         assert row["voxels_per_s"] == pytest.approx((32 // 2 ** row["depth"]) ** 3 / row["p50_ms"] * 1e3)
     assert json.loads((tmp_path / "benchmark.json").read_text()) == result
     with (tmp_path / "benchmark.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 8
+        assert len(list(csv.DictReader(file))) == 12
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
 
 def test_a_run_has_torch_alone_and_says_why(run, tmp_path):
     rows = benchmark(run, tmp_path, depths=[3])["rows"]
-    assert [(row["backend"], row["status"]) for row in rows] == [("torch", "ok"), ("onnx", "skipped: a run has no engines")]
+    assert [(row["backend"], row["status"]) for row in rows] == [
+        ("torch", "ok"),
+        *((backend, "skipped: a run has no engines") for backend in ("onnx", "openvino")),
+    ]
 
 
 def test_a_failed_row_does_not_end_the_table(bundle, tmp_path):

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.checkpoint import load_weights
-from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
 from rarecli.core.model import build_network
-from rarecli.core.predictor import label_values, predict_files
+from rarecli.core.predictor import predict_files
+from rarecli.core.preprocessing import label_values
 from rarecli.core.run_folder import load_run_spec
 from rarecli.core.volume import write_image
 
@@ -131,9 +131,10 @@ def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
     assert not (tmp_path / "single.nii.gz").exists()
 
 
-def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle):
-    with Predictor(bundle) as engines:
-        assert isinstance(engines.runner, OnnxRunner)
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
+def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle, backend):
+    with Predictor(bundle, backend=backend) as engines:
+        assert engines.runner.backend == backend
         for spacing in (1.0, 2.0, 4.0, 8.0):
             scan, _ = Phantom(9).acquire(spacing)
             expected, found = predictor.predict(scan), engines.predict(scan)

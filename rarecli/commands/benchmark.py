@@ -12,7 +12,7 @@ def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (PyTorch alone) or a bundle (every backend).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for benchmark.json, benchmark.csv and latency.png.")],
     backends: Annotated[
-        list[str] | None, typer.Option(metavar="torch,onnx", help="Backends to time; all that are there by default.")
+        list[str] | None, typer.Option(metavar="torch,onnx,openvino", help="Backends to time; all that are there by default.")
     ] = None,
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")] = None,

@@ -30,7 +30,7 @@ def run(
     upsampled: Annotated[
         bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
     ] = True,
-    backend: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, onnx or openvino.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,

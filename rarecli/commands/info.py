@@ -11,15 +11,17 @@ from rarecli.commands.console import Json, print_json
 def run(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A scan, dataset, prepared dataset, run or bundle.")],
     model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")] = False,
+    backend: Annotated[str, typer.Option(help="For --verify: auto, torch, onnx or openvino.")] = "auto",
     json: Json = False,
 ) -> None:
     """Say what a file or folder is.
 
     Example: rare info scan.nii.gz -m run
     """
-    from rarecli.core.describe import describe
+    from rarecli.core import describe
 
-    facts = describe(path, model)
+    facts = describe.verify(path, backend) if verify else describe.describe(path, model)
     if json:
         print_json(facts)
         return

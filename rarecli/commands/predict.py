@@ -15,9 +15,10 @@ def run(
     model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],
     depth: Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch or onnx.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, onnx or openvino.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="fp32; or bf16, with openvino on a CPU that has it.")] = "fp32",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
     ] = False,
@@ -29,7 +30,7 @@ def run(
     """
     from rarecli.core.predictor import Predictor, predict_files
 
-    with Predictor(model, device, backend, threads) as predictor:
+    with Predictor(model, device, backend, threads, precision) as predictor:
         result = predict_files(inputs, predictor, output, depth=depth, probabilities=probabilities, reporter=Console())
     if json:
         print_json(result)

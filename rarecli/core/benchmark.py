@@ -48,7 +48,7 @@ def benchmark(
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         work: list[tuple[dict[str, Any], Runner, Any]] = []
-        for backend in backends or BACKENDS[1:]:
+        for backend in backends or BACKENDS:
             try:
                 spec, runner = open_model(model, backend, "auto", num_threads)
             except (UsageError, EnvironmentFault) as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rarecli.core.benchmark import benchmark
 from rarecli.core.config import load_train_config
-from rarecli.core.engines.onnx_export import export
+from rarecli.core.engines.bundle import export
 from rarecli.core.errors import UsageError
 from rarecli.core.evaluator import evaluate, score
 from rarecli.core.files import require_writable, write_json

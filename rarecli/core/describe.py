@@ -10,12 +10,27 @@ import numpy as np
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.dataset import open_dataset
-from rarecli.core.errors import DataError, RareError
+from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.run_folder import LOG, load_run_info
 from rarecli.core.volume import Volume, read_volume
 
 Facts = dict[str, Any]
+
+
+def verify(bundle: Path, backend: str = "auto") -> Facts:
+    """Compare a bundle's files with its manifest and run its conformance vectors; facts, a line per depth.
+
+    Raises ModelError at the first disagreement and for what is no bundle.
+    """
+    from rarecli.core.engines.conformance import verify_bundle
+    from rarecli.core.engines.runners import model_kind, open_model
+
+    if model_kind(bundle) != "bundle":
+        raise ModelError("only a bundle can be verified", path=bundle)
+    spec, runner = open_model(bundle, backend)
+    with runner:
+        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(bundle, runner)}
 
 
 def describe(path: Path, model: Path | None = None) -> Facts:
@@ -114,7 +129,8 @@ def _bundle(path: Path) -> Facts:
     facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
     facts["engines"] = [
         f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisor {e.divisor}, "
-        f"within {e.parity.max_abs:.1e} of PyTorch on {len(e.parity.shapes)} shapes"
+        f"within {e.parity.max_abs:.1e} of PyTorch on {len(e.parity.shapes)} shapes, {e.parity.label_changes} labels changed, "
+        f"Dice at least {e.parity.min_dice:.4f}"
         for e in manifest.engines
     ]
     try:

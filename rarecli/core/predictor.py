@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.config import ModelSpec
 from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.runners import Runner, open_model
 from rarecli.core.errors import RareError, SomeCasesFailed, UsageError
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.patches import sliding_logits
-from rarecli.core.preprocessing import prepare_scan
+from rarecli.core.preprocessing import label_values, prepare_scan
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
 from rarecli.core.volume import Volume, read_volume, write_image, write_labels
@@ -41,12 +40,15 @@ class Prediction:
 class Predictor:
     """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
 
-    model: a run, a weights file inside a run, a bundle, or a built-in name. device: auto, cpu, cuda, cuda:N.
+    model: a run, a weights file inside a run, or a bundle. device: auto, cpu, cuda, cuda:N. backend: auto, torch, onnx, openvino.
+    precision: fp32, or bf16 with openvino on a CPU that has it.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto", backend: str = "auto", num_threads: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path, device: str = "auto", backend: str = "auto", num_threads: int | None = None, precision: str = "fp32"
+    ) -> None:
         self._stack = ExitStack()
-        self.spec, runner = open_model(Path(model), backend, device, num_threads)
+        self.spec, runner = open_model(Path(model), backend, device, num_threads, precision)
         self.runner: Runner = self._stack.enter_context(runner)
 
     def __enter__(self) -> Predictor:
@@ -70,7 +72,7 @@ class Predictor:
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.spec, depth)
         logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run)
-        classes = routed.restore_labels(logits.argmax(axis=0).astype(np.uint8))
+        classes = routed.restore_labels(_argmax(logits))
         maps = routed.restore_image(_softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes, self.spec),
@@ -81,14 +83,6 @@ class Predictor:
             maps,
             time.perf_counter() - started,
         )
-
-
-def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
-    """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
-    values = np.asarray(spec.plan.label_values)
-    dtype: type[np.integer[Any]] = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
-    result: IntArray = values.astype(dtype)[classes]
-    return result
 
 
 def predict_files(
@@ -109,6 +103,7 @@ def predict_files(
     if to_file and len(cases) > 1:
         raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
     require_writable(output.parent if to_file else output)
+    reporter.say(f"model {predictor.spec.name}, backend {predictor.runner.backend}")
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
     for case in reporter.track(cases, "predict", len(cases)):
@@ -171,6 +166,14 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
         raise UsageError("an array needs its affine", field="affine", expected="(4, 4), voxel -> mm, RAS+")
     data = np.asarray(scan, dtype=np.float32)
     return Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+
+
+def _argmax(logits: FloatArray) -> IntArray:
+    """The best class of every voxel: (K, X, Y, Z) -> (X, Y, Z) uint8, slab by slab, since numpy's own result takes 8 bytes a voxel."""
+    classes: IntArray = np.empty(logits.shape[1:], dtype=np.uint8)
+    for x in range(logits.shape[1]):
+        classes[x] = logits[:, x].argmax(axis=0)
+    return classes
 
 
 def _softmax(logits: FloatArray) -> FloatArray:

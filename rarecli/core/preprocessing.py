@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
@@ -192,3 +193,11 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None) -> Rou
     way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, spec.network.num_depths, depth=depth)
     image = resample(ras.data, way.zoom)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
+
+
+def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
+    """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
+    values = np.asarray(spec.plan.label_values)
+    dtype: type[np.integer[Any]] = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
+    result: IntArray = values.astype(dtype)[classes]
+    return result

@@ -18,6 +18,10 @@ from rarecli.core.files import read_json, sha256
 MANIFEST = "manifest.json"
 
 
+Precision = Literal["fp32", "fp16"]
+"""Of the weights and convolutions; input, output and instance norms are float32 in either."""
+
+
 class TensorInfo(Frozen):
     """A tensor of an engine. -1 is a size that the caller chooses."""
 
@@ -27,22 +31,42 @@ class TensorInfo(Frozen):
     shape: tuple[int, int, int, int, int]
 
 
+class HashedFile(Frozen):
+    """A file of the bundle: its path inside, with forward slashes, and its SHA-256 in hexadecimal."""
+
+    file: str
+    sha256: str
+
+
 class Parity(Frozen):
-    """How an engine compared with PyTorch when it was exported."""
+    """How an engine compared with PyTorch when it was exported, on phantoms and random images."""
 
     shapes: tuple[tuple[int, int, int], ...]
     max_abs: float
-    tolerance: float
+    """Largest difference of a logit."""
+    max_rel: float
+    """The same as a share of the image's largest logit."""
+    tolerance_rel: float
     label_changes: int
+    """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
+    min_dice: float
+    """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
 
 
-class Engine(Frozen):
+class ConformanceVector(Frozen):
+    """One scan with every step written down: `rarecli/core/engines/conformance.py`."""
+
+    depth: int
+    scan: HashedFile
+    labels: HashedFile
+    arrays: HashedFile
+
+
+class Engine(HashedFile):
     """One entry into the network."""
 
     depth: int
     grid_spacing_mm: tuple[float, float, float]
-    file: str
-    sha256: str
     input: TensorInfo
     output: TensorInfo
     divisor: int
@@ -77,13 +101,14 @@ class Manifest(Frozen):
 
     schema_version: Literal[1] = 1
     spec: ModelSpec
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision
     opset: int
     routing: RoutingRule = RoutingRule()
     window: WindowRule = WindowRule()
-    weights_file: str
-    weights_sha256: str
+    weights: HashedFile | None
+    """Where the graphs keep their weights; null if each holds its own."""
     engines: tuple[Engine, ...]
+    conformance: tuple[ConformanceVector, ...]
     versions: dict[str, str]
 
     def engine(self, depth: int) -> Engine:
@@ -109,25 +134,21 @@ def load_manifest(bundle: Path) -> Manifest:
 
 def verify_engine(bundle: Path, manifest: Manifest, depth: int) -> Path:
     """Path of a depth's engine, after comparing it and the weights with the manifest. Raises ModelError."""
-    verify_weights(bundle, manifest)
-    engine = manifest.engine(depth)
-    return _verify(bundle, engine.file, engine.sha256)
+    if manifest.weights:
+        verify_file(bundle, manifest.weights)
+    return verify_file(bundle, manifest.engine(depth))
 
 
-def verify_weights(bundle: Path, manifest: Manifest) -> Path:
-    """Path of the weights, after comparing them with the manifest. Raises ModelError."""
-    return _verify(bundle, manifest.weights_file, manifest.weights_sha256)
-
-
-def _verify(bundle: Path, name: str, expected: str) -> Path:
-    path = bundle / name
-    if Path(name).name != name:
-        raise ModelError("a path leaves the bundle", path=bundle / MANIFEST, found=name)
+def verify_file(bundle: Path, entry: HashedFile) -> Path:
+    """Path of a file of the bundle, after comparing it with the manifest. Raises ModelError if it is missing or was changed."""
+    path = bundle / entry.file
+    if Path(entry.file).is_absolute() or not path.resolve().is_relative_to(bundle.resolve()):
+        raise ModelError("a path leaves the bundle", path=bundle / MANIFEST, found=entry.file)
     if not path.is_file():
         raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
-    if (found := sha256(path)) != expected:
+    if (found := sha256(path)) != entry.sha256:
         raise ModelError(
-            "a file of the bundle was changed", path=path, field="sha256", found=found, expected=expected, remedy="export again"
+            "a file of the bundle was changed", path=path, field="sha256", found=found, expected=entry.sha256, remedy="export again"
         )
     return path
 

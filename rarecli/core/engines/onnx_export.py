@@ -1,40 +1,36 @@
-"""`rare export`: one ONNX engine per routing depth, all on one weights file, and the manifest.
+"""One entry of the network as an ONNX graph, and where the graphs keep their weights.
 
-BUNDLE/
-  manifest.json, depth0.onnx, depth1.onnx, ..., weights.safetensors
-
-The graphs hold no weights: each initializer points by offset into `weights.safetensors` as ONNX external data, so four
-entries cost one set of weights, in a file that PyTorch loads as well.
+The graphs of a bundle hold no weights: each initializer points by offset into one safetensors file as ONNX external data,
+so that four entries cost one set of weights, in a file that PyTorch loads as well.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from rarecli.core import checkpoint, routing, run_folder
+from rarecli.core import routing
 from rarecli.core.config import ModelSpec
-from rarecli.core.engines.manifest import MANIFEST, Engine, Manifest, TensorInfo
-from rarecli.core.engines.parity import check_parity
-from rarecli.core.engines.torch_runner import TorchRunner
-from rarecli.core.errors import ModelError, UsageError, missing_extra
-from rarecli.core.files import atomic_folder, sha256
-from rarecli.core.model import RareUNet, build_network
-from rarecli.core.progress import Reporter, Silent
+from rarecli.core.engines.manifest import Precision
+from rarecli.core.errors import ModelError, missing_extra
+from rarecli.core.model import RareUNet
+from rarecli.core.types import AnyArray
 
 OPSET = 20
-WEIGHTS = "weights.safetensors"
 INPUT, OUTPUT = "image", "logits"
 SHAPE_FREE_OPS = {"Conv", "InstanceNormalization", "LeakyRelu", "MaxPool", "ConvTranspose", "Concat"}
+_PREFIX = "network."
+
+Graph = Any  # onnx.ModelProto; onnx is imported when the first graph is made
 
 
 class EntryPoint(nn.Module):
@@ -50,148 +46,127 @@ class EntryPoint(nn.Module):
         return logits
 
 
-def export(model: Path, bundle: Path, *, depths: Sequence[int] | None = None, reporter: Reporter = Silent()) -> Manifest:
-    """Write the bundle of a run, or of a weights file inside one: whole, and only if every engine agrees with PyTorch.
+def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) -> Graph:
+    """One entry as a graph with its weights inside; batch dynamic, space dynamic in multiples of the depth's divisor.
 
-    Raises ModelError when an engine fails its parity gate or the model is a bundle, UsageError for a depth it lacks.
+    fp16 keeps instance norms and the graph's input and output in float32. Raises ModelError for an operator that may hold a size.
     """
-    from rarecli.core.engines.runners import model_kind
-
-    kind = model_kind(model)
-    if kind == "bundle":
-        raise ModelError("a bundle is an export already", path=model, expected="a run")
-    if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
-        raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
-    run, weights = (model.parent, model) if kind == "weights" else (model, model / run_folder.WEIGHTS)
-    spec = run_folder.load_run_spec(run)
-    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
-    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
-        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
-    network = build_network(spec.network)
-    checkpoint.load_weights(network, weights)
-    network.eval()
-    with atomic_folder(bundle) as folder:
-        shutil.copyfile(weights, folder / WEIGHTS)
-        places = _places(folder / WEIGHTS)
-        engines = []
-        with TorchRunner(network, torch.device("cpu")) as reference:
-            for depth in reporter.track(chosen, "export", len(chosen)):
-                file = folder / f"depth{depth}.onnx"
-                _export_depth(network, spec, depth, places, file)
-                parity = check_parity(file, spec, depth, reference)
-                engines.append(_describe(spec, depth, file, parity))
-                reporter.say(
-                    f"depth {depth}: {file.name}, largest difference to PyTorch {parity.max_abs:.1e}, {parity.label_changes} labels changed"
-                )
-        manifest = Manifest(
-            spec=spec,
-            opset=OPSET,
-            weights_file=WEIGHTS,
-            weights_sha256=sha256(folder / WEIGHTS),
-            engines=tuple(engines),
-            versions={"torch": torch.__version__, "numpy": np.__version__},
-        )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return manifest
-
-
-def _describe(spec: ModelSpec, depth: int, file: Path, parity: Any) -> Engine:
-    network = spec.network
-    return Engine(
-        depth=depth,
-        grid_spacing_mm=spec.grid_spacing_mm(depth),
-        file=file.name,
-        sha256=sha256(file),
-        input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),
-        output=TensorInfo(name=OUTPUT, shape=(-1, network.num_classes, -1, -1, -1)),
-        divisor=routing.divisor(network.num_levels, depth),
-        min_axis=routing.min_axis(network.num_levels, depth),
-        patch_shape=spec.patch_shape(depth),
-        parity=parity,
-    )
-
-
-def _export_depth(network: RareUNet, spec: ModelSpec, depth: int, places: dict[str, tuple[int, int]], file: Path) -> None:
-    """Trace one entry and write its graph without weights."""
-    try:
-        import onnx
-    except ImportError:
-        raise missing_extra("onnx", "train") from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would tell that torchvision is not installed
     step = routing.divisor(spec.network.num_levels, depth)
     least = routing.min_axis(spec.network.num_levels, depth)
     example = torch.zeros(2, spec.network.in_channels, least, least + step, least + 2 * step)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
-        program = torch.onnx.export(
-            EntryPoint(network, depth).eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            external_data=False,
-            verbose=False,
-        )
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
+            program = torch.onnx.export(
+                EntryPoint(network, depth).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                external_data=False,
+                verbose=False,
+            )
+    except ImportError as error:
+        raise missing_extra(error.name or "onnx", "train") from None
     assert program is not None
-    model = program.model_proto
-    _strip(model)
-    _free_shapes(model, step)
-    _share_weights(model, places)
-    facts = {
-        "depth": depth,
-        "grid_spacing_mm": spec.grid_spacing_mm(depth),
-        "labels": spec.plan.label_names,
-        "channels": spec.plan.channel_names,
-    }
-    onnx.helper.set_model_props(model, {f"rare.{key}": json.dumps(value) for key, value in facts.items()})
-    file.write_bytes(model.SerializeToString())
+    graph = program.model_proto
+    _strip(graph)
+    _free_shapes(graph, step)
+    if precision == "fp16":
+        graph = _to_float16(graph)
+    facts = {"depth": depth, "grid_spacing_mm": spec.grid_spacing_mm(depth), "precision": precision}
+    names = {"labels": spec.plan.label_names, "channels": spec.plan.channel_names}
+    _set_metadata(graph, {f"rare.{key}": json.dumps(value) for key, value in (facts | names).items()})
+    return graph
+
+
+def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyArray]:
+    """The weights of all graphs by the network's names: its state dict, each tensor in the dtype that the graphs give it."""
+    from onnx import numpy_helper
+
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    for graph in graphs.values():
+        for tensor in graph.graph.initializer:
+            name = tensor.name.removeprefix(_PREFIX)
+            if name not in weights:
+                raise ModelError("the exporter made a tensor that is no weight", field=tensor.name)
+            weights[name] = numpy_helper.to_array(tensor)
+    return weights
+
+
+def save_shared_weights(weights: dict[str, AnyArray], file: Path) -> None:
+    """Write the safetensors file that the graphs point into."""
+    save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file)
+
+
+def share_weights(graph: Graph, file: Path) -> None:
+    """Move every weight of a graph out: it then points into the safetensors `file`, which must lie beside the graph."""
+    from onnx import TensorProto
+
+    places = _places(file)
+    for tensor in graph.graph.initializer:
+        offset, length = places[tensor.name.removeprefix(_PREFIX)]
+        tensor.ClearField("raw_data")
+        tensor.ClearField("int32_data")  # where onnx may keep float16
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", file.name), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def save_graph(graph: Graph, file: Path) -> None:
+    """Write a graph and have it checked, with shape inference through every operator."""
+    import onnx
+
+    file.write_bytes(graph.SerializeToString())
     onnx.checker.check_model(str(file), full_check=True)
 
 
-def _free_shapes(model: Any, step: int) -> None:
+def _free_shapes(graph: Graph, step: int) -> None:
     """Make batch and space dynamic, space in multiples of `step`.
 
     The graph was traced with fixed sizes, which takes a tenth of the time of tracing with symbolic ones. None of the
-    operators below holds a size, so nothing but the declared shapes has to change; another operator is refused.
+    operators in SHAPE_FREE_OPS holds a size, so nothing but the declared shapes has to change; another operator is refused.
     """
-    if stray := {node.op_type for node in model.graph.node} - SHAPE_FREE_OPS:
-        raise ModelError(
-            "the exporter used operators that may hold a size", found=", ".join(sorted(stray)), expected=", ".join(sorted(SHAPE_FREE_OPS))
-        )
-    del model.graph.value_info[:]
-    for value in (*model.graph.input, *model.graph.output):
+    if stray := {node.op_type for node in graph.graph.node} - SHAPE_FREE_OPS:
+        expected = ", ".join(sorted(SHAPE_FREE_OPS))
+        raise ModelError("the exporter used operators that may hold a size", found=", ".join(sorted(stray)), expected=expected)
+    del graph.graph.value_info[:]
+    for value in (*graph.graph.input, *graph.graph.output):
         batch, _, *space = value.type.tensor_type.shape.dim
         batch.dim_param = "batch"
         for dim, axis in zip(space, "xyz", strict=True):
             dim.dim_param = f"{step}*{axis}"
 
 
-def _strip(model: Any) -> None:
+def _to_float16(graph: Graph) -> Graph:
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ImportError as error:
+        raise missing_extra(error.name or "onnxruntime", "cpu") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weights below float16's least become its least; the parity gate judges the outcome
+        converted = convert_float_to_float16(graph, keep_io_types=True, op_block_list=["InstanceNormalization"])
+    del converted.graph.value_info[:]
+    OnnxModel(converted).topological_sort()  # the converter appends its casts
+    return converted
+
+
+def _set_metadata(graph: Graph, facts: dict[str, str]) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(graph, facts)
+
+
+def _strip(graph: Graph) -> None:
     """Remove what the exporter notes of this machine: stack traces with source paths."""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+    del graph.metadata_props[:]
+    del graph.graph.metadata_props[:]
+    for item in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-
-
-def _share_weights(model: Any, places: dict[str, tuple[int, int]]) -> None:
-    """Point every weight of the graph into the shared file. What is no weight (a constant of the exporter) stays inside."""
-    from onnx import TensorProto
-
-    for tensor in model.graph.initializer:
-        name = tensor.name.removeprefix("network.")
-        if name not in places:
-            if np.prod(tensor.dims, dtype=np.int64) > 64:
-                raise ModelError("the exporter made a tensor that is no weight", field=tensor.name)
-            continue
-        offset, length = places[name]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        del tensor.external_data[:]
-        for key, value in (("location", WEIGHTS), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
 
 
 def _places(file: Path) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,103 @@
+"""`rare export`: a folder of engines and all that a consumer must know.
+
+BUNDLE/
+  manifest.json                    the contract
+  depth0.onnx, depth1.onnx, ...    one graph per routing depth
+  weights.safetensors              their weights (not with --self-contained)
+  conformance/                     vectors to test a consumer with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from rarecli.core import checkpoint, routing, run_folder
+from rarecli.core.config import ModelSpec
+from rarecli.core.engines import onnx_export
+from rarecli.core.engines.conformance import write_vectors
+from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile, Manifest, Parity, Precision, TensorInfo
+from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
+from rarecli.core.engines.parity import check_parity
+from rarecli.core.engines.runners import model_kind
+from rarecli.core.engines.torch_runner import TorchRunner
+from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.files import atomic_folder, sha256
+from rarecli.core.model import build_network
+from rarecli.core.progress import Reporter, Silent
+
+WEIGHTS = "weights.safetensors"
+
+
+def export(
+    model: Path,
+    bundle: Path,
+    *,
+    depths: Sequence[int] | None = None,
+    precision: Precision = "fp32",
+    self_contained: bool = False,
+    reporter: Reporter = Silent(),
+) -> Manifest:
+    """Write the bundle of a run, or of a weights file inside one: whole, and only if every engine agrees with PyTorch.
+
+    self_contained keeps the weights inside each graph. Raises ModelError when an engine fails its parity gate or the model is
+    a bundle, UsageError for a depth it lacks.
+    """
+    kind = model_kind(model)
+    if kind == "bundle":
+        raise ModelError("a bundle is an export already", path=model, expected="a run")
+    if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
+        raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
+    run, weights = (model.parent, model) if kind == "weights" else (model, model / run_folder.WEIGHTS)
+    spec = run_folder.load_run_spec(run)
+    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
+    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
+        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
+    network = build_network(spec.network)
+    checkpoint.load_weights(network, weights)
+    network.eval()
+    with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu")) as reference:
+        graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(chosen, "trace", len(chosen))}
+        shared = None
+        if not self_contained:
+            onnx_export.save_shared_weights(onnx_export.weights_of(graphs, network), folder / WEIGHTS)
+            shared = HashedFile(file=WEIGHTS, sha256=sha256(folder / WEIGHTS))
+        engines = []
+        for depth, graph in reporter.track(graphs.items(), "check", len(graphs)):
+            file = folder / f"depth{depth}.onnx"
+            if shared:
+                onnx_export.share_weights(graph, folder / WEIGHTS)
+            onnx_export.save_graph(graph, file)
+            parity = check_parity(file, spec, depth, precision, reference)
+            engines.append(_describe(spec, depth, file, parity))
+            reporter.say(f"depth {depth}: logits within {parity.max_abs:.1e} of PyTorch, {parity.label_changes} labels changed")
+        manifest = Manifest(
+            spec=spec,
+            precision=precision,
+            opset=OPSET,
+            weights=shared,
+            engines=tuple(engines),
+            conformance=write_vectors(folder, spec, chosen, reference),
+            versions={package: version(package) for package in ("torch", "onnx", "onnxruntime", "numpy")},
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity) -> Engine:
+    network = spec.network
+    return Engine(
+        depth=depth,
+        grid_spacing_mm=spec.grid_spacing_mm(depth),
+        file=file.name,
+        sha256=sha256(file),
+        input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),
+        output=TensorInfo(name=OUTPUT, shape=(-1, network.num_classes, -1, -1, -1)),
+        divisor=routing.divisor(network.num_levels, depth),
+        min_axis=routing.min_axis(network.num_levels, depth),
+        patch_shape=spec.patch_shape(depth),
+        parity=parity,
+    )

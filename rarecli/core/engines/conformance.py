@@ -1,0 +1,92 @@
+"""Conformance vectors: small phantom scans with every step of the way written down, for whoever writes a consumer.
+
+BUNDLE/conformance/
+  depthK_scan.nii.gz       a scan that routes to depth K: axes not in RAS order, one of them off the grid
+  depthK_labels.nii.gz     its labels, on its own grid
+  depthK.safetensors       image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): the same grid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rarecli.core.config import ModelSpec
+from rarecli.core.engines.manifest import ConformanceVector, HashedFile, Manifest, load_manifest, verify_engine, verify_file
+from rarecli.core.engines.parity import RELATIVE_TOLERANCE
+from rarecli.core.engines.runners import Runner
+from rarecli.core.errors import ModelError
+from rarecli.core.files import sha256
+from rarecli.core.patches import sliding_logits
+from rarecli.core.phantoms import Phantom
+from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
+
+FOLDER = "conformance"
+_MOST_VOXELS_PER_AXIS = 40
+
+
+def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: Runner) -> tuple[ConformanceVector, ...]:
+    """Write the vectors of every depth, computed by `runner` (PyTorch)."""
+    vectors = []
+    (bundle / FOLDER).mkdir()
+    for depth in depths:
+        x, y, z = spec.grid_spacing_mm(depth)
+        # a little more than a patch, so that windows overlap where the patch is small enough
+        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(spec.patch_shape(depth), (x, y, z), strict=True))
+        phantom, _ = Phantom(depth, (a, b, c), spec.network.in_channels).acquire((x, 1.25 * y, z), "PLS")
+        scan_file, labels_file, arrays_file = (
+            Path(FOLDER) / f"depth{depth}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
+        )
+        write_image(bundle / scan_file, phantom.data if phantom.num_channels > 1 else phantom.data[0], phantom)
+        scan = read_volume(bundle / scan_file)
+        routed = prepare_scan(scan, spec)
+        assert routed.route.depth == depth
+        logits = sliding_logits(routed.image, spec, depth, runner.run)
+        write_labels(bundle / labels_file, label_values(routed.restore_labels(logits.argmax(axis=0)), spec), scan)
+        save_file({"image": np.ascontiguousarray(routed.image), "logits": np.ascontiguousarray(logits)}, bundle / arrays_file)
+        scan_entry, labels_entry, arrays_entry = (
+            HashedFile(file=name.as_posix(), sha256=sha256(bundle / name)) for name in (scan_file, labels_file, arrays_file)
+        )
+        vectors.append(ConformanceVector(depth=depth, scan=scan_entry, labels=labels_entry, arrays=arrays_entry))
+    return tuple(vectors)
+
+
+def verify_bundle(bundle: Path, runner: Runner) -> list[str]:
+    """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
+    manifest = load_manifest(bundle)
+    for engine in manifest.engines:
+        verify_engine(bundle, manifest, engine.depth)
+    return [_verify_vector(bundle, manifest, vector, runner) for vector in manifest.conformance]
+
+
+def _verify_vector(bundle: Path, manifest: Manifest, vector: ConformanceVector, runner: Runner) -> str:
+    spec = manifest.spec
+    scan = read_volume(verify_file(bundle, vector.scan))
+    expected_labels = read_labels(verify_file(bundle, vector.labels)).data[0]
+    arrays = load_file(verify_file(bundle, vector.arrays))
+    routed = prepare_scan(scan, spec)
+    if routed.route.depth != vector.depth:
+        raise ModelError("the scan is routed elsewhere", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
+    image_off = float(np.abs(routed.image - arrays["image"]).max())
+    if image_off > 1e-5:
+        raise ModelError("the scan is prepared differently", path=vector.arrays.file, field="image", found=f"off by {image_off:.1e}")
+    logits = sliding_logits(routed.image, spec, vector.depth, runner.run)
+    expected = arrays["logits"]
+    tolerance = RELATIVE_TOLERANCE[manifest.precision] * float(np.abs(expected).max())
+    off = float(np.abs(logits - expected).max())
+    two_best = np.sort(expected, axis=0)[-2:]
+    uncertain = routed.restore_labels((two_best[1] - two_best[0] <= 2 * tolerance).astype(np.uint8)).astype(bool)
+    wrong = (label_values(routed.restore_labels(logits.argmax(axis=0)), spec) != expected_labels) & ~uncertain
+    if not off <= tolerance or wrong.any():
+        raise ModelError(
+            "the engine does not give the vector's answer",
+            path=vector.arrays.file,
+            field=f"depth {vector.depth}, {runner.backend}",
+            found=f"logits off by {off:.1e}, {int(wrong.sum())} labels wrong",
+            expected=f"at most {tolerance:.1e}, none",
+        )
+    return f"depth {vector.depth}: logits within {off:.1e}, labels right ({runner.backend})"

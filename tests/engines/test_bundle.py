@@ -1,0 +1,165 @@
+"""What else a bundle can be and hold: precisions, weights inside, conformance vectors, backends."""
+
+import json
+import shutil
+from collections import Counter
+
+import nibabel as nib
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rarecli import Predictor
+from rarecli.core import describe
+from rarecli.core.engines.bundle import export
+from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.engines.runners import open_model
+from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
+from rarecli.core.files import sha256
+
+BACKENDS = ["torch", "onnx", "openvino"]
+
+
+@pytest.fixture
+def copied(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "bundle")
+
+
+@pytest.fixture(scope="module")
+def half(run, tmp_path_factory):
+    output = tmp_path_factory.mktemp("half") / "bundle"
+    export(run, output, precision="fp16")
+    return output
+
+
+def test_fp16_halves_the_weights_and_keeps_norms_and_io_in_fp32(half, bundle):
+    assert (half / "weights.safetensors").stat().st_size < 0.55 * (bundle / "weights.safetensors").stat().st_size
+    weights = load_file(half / "weights.safetensors")
+    assert weights["bottleneck.0.weight"].dtype == np.float16
+    assert weights["bottleneck.1.weight"].dtype == np.float32  # an instance norm
+    for depth in range(4):
+        graph = onnx.load(half / f"depth{depth}.onnx", load_external_data=False).graph
+        assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+        plain = onnx.load(bundle / f"depth{depth}.onnx", load_external_data=False).graph
+        operators = Counter(node.op_type for node in graph.node)
+        assert operators.pop("Cast") > 0
+        assert operators == Counter(node.op_type for node in plain.node)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fp16_engines_stay_within_the_stated_tolerance(half, bundle, backend):
+    image = np.random.default_rng(0).random((1, 1, 32, 48, 32), dtype=np.float32)
+    _, reference = open_model(bundle, "torch")
+    _, engines = open_model(half, backend)
+    with reference, engines:
+        expected, found = reference.run(image, 0), engines.run(image, 0)
+    assert 0 < np.abs(found - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
+    export(run, tmp_path / "bundle", depths=[2, 3], self_contained=True)
+    assert not (tmp_path / "bundle" / "weights.safetensors").exists()
+    alone = tmp_path / "alone.onnx"
+    shutil.copy(tmp_path / "bundle" / "depth3.onnx", alone)
+    image = np.random.default_rng(0).random((1, 1, 4, 4, 4), dtype=np.float32)
+    found = onnxruntime.InferenceSession(alone).run(None, {"image": image})[0]
+    _, engines = open_model(bundle, "onnx")
+    with engines:
+        np.testing.assert_array_equal(found, engines.run(image, 3))
+    with pytest.raises(UsageError, match="no weights for PyTorch"):
+        Predictor(tmp_path / "bundle", backend="torch")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_passes_the_conformance_vectors(bundle, backend):
+    facts = describe.verify(bundle, backend)
+    assert len(facts["verified"]) == 4
+    assert all(f"labels right ({backend})" in line for line in facts["verified"])
+
+
+def test_vectors_exercise_orientation_resampling_and_every_depth(bundle):
+    manifest = load_manifest(bundle)
+    for vector in manifest.conformance:
+        scan = nib.load(bundle / vector.scan.file)
+        labels = nib.load(bundle / vector.labels.file)
+        arrays = load_file(bundle / vector.arrays.file)
+        grid = manifest.engine(vector.depth).grid_spacing_mm
+        assert nib.aff2axcodes(scan.affine) == ("P", "L", "S")
+        # array axes are P, L, S: their spacings are those of y, x, z
+        np.testing.assert_allclose(scan.header.get_zooms(), (1.25 * grid[1], grid[0], grid[2]), rtol=1e-6)
+        assert labels.shape == scan.shape
+        assert arrays["logits"].shape[1:] == arrays["image"].shape[1:]
+        # the y axis was resampled from 1.25 of the grid: a quarter more voxels
+        assert arrays["image"].shape[2] == int(scan.shape[0] * 1.25 + 0.5)
+
+
+@pytest.mark.parametrize("what", ["logits", "image", "labels"])
+def test_a_vector_with_another_answer_is_found(copied, what):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    vector = manifest["conformance"][1]
+    if what == "labels":
+        path = copied / vector["labels"]["file"]
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image((np.asarray(image.dataobj) + 1) % 3, image.affine, image.header), path)
+        vector["labels"]["sha256"] = sha256(path)
+    else:
+        path = copied / vector["arrays"]["file"]
+        arrays = load_file(path)
+        arrays[what][0, 0, 0, 0] += 0.1
+        save_file(arrays, path)
+        vector["arrays"]["sha256"] = sha256(path)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="prepared differently" if what == "image" else "vector's answer"):
+        describe.verify(copied, "onnx")
+
+
+def test_a_changed_vector_or_a_run_is_refused(copied, run):
+    (copied / "conformance" / "depth2_scan.nii.gz").write_bytes(b"changed")
+    with pytest.raises(ModelError, match="was changed"):
+        describe.verify(copied, "onnx")
+    with pytest.raises(ModelError, match="only a bundle"):
+        describe.verify(run)
+
+
+@pytest.mark.parametrize(("field", "value"), [("schema_version", 2), ("surprise", 1), ("precision", "fp8"), ("engines", None)])
+def test_a_manifest_of_another_kind_is_refused(copied, field, value):
+    manifest = json.loads((copied / "manifest.json").read_text()) | {field: value}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError) as caught:
+        load_manifest(copied)
+    assert field in str(caught.value)
+    assert "manifest.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname"])
+def test_fault_32_a_manifest_that_leaves_its_folder_is_refused(copied, name):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["engines"][3]["file"] = name
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    (copied.parent / "outside.onnx").write_bytes(b"")
+    _, engines = open_model(copied, "onnx")
+    with engines, pytest.raises(ModelError, match="leaves the bundle"):
+        engines.run(np.zeros((1, 1, 4, 4, 4), dtype=np.float32), 3)
+
+
+def test_auto_takes_openvino_on_a_cpu(bundle):
+    with Predictor(bundle) as predictor:
+        assert predictor.runner.backend == "openvino"
+
+
+def test_bf16_is_for_openvino_on_a_cpu_that_has_it(bundle):
+    openvino = pytest.importorskip("openvino")
+    with pytest.raises(UsageError, match="computes in fp32"):
+        Predictor(bundle, backend="onnx", precision="bf16")
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(EnvironmentFault, match="bfloat16"):
+            Predictor(bundle, precision="bf16")
+        return
+    image = np.random.default_rng(0).random((1, 1, 32, 32, 32), dtype=np.float32)
+    _, plain = open_model(bundle, "openvino")
+    _, fast = open_model(bundle, "openvino", precision="bf16")
+    with plain, fast:
+        expected = plain.run(image, 0)
+        assert np.abs(fast.run(image, 0) - expected).max() < 0.1 * np.abs(expected).max()
