@@ -107,6 +107,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["preprocess", "DATASET", "-o", "x", "--spacing", "1,2"], 2, ["X,Y,Z"]),
         (["export", "BUNDLE", "-o", "x"], 4, ["export already"]),
         (["export", "RUN", "-o", "x", "--depths", "a"], 2, ["0,1,2"]),
+        (["export", "RUN", "-o", "x", "--format", "coreml"], 2, ["coreml", "onnx, tensorrt"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--cases", "none.txt"], 2, ["none.txt"]),
         (["info", "none"], 3, ["no such file"]),
         (["train"], 2, ["PREPARED"]),

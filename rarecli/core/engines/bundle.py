@@ -4,12 +4,14 @@ BUNDLE/
   manifest.json                    the contract
   depth0.onnx, depth1.onnx, ...    one graph per routing depth
   weights.safetensors              their weights (not with --self-contained)
+  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, if asked for
   conformance/                     vectors to test a consumer with
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,13 +25,26 @@ from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile, Manifest
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
 from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.runners import model_kind
+from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.files import atomic_folder, sha256
 from rarecli.core.model import build_network
 from rarecli.core.progress import Reporter, Silent
+from rarecli.core.types import Shape
 
 WEIGHTS = "weights.safetensors"
+FORMATS = ("onnx", "tensorrt")
+
+
+@dataclass(frozen=True)
+class TensorRtOptions:
+    """Shapes at depth 0 that plans take, the patch alone by default, and a file that keeps what tuning found out."""
+
+    shape_min: Shape | None = None
+    shape_opt: Shape | None = None
+    shape_max: Shape | None = None
+    timing_cache: Path | None = None
 
 
 def export(
@@ -37,15 +52,21 @@ def export(
     bundle: Path,
     *,
     depths: Sequence[int] | None = None,
+    formats: Sequence[str] = ("onnx",),
     precision: Precision = "fp32",
     self_contained: bool = False,
+    tensorrt: TensorRtOptions = TensorRtOptions(),
     reporter: Reporter = Silent(),
 ) -> Manifest:
     """Write the bundle of a run, or of a weights file inside one: whole, and only if every engine agrees with PyTorch.
 
-    self_contained keeps the weights inside each graph. Raises ModelError when an engine fails its parity gate or the model is
-    a bundle, UsageError for a depth it lacks.
+    formats: onnx is always written, tensorrt plans are built from it on this machine's GPU. self_contained keeps the weights
+    inside each graph. Raises ModelError when an engine fails its parity gate or the model is a bundle, UsageError for a depth it
+    lacks or an unknown format, EnvironmentFault where TensorRT or a GPU is missing.
     """
+    if stray_formats := sorted(set(formats) - set(FORMATS)):
+        raise UsageError("there is no such format", field="format", found=", ".join(stray_formats), expected=", ".join(FORMATS))
+    library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in formats else (None, None)
     kind = model_kind(model)
     if kind == "bundle":
         raise ModelError("a bundle is an export already", path=model, expected="a run")
@@ -72,7 +93,11 @@ def export(
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
             parity = check_parity(file, spec, depth, precision, reference)
-            engines.append(_describe(spec, depth, file, parity))
+            engine = _describe(spec, depth, file, parity)
+            if library is not None:
+                profile = profile_for(engine, tensorrt.shape_min, tensorrt.shape_opt, tensorrt.shape_max)
+                engine = engine.model_copy(update={"plan": build_plan(library, engine, folder, profile, gpu, tensorrt.timing_cache)})
+            engines.append(engine)
             reporter.say(f"depth {depth}: logits within {parity.max_abs:.1e} of PyTorch, {parity.label_changes} labels changed")
         manifest = Manifest(
             spec=spec,

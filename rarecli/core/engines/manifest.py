@@ -62,8 +62,31 @@ class ConformanceVector(Frozen):
     arrays: HashedFile
 
 
+class Gpu(Frozen):
+    """The GPU that a plan is built on and for."""
+
+    name: str
+    compute_capability: str
+
+
+class PlanFacts(HashedFile):
+    """A TensorRT plan and what it is for. The same stands beside it, in `depthK.plan.json`."""
+
+    library: str
+    version: str
+    gpu: Gpu | None
+    """None: built without one, by TensorRT-RTX."""
+    onnx_sha256: str
+    shape_min: tuple[int, int, int, int, int]
+    shape_opt: tuple[int, int, int, int, int]
+    shape_max: tuple[int, int, int, int, int]
+    flags: tuple[str, ...]
+    has_run: bool = False
+    """Building proves that the engine compiles, not that it runs."""
+
+
 class Engine(HashedFile):
-    """One entry into the network."""
+    """One entry into the network, as an ONNX graph; if asked for, as a TensorRT plan, too."""
 
     depth: int
     grid_spacing_mm: tuple[float, float, float]
@@ -73,6 +96,7 @@ class Engine(HashedFile):
     min_axis: int
     patch_shape: tuple[int, int, int]
     parity: Parity
+    plan: PlanFacts | None = None
 
 
 class RoutingRule(Frozen):
