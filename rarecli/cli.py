@@ -1,6 +1,7 @@
 """The `rare` command. The only place that prints an error and the only one that exits."""
 
 import sys
+import warnings
 from importlib.metadata import version as installed_version
 from typing import Annotated
 
@@ -37,8 +38,14 @@ def options(
     settings.debug = debug
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, UserWarning):
+        print(f"Warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line; exit with 0, or with the code of the error (`rarecli/core/errors.py`)."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except RareError as error:

@@ -14,6 +14,7 @@ from rarecli.core.evaluator import evaluate, read_case_names, score, validate, v
 from rarecli.core.phantoms import write_phantoms
 from rarecli.core.predictor import Prediction
 from rarecli.core.prepared import open_prepared
+from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.volume import Volume, write_labels
 
 PLAN = Plan(
@@ -113,6 +114,27 @@ def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
     assert one["metrics"]["2"]["n_ref"] == 0
 
 
+def test_digits_at_the_end_of_a_label_file_are_part_of_its_name(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    for index in range(3):
+        write_labels(tmp_path / "references" / f"sub_{index:04d}.nii.gz", labels.data[0], image)
+        write_labels(tmp_path / "predictions" / f"sub_{index:04d}.nii.gz", labels.data[0] * (index == 0), image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+    assert len(summary["metric_per_case"]) == 3
+    assert summary["foreground_mean"]["dice"] == pytest.approx(1 / 3)
+
+
+def test_references_without_a_prediction_are_named(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    said = []
+    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
+    for name in ("a", "b"):
+        write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
+    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
+    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
+    assert said == ["1 references have no prediction and are not scored: b"]
+
+
 def test_scoring_refuses_what_does_not_belong_together(tmp_path):
     image, labels = Phantom(0).acquire(2.0)
     write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
@@ -125,6 +147,16 @@ def test_scoring_refuses_what_does_not_belong_together(tmp_path):
     write_labels(tmp_path / "references" / "a.nii.gz", labels.data[0], moved)
     with pytest.raises(DataError, match="different grids"):
         score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+
+
+def test_validation_and_evaluation_agree_on_shapes_that_are_no_multiples(run, tmp_path):
+    write_phantoms(tmp_path / "data", range(2), extent_mm=(35.0, 29.0, 33.0))
+    preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32), num_jobs=1))
+    with Predictor(run, device="cpu") as predictor:
+        live = validate(predictor.runner, open_prepared(tmp_path / "prepared"), predictor.spec, ["phantom_000", "phantom_001"])
+        summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", upsampled=False)
+    for depth in range(4):
+        assert live[f"dice_depth{depth}"] == pytest.approx(summary["per_depth"][str(depth)]["dice"], abs=1e-9)
 
 
 def test_validation_during_training_is_the_evaluation_of_the_run(run, prepared, phantom_dataset, tmp_path):

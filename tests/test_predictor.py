@@ -142,6 +142,37 @@ def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle, backend):
             assert (found.labels != expected.labels).mean() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("data", "affine", "words"),
+    [
+        (np.full((4, 4, 4), np.nan), np.eye(4), "no finite numbers"),
+        (np.zeros((4, 0, 4)), np.eye(4), "no voxels"),
+        (np.zeros((4, 4, 4)), np.zeros((4, 4)), "not invertible"),
+        (np.zeros((4, 4, 4)), np.eye(4) + np.eye(4, k=1) * [0, 0.5, 0, 0], "right angles"),
+    ],
+)
+def test_an_array_is_checked_as_a_file_is(predictor, data, affine, words):
+    with pytest.raises(DataError, match=words):
+        predictor.predict(data, affine)
+
+
+def test_a_folder_is_not_predicted_into_itself(predictor, tmp_path):
+    scan, _ = Phantom(1).acquire(8.0)
+    write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
+    before = (tmp_path / "a.nii.gz").read_bytes()
+    with pytest.raises(UsageError, match="would replace the scan"):
+        predict_files([tmp_path], predictor, tmp_path)
+    assert (tmp_path / "a.nii.gz").read_bytes() == before
+
+
+def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
+    scan, _ = Phantom(1).acquire(8.0)
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
+    with pytest.raises(UsageError, match="no such depth"):
+        predict_files([tmp_path / "in"], predictor, tmp_path / "out", depth=7)
+
+
 def test_what_is_no_model_is_said(tmp_path):
     with pytest.raises(ModelError, match="no model"):
         Predictor(tmp_path)

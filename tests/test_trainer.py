@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from rarecli.core import losses, trainer
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.trainer import train
 
 TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
@@ -71,6 +72,33 @@ def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(prepared, run, tmp_
         train(prepared, run, config)
     with pytest.raises(UsageError, match="nothing to resume"):
         train(prepared, tmp_path / "none", config, resume=True)
+
+
+def test_a_run_resumes_with_its_own_split_on_its_own_data_and_over_a_torn_log(prepared, phantom_dataset, tmp_path):
+    names = [f"phantom_{index:03d}" for index in range(8)]
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": names[:2], "val": names[2:3]}]))
+    train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"epochs": 1}), device="cpu", splits=splits)
+    (tmp_path / "run" / "log.jsonl").write_text((tmp_path / "run" / "log.jsonl").read_text() + '{"epoch": 2, "lo')
+    longer = load_train_config(overrides=TINY | {"epochs": 2})
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(UsageError, match="finished"):
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"epochs": 1}), device="cpu", resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    train(prepared, tmp_path / "run", longer, device="cpu", resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["split"]["val"] == names[2:3]
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == [1, 2]
+    preprocess(phantom_dataset, tmp_path / "other", PreprocessOptions(patch_size=(32, 32, 32), spacing_mm=(1, 1, 1.05), num_jobs=1))
+    with pytest.raises(UsageError, match="another dataset"):
+        train(tmp_path / "other", tmp_path / "run", load_train_config(overrides=TINY), device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', '[{"train": ["phantom_000"]}]', '[{"train": ["phantom_000"], "val": ["phantom_000"]}]'])
+def test_splits_of_the_wrong_form_are_a_data_error(prepared, tmp_path, content):
+    (tmp_path / "splits.json").write_text(content)
+    with pytest.raises(DataError):
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", splits=tmp_path / "splits.json")
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_with_another_configuration_names_the_key(prepared, run):

@@ -27,7 +27,7 @@ class Targets(str, Enum):
 def run(
     prepared: Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
-    preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, paper, smoke.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, brain-tumour, paper, smoke.")] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
@@ -84,7 +84,10 @@ def _overrides(items: list[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise typer.BadParameter(f"the value of {item!r} is no YAML", param_hint="--set") from None
     return overrides
 
 

@@ -17,17 +17,18 @@ _ELASTIC_KNOTS = 5
 
 
 def augment(
-    image: FloatArray, labels: IntArray, spacing_mm: Triple, config: AugmentationConfig, rng: np.random.Generator
+    image: FloatArray, labels: IntArray, spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator
 ) -> tuple[FloatArray, IntArray]:
     """Rotate, scale, shift, bend, flip and change the gamma of image (C, X, Y, Z) and labels (X, Y, Z) alike.
 
-    Interpolation is linear for the image, nearest for the labels; beyond the border the last voxel goes on.
+    depth: that of the image's grid; shifts and bends are configured in voxels of depth 0. Interpolation is linear for the image,
+    nearest for the labels; beyond the border the last voxel goes on.
     """
     if config.flip:
         flipped = tuple(axis for axis in range(3) if rng.random() < 0.5)
         image, labels = np.flip(image, tuple(axis + 1 for axis in flipped)), np.flip(labels, flipped)
     if rng.random() < config.probability:
-        grid = _sampling_grid(labels.shape, spacing_mm, config, rng)
+        grid = _sampling_grid(labels.shape, spacing_mm, depth, config, rng)
         image = _sample(image, grid, "bilinear")
         labels = _sample(labels[None].astype(np.float32), grid, "nearest")[0].astype(labels.dtype)
     if config.gamma and rng.random() < config.probability:
@@ -35,26 +36,31 @@ def augment(
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
 
 
+def random_contrast(config: AugmentationConfig, rng: np.random.Generator) -> tuple[np.float32, np.float32]:
+    """Gain and offset for normalised images; one pair for all depths of a sample, so that gateways and encoder see one contrast."""
+    if rng.random() >= config.probability:
+        return np.float32(1), np.float32(0)
+    gain, offset = rng.uniform(1 - config.contrast, 1 + config.contrast), rng.uniform(-config.contrast, config.contrast) / 2
+    return np.float32(gain), np.float32(offset)
+
+
 def add_noise(image: FloatArray, config: AugmentationConfig, rng: np.random.Generator) -> FloatArray:
-    """Contrast, brightness and Gaussian noise on a normalised image (C, X, Y, Z); a range of 1 is taken for the unit."""
-    if rng.random() < config.probability:
-        gain, offset = rng.uniform(1 - config.contrast, 1 + config.contrast), rng.uniform(-config.contrast, config.contrast) / 2
-        image = image * np.float32(gain) + np.float32(offset)
+    """Gaussian noise on a normalised image (C, X, Y, Z); a range of 1 is taken for the unit."""
     if config.noise and rng.random() < config.probability:
         std = np.float32(rng.uniform(0, config.noise))
         image = image + std * rng.standard_normal(image.shape, dtype=np.float32)
     return image
 
 
-def _sampling_grid(shape: tuple[int, ...], spacing_mm: Triple, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+def _sampling_grid(shape: tuple[int, ...], spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
     """Where each voxel takes its value from: (1, X, Y, Z, 3), in grid_sample's -1..1, last axis (z, y, x)."""
     angles = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees, 3))
     scales = 1 + rng.uniform(-config.scale, config.scale) + rng.uniform(-config.scale, config.scale, 3) / 3
     spacing = np.asarray(spacing_mm)
     # rotated in mm, so that a right angle stays one where voxels are no cubes
     matrix = np.diag(1 / spacing) @ _rotation(angles) @ np.diag(scales * spacing)
-    shift = rng.uniform(-config.shift_voxels, config.shift_voxels, 3)
-    knots = rng.normal(0, config.elastic_voxels / 2, (1, 3, *[_ELASTIC_KNOTS] * 3)).astype(np.float32)
+    shift = rng.uniform(-config.shift_voxels, config.shift_voxels, 3) / 2**depth
+    knots = rng.normal(0, config.elastic_voxels / 2 / 2**depth, (1, 3, *[_ELASTIC_KNOTS] * 3)).astype(np.float32)
 
     axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in shape]
     centred = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)

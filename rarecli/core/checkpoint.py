@@ -11,16 +11,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rarecli.core.errors import ModelError
+from rarecli.core.errors import EnvironmentFault, ModelError
 from rarecli.core.files import atomic_file
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
     """Write tensors, and `facts` as JSON in the file's header, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_file(path) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary, {"facts": json.dumps(facts or {})}
-        )
+        try:
+            save_file(tensors, temporary, {"facts": json.dumps(facts or {})})
+        except SafetensorError as error:
+            raise EnvironmentFault("cannot write the weights", path=path, found=error, remedy="free some space") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -32,7 +34,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise ModelError("the weights are missing", path=path, remedy="train first, or choose another model") from None
     except (SafetensorError, ValueError, OSError) as error:
-        raise ModelError("this is no safetensors file", path=path, found=error, remedy="rare convert reads foreign checkpoints") from error
+        raise ModelError("this is no safetensors file", path=path, found=error, expected="weights that rare wrote") from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Frozen(BaseModel):
     """Base of all configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PercentileNormalisation(Frozen):
@@ -80,6 +80,8 @@ class Plan(Frozen):
     def _check(self) -> Plan:
         if len(self.label_names) != len(self.label_values) or len(self.label_names) < 2:
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
+        if self.label_values[0] != 0 or len(self.label_values) > 256:
+            raise ValueError("labels need a background of value 0 and at most 256 classes")
         try:
             require_patch_size(self.patch_size, self.num_levels)
         except UsageError as error:  # pydantic reports nothing but a ValueError
@@ -148,7 +150,7 @@ class LossConfig(Frozen):
 
 
 class AugmentationConfig(Frozen):
-    """Probabilities and ranges; geometry is changed once at depth 0, intensities at every depth alike."""
+    """Probabilities and ranges; geometry, gamma and contrast are drawn once per sample, noise anew at every depth."""
 
     probability: float = Field(default=0.8, ge=0, le=1)
     rotation_degrees: float = Field(default=15.0, ge=0)

@@ -69,7 +69,10 @@ def open_dataset(root: Path) -> Dataset:
         )
     for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
         if (root / images).is_dir() and (root / labels).is_dir():
-            cases = _pair(scans_in(root / images), root / labels)
+            files = _nifti_files(root / images)
+            # digits at the end are part of the name if labels have them as well
+            named = files and any((root / labels / f"{case_name(files[0])}{suffix}").is_file() for suffix in _SUFFIXES)
+            cases = _pair(_one_each(files) if named else scans_in(root / images), root / labels)
             return Dataset(root, "plain", root.resolve().name, None, None, cases)
     raise DataError(
         "no known layout",
@@ -85,6 +88,19 @@ def scans_in(folder: Path) -> list[Case]:
     if not files:
         raise DataError("no scans here", path=folder, expected="files named *.nii or *.nii.gz")
     return _group(files)
+
+
+def label_files(folder: Path) -> list[Case]:
+    """The label files of a folder by name, each a case of its own."""
+    if not folder.is_dir():
+        raise DataError("there is no such folder", path=folder)
+    return _one_each(_nifti_files(folder))
+
+
+def _one_each(files: Iterable[Path]) -> list[Case]:
+    cases = [Case(case_name(file), (file,)) for file in files]
+    _require_unique(cases)
+    return cases
 
 
 def _nifti_files(folder: Path) -> list[Path]:
@@ -252,9 +268,7 @@ def _group(files: Iterable[Path]) -> list[Case]:
     files = list(files)
     matches = [_CHANNEL.match(case_name(file)) for file in files]
     if not all(matches) or not any(match and match["channel"] == "0000" for match in matches):
-        cases = [Case(case_name(file), (file,)) for file in files]
-        _require_unique(cases)
-        return cases
+        return _one_each(files)
     groups: dict[tuple[Path, str], dict[int, Path]] = {}
     for file, match in zip(files, matches, strict=True):
         assert match is not None

@@ -11,6 +11,7 @@ RareError                   1  a bug, if raised as such
 An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -92,6 +93,12 @@ class Preempted(RareError):
     """Stopped from outside after saving; the same command with --resume goes on."""
 
     exit_code = 75
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first few of many names, for a message."""
+    known = list(names)
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
 def missing_extra(package: str, extra: str) -> EnvironmentFault:

@@ -16,19 +16,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rarecli.core.config import ModelSpec
-from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, scans_in
+from rarecli.core.config import ModelSpec, Targets
+from rarecli.core.dataset import Case, class_indices, label_files, open_dataset, read_case
 from rarecli.core.engines.runners import Runner
-from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError
+from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError, some
 from rarecli.core.files import atomic_file, read_json, require_writable, write_json
 from rarecli.core.metrics import METRICS, case_record, confusion_matrix, foreground_mean
 from rarecli.core.patches import sliding_logits
 from rarecli.core.predictor import Predictor
 from rarecli.core.prepared import PreparedDataset
-from rarecli.core.preprocessing import downsample, downsample_labels, edge_pad, fit_shape, normalise, to_ras
+from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape, normalise, to_ras
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.resampling import resample, resample_labels, resampled_affine
-from rarecli.core.types import IntArray
+from rarecli.core.types import FloatArray, IntArray
 from rarecli.core.volume import Volume, read_labels, require_same_grid
 
 Protocol = Literal["native", "paper"]
@@ -78,7 +78,7 @@ def evaluate(
     source = open_dataset(dataset)
     cases = _choose_cases(source.cases, names)
     spec = predictor.spec
-    chosen = list(range(spec.network.num_depths)) if depths is None else list(depths)
+    chosen = _choose_depths(spec, depths)
     _require_fit(source.label_names, spec, dataset)
     require_writable(output)
     scored: list[Score] = []
@@ -106,7 +106,7 @@ def evaluate(
     _write(scored, summary, output)
     figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
     if failures:
-        raise SomeCasesFailed(f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}", path=output)
+        raise SomeCasesFailed(f"{len(failures)} of {len(cases)} cases failed: {some(failures)}", path=output)
     return summary
 
 
@@ -116,8 +116,12 @@ def score(references: Path, predictions: Path, output: Path, reporter: Reporter 
     Depths are taken from the predictions.json that `rare predict` left there, if any. Raises DataError for a prediction
     without reference or on another grid.
     """
-    predicted = [case for case in scans_in(predictions) if not case.name.endswith("_probabilities")]
-    available = {case.name: case for case in scans_in(references)}
+    predicted = [case for case in label_files(predictions) if not case.name.endswith("_probabilities")]
+    available = {case.name: case for case in label_files(references)}
+    if not predicted:
+        raise DataError("there are no predictions", path=predictions, expected="files named as the references")
+    if unscored := sorted(available.keys() - {case.name for case in predicted}):
+        reporter.warn(f"{len(unscored)} references have no prediction and are not scored: {some(unscored)}")
     records = read_json(predictions / "predictions.json")["cases"] if (predictions / "predictions.json").is_file() else {}
     require_writable(output)
     pairs: list[tuple[Case, Volume, Volume]] = []
@@ -151,11 +155,9 @@ def validate(runner: Runner, dataset: PreparedDataset, spec: ModelSpec, names: I
         for name in names:
             image, labels = dataset.read(name)
             finest = dataset.records[name].depth
-            step = 2 ** max(spec.network.num_depths - 1 - finest, 0)
-            image, labels = edge_pad(image, step), edge_pad(labels[None], step)[0]
             for depth in range(finest, spec.network.num_depths):
-                view = normalise(downsample(image, depth - finest, spec.targets), spec.plan.normalisation)
-                reference = downsample_labels(labels, depth - finest, spec.targets, spec.plan.num_classes)
+                coarse, reference = _downsampled(image, labels, spec, depth - finest, spec.targets)
+                view = normalise(coarse, spec.plan.normalisation)
                 prediction = sliding_logits(view, spec, depth, runner.run).argmax(axis=0)
                 confusion = confusion_matrix(prediction, reference, spec.plan.num_classes)
                 by_depth.setdefault(depth, []).append(case_record(confusion, spec.plan.label_names))
@@ -169,13 +171,20 @@ def validate(runner: Runner, dataset: PreparedDataset, spec: ModelSpec, names: I
 def view_at(scan: Volume, labels: Volume, spec: ModelSpec, depth: int, protocol: Protocol) -> tuple[Volume, IntArray]:
     """A scan and its labels (class indices) in RAS axes as they are at `depth` under a protocol."""
     if protocol == "paper":
-        image = downsample(fit_shape(scan.data, spec.plan.patch_size), depth, "paper")
-        reference = downsample_labels(fit_shape(labels.data[0], spec.plan.patch_size), depth, "paper", spec.plan.num_classes)
+        patch = spec.plan.patch_size
+        image, reference = _downsampled(fit_shape(scan.data, patch), fit_shape(labels.data[0], patch), spec, depth, "paper")
         # the protocol knows no spacing: a volume of the fixed shape is what the model was trained on
         return Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference
+    image, reference = _downsampled(scan.data, labels.data[0], spec, depth, "centred")
+    return Volume(image, resampled_affine(scan.affine, scan.shape, (0.5**depth,) * 3)), reference
+
+
+def _downsampled(image: FloatArray, labels: IntArray, spec: ModelSpec, depth: int, targets: Targets) -> tuple[FloatArray, IntArray]:
+    """Scan and labels of any shape at 1/2^depth. Where training sees whole blocks, this is what it sees."""
+    if targets == "paper":
+        return downsample(image, depth, "paper"), downsample_labels(labels, depth, "paper", spec.plan.num_classes)
     zoom = (0.5**depth,) * 3
-    image = resample(scan.data, zoom)
-    return Volume(image, resampled_affine(scan.affine, scan.shape, zoom)), resample_labels(labels.data[0], zoom, spec.plan.num_classes)
+    return resample(image, zoom), resample_labels(labels, zoom, spec.plan.num_classes)
 
 
 def summarise(scored: Sequence[Score], label_names: Sequence[str]) -> dict[str, Any]:
@@ -233,6 +242,16 @@ def _evaluate_case(
     return scored, pictures
 
 
+def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
+    """All resolutions that the model has entries for; for a network with one entry, those that its patch can be halved to."""
+    most = spec.network.num_depths if spec.network.num_depths > 1 else min(4, spec.plan.num_levels)
+    if depths is None:
+        return list(range(most))
+    if stray := [depth for depth in depths if not 0 <= depth < most]:
+        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {most - 1}")
+    return list(depths)
+
+
 def _choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
     if names is None:
         return list(cases)
@@ -273,12 +292,13 @@ def read_case_names(path: Path) -> list[str]:
     """Case names from a JSON list, a run.json (its validation cases), or a text file with one per line."""
     if path.suffix != ".json":
         try:
-            return path.read_text(encoding="utf-8").split()
-        except OSError as error:
-            raise UsageError("the list of cases cannot be read", path=path, found=error.strerror) from error
+            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError("the list of cases cannot be read", path=path, found=error) from error
     content = read_json(path)
     if isinstance(content, dict):
-        content = content["split"]["val"] if "split" in content else content.get("test")
-    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        split = content.get("split")
+        content = split.get("val") if isinstance(split, dict) else content.get("test")
+    if not content or not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise UsageError("this is no list of cases", path=path, expected='["case", ...], or the run.json of a run')
     return content

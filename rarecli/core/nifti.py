@@ -187,12 +187,8 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
         field = "qform" if has_qform else "pixdim"
         if not has_qform:
             notes.append("neither sform nor qform is set: orientation unknown, taken as the array's own axes with the spacing of pixdim")
-    linear = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
-        raise DataError(
-            "the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes"
-        )
-    spacing = np.linalg.norm(linear, axis=0)
+    notes += require_orthogonal(affine, field)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if has_sform and has_qform and np.isfinite(pixdim).all() and (np.abs(spacing - pixdim) > 1e-2 * spacing).any():
         raise DataError(
             "sform and qform disagree on the spacing",
@@ -201,18 +197,6 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
             expected="one spacing",
             remedy="correct the wrong one, or set its code to 0",
         )
-    directions = linear / spacing
-    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
-    if shear > 1e-2:
-        raise DataError(
-            "the axes are not at right angles",
-            field=field,
-            found=f"a cosine of {shear:.3f} between two axes",
-            expected="no shear",
-            remedy="resample the scan",
-        )
-    if shear > 1e-4:
-        notes.append(f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were")
     code = int(header["xyzt_units"]) % 8
     if code not in _MM_PER_UNIT:
         raise DataError(
@@ -220,3 +204,18 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
         )
     scale = np.diag([*[_MM_PER_UNIT[code]] * 3, 1.0])
     return np.asarray(scale @ affine)
+
+
+def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
+    """Raise DataError unless the axes of an affine are finite, independent and at right angles; remark on a shear that is tiny."""
+    linear = affine[:3, :3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
+        raise DataError(
+            "the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes"
+        )
+    directions = linear / np.linalg.norm(linear, axis=0)
+    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if shear > 1e-2:
+        found = f"a cosine of {shear:.3f} between two axes"
+        raise DataError("the axes are not at right angles", field=field, found=found, expected="no shear", remedy="resample the scan")
+    return [f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []

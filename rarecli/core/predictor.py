@@ -14,13 +14,14 @@ import numpy as np
 
 from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.runners import Runner, open_model
-from rarecli.core.errors import RareError, SomeCasesFailed, UsageError
+from rarecli.core.errors import RareError, SomeCasesFailed, UsageError, some
 from rarecli.core.files import require_writable, write_json
+from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import label_values, prepare_scan
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
-from rarecli.core.volume import Volume, read_volume, write_image, write_labels
+from rarecli.core.volume import Volume, read_volume, require_finite, write_image, write_labels
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,23 @@ def predict_files(
     to_file = output.name.endswith((".nii", ".nii.gz"))
     if to_file and len(cases) > 1:
         raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
+    if not to_file and output.is_file():
+        raise UsageError("the output is a file", path=output, expected="a folder, or a name ending in .nii.gz for one scan")
+    targets = {case.name: output if to_file else output / f"{case.name}.nii.gz" for case in cases}
+    for case in cases:
+        if any(targets[case.name].resolve() == image.resolve() for image in case.images):
+            raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
     require_writable(output.parent if to_file else output)
     reporter.say(f"model {predictor.spec.name}, backend {predictor.runner.backend}")
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
     for case in reporter.track(cases, "predict", len(cases)):
-        target = output if to_file else output / f"{case.name}.nii.gz"
         try:
-            records[case.name] = _predict_file(case, predictor, target, depth, probabilities)
+            records[case.name] = _predict_file(case, predictor, targets[case.name], depth, probabilities)
             reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
         except RareError as error:
-            if len(cases) == 1:
+            # a wrong option or model would fail for every case alike
+            if len(cases) == 1 or isinstance(error, UsageError):
                 raise
             failures[case.name] = error
             reporter.warn(f"{case.name}: {error}")
@@ -126,9 +133,9 @@ def predict_files(
         write_json(output / "predictions.json", result)
     if failures:
         raise SomeCasesFailed(
-            f"{len(failures)} of {len(cases)} cases failed: {', '.join(failures)}",
+            f"{len(failures)} of {len(cases)} cases failed: {some(failures)}",
             path=output,
-            remedy="the others are written; see above for each",
+            remedy="what failed is said above for each" + ("; the others are written" if records else ""),
         )
     return result
 
@@ -158,14 +165,18 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | N
 
 
 def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:
-    if isinstance(scan, Volume):
-        return scan
     if isinstance(scan, str | Path):
         return read_volume(Path(scan))
-    if affine is None:
+    if isinstance(scan, Volume):
+        volume = scan
+    elif affine is None:
         raise UsageError("an array needs its affine", field="affine", expected="(4, 4), voxel -> mm, RAS+")
-    data = np.asarray(scan, dtype=np.float32)
-    return Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+    else:
+        data = np.asarray(scan, dtype=np.float32)
+        volume = Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+    require_finite(volume)
+    require_orthogonal(volume.affine, "affine")
+    return volume
 
 
 def _argmax(logits: FloatArray) -> IntArray:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rarecli.core import routing
@@ -183,7 +184,7 @@ def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder
         image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
     image = np.ascontiguousarray(image, dtype=np.float32)
     labels = np.ascontiguousarray(labels, dtype=np.uint8)
-    save_file(
+    _save(
         {"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}, folder / f"{case.name}.safetensors"
     )
     record = CaseRecord(
@@ -196,6 +197,13 @@ def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder
         voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
     )
     return _CaseResult(record, _samples(image, labels))
+
+
+def _save(arrays: dict[str, Any], path: Path) -> None:
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:
+        raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
 
 
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rarecli.core.augmentation import add_noise, augment
+from rarecli.core.augmentation import add_noise, augment, random_contrast
 from rarecli.core.config import ModelSpec, TrainConfig
 from rarecli.core.prepared import PreparedDataset
 from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to
@@ -57,7 +57,7 @@ class Batch:
 
 
 class SampleSource(Dataset[Sample]):
-    """Makes the sample of a key. augmented=False gives the same patch unchanged, for tests and for looking at."""
+    """Makes the sample of a key."""
 
     def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
         self.dataset, self.spec, self.config = dataset, spec, config
@@ -75,7 +75,8 @@ class SampleSource(Dataset[Sample]):
         whole = size == record.shape
         step = 2 ** (max(spec.network.num_depths - 1, record.depth) - record.depth)
         image, labels = edge_pad(image, step), edge_pad(labels[None], step)[0]
-        image, labels = augment(image, labels, spec.grid_spacing_mm(0), self.config.augmentation, rng)
+        image, labels = augment(image, labels, spec.grid_spacing_mm(0), record.depth, self.config.augmentation, rng)
+        gain, offset = random_contrast(self.config.augmentation, rng)
         if self.spec.network.arch == "unet-aug":
             image = self._lose_resolution(image, rng)
         sample = Sample({}, {})
@@ -83,7 +84,8 @@ class SampleSource(Dataset[Sample]):
             coarser = depth - record.depth
             view = downsample(image, coarser, spec.targets)
             limits: Limits | None = None if whole or not record.limits else record.limits[coarser]
-            view = add_noise(normalise(view, plan.normalisation, limits), self.config.augmentation, rng)
+            view = normalise(view, plan.normalisation, limits) * gain + offset
+            view = add_noise(view, self.config.augmentation, rng)
             sample.images[depth] = pad_to(view, spec.patch_shape(depth))
             coarse_labels = downsample_labels(labels, coarser, spec.targets, plan.num_classes)
             sample.labels[depth] = pad_to(coarse_labels[None], spec.patch_shape(depth))[0]
@@ -102,7 +104,7 @@ class SampleSource(Dataset[Sample]):
 
     def _lose_resolution(self, image: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Down and up again by a random 2^k: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
-        depth = int(rng.integers(0, self.spec.plan.num_levels))
+        depth = int(rng.integers(0, self.config.num_depths))
         padded = edge_pad(image, 2**depth)
         zoom = 2.0**depth
         up = resample(downsample(padded, depth, self.spec.targets), (zoom, zoom, zoom))

@@ -22,9 +22,9 @@ from torch.optim.swa_utils import AveragedModel
 from rarecli.core import checkpoint, figures, run_folder
 from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
-from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.errors import DataError, ModelError, UsageError, some
 from rarecli.core.evaluator import validate
-from rarecli.core.files import read_json, require_writable
+from rarecli.core.files import atomic_file, read_json, require_writable, sha256
 from rarecli.core.losses import consistency_loss, segmentation_loss
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.prepared import PreparedDataset, open_prepared
@@ -63,14 +63,17 @@ def train(
     ModelError when loss or gradients stay non-finite.
     """
     dataset = open_prepared(prepared)
-    require_writable(run)
     started = (run / run_folder.LAST).is_file()
     if resume and not started:
         raise UsageError("there is nothing to resume", path=run, expected=run_folder.LAST, remedy="leave --resume out to start anew")
     if started and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
-    split = _choose_split(dataset, config, splits)
+    if not (run / run_folder.RUN).is_file() and run.is_dir() and any(run.iterdir()):
+        raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
     spec = make_spec(dataset, config)
+    split = _kept_split(run, splits) if resume else _choose_split(dataset, config, splits)
+    _require_known_metric(config, spec)
+    require_writable(run)
     trainer = Trainer(dataset, run, spec, config, split, choose_device(device), reporter)
     if resume:
         trainer.load()
@@ -91,6 +94,8 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
             expected=f"at most {plan.num_levels}",
             remedy="rare preprocess --num-levels",
         )
+    if config.targets == "paper" and not plan.fixed_shape:
+        raise UsageError("the paper's targets need its fixed shape", field="targets", found="paper", remedy="rare preprocess --fixed-shape")
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
@@ -142,8 +147,6 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train from the state to the last epoch; returns the last log line."""
         config, state = self.config, self.state
-        if state.epoch >= config.epochs:
-            raise UsageError("the run is finished", path=self.run, found=f"{state.epoch} epochs", remedy="give more --epochs to extend it")
         source = SampleSource(self.dataset, self.spec, config)
         loader = iter(load_batches(source, self.cases, state.epoch, self.device.type == "cuda"))
         log = self._read_log()
@@ -255,9 +258,6 @@ class Trainer:
         facts = {key: value for key, value in record.items() if key == "epoch" or key.startswith("dice")}
         stop = False
         if any(key.startswith("dice") for key in record):
-            if config.monitor not in record:
-                known = ", ".join(key for key in record if key.startswith("dice"))
-                raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=known)
             if record[config.monitor] > state.best:
                 state.best, state.best_epoch = record[config.monitor], state.epoch
                 checkpoint.save_weights(self.run / run_folder.BEST, weights, facts)
@@ -265,7 +265,8 @@ class Trainer:
             if config.optimiser.schedule == "plateau":
                 self.plateau.step(record[config.monitor])
         checkpoint.save_weights(self.run / run_folder.WEIGHTS, weights, facts)
-        (self.run / run_folder.LOG).write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+        with atomic_file(self.run / run_folder.LOG) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
         self._save()
         if draw or time.monotonic() - self._drawn_at > 30:
             self._draw(log)
@@ -284,12 +285,13 @@ class Trainer:
             tensors |= {f"optimiser.{names[index]}.{key}": value.clone() for key, value in entries.items()}
         self.state.plateau = {**self.plateau.state_dict(), "lr": self.optimiser.param_groups[0]["lr"]}
         facts = {**vars(self.state), "config": self.config.model_dump(mode="json"), "spec": self.spec.model_dump(mode="json")}
+        facts["prepared_sha256"] = sha256(self.dataset.root / "prepared.json")
         checkpoint.save_weights(self.run / run_folder.LAST, tensors, facts)
 
     def load(self) -> None:
         """Go on where the run's last checkpoint is. Raises UsageError if the configuration has changed in more than its length."""
         tensors, facts = checkpoint.load_tensors(self.run / run_folder.LAST)
-        _require_same(facts, self.config, self.spec, self.run)
+        _require_same(facts, self.config, self.spec, self.dataset, self.run)
         self.network.load_state_dict(_part(tensors, "network."))
         self.average.module.load_state_dict(_part(tensors, "average."))
         self.average.n_averaged = tensors["average_count"].to(self.device)
@@ -301,6 +303,10 @@ class Trainer:
         }
         self.optimiser.load_state_dict(optimiser)
         self.state = TrainState(**{key: facts[key] for key in vars(self.state)})
+        if self.state.epoch >= self.config.epochs:
+            raise UsageError(
+                "the run is finished", path=self.run, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
+            )
         self.optimiser.param_groups[0]["lr"] = self.state.plateau.pop("lr")
         self.plateau.load_state_dict(self.state.plateau)
         run_folder.save_run_info(self.run, RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions()))
@@ -308,8 +314,14 @@ class Trainer:
     def _read_log(self) -> list[dict[str, Any]]:
         """Log lines up to the checkpoint; an epoch that was logged but not saved is done again."""
         path = self.run / run_folder.LOG
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-        return [line for line in lines if line["epoch"] <= self.state.epoch]
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        records = []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except ValueError:  # a line that another program tore
+                continue
+        return [record for record in records if record["epoch"] <= self.state.epoch]
 
     def _introduce(self) -> None:
         num = sum(parameter.numel() for parameter in self.network.parameters())
@@ -343,7 +355,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, run: Path) -> None:
+def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, run: Path) -> None:
     may_change = {"epochs", "num_workers", "patience", "validate_every", "amp"}
     new, old = config.model_dump(mode="json"), facts["config"]
     changed = sorted(key for key in new if new[key] != old.get(key) and key not in may_change)
@@ -356,9 +368,24 @@ def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, r
             expected=", ".join(str(old.get(key)) for key in changed),
             remedy="resume with the same options, or start a new run",
         )
-    if spec.model_dump(mode="json") != facts["spec"]:
+    if spec.model_dump(mode="json") != facts["spec"] or sha256(dataset.root / "prepared.json") != facts["prepared_sha256"]:
         expected = facts["spec"]["plan"]["dataset"]
         raise UsageError("the run was started on another dataset", path=run, found=spec.plan.dataset, expected=expected)
+
+
+def _require_known_metric(config: TrainConfig, spec: ModelSpec) -> None:
+    """Raise UsageError for a `monitor` that validation will not give."""
+    depths = [f"dice_depth{depth}" for depth in range(spec.network.num_depths)]
+    known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
+    if config.monitor not in known:
+        raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
+
+
+def _kept_split(run: Path, splits: Path | None) -> dict[str, list[str]]:
+    """The split that a run was started with: nothing else may decide what it has not seen."""
+    if splits is not None:
+        raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
+    return run_folder.load_run_info(run).split
 
 
 def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> dict[str, list[str]]:
@@ -366,7 +393,7 @@ def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | 
     if config.fold == "all":
         return {"train": sorted(names), "val": []}
     if splits is not None:
-        folds = read_json(splits)
+        folds = _read_splits(splits)
         stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
         if stray:
             raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
@@ -378,6 +405,19 @@ def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | 
     if not 0 <= config.fold < len(folds):
         raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
     return {part: list(folds[config.fold][part]) for part in ("train", "val")}
+
+
+def _read_splits(path: Path) -> list[dict[str, list[str]]]:
+    folds = read_json(path)
+    expected = '[{"train": ["case", ...], "val": ["case", ...]}, ...]'
+    if not isinstance(folds, list) or not all(isinstance(fold, dict) and fold.keys() == {"train", "val"} for fold in folds):
+        raise DataError("the file holds no folds", path=path, expected=expected)
+    for fold in folds:
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in fold.values()):
+            raise DataError("the file holds no folds", path=path, expected=expected)
+        if both := sorted(set(fold["train"]) & set(fold["val"])):
+            raise DataError("a case is to train and to validate", path=path, found=some(both))
+    return folds
 
 
 def _versions() -> dict[str, str]:

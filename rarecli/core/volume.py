@@ -78,18 +78,27 @@ def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Vol
         require_same_grid(part, first, f"channel {path.name} lies on another grid than {files[0].name}", case=case, path=path)
     data = first.data if len(parts) == 1 else np.concatenate([part.data for part in parts])
     data = np.ascontiguousarray(data, dtype=np.float32)
+    volume = Volume(data, first.affine, first.header)
+    require_finite(volume, case=case, files=files)
+    return volume
+
+
+def require_finite(volume: Volume, *, case: str | None = None, files: Sequence[Path] = ()) -> None:
+    """Raise DataError for an empty volume and for voxels that are no finite numbers, with their count and the first one's index."""
+    data = volume.data
+    if not data.size:
+        raise DataError("the scan has no voxels", case=case, found=f"shape {data.shape}")
     # a finite sum is proof enough and far cheaper than a mask; a sum that overflows is looked at in full
     if not np.isfinite(data.sum(dtype=np.float64)) and not (finite := np.isfinite(data)).all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise DataError(
             "the scan has voxels that are no finite numbers",
             case=case,
-            path=files[min(index[0], len(files) - 1)],
+            path=files[min(index[0], len(files) - 1)] if files else None,
             found=f"{int((~finite).sum())} NaN or infinite voxels, the first at (channel, x, y, z) = {index}",
             expected="finite intensities",
             remedy="repair the scan, e.g. numpy.nan_to_num",
         )
-    return Volume(data, first.affine, first.header)
 
 
 def read_labels(path: Path, *, case: str | None = None) -> Volume:
@@ -106,8 +115,8 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
             stray = volume.data[~near][0]
             raise DataError("labels are not integers", case=case, path=path, found=f"the value {stray}", expected="whole numbers")
     for value in (rounded.min(), rounded.max()):
-        if abs(int(value)) > _LARGEST_LABEL:
-            raise DataError("a label is too large", case=case, path=path, found=int(value), expected=f"at most {_LARGEST_LABEL}")
+        if not 0 <= int(value) <= _LARGEST_LABEL:
+            raise DataError("a label is out of range", case=case, path=path, found=int(value), expected=f"0 to {_LARGEST_LABEL}")
     return Volume(rounded.astype(np.int32), volume.affine, volume.header)
 
 
