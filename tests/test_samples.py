@@ -1,11 +1,10 @@
 import numpy as np
-import pytest
 
 from rarecli.core.config import load_train_config
 from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
-from rarecli.core.samples import SampleSource, batch_keys, collate, epoch_order, split_folds
+from rarecli.core.samples import SampleSource, batch_keys, collate, epoch_order
 from rarecli.core.trainer import make_spec
 from rarecli.core.volume import write_image, write_labels
 
@@ -86,15 +85,3 @@ def test_batches_from_a_later_epoch_are_the_rest_of_all_batches():
     everything = list(batch_keys(cases, config, 0))
     assert len(everything) == 8
     assert list(batch_keys(cases, config, 3)) == everything[6:]
-
-
-@pytest.mark.parametrize("count", [5, 13, 208])
-def test_folds_hold_out_every_case_once(count):
-    cases = [f"case{index}" for index in range(count)]
-    folds = split_folds(cases, 5)
-    assert sorted(name for fold in folds for name in fold["val"]) == sorted(cases)
-    for fold in folds:
-        assert set(fold["train"]) | set(fold["val"]) == set(cases)
-        assert not set(fold["train"]) & set(fold["val"])
-    assert max(len(fold["val"]) for fold in folds) - min(len(fold["val"]) for fold in folds) <= 1
-    assert split_folds(cases[::-1], 5) == folds

@@ -147,14 +147,3 @@ def load_batches(source: SampleSource, cases: Sequence[str], first_epoch: int, p
         multiprocessing_context="spawn" if workers else None,
         pin_memory=pin_memory,
     )
-
-
-def split_folds(cases: Sequence[str], num_folds: int) -> list[dict[str, list[str]]]:
-    """Cross-validation folds in the layout of nnU-Net's splits_final.json. The same cases give the same folds on every machine."""
-    names = sorted(cases)
-    order = np.random.default_rng(12345).permutation(len(names))
-    folds = []
-    for fold in range(num_folds):
-        held_out = {names[index] for index in order[fold::num_folds]}
-        folds.append({"train": [name for name in names if name not in held_out], "val": sorted(held_out)})
-    return folds

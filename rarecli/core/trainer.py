@@ -22,15 +22,16 @@ from torch.optim.swa_utils import AveragedModel
 from rarecli.core import checkpoint, figures, run_folder
 from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
-from rarecli.core.errors import DataError, ModelError, UsageError, some
+from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluator import validate
-from rarecli.core.files import atomic_file, read_json, require_writable, sha256
+from rarecli.core.files import atomic_file, require_writable, sha256
+from rarecli.core.folds import Split, choose_split, kept_split
 from rarecli.core.losses import consistency_loss, segmentation_loss
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
-from rarecli.core.samples import Batch, SampleSource, load_batches, split_folds
+from rarecli.core.samples import Batch, SampleSource, load_batches
 
 _MOST_BAD_STEPS = 5
 
@@ -71,7 +72,7 @@ def train(
     if not (run / run_folder.RUN).is_file() and run.is_dir() and any(run.iterdir()):
         raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
     spec = make_spec(dataset, config)
-    split = _kept_split(run, splits) if resume else _choose_split(dataset, config, splits)
+    split = kept_split(run, splits) if resume else choose_split(dataset, config, splits)
     _require_known_metric(config, spec)
     require_writable(run)
     trainer = Trainer(dataset, run, spec, config, split, choose_device(device), reporter)
@@ -120,7 +121,7 @@ class Trainer:
         run: Path,
         spec: ModelSpec,
         config: TrainConfig,
-        split: dict[str, list[str]],
+        split: Split,
         device: torch.device,
         reporter: Reporter,
     ) -> None:
@@ -379,45 +380,6 @@ def _require_known_metric(config: TrainConfig, spec: ModelSpec) -> None:
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
     if config.monitor not in known:
         raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
-
-
-def _kept_split(run: Path, splits: Path | None) -> dict[str, list[str]]:
-    """The split that a run was started with: nothing else may decide what it has not seen."""
-    if splits is not None:
-        raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
-    return run_folder.load_run_info(run).split
-
-
-def _choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> dict[str, list[str]]:
-    names = list(dataset.records)
-    if config.fold == "all":
-        return {"train": sorted(names), "val": []}
-    if splits is not None:
-        folds = _read_splits(splits)
-        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
-        if stray:
-            raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
-    else:
-        if len(names) < config.num_folds:
-            least = f"at least {config.num_folds}"
-            raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=least, remedy="--fold all")
-        folds = split_folds(names, config.num_folds)
-    if not 0 <= config.fold < len(folds):
-        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
-    return {part: list(folds[config.fold][part]) for part in ("train", "val")}
-
-
-def _read_splits(path: Path) -> list[dict[str, list[str]]]:
-    folds = read_json(path)
-    expected = '[{"train": ["case", ...], "val": ["case", ...]}, ...]'
-    if not isinstance(folds, list) or not all(isinstance(fold, dict) and fold.keys() == {"train", "val"} for fold in folds):
-        raise DataError("the file holds no folds", path=path, expected=expected)
-    for fold in folds:
-        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in fold.values()):
-            raise DataError("the file holds no folds", path=path, expected=expected)
-        if both := sorted(set(fold["train"]) & set(fold["val"])):
-            raise DataError("a case is to train and to validate", path=path, found=some(both))
-    return folds
 
 
 def _versions() -> dict[str, str]:

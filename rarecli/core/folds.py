@@ -1,0 +1,68 @@
+"""Which cases are trained on and which are held out. The file format is that of nnU-Net's splits_final.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rarecli.core import run_folder
+from rarecli.core.config import TrainConfig
+from rarecli.core.errors import DataError, UsageError, some
+from rarecli.core.files import read_json
+from rarecli.core.prepared import PreparedDataset
+
+Split = dict[str, list[str]]
+"""{"train": case names, "val": case names}."""
+
+
+def choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> Split:
+    """The split that a configuration asks for. Raises UsageError for a fold that is not there, DataError for broken splits."""
+    names = list(dataset.records)
+    if config.fold == "all":
+        return {"train": sorted(names), "val": []}
+    if splits is not None:
+        folds = _read_splits(splits)
+        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
+        if stray:
+            raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
+    else:
+        if len(names) < config.num_folds:
+            least = f"at least {config.num_folds}"
+            raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=least, remedy="--fold all")
+        folds = split_folds(names, config.num_folds)
+    if not 0 <= config.fold < len(folds):
+        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
+    return {part: list(folds[config.fold][part]) for part in ("train", "val")}
+
+
+def kept_split(run: Path, splits: Path | None) -> Split:
+    """The split that a run was started with: nothing else may decide what it has not seen."""
+    if splits is not None:
+        raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
+    return run_folder.load_run_info(run).split
+
+
+def split_folds(cases: Sequence[str], num_folds: int) -> list[Split]:
+    """Cross-validation folds in the layout of nnU-Net's splits_final.json. The same cases give the same folds on every machine."""
+    names = sorted(cases)
+    order = np.random.default_rng(12345).permutation(len(names))
+    folds = []
+    for fold in range(num_folds):
+        held_out = {names[index] for index in order[fold::num_folds]}
+        folds.append({"train": [name for name in names if name not in held_out], "val": sorted(held_out)})
+    return folds
+
+
+def _read_splits(path: Path) -> list[Split]:
+    folds = read_json(path)
+    expected = '[{"train": ["case", ...], "val": ["case", ...]}, ...]'
+    if not isinstance(folds, list) or not all(isinstance(fold, dict) and fold.keys() == {"train", "val"} for fold in folds):
+        raise DataError("the file holds no folds", path=path, expected=expected)
+    for fold in folds:
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in fold.values()):
+            raise DataError("the file holds no folds", path=path, expected=expected)
+        if both := sorted(set(fold["train"]) & set(fold["val"])):
+            raise DataError("a case is to train and to validate", path=path, found=some(both))
+    return folds
