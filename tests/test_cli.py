@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rarecli import Phantom
+from rarecli import Phantom, Predictor
 from rarecli.cli import app
 from rarecli.core.errors import RareError
+from rarecli.core.evaluator import score
+from rarecli.core.predictor import predict_files
 from rarecli.core.volume import write_image
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "demo"]
@@ -147,7 +149,7 @@ def test_an_error_is_printed_once_without_a_traceback(tmp_path):
     assert "Traceback" in rare("--debug", "info", tmp_path / "none").stderr
 
 
-def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle):
+def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle, tmp_path):
     def facts(*arguments):
         result = CliRunner().invoke(app, ["info", "--json", *map(str, arguments)])
         assert result.exit_code == 0, result.output
@@ -161,6 +163,17 @@ def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle):
     assert facts(run)["training"] == "2 of 2 epochs, fold 0, targets centred"
     assert facts(bundle)["files"] == "all as the manifest says"
     assert len(facts(bundle)["engines"]) == 4
+    assert facts(run / "best.safetensors")["kind"] == "weights of a run, best.safetensors"
+    assert facts(phantom_dataset / "imagesTr") == {
+        "kind": "folder of scans",
+        "cases": "8, phantom_000 to phantom_007",
+        "files per case": "1",
+    }
+    with Predictor(run) as predictor:
+        predict_files([phantom_dataset / "imagesTr"], predictor, tmp_path / "out", depth=3)
+    assert facts(tmp_path / "out")["routes"] == ["depth 3: 8 cases"]
+    score(phantom_dataset / "labelsTr", tmp_path / "out", tmp_path / "scores")
+    assert facts(tmp_path / "scores")["by depth"][0].startswith("depth 3: ")
     plain = CliRunner().invoke(app, ["info", str(scan)])
     assert "kind " in plain.stdout
 

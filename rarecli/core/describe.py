@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec
-from rarecli.core.dataset import open_dataset
+from rarecli.core.dataset import open_dataset, scans_in
 from rarecli.core.errors import DataError, ModelError, RareError
+from rarecli.core.files import read_json
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.run_folder import LOG, load_run_info
 from rarecli.core.volume import Volume, read_volume
@@ -43,14 +45,20 @@ def describe(path: Path, model: Path | None = None) -> Facts:
     if path.is_file():
         if path.name.endswith((".nii", ".nii.gz")):
             return _scan(path, _spec(model) if model else None)
-        raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, or a folder")
+        if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
+            return _run(path.parent) | {"kind": f"weights of a run, {path.name}"}
+        raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
     if (path / "prepared.json").is_file():
         return _prepared(path)
     if (path / "run.json").is_file():
         return _run(path)
     if (path / "manifest.json").is_file():
         return _bundle(path)
-    return _dataset(path)
+    if (path / "summary.json").is_file():
+        return _scores(path)
+    if (path / "dataset.json").is_file() or not any(file.name.endswith((".nii", ".nii.gz")) for file in path.iterdir()):
+        return _dataset(path)
+    return _scans(path)
 
 
 def _spec(model: Path) -> ModelSpec:
@@ -93,6 +101,27 @@ def _dataset(path: Path) -> Facts:
         "channels": ", ".join(dataset.channel_names or ("not declared",)),
         "labels": [f"{value} {name}" for value, name in (dataset.label_names or {}).items()] or "not declared",
     }
+
+
+def _scans(path: Path) -> Facts:
+    cases = scans_in(path)
+    facts: Facts = {"kind": "folder of scans", "cases": f"{len(cases)}, {cases[0].name} to {cases[-1].name}"}
+    facts["files per case"] = str(max(len(case.images) for case in cases))
+    if (path / "predictions.json").is_file():
+        content = read_json(path / "predictions.json")
+        facts["kind"] = "predictions"
+        facts["model"] = f"{content['model']}, {content['backend']}"
+        counts = Counter(record["depth"] for record in content["cases"].values())
+        facts["routes"] = [f"depth {depth}: {counts[depth]} cases" for depth in sorted(counts)]
+    return facts
+
+
+def _scores(path: Path) -> Facts:
+    content = read_json(path / "summary.json")
+    facts: Facts = {"kind": "scores", "cases": str(len({item["case"] for item in content["metric_per_case"]}))}
+    facts["Dice"] = f"{content['foreground_mean']['dice']:.4f}, mean over classes, cases and resolutions"
+    facts["by depth"] = [f"depth {depth}: {values['dice']:.4f}" for depth, values in content["per_depth"].items()] or "not known"
+    return facts
 
 
 def _prepared(path: Path) -> Facts:
