@@ -6,7 +6,7 @@ RareError                   1  a bug, if raised as such
 ├── ModelError              4  weights, a bundle, a configuration, a failed parity gate
 ├── EnvironmentFault        5  a missing extra, a device, a full or read-only disk
 ├── SomeCasesFailed         6  the rest of a batch was done
-└── Preempted              75  stopped by SIGTERM after saving; start again with --resume
+└── Preempted              75  reserved: stopped from outside after saving
 
 An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 """
@@ -90,7 +90,7 @@ class SomeCasesFailed(RareError):
 
 
 class Preempted(RareError):
-    """Stopped from outside after saving; the same command with --resume goes on."""
+    """Reserved for a training that is stopped from outside after saving; nothing raises it yet."""
 
     exit_code = 75
 

@@ -39,6 +39,7 @@ class OpenVinoRunner:
         self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if num_threads:
             self._options["INFERENCE_NUM_THREADS"] = num_threads
+        self._verified: dict[int, Path] = {}
         self._requests: dict[tuple[int, tuple[int, ...]], Any] = {}
 
     def __enter__(self) -> OpenVinoRunner:
@@ -54,7 +55,9 @@ class OpenVinoRunner:
         return np.array(request.infer([np.ascontiguousarray(image)])[0])
 
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
-        model = self._core.read_model(str(verify_engine(self._bundle, self._manifest, depth)))
+        if depth not in self._verified:  # hashed once, not for every shape
+            self._verified[depth] = verify_engine(self._bundle, self._manifest, depth)
+        model = self._core.read_model(str(self._verified[depth]))
         model.reshape(list(shape))
         self._requests[depth, shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
         return self._requests[depth, shape]
