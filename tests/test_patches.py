@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.errors import DataError
 from rarecli.core.patches import sliding_logits, window_shape, window_starts, window_weights
 
 SPEC = ModelSpec(
@@ -112,3 +113,18 @@ def test_the_image_is_left_as_it_is():
     before = image.copy()
     sliding_logits(image, SPEC, 0, lambda batch, _: batch * 2)
     assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((8, 9, 8), "a multiple of 4: 8 or 12"), ((8, 5, 8), "a multiple of 4: at least 8"), ((4, 16, 8), "a multiple of 4: at least 8")],
+)
+def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expected):
+    with pytest.raises(DataError, match="padding was forbidden") as caught:
+        sliding_logits(noise(2, *shape), SPEC, 0, lambda image, depth: image, pad=False)
+    assert expected in str(caught.value)
+
+
+def test_windows_of_a_longer_axis_need_no_padding():
+    image = noise(2, 8, 19, 9)
+    np.testing.assert_allclose(sliding_logits(image, SPEC, 0, lambda window, depth: window, pad=False), image, atol=1e-6)

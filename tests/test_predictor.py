@@ -88,6 +88,17 @@ def test_a_forced_depth_is_taken_and_said(predictor):
         predictor.predict(scan, depth=4)
 
 
+def test_padding_can_be_forbidden(predictor):
+    fits = np.random.default_rng(0).random((32, 48, 33))  # z is longer than the patch: windows, no padding
+    labels = predictor.predict(fits, np.eye(4), pad=False).labels
+    np.testing.assert_array_equal(labels, predictor.predict(fits, np.eye(4)).labels)
+    with pytest.raises(DataError, match="padding was forbidden") as caught:
+        predictor.predict(fits[:31], np.eye(4), pad=False)
+    assert "at least 32" in str(caught.value)
+    with pytest.raises(DataError, match="padding was forbidden"):
+        predictor.predict(np.ones((16, 16, 15)), np.diag([2.0, 2.0, 2.0, 1.0]), pad=False)
+
+
 def test_another_number_of_channels_is_refused(predictor):
     scan, _ = Phantom(3, num_channels=2).acquire(4.0)
     with pytest.raises(ModelError) as caught:

@@ -18,7 +18,9 @@ depth_counts = st.integers(1, 8)
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["why"])
 def test_golden_case(case):
-    way = routing.route(tuple(case["spacing_mm"]), tuple(GOLDEN["trained_spacing_mm"]), GOLDEN["num_depths"], tolerance=GOLDEN["tolerance"])
+    way = routing.route(
+        tuple(case["spacing_mm"]), tuple(GOLDEN["trained_spacing_mm"]), range(GOLDEN["num_depths"]), tolerance=GOLDEN["tolerance"]
+    )
     assert way.depth == case["depth"]
     assert way.grid_spacing_mm == tuple(case["grid_spacing_mm"])
     assert way.resampled == tuple(case["resampled"])
@@ -33,52 +35,62 @@ def test_the_golden_tolerance_is_the_default():
 
 @given(spacings, spacings, depth_counts)
 def test_total_and_never_a_depth_outside(spacing, trained, num_depths):
-    way = routing.route(spacing, trained, num_depths)
+    way = routing.route(spacing, trained, range(num_depths))
     assert 0 <= way.depth < num_depths
     assert all(math.isfinite(zoom) and zoom > 0 for zoom in way.zoom)
-    assert way == routing.route(spacing, trained, num_depths)
+    assert way == routing.route(spacing, trained, range(num_depths))
 
 
 @given(spacings, spacings, st.tuples(*[st.floats(1, 100)] * 3), depth_counts)
 def test_a_coarser_scan_never_enters_less_deep(spacing, trained, factors, num_depths):
     coarser = tuple(s * f for s, f in zip(spacing, factors, strict=True))
-    assert routing.route(coarser, trained, num_depths).depth >= routing.route(spacing, trained, num_depths).depth
+    assert routing.route(coarser, trained, range(num_depths)).depth >= routing.route(spacing, trained, range(num_depths)).depth
 
 
 @given(spacings, spacings, st.integers(-10, 10), depth_counts)
 def test_blind_to_the_unit(spacing, trained, power, num_depths):
     scaled = [tuple(s * 2.0**power for s in triple) for triple in (spacing, trained)]
-    assert routing.route(*scaled, num_depths).depth == routing.route(spacing, trained, num_depths).depth
+    assert routing.route(*scaled, range(num_depths)).depth == routing.route(spacing, trained, range(num_depths)).depth
 
 
 @given(spacings, st.integers(0, 7))
 def test_the_grid_of_a_depth_routes_to_that_depth_untouched(trained, depth):
-    way = routing.route(routing.grid_spacing(trained, depth), trained, 8)
+    way = routing.route(routing.grid_spacing(trained, depth), trained, range(8))
     assert (way.depth, way.zoom) == (depth, (1, 1, 1))
 
 
 def test_a_forced_depth_is_taken_and_said():
-    way = routing.route((1, 1, 1), (1, 1, 1), 4, depth=2)
+    way = routing.route((1, 1, 1), (1, 1, 1), range(4), depth=2)
     assert (way.depth, way.grid_spacing_mm, way.zoom) == (2, (4, 4, 4), (0.25, 0.25, 0.25))
     assert "asked for" in way.reason
 
 
 def test_the_reason_names_spacing_grid_and_resampled_axes():
-    assert routing.route((2, 2, 6), (1, 1, 2), 4).reason == "spacing 2 x 2 x 6 mm, grid 2 x 2 x 4 mm; resampled along z"
-    assert "deepest" in routing.route((64, 64, 64), (1, 1, 1), 4).reason
-    assert "finest" in routing.route((0.1, 0.1, 0.1), (1, 1, 1), 4).reason
+    assert routing.route((2, 2, 6), (1, 1, 2), range(4)).reason == "spacing 2 x 2 x 6 mm, grid 2 x 2 x 4 mm; resampled along z"
+    assert "deepest" in routing.route((64, 64, 64), (1, 1, 1), range(4)).reason
+    assert "finest" in routing.route((0.1, 0.1, 0.1), (1, 1, 1), range(4)).reason
 
 
 @pytest.mark.parametrize("depth", [-1, 4])
 def test_a_depth_the_model_lacks_is_refused(depth):
-    with pytest.raises(UsageError, match="0 to 3"):
-        routing.route((1, 1, 1), (1, 1, 1), 4, depth=depth)
+    with pytest.raises(UsageError, match="0, 1, 2, 3"):
+        routing.route((1, 1, 1), (1, 1, 1), range(4), depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("depths", "taken"),
+    [((0, 1), (0, 1, 1, 1)), ((1, 2), (1, 1, 2, 2)), ((0, 3), (0, 0, 3, 3)), ((2,), (2, 2, 2, 2)), ((1, 3), (1, 1, 1, 3))],
+)
+def test_where_some_depths_are_not_there_the_nearest_is_taken_and_of_two_the_finer(depths, taken):
+    assert tuple(routing.route((s, s, s), (1, 1, 1), depths).depth for s in (1, 2, 4, 8)) == taken
+    with pytest.raises(UsageError, match="no such depth"):
+        routing.route((1, 1, 1), (1, 1, 1), depths, depth=4)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
 def test_a_spacing_that_is_none_is_refused(bad):
     with pytest.raises(DataError, match="finite and positive"):
-        routing.route((1, bad, 1), (1, 1, 1), 4)
+        routing.route((1, bad, 1), (1, 1, 1), range(4))
 
 
 def test_divisor_and_least_axis():

@@ -17,7 +17,7 @@ class Precision(str, Enum):
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, or a weights file inside one.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle, a folder.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")] = None,
     formats: Annotated[
@@ -66,7 +66,7 @@ def run(
         print_json(manifest.model_dump(mode="json"))
         return
     rows = [
-        [str(e.depth), " x ".join(f"{s:g}" for s in e.grid_spacing_mm), e.file, str(e.divisor), f"{e.parity.max_abs:.1e}"]
+        [str(e.depth), " x ".join(f"{s:g}" for s in e.grid_spacing_mm), e.file, " x ".join(map(str, e.divisors)), f"{e.parity.max_abs:.1e}"]
         for e in manifest.engines
     ]
-    print_table(f"{manifest.spec.name}: {output}", ["depth", "grid (mm)", "engine", "divisor", "max difference"], rows)
+    print_table(f"{manifest.spec.name}: {output}", ["depth", "grid (mm)", "engine", "divisors", "max difference"], rows)

@@ -12,16 +12,17 @@ def run(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
+    model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or the name of a built-in model.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],
     depth: Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, onnx or openvino.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
     precision: Annotated[str, typer.Option(help="fp32; or bf16, with openvino on a CPU that has it.")] = "fp32",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
     ] = False,
+    pad: Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")] = True,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.
@@ -31,6 +32,6 @@ def run(
     from rarecli.core.predictor import Predictor, predict_files
 
     with Predictor(model, device, backend, threads, precision) as predictor:
-        result = predict_files(inputs, predictor, output, depth=depth, probabilities=probabilities, reporter=Console())
+        result = predict_files(inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, reporter=Console())
     if json:
         print_json(result)

@@ -14,7 +14,8 @@ import numpy as np
 
 from rarecli.core import figures, routing
 from rarecli.core.config import ModelSpec
-from rarecli.core.engines.runners import BACKENDS, Runner, model_kind, open_model
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.engines.runners import BACKENDS, Runner, open_model
 from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError
 from rarecli.core.files import atomic_file, require_writable, write_json
 from rarecli.core.progress import Reporter, Silent
@@ -43,7 +44,7 @@ def benchmark(
     and SomeCasesFailed is raised after everything is written. Rows are measured in turns, so that a drift of the machine
     hits all alike. `shape` is that of depth 0.
     """
-    model_kind(model)
+    find_model(model)
     require_writable(output)
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:

@@ -38,6 +38,8 @@ class PercentileNormalisation(Frozen):
     kind: Literal["percentile"] = "percentile"
     lower: float = 0.5
     upper: float = 99.5
+    interpolation: Literal["linear"] = "linear"
+    """Between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
 
 
 class CtNormalisation(Frozen):

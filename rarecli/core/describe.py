@@ -26,9 +26,10 @@ def verify(bundle: Path, backend: str = "auto") -> Facts:
     Raises ModelError at the first disagreement and for what is no bundle.
     """
     from rarecli.core.engines.conformance import verify_bundle
-    from rarecli.core.engines.runners import model_kind, open_model
+    from rarecli.core.engines.model_files import find_model
+    from rarecli.core.engines.runners import open_model
 
-    if model_kind(bundle) != "bundle":
+    if find_model(bundle).bundle is None:
         raise ModelError("only a bundle can be verified", path=bundle)
     spec, runner = open_model(bundle, backend)
     with runner:
@@ -62,14 +63,9 @@ def describe(path: Path, model: Path | None = None) -> Facts:
 
 
 def _spec(model: Path) -> ModelSpec:
-    from rarecli.core.engines.manifest import load_manifest
-    from rarecli.core.engines.runners import model_kind
-    from rarecli.core.run_folder import load_run_spec
+    from rarecli.core.engines.model_files import find_model
 
-    kind = model_kind(model)
-    if kind == "bundle":
-        return load_manifest(model).spec
-    return load_run_spec(model if kind == "run" else model.parent)
+    return find_model(model).spec
 
 
 def _scan(path: Path, spec: ModelSpec | None) -> Facts:
@@ -87,7 +83,7 @@ def _scan(path: Path, spec: ModelSpec | None) -> Facts:
     if len(values) <= 20 and np.array_equal(values, np.rint(values)):
         facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
     if spec is not None:
-        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, spec.network.num_depths)
+        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, range(spec.network.num_depths))
         facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
     return facts
 
@@ -151,20 +147,21 @@ def _run(path: Path) -> Facts:
 
 
 def _bundle(path: Path) -> Facts:
-    from rarecli.core.engines.manifest import load_manifest, verify_engine
+    from rarecli.core.engines.manifest import Bundle
 
-    manifest = load_manifest(path)
+    bundle = Bundle(path)
+    manifest = bundle.manifest
     facts: Facts = {"kind": "bundle"} | _model(manifest.spec)
     facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
     facts["engines"] = [
-        f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisor {e.divisor}, "
+        f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisors {_times(e.divisors)}, "
         f"within {e.parity.max_abs:.1e} of PyTorch on {len(e.parity.shapes)} shapes, {e.parity.label_changes} labels changed, "
         f"Dice at least {e.parity.min_dice:.4f}"
         for e in manifest.engines
     ]
     try:
         for engine in manifest.engines:
-            verify_engine(path, manifest, engine.depth)
+            bundle.engine_file(engine.depth)
         facts["files"] = "all as the manifest says"
     except RareError as error:
         facts["files"] = f"BROKEN: {error.problem} ({error.path})"

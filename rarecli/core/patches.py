@@ -11,7 +11,9 @@ from itertools import product
 
 import numpy as np
 
+from rarecli.core import routing
 from rarecli.core.config import ModelSpec
+from rarecli.core.errors import DataError
 from rarecli.core.preprocessing import pad_to
 from rarecli.core.types import FloatArray, Shape
 
@@ -19,6 +21,8 @@ OVERLAP = 0.5
 """Share of a window that its neighbour covers as well, at least."""
 SIGMA = 0.125
 """Standard deviation of the Gaussian window weights, as a share of the window."""
+MIN_WEIGHT = 1e-4
+"""Least weight of a voxel."""
 
 Run = Callable[[FloatArray, int], FloatArray]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
@@ -45,13 +49,18 @@ def window_weights(window: Shape) -> FloatArray:
     for axis, size in enumerate(window):
         position = (np.arange(size) - (size - 1) / 2) / (SIGMA * size)
         weights = weights * np.exp(-0.5 * position**2).reshape([-1 if other == axis else 1 for other in range(3)])
-    return np.maximum(weights, 1e-4).astype(np.float32)
+    return np.maximum(weights, MIN_WEIGHT).astype(np.float32)
 
 
-def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run) -> FloatArray:
-    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0."""
+def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run, *, pad: bool = True) -> FloatArray:
+    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0.
+
+    pad: False refuses an image that would have to be padded. Raises DataError for it, naming both neighbouring sizes.
+    """
     x, y, z = shape = image.shape[1:]
     window = window_shape(shape, spec, depth)
+    if not pad:
+        _require_no_padding(shape, window, spec, depth)
     padded = pad_to(image, window)
     starts = [window_starts(size, extent) for size, extent in zip(padded.shape[1:], window, strict=True)]
     if all(len(axis) == 1 for axis in starts):
@@ -65,3 +74,18 @@ def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run) -> 
         weight[box] += weights
     total /= weight
     return total[:, :x, :y, :z]
+
+
+def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int) -> None:
+    step = routing.divisor(spec.network.num_levels, depth)
+    for axis, size, extent in zip("xyz", shape, window, strict=True):
+        if size < extent:
+            below = size // step * step
+            fits = f"{below} or {extent}" if below >= routing.min_axis(spec.network.num_levels, depth) else f"at least {extent}"
+            raise DataError(
+                "the network does not take this size, and padding was forbidden",
+                field=f"depth {depth}, {axis}",
+                found=size,
+                expected=f"a multiple of {step}: {fits}",
+                remedy="leave --no-pad out",
+            )

@@ -41,7 +41,8 @@ class Prediction:
 class Predictor:
     """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
 
-    model: a run, a weights file inside a run, or a bundle. device: auto, cpu, cuda, cuda:N. backend: auto, torch, onnx, openvino.
+    model: a run, a weights file inside a run, a bundle, or the name of a built-in model. device: auto, cpu, cuda, cuda:N.
+    backend: auto, torch, onnx, openvino, tensorrt.
     precision: fp32, or bf16 with openvino on a CPU that has it.
     """
 
@@ -63,16 +64,23 @@ class Predictor:
         self._stack.close()
 
     def predict(
-        self, scan: str | Path | Volume | AnyArray, affine: AnyArray | None = None, *, depth: int | None = None, probabilities: bool = False
+        self,
+        scan: str | Path | Volume | AnyArray,
+        affine: AnyArray | None = None,
+        *,
+        depth: int | None = None,
+        pad: bool = True,
+        probabilities: bool = False,
     ) -> Prediction:
         """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
 
-        `depth` forces a depth. Raises DataError for a broken scan, ModelError for a wrong number of channels.
+        `depth` forces a depth; `pad` False refuses a scan that would have to be padded to what the network takes.
+        Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
         volume = _as_volume(scan, affine)
-        routed = prepare_scan(volume, self.spec, depth)
-        logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run)
+        routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
+        logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run, pad=pad)
         classes = routed.restore_labels(_argmax(logits))
         maps = routed.restore_image(_softmax(logits)) if probabilities else None
         return Prediction(
@@ -92,6 +100,7 @@ def predict_files(
     output: Path,
     *,
     depth: int | None = None,
+    pad: bool = True,
     probabilities: bool = False,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def predict_files(
     failures: dict[str, RareError] = {}
     for case in reporter.track(cases, "predict", len(cases)):
         try:
-            records[case.name] = _predict_file(case, predictor, targets[case.name], depth, probabilities)
+            records[case.name] = _predict_file(case, predictor, targets[case.name], depth, pad, probabilities)
             reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
         except RareError as error:
             # a wrong option or model would fail for every case alike
@@ -140,10 +149,10 @@ def predict_files(
     return result
 
 
-def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, probabilities: bool) -> dict[str, Any]:
+def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, pad: bool, probabilities: bool) -> dict[str, Any]:
     started = time.perf_counter()
     volume = read_image(case)
-    prediction = predictor.predict(volume, depth=depth, probabilities=probabilities)
+    prediction = predictor.predict(volume, depth=depth, pad=pad, probabilities=probabilities)
     write_labels(target, prediction.labels, volume)
     if prediction.probabilities is not None:
         stem = target.name.removesuffix(".gz").removesuffix(".nii")

@@ -179,7 +179,7 @@ def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder
         depth = 0
         image, labels = fit_shape(image, plan.patch_size), fit_shape(labels, plan.patch_size)
     else:
-        way = routing.route(scan.spacing_mm, plan.spacing_mm, plan.num_levels)
+        way = routing.route(scan.spacing_mm, plan.spacing_mm, range(plan.num_levels))
         depth = way.depth
         image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
     image = np.ascontiguousarray(image, dtype=np.float32)

@@ -6,6 +6,7 @@ Arrays are (C, X, Y, Z) float32 unless said otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -176,8 +177,10 @@ class RoutedScan:
         return np.stack([from_ras(channel, self.source.affine) for channel in restored])
 
 
-def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None) -> RoutedScan:
-    """Route a scan, bring it to the grid of its depth, normalise it. `depth` forces a depth.
+def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths: Sequence[int] | None = None) -> RoutedScan:
+    """Route a scan, bring it to the grid of its depth, normalise it.
+
+    `depth` forces a depth; `depths` are those that there are (of a bundle), by default all of the network's.
 
     Raises ModelError if the model was trained for another number of channels.
     """
@@ -190,7 +193,7 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None) -> Rou
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, spec.network.num_depths, depth=depth)
+    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths or range(spec.network.num_depths), depth=depth)
     image = resample(ras.data, way.zoom)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
 

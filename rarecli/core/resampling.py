@@ -16,6 +16,8 @@ from scipy import sparse
 from rarecli.core.errors import DataError
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
+MIN_BOX_VOXELS = 1.0
+"""Least width of the box, in old voxels; with 1, refining is linear interpolation."""
 _MOST_VOXELS = 2**30
 
 
@@ -86,7 +88,7 @@ def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
 
 def _axis_weights(size: int, new_size: int, step: float) -> sparse.csr_array:
     """(new_size, size) weights: the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
-    half = max(1.0, step) / 2
+    half = max(MIN_BOX_VOXELS, step) / 2
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     first = np.floor(centres - half + 0.5).astype(np.int64)
     num_taps = math.ceil(2 * half) + 1

@@ -8,6 +8,7 @@ the paper (arXiv 2507.15524, section 2) routes by array shape instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rarecli.core.errors import DataError, UsageError
@@ -17,7 +18,8 @@ Shape = tuple[int, int, int]
 
 TOLERANCE = 0.1
 """An axis whose spacing is this close to the routed grid (relative) is not resampled."""
-_ROUNDING = 1e-6  # 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point
+ROUNDING = 1e-6
+"""Added to the tolerance: 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point."""
 MIN_BOTTLENECK = 2
 """Voxels per axis that the bottleneck needs: with one, instance norm behaves differently in torch and elsewhere."""
 
@@ -46,29 +48,30 @@ def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
 
 
 def route(
-    spacing_mm: Triple, trained_spacing_mm: Triple, num_depths: int, *, tolerance: float = TOLERANCE, depth: int | None = None
+    spacing_mm: Triple, trained_spacing_mm: Triple, depths: Sequence[int], *, tolerance: float = TOLERANCE, depth: int | None = None
 ) -> Route:
-    """Choose the depth for a scan: the finest axis decides, so that no axis loses detail; `depth` forces one.
+    """Choose among the `depths` that there are: the finest axis decides, so that no axis loses detail; `depth` forces one.
 
-    depth = clamp(floor(min over axes of log2(spacing / trained spacing) + 0.5), 0, num_depths - 1).
-    Raises DataError for a spacing that is not finite and positive, UsageError for a depth the model lacks.
+    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the nearest depth that there is, the finer of two.
+    For depths 0 to k that is clamp(natural, 0, k).
+    Raises DataError for a spacing that is not finite and positive, UsageError for a depth that is not there.
     """
     if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise DataError("the spacing is not finite and positive", field="spacing", found=spacing_mm, expected="millimetres > 0")
-    if depth is not None and not 0 <= depth < num_depths:
-        raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {num_depths - 1}")
+    if depth is not None and depth not in depths:
+        raise UsageError("the model has no such depth", field="depth", found=depth, expected=", ".join(map(str, depths)))
     finest = min(math.log2(spacing / trained) for spacing, trained in zip(spacing_mm, trained_spacing_mm, strict=True))
     natural = math.floor(finest + 0.5)
-    chosen = min(max(natural, 0), num_depths - 1) if depth is None else depth
+    chosen = min(depths, key=lambda there: (abs(there - natural), there)) if depth is None else depth
     grid = grid_spacing(trained_spacing_mm, chosen)
     ratios = [spacing / goal for spacing, goal in zip(spacing_mm, grid, strict=True)]
-    x, y, z = (1.0 if abs(ratio - 1) <= tolerance + _ROUNDING else ratio for ratio in ratios)
+    x, y, z = (1.0 if abs(ratio - 1) <= tolerance + ROUNDING else ratio for ratio in ratios)
     if depth is not None:
         why = "asked for"
     else:
         why = f"spacing {_mm(spacing_mm)}, grid {_mm(grid)}"
         if natural != chosen:
-            why += f", {'finest' if chosen == 0 else 'deepest'} entry"
+            why += f", {'finest' if chosen == min(depths) else 'deepest' if chosen == max(depths) else 'nearest'} entry"
     if (x, y, z) != (1.0, 1.0, 1.0):
         axes = [name for name, zoom in zip("xyz", (x, y, z), strict=True) if zoom != 1]
         why += f"; resampled along {', '.join(axes)}"

@@ -9,15 +9,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
 from rarecli.core import describe
+from rarecli.core.engines import manifest as manifest_room
 from rarecli.core.engines.bundle import export
 from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
 from rarecli.core.files import sha256
+from rarecli.core.phantoms import Phantom
 
 BACKENDS = ["torch", "onnx", "openvino"]
 
@@ -163,3 +166,63 @@ def test_bf16_is_for_openvino_on_a_cpu_that_has_it(bundle):
     with plain, fast:
         expected = plain.run(image, 0)
         assert np.abs(fast.run(image, 0) - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_threads_and_denormals_are_what_was_asked_for(bundle):
+    image = np.zeros((1, 1, 4, 4, 4), dtype=np.float32)
+    _, engines = open_model(bundle, "onnx", num_threads=1)
+    with engines:
+        engines.run(image, 3)
+        options = engines._sessions[3].get_session_options()
+        assert options.intra_op_num_threads == 1
+        assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
+    _, engines = open_model(bundle, "openvino", num_threads=1)
+    with engines:
+        engines.run(image, 3)
+        compiled = engines._requests[3, image.shape].get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+        assert compiled.get_property("CPU_DENORMALS_OPTIMIZATION")
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    _, network = open_model(bundle, "torch", "cpu", num_threads=1)
+    with network:
+        assert torch.get_num_threads() == 1
+        assert float(torch.tensor(1e-40) * torch.tensor(0.5)) == 0  # flushed
+
+
+def test_engines_open_lazily_and_each_file_is_hashed_once(bundle, monkeypatch):
+    hashed = Counter()
+
+    def count(path):
+        hashed[path.name] += 1
+        return sha256(path)
+
+    monkeypatch.setattr(manifest_room, "sha256", count)
+    _, engines = open_model(bundle, "openvino")
+    with engines:
+        assert not hashed
+        for size in (4, 6):
+            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), 3)
+        engines.run(np.zeros((1, 1, 8, 8, 8), dtype=np.float32), 2)
+    assert hashed == {"depth3.onnx": 1, "depth2.onnx": 1, "weights.safetensors": 1}
+
+
+def test_a_bundle_is_a_model_that_can_be_exported_again(bundle, tmp_path):
+    again = export(bundle, tmp_path / "again", depths=[3], precision="fp16")
+    assert again.spec == load_manifest(bundle).spec
+    export(bundle, tmp_path / "sealed", depths=[3], self_contained=True)
+    with pytest.raises(UsageError, match="no weights for PyTorch"):
+        export(tmp_path / "sealed", tmp_path / "third")
+
+
+@pytest.mark.parametrize(("depths", "taken"), [([0, 1], [0, 1, 1, 1]), ([2, 3], [2, 2, 2, 3])])
+def test_a_scan_whose_depth_was_not_exported_goes_to_the_nearest(run, tmp_path, depths, taken):
+    export(run, tmp_path / "bundle", depths=depths)
+    with Predictor(tmp_path / "bundle") as predictor:
+        found = [predictor.predict(Phantom(0).acquire(spacing)[0]) for spacing in (1.0, 2.0, 4.0, 8.0)]
+    assert [prediction.depth for prediction in found] == taken
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "tpu", "cpu:1", "cuda:-1"])
+def test_a_device_that_is_none_is_refused_by_onnxruntime(bundle, device):
+    with pytest.raises(UsageError, match="no such device"):
+        open_model(bundle, "onnx", device)

@@ -119,9 +119,12 @@ def test_an_operator_that_may_hold_a_size_is_refused(run, tmp_path, monkeypatch)
 def test_depths_can_be_chosen_and_unknown_ones_are_refused(run, tmp_path):
     manifest = export(run, tmp_path / "bundle", depths=[3])
     assert [engine.depth for engine in manifest.engines] == [3]
-    assert (manifest.engines[0].divisor, manifest.engines[0].min_axis) == (2, 4)
-    with Predictor(tmp_path / "bundle") as predictor, pytest.raises(UsageError, match="no engine for this depth"):
-        predictor.predict(np.zeros((32, 32, 32)), np.eye(4))
+    assert (manifest.engines[0].divisors, manifest.engines[0].min_shape) == ((2, 2, 2), (4, 4, 4))
+    with Predictor(tmp_path / "bundle") as predictor:
+        # the only engine takes scans of every spacing, as the manifest's rule says
+        assert predictor.predict(np.zeros((32, 32, 32)), np.eye(4)).depth == 3
+        with pytest.raises(UsageError, match="no such depth"):
+            predictor.predict(np.zeros((32, 32, 32)), np.eye(4), depth=0)
     with pytest.raises(UsageError, match="no such depth"):
         export(run, tmp_path / "other", depths=[4])
 

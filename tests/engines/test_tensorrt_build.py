@@ -32,7 +32,7 @@ def test_every_engine_builds_with_the_promised_input_and_output(copied, depth):
     assert facts.onnx_sha256 == engine.sha256
     assert facts.version == tensorrt_rtx_bindings.__version__
     assert facts.shape_min == facts.shape_max == (1, 1, *engine.patch_shape)
-    assert not facts.has_run
+    assert facts.parity is None
     assert PlanFacts.model_validate(json.loads((copied / f"depth{depth}.plan.json").read_text())) == facts
 
 
@@ -108,7 +108,7 @@ def test_export_builds_plans_and_says_in_the_manifest_that_they_have_not_run(run
     for engine in manifest.engines:
         assert engine.plan.sha256 == sha256(tmp_path / "bundle" / engine.plan.file)
         assert engine.plan.gpu is None
-        assert not engine.plan.has_run
+        assert engine.plan.parity is None
     assert load_manifest(tmp_path / "bundle") == manifest
 
 

@@ -10,28 +10,30 @@ BUNDLE/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from rarecli.core import checkpoint, routing, run_folder
+from rarecli.core import checkpoint, routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines import onnx_export
 from rarecli.core.engines.conformance import write_vectors
-from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile, Manifest, Parity, Precision, TensorInfo
+from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, RoutingRule, TensorInfo
+from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
 from rarecli.core.engines.parity import check_parity
-from rarecli.core.engines.runners import model_kind
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
+from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
-from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.errors import UsageError, missing_extra
 from rarecli.core.files import atomic_folder, sha256
 from rarecli.core.model import build_network
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.types import Shape
+from rarecli.core.types import FloatArray, Shape
 
 WEIGHTS = "weights.safetensors"
 FORMATS = ("onnx", "tensorrt")
@@ -58,27 +60,24 @@ def export(
     tensorrt: TensorRtOptions = TensorRtOptions(),
     reporter: Reporter = Silent(),
 ) -> Manifest:
-    """Write the bundle of a run, or of a weights file inside one: whole, and only if every engine agrees with PyTorch.
+    """Write the bundle of a model: whole, and only if every engine agrees with PyTorch.
 
     formats: onnx is always written, tensorrt plans are built from it on this machine's GPU. self_contained keeps the weights
-    inside each graph. Raises ModelError when an engine fails its parity gate or the model is a bundle, UsageError for a depth it
-    lacks or an unknown format, EnvironmentFault where TensorRT or a GPU is missing.
+    inside each graph. Raises ModelError when an engine fails its parity gate, UsageError for a depth that the model lacks, an
+    unknown format, or a self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
     """
     if stray_formats := sorted(set(formats) - set(FORMATS)):
         raise UsageError("there is no such format", field="format", found=", ".join(stray_formats), expected=", ".join(FORMATS))
     library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in formats else (None, None)
-    kind = model_kind(model)
-    if kind == "bundle":
-        raise ModelError("a bundle is an export already", path=model, expected="a run")
+    source = find_model(model)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
         raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
-    run, weights = (model.parent, model) if kind == "weights" else (model, model / run_folder.WEIGHTS)
-    spec = run_folder.load_run_spec(run)
+    spec = source.spec
     chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
     if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
         raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
     network = build_network(spec.network)
-    checkpoint.load_weights(network, weights)
+    checkpoint.load_weights(network, source.weights)
     network.eval()
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu")) as reference:
         graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(chosen, "trace", len(chosen))}
@@ -92,17 +91,18 @@ def export(
             if shared:
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
-            parity = check_parity(file, spec, depth, precision, reference)
+            parity = check_parity(file.name, _run_onnx(file), spec, depth, precision, reference)
             engine = _describe(spec, depth, file, parity)
             if library is not None:
-                profile = profile_for(engine, tensorrt.shape_min, tensorrt.shape_opt, tensorrt.shape_max)
-                engine = engine.model_copy(update={"plan": build_plan(library, engine, folder, profile, gpu, tensorrt.timing_cache)})
+                plan = _build_plan(library, engine, folder, spec, precision, reference, gpu, tensorrt)
+                engine = engine.model_copy(update={"plan": plan})
             engines.append(engine)
             reporter.say(f"depth {depth}: logits within {parity.max_abs:.1e} of PyTorch, {parity.label_changes} labels changed")
         manifest = Manifest(
             spec=spec,
             precision=precision,
             opset=OPSET,
+            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen)),
             weights=shared,
             engines=tuple(engines),
             conformance=write_vectors(folder, spec, chosen, reference),
@@ -112,8 +112,48 @@ def export(
     return manifest
 
 
+def _run_onnx(file: Path) -> Callable[[FloatArray], FloatArray]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("onnxruntime", "cpu") from None
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
+
+
+def _build_plan(
+    library: Any,
+    engine: Engine,
+    folder: Path,
+    spec: ModelSpec,
+    precision: Precision,
+    reference: TorchRunner,
+    gpu: Gpu | None,
+    options: TensorRtOptions,
+) -> PlanFacts:
+    """Build a depth's plan, and compare it with PyTorch where there is a GPU to run it on."""
+    profile = profile_for(engine, options.shape_min, options.shape_opt, options.shape_max)
+
+    def check(plan: Path) -> Parity:
+        shapes = [(x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)]
+        with open_plan(plan) as context:
+            return check_parity(
+                plan.name,
+                lambda image: context.infer({INPUT: image})[OUTPUT],
+                spec,
+                engine.depth,
+                precision,
+                reference,
+                shapes=shapes,
+                max_batch=profile.most[0],
+            )
+
+    return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
+
+
 def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity) -> Engine:
     network = spec.network
+    divisor, least = routing.divisor(network.num_levels, depth), routing.min_axis(network.num_levels, depth)
     return Engine(
         depth=depth,
         grid_spacing_mm=spec.grid_spacing_mm(depth),
@@ -121,8 +161,8 @@ def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity) -> Engine
         sha256=sha256(file),
         input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),
         output=TensorInfo(name=OUTPUT, shape=(-1, network.num_classes, -1, -1, -1)),
-        divisor=routing.divisor(network.num_levels, depth),
-        min_axis=routing.min_axis(network.num_levels, depth),
+        divisors=(divisor, divisor, divisor),
+        min_shape=(least, least, least),
         patch_shape=spec.patch_shape(depth),
         parity=parity,
     )

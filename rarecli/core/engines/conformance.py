@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rarecli.core.config import ModelSpec
-from rarecli.core.engines.manifest import ConformanceVector, HashedFile, Manifest, load_manifest, verify_engine, verify_file
+from rarecli.core.engines.manifest import Bundle, ConformanceVector, HashedFile
 from rarecli.core.engines.parity import RELATIVE_TOLERANCE
 from rarecli.core.engines.runners import Runner
 from rarecli.core.errors import ModelError
@@ -57,18 +57,18 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
 
 def verify_bundle(bundle: Path, runner: Runner) -> list[str]:
     """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
-    manifest = load_manifest(bundle)
-    for engine in manifest.engines:
-        verify_engine(bundle, manifest, engine.depth)
-    return [_verify_vector(bundle, manifest, vector, runner) for vector in manifest.conformance]
+    opened = Bundle(bundle)
+    for depth in opened.manifest.depths:
+        opened.engine_file(depth)
+    return [_verify_vector(opened, vector, runner) for vector in opened.manifest.conformance]
 
 
-def _verify_vector(bundle: Path, manifest: Manifest, vector: ConformanceVector, runner: Runner) -> str:
-    spec = manifest.spec
-    scan = read_volume(verify_file(bundle, vector.scan))
-    expected_labels = read_labels(verify_file(bundle, vector.labels)).data[0]
-    arrays = load_file(verify_file(bundle, vector.arrays))
-    routed = prepare_scan(scan, spec)
+def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) -> str:
+    spec = bundle.manifest.spec
+    scan = read_volume(bundle.file(vector.scan))
+    expected_labels = read_labels(bundle.file(vector.labels)).data[0]
+    arrays = load_file(bundle.file(vector.arrays))
+    routed = prepare_scan(scan, spec, depths=bundle.manifest.depths)
     if routed.route.depth != vector.depth:
         raise ModelError("the scan is routed elsewhere", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
     image_off = float(np.abs(routed.image - arrays["image"]).max())
@@ -76,7 +76,7 @@ def _verify_vector(bundle: Path, manifest: Manifest, vector: ConformanceVector, 
         raise ModelError("the scan is prepared differently", path=vector.arrays.file, field="image", found=f"off by {image_off:.1e}")
     logits = sliding_logits(routed.image, spec, vector.depth, runner.run)
     expected = arrays["logits"]
-    tolerance = RELATIVE_TOLERANCE[manifest.precision] * float(np.abs(expected).max())
+    tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())
     two_best = np.sort(expected, axis=0)[-2:]
     uncertain = routed.restore_labels((two_best[1] - two_best[0] <= 2 * tolerance).astype(np.uint8)).astype(bool)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from rarecli.core import patches, routing
+from rarecli.core import patches, resampling, routing
 from rarecli.core.config import Frozen, ModelSpec, validate
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.files import read_json, sha256
@@ -28,6 +28,8 @@ class TensorInfo(Frozen):
     name: str
     dtype: Literal["float32"] = "float32"
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
+    memory_order: Literal["C"] = "C"
+    """Z is the fastest axis in memory. (In a NIfTI file X is.)"""
     shape: tuple[int, int, int, int, int]
 
 
@@ -81,8 +83,8 @@ class PlanFacts(HashedFile):
     shape_opt: tuple[int, int, int, int, int]
     shape_max: tuple[int, int, int, int, int]
     flags: tuple[str, ...]
-    has_run: bool = False
-    """Building proves that the engine compiles, not that it runs."""
+    parity: Parity | None = None
+    """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
 
 
 class Engine(HashedFile):
@@ -92,9 +94,11 @@ class Engine(HashedFile):
     grid_spacing_mm: tuple[float, float, float]
     input: TensorInfo
     output: TensorInfo
-    divisor: int
-    min_axis: int
+    divisors: tuple[int, int, int]
+    """X, Y and Z must be multiples of these."""
+    min_shape: tuple[int, int, int]
     patch_shape: tuple[int, int, int]
+    """The size of a sliding window."""
     parity: Parity
     plan: PlanFacts | None = None
 
@@ -102,22 +106,50 @@ class Engine(HashedFile):
 class RoutingRule(Frozen):
     """How a consumer routes a scan.
 
-    depth = clamp(floor(min over axes of log2(spacing / trained spacing) + 0.5), 0, deepest). An axis whose spacing is within
-    the tolerance of the routed grid's is not resampled.
+    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the engine of the nearest depth, the finer of two.
+    An axis is not resampled if |spacing / grid spacing - 1| <= tolerance + tolerance_rounding.
     """
 
-    tolerance: float = routing.TOLERANCE
     orientation: Literal["RAS"] = "RAS"
-    resampling: Literal["box"] = "box"
-    """Mean over a box of max(1, step) voxels around each centre; size * zoom rounded half up; centres aligned; border repeated."""
+    """Array axes point right, anterior, superior as nearly as flipping and swapping can bring them."""
+    trained_spacing_mm: tuple[float, float, float]
+    depths: tuple[int, ...]
+    axis: Literal["finest"] = "finest"
+    rounding: Literal["half_up"] = "half_up"
+    tolerance: float = routing.TOLERANCE
+    tolerance_rounding: float = routing.ROUNDING
+
+
+class ResamplingRule(Frozen):
+    """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
+
+    A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
+    constant within each voxel. Labels come back by the nearest new voxel.
+    """
+
+    kernel: Literal["box"] = "box"
+    min_box_voxels: float = resampling.MIN_BOX_VOXELS
+    size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
+    origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
+    border: Literal["repeat the last voxel"] = "repeat the last voxel"
+    labels_back: Literal["nearest, rounded half up, clamped"] = "nearest, rounded half up, clamped"
 
 
 class WindowRule(Frozen):
-    """Sliding windows: `rarecli/core/patches.py` in words."""
+    """Padding and sliding windows, per axis, after normalisation.
+
+    size <= patch: padded behind with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
+    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch's size; window i starts at
+    i * (size - patch) / (num - 1), rounded half up. Logits are averaged with weights exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n))^2)
+    along each axis of n voxels, multiplied over the axes, at least min_weight.
+    """
 
     overlap: float = patches.OVERLAP
     weights: Literal["gaussian"] = "gaussian"
     sigma: float = patches.SIGMA
+    min_weight: float = patches.MIN_WEIGHT
+    padding_value: float = 0.0
+    padding_side: Literal["behind"] = "behind"
 
 
 class Manifest(Frozen):
@@ -127,13 +159,19 @@ class Manifest(Frozen):
     spec: ModelSpec
     precision: Precision
     opset: int
-    routing: RoutingRule = RoutingRule()
+    routing: RoutingRule
+    resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()
     weights: HashedFile | None
     """Where the graphs keep their weights; null if each holds its own."""
     engines: tuple[Engine, ...]
     conformance: tuple[ConformanceVector, ...]
     versions: dict[str, str]
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths that the bundle has engines for."""
+        return self.routing.depths
 
     def engine(self, depth: int) -> Engine:
         """The engine of a depth. Raises UsageError if the bundle has none."""
@@ -156,25 +194,34 @@ def load_manifest(bundle: Path) -> Manifest:
     return validate(Manifest, read_json(path), "the bundle's manifest", ModelError, path=path, remedy=remedy)
 
 
-def verify_engine(bundle: Path, manifest: Manifest, depth: int) -> Path:
-    """Path of a depth's engine, after comparing it and the weights with the manifest. Raises ModelError."""
-    if manifest.weights:
-        verify_file(bundle, manifest.weights)
-    return verify_file(bundle, manifest.engine(depth))
+class Bundle:
+    """A bundle on disk: its manifest, and its files, each compared with the manifest once, when it is first asked for."""
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.manifest = path, load_manifest(path)
+        self._verified: set[str] = set()
 
-def verify_file(bundle: Path, entry: HashedFile) -> Path:
-    """Path of a file of the bundle, after comparing it with the manifest. Raises ModelError if it is missing or was changed."""
-    path = bundle / entry.file
-    if Path(entry.file).is_absolute() or not path.resolve().is_relative_to(bundle.resolve()):
-        raise ModelError("a path leaves the bundle", path=bundle / MANIFEST, found=entry.file)
-    if not path.is_file():
-        raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
-    if (found := sha256(path)) != entry.sha256:
-        raise ModelError(
-            "a file of the bundle was changed", path=path, field="sha256", found=found, expected=entry.sha256, remedy="export again"
-        )
-    return path
+    def engine_file(self, depth: int) -> Path:
+        """A depth's ONNX engine; the weights it points into are compared, too."""
+        if self.manifest.weights:
+            self.file(self.manifest.weights)
+        return self.file(self.manifest.engine(depth))
+
+    def file(self, entry: HashedFile) -> Path:
+        """Path of a file. Raises ModelError if it is missing, was changed, or lies outside the bundle."""
+        path = self.path / entry.file
+        if entry.file in self._verified:
+            return path
+        if Path(entry.file).is_absolute() or not path.resolve().is_relative_to(self.path.resolve()):
+            raise ModelError("a path leaves the bundle", path=self.path / MANIFEST, found=entry.file)
+        if not path.is_file():
+            raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
+        if (found := sha256(path)) != entry.sha256:
+            raise ModelError(
+                "a file of the bundle was changed", path=path, field="sha256", found=found, expected=entry.sha256, remedy="export again"
+            )
+        self._verified.add(entry.file)
+        return path
 
 
 if __name__ == "__main__":  # python -m rarecli.core.engines.manifest > export/manifest.schema.json

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rarecli.core.engines.manifest import Manifest, verify_engine
+from rarecli.core.engines.manifest import Bundle
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -16,13 +15,14 @@ class OnnxRunner:
 
     backend = "onnx"
 
-    def __init__(self, bundle: Path, manifest: Manifest, device: str = "auto", num_threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", num_threads: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError:
             raise missing_extra("onnxruntime", "cpu") from None
         self._ort = onnxruntime
-        self._bundle, self._manifest, self._num_threads = bundle, manifest, num_threads
+        self._bundle, self._num_threads = bundle, num_threads
+        self.depths = bundle.manifest.depths
         self._providers = self._choose_providers(device)
         self._sessions: dict[int, Any] = {}
 
@@ -34,8 +34,8 @@ class OnnxRunner:
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        engine = self._bundle.manifest.engine(depth)
         session = self._sessions.get(depth) or self._open(depth)
-        engine = self._manifest.engine(depth)
         logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]
         return logits
 
@@ -44,19 +44,19 @@ class OnnxRunner:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if self._num_threads:
             options.intra_op_num_threads = self._num_threads
-        path = verify_engine(self._bundle, self._manifest, depth)
+        path = self._bundle.engine_file(depth)
         self._sessions[depth] = self._ort.InferenceSession(str(path), options, providers=self._providers)
         return self._sessions[depth]
 
-    def _choose_providers(self, device: str) -> list[str]:
+    def _choose_providers(self, device: str) -> list[Any]:
         available = self._ort.get_available_providers()
-        wanted = device.partition(":")[0]
-        if wanted not in ("auto", "cpu", "cuda"):
+        wanted, _, number = device.partition(":")
+        if wanted not in ("auto", "cpu", "cuda") or (number and not (wanted == "cuda" and number.isdecimal())):
             raise UsageError("there is no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
         if wanted == "cuda" and "CUDAExecutionProvider" not in available:
             raise EnvironmentFault(
                 "this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"'
             )
         if wanted != "cpu" and "CUDAExecutionProvider" in available:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]
         return ["CPUExecutionProvider"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from rarecli.core.engines.manifest import Manifest, verify_engine
+from rarecli.core.engines.manifest import Bundle
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -23,9 +22,7 @@ class OpenVinoRunner:
 
     backend = "openvino"
 
-    def __init__(
-        self, bundle: Path, manifest: Manifest, device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
-    ) -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", num_threads: int | None = None, precision: str = "fp32") -> None:
         try:
             import openvino
         except ImportError:
@@ -35,11 +32,14 @@ class OpenVinoRunner:
         self._core = openvino.Core()
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EnvironmentFault("this CPU does not compute with bfloat16", field="precision", found="bf16", remedy="--precision fp32")
-        self._bundle, self._manifest = bundle, manifest
-        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        self._bundle, self.depths = bundle, bundle.manifest.depths
+        self._options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "CPU_DENORMALS_OPTIMIZATION": True,
+        }
         if num_threads:
             self._options["INFERENCE_NUM_THREADS"] = num_threads
-        self._verified: dict[int, Path] = {}
         self._requests: dict[tuple[int, tuple[int, ...]], Any] = {}
 
     def __enter__(self) -> OpenVinoRunner:
@@ -55,9 +55,7 @@ class OpenVinoRunner:
         return np.array(request.infer([np.ascontiguousarray(image)])[0])
 
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
-        if depth not in self._verified:  # hashed once, not for every shape
-            self._verified[depth] = verify_engine(self._bundle, self._manifest, depth)
-        model = self._core.read_model(str(self._verified[depth]))
+        model = self._core.read_model(str(self._bundle.engine_file(depth)))
         model.reshape(list(shape))
         self._requests[depth, shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
         return self._requests[depth, shape]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.torch_runner import TorchRunner
-from rarecli.core.errors import ModelError, missing_extra
+from rarecli.core.errors import ModelError
 from rarecli.core.metrics import dice
 from rarecli.core.phantoms import Phantom
 from rarecli.core.preprocessing import normalise
@@ -24,24 +24,31 @@ MIN_DICE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.98}
 _MIN_VOXELS = 50  # in a smaller class one voxel decides
 
 
-def check_parity(file: Path, spec: ModelSpec, depth: int, precision: Precision, reference: TorchRunner) -> Parity:
-    """Run an engine and PyTorch on a phantom and on random images, of three shapes, two of them never traced.
+def check_parity(
+    name: str,
+    run: Callable[[FloatArray], FloatArray],
+    spec: ModelSpec,
+    depth: int,
+    precision: Precision,
+    reference: TorchRunner,
+    *,
+    shapes: Sequence[Shape] | None = None,
+    max_batch: int = 2,
+) -> Parity:
+    """Run an engine and PyTorch on a phantom and on random images: of three shapes, two of them never traced, or of `shapes`.
+
+    name: the engine's file, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
 
     Raises ModelError unless all logits are finite and within the tolerance, every voxel whose label differs has a margin
     between PyTorch's two best logits below twice the tolerance, and the Dice of every class is high.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing_extra("onnxruntime", "cpu") from None
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     largest_abs = largest_rel = 0.0
     least_dice, changes = 1.0, 0
-    shapes = _shapes(spec, depth)
+    shapes = tuple(shapes or _shapes(spec, depth))
     for seed, shape in enumerate(shapes):
-        for image in (_phantom_image(spec, shape, seed), _random_image(spec, shape, seed)):
+        for image in (_phantom_image(spec, shape, seed), _random_image(spec, shape, seed, 1 + seed % max_batch)):
             expected = reference.run(image, depth)
-            found: FloatArray = session.run(None, {session.get_inputs()[0].name: image})[0]
+            found = run(image)
             tolerance = RELATIVE_TOLERANCE[precision] * float(np.abs(expected).max())
             finite = bool(np.isfinite(found).all())
             off = float(np.abs(found - expected).max()) if finite else np.inf
@@ -55,7 +62,7 @@ def check_parity(file: Path, spec: ModelSpec, depth: int, precision: Precision, 
             if not finite or off > tolerance or unexplained or worst_dice < MIN_DICE[precision]:
                 raise ModelError(
                     "the engine does not agree with PyTorch",
-                    path=file.name,
+                    path=name,
                     field=f"depth {depth}, {precision}, shape {shape}",
                     found=f"logits off by {off:.2e}, {unexplained} labels changed for no small margin, least Dice {worst_dice:.4f}",
                     expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[precision]}",
@@ -86,5 +93,5 @@ def _phantom_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
     return normalise(resample(scan.data, (x, y, z), shape), spec.plan.normalisation)[None]
 
 
-def _random_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
-    return np.random.default_rng(seed).random((1 + seed % 2, spec.network.in_channels, *shape), dtype=np.float32)
+def _random_image(spec: ModelSpec, shape: Shape, seed: int, batch: int) -> FloatArray:
+    return np.random.default_rng(seed).random((batch, spec.network.in_channels, *shape), dtype=np.float32)

@@ -8,98 +8,88 @@ from types import TracebackType
 from typing import Protocol
 
 from rarecli.core.config import ModelSpec
-from rarecli.core.errors import ModelError, UsageError, missing_extra
-from rarecli.core.run_folder import WEIGHTS, load_run_spec
+from rarecli.core.engines.manifest import Bundle
+from rarecli.core.engines.model_files import ModelFiles, find_model
+from rarecli.core.engines.tensorrt_build import runs_here
+from rarecli.core.errors import UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
-BACKENDS = ("torch", "onnx", "openvino")
+BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
 PRECISIONS = ("fp32", "bf16")
+_PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
 class Runner(Protocol):
     """The network at any depth, between entering and leaving the context."""
 
     backend: str
+    depths: tuple[int, ...]
+    """Depths that can be run."""
 
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32, axes multiples of the depth's divisor -> logits (B, K, X, Y, Z) float32."""
-
-
-def model_kind(path: Path) -> str:
-    """run, bundle or weights (a weights file inside a run). Raises ModelError for anything else."""
-    if (path / "run.json").is_file():
-        return "run"
-    if (path / "manifest.json").is_file():
-        return "bundle"
-    if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
-        return "weights"
-    raise ModelError(
-        "this is no model",
-        path=path,
-        found="no such file or folder" if not path.exists() else "neither run.json nor manifest.json",
-        expected="a run, a bundle, or a weights file inside a run",
-    )
+        """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
 
 
 def open_model(
     model: Path, backend: str = "auto", device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
 ) -> tuple[ModelSpec, Runner]:
-    """The spec of a model and a runner for it. A run, or a weights file inside one, runs in PyTorch; a bundle by its engines or in PyTorch.
+    """A model's spec and a runner for it. Engines are opened when a depth is first needed.
 
-    backend: one of BACKENDS, or auto for the fastest that is installed. precision: that of computing, one of PRECISIONS; bf16
-    needs openvino and a CPU that has it. Raises ModelError for what is no model, UsageError for a backend it has not,
-    EnvironmentFault for a missing extra.
+    backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, the fastest that is installed for a bundle.
+    num_threads: CPU threads; all by default. precision: fp32, or bf16 with openvino on a CPU that has it.
+    Raises UsageError for a backend that the model cannot have, EnvironmentFault for one that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
-        raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(("auto", *BACKENDS)))
+        raise UsageError("there is no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
     if precision not in PRECISIONS:
         raise UsageError("there is no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
-    kind = model_kind(model)
-    if kind != "bundle" and backend not in ("auto", "torch"):
+    files = find_model(model)
+    if files.bundle is None and backend not in ("auto", "torch"):
         raise UsageError(
             "a run has no engines", field="backend", found=backend, expected="auto, torch", remedy="rare export makes a bundle"
         )
     if backend == "auto":
-        backend = _fastest(device) if kind == "bundle" else "torch"
+        backend = _fastest(files.bundle, device) if files.bundle else "torch"
     if precision != "fp32" and backend != "openvino":
         raise UsageError("this backend computes in fp32", field="precision", found=precision, expected="--backend openvino, with a bundle")
-    if kind != "bundle":
-        run, weights = (model.parent, model) if kind == "weights" else (model, model / WEIGHTS)
-        spec = load_run_spec(run)
-        return spec, _open_torch(spec, weights, device, num_threads)
-    from rarecli.core.engines.manifest import load_manifest, verify_file
-
-    manifest = load_manifest(model)
-    if backend == "torch":
-        if manifest.weights is None:
-            raise UsageError(
-                "a self-contained bundle has no weights for PyTorch", field="backend", found=backend, expected="onnx, openvino"
-            )
-        return manifest.spec, _open_torch(manifest.spec, verify_file(model, manifest.weights), device, num_threads)
-    if backend == "openvino":
-        from rarecli.core.engines.openvino_runner import OpenVinoRunner
-
-        return manifest.spec, OpenVinoRunner(model, manifest, device, num_threads, precision)
-    from rarecli.core.engines.onnx_runner import OnnxRunner
-
-    return manifest.spec, OnnxRunner(model, manifest, device, num_threads)
+    if files.bundle is None or backend == "torch":
+        return files.spec, _open_torch(files, device, num_threads)
+    return files.spec, _open_engines(files.bundle, backend, device, num_threads, precision)
 
 
-def _fastest(device: str) -> str:
-    """The fastest backend for a bundle that is installed: openvino on a CPU, else onnxruntime, else PyTorch."""
-    wanted = ("openvino", "onnx", "torch") if device in ("auto", "cpu") else ("onnx", "torch")
-    packages = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
+def _fastest(bundle: Bundle, device: str) -> str:
+    """The fastest backend for a bundle that is installed: plans where there are some and a GPU is not ruled out, openvino on a CPU."""
+    wanted = ["onnx", "torch"]
+    if device in ("auto", "cpu"):
+        wanted.insert(0, "openvino")
+    plans = [engine.plan for engine in bundle.manifest.engines]
+    if device != "cpu" and all(plan and runs_here(plan) for plan in plans):
+        return "tensorrt"
     for backend in wanted:
-        if find_spec(packages[backend]) is not None:
+        if find_spec(_PACKAGES[backend]) is not None:
             return backend
     raise missing_extra("onnxruntime", "cpu")
 
 
-def _open_torch(spec: ModelSpec, weights: Path, device: str, num_threads: int | None) -> Runner:
+def _open_engines(bundle: Bundle, backend: str, device: str, num_threads: int | None, precision: str) -> Runner:
+    if backend == "openvino":
+        from rarecli.core.engines.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(bundle, device, num_threads, precision)
+    if backend == "tensorrt":
+        from rarecli.core.engines.tensorrt_runner import TensorRtRunner
+
+        return TensorRtRunner(bundle, device)
+    from rarecli.core.engines.onnx_runner import OnnxRunner
+
+    return OnnxRunner(bundle, device, num_threads)
+
+
+def _open_torch(files: ModelFiles, device: str, num_threads: int | None) -> Runner:
     try:
         import torch
     except ImportError:
@@ -110,6 +100,6 @@ def _open_torch(spec: ModelSpec, weights: Path, device: str, num_threads: int | 
 
     if num_threads:
         torch.set_num_threads(num_threads)
-    network = build_network(spec.network)
-    load_weights(network, weights)
+    network = build_network(files.spec.network)
+    load_weights(network, files.weights)
     return TorchRunner(network, choose_device(device))

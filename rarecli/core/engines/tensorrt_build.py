@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.engines.manifest import Engine, Gpu, PlanFacts
+from rarecli.core.engines.manifest import Engine, Gpu, Parity, PlanFacts
 from rarecli.core.errors import EnvironmentFault, ModelError, missing_extra
 from rarecli.core.files import atomic_file, sha256, write_json
 from rarecli.core.types import Shape
@@ -84,13 +84,13 @@ def profile_for(
 
     def at_depth(shape: Shape | None) -> tuple[int, int, int, int, int]:
         x, y, z = engine.patch_shape if shape is None else (size // 2**engine.depth for size in shape)
-        for axis, size in zip("xyz", (x, y, z), strict=True):
-            if size % engine.divisor or size < engine.min_axis:
+        for axis, size, divisor, least_size in zip("xyz", (x, y, z), engine.divisors, engine.min_shape, strict=True):
+            if size % divisor or size < least_size:
                 raise ModelError(
                     "the engine cannot take the shape",
                     field=f"depth {engine.depth}, {axis}",
                     found=size,
-                    expected=f"a multiple of {engine.divisor}, at least {engine.min_axis}",
+                    expected=f"a multiple of {divisor}, at least {least_size}",
                 )
         return batch, channels, x, y, z
 
@@ -101,10 +101,19 @@ def profile_for(
     return profile
 
 
-def build_plan(library: Any, engine: Engine, bundle: Path, profile: Profile, gpu: Gpu | None, cache: Path | None = None) -> PlanFacts:
+def build_plan(
+    library: Any,
+    engine: Engine,
+    bundle: Path,
+    profile: Profile,
+    gpu: Gpu | None,
+    cache: Path | None = None,
+    check: Callable[[Path], Parity] | None = None,
+) -> PlanFacts:
     """Build a depth's plan into `depthK.plan` and its facts into `depthK.plan.json`, beside the ONNX engine.
 
-    TF32 is off, so that fp32 means fp32. `cache` keeps what tuning found out, for the next build on this machine.
+    TF32 is off, so that fp32 means fp32. `cache` keeps what tuning found out, for the next build on this machine. `check` runs the
+    plan and compares it with PyTorch; without it the facts say that the plan has never run.
     Raises ModelError with the library's own words if the ONNX file does not parse, build, or have the promised input and output.
     """
     log = _Log(library)
@@ -145,6 +154,7 @@ def build_plan(library: Any, engine: Engine, bundle: Path, profile: Profile, gpu
         shape_opt=profile.usual,
         shape_max=profile.most,
         flags=tuple(flags),
+        parity=check(plan_file) if check else None,
     )
     write_json(plan_file.with_name(f"{plan_file.name}.json"), facts.model_dump(mode="json"))
     return facts
@@ -162,6 +172,15 @@ def require_same_machine(facts: PlanFacts, plan: Path, version: str, gpu: Gpu) -
         raise EnvironmentFault(
             "the plan was built for another GPU", path=plan, found=found, expected=expected, remedy="build it again here"
         )
+
+
+def runs_here(facts: PlanFacts) -> bool:
+    """Whether this machine has the TensorRT and the kind of GPU that a plan was built with."""
+    try:
+        require_same_machine(facts, Path(facts.file), load_tensorrt().__version__, find_gpu())
+    except EnvironmentFault:
+        return False
+    return True
 
 
 class _Log:

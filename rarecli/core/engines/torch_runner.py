@@ -18,6 +18,7 @@ class TorchRunner:
 
     def __init__(self, network: RareUNet, device: torch.device) -> None:
         self.network, self.device = network.to(device).eval(), device
+        self.depths = tuple(range(network.num_depths))
 
     def __enter__(self) -> TorchRunner:
         # denormal numbers of a saturated network slow a CPU down many times

@@ -1,0 +1,83 @@
+"""Running a bundle's TensorRT plans. No PyTorch: NVIDIA's Polygraphy keeps the GPU's memory and streams."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.engines.manifest import Bundle, PlanFacts
+from rarecli.core.engines.tensorrt_build import find_gpu, load_tensorrt, require_same_machine
+from rarecli.core.errors import ModelError, UsageError, missing_extra
+from rarecli.core.types import FloatArray
+
+
+class TensorRtRunner:
+    """One execution context per depth, made when it is first needed. See `runners.Runner`.
+
+    A plan takes the shapes of its profile, by default the patch alone. The first GPU is used.
+    """
+
+    backend = "tensorrt"
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        if device not in ("auto", "cuda", "cuda:0"):
+            expected = "auto, cuda or cuda:0"
+            raise UsageError("TensorRT runs on the first GPU here", field="device", found=device, expected=expected)
+        self._bundle = bundle
+        self.depths = tuple(engine.depth for engine in bundle.manifest.engines if engine.plan)
+        if not self.depths:
+            raise UsageError(
+                "the bundle has no TensorRT plans",
+                path=bundle.path,
+                field="backend",
+                found="tensorrt",
+                remedy="rare export --format onnx,tensorrt, on this machine",
+            )
+        self._library, self._gpu = load_tensorrt(), find_gpu()
+        self._contexts: dict[int, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> TensorRtRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._contexts.clear()
+        self._stack.close()
+
+    def run(self, image: FloatArray, depth: int) -> FloatArray:
+        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32. Raises ModelError for a shape outside the plan's profile."""
+        engine = self._bundle.manifest.engine(depth)
+        plan = engine.plan
+        if plan is None:
+            raise UsageError("the bundle has no TensorRT plan for this depth", field="depth", found=depth, expected=str(self.depths))
+        if not all(low <= size <= high for low, size, high in zip(plan.shape_min, image.shape, plan.shape_max, strict=True)):
+            raise ModelError(
+                "the plan does not take this shape",
+                path=plan.file,
+                field="shape",
+                found=image.shape,
+                expected=f"{plan.shape_min} to {plan.shape_max}",
+                remedy="export again with --shape-min and --shape-max, or use --backend onnx",
+            )
+        context = self._contexts.get(depth) or self._open(depth, plan)
+        # a copy: the context uses its output's memory again
+        return np.array(context.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
+
+    def _open(self, depth: int, plan: PlanFacts) -> Any:
+        path = self._bundle.file(plan)
+        require_same_machine(plan, path, self._library.__version__, self._gpu)
+        self._contexts[depth] = self._stack.enter_context(open_plan(path))
+        return self._contexts[depth]
+
+
+def open_plan(path: Path) -> Any:
+    """A Polygraphy runner for a plan; a context manager with `infer`. Raises EnvironmentFault where Polygraphy is missing."""
+    try:
+        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+    except ImportError:
+        raise missing_extra("polygraphy", "gpu") from None
+    return TrtRunner(EngineFromBytes(path.read_bytes()))
