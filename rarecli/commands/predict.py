@@ -18,7 +18,7 @@ def run(
     backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="fp32; or bf16, with openvino on a CPU that has it.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; or bf16 or int8, with openvino on a CPU that has it.")] = "fp32",
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
     ] = False,

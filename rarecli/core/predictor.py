@@ -43,7 +43,7 @@ class Predictor:
 
     model: a run, a weights file inside a run, a bundle, or the name of a built-in model. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
-    precision: fp32, or bf16 with openvino on a CPU that has it.
+    precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -17,6 +18,7 @@ from rarecli.core import describe
 from rarecli.core.engines import manifest as manifest_room
 from rarecli.core.engines.bundle import export
 from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.engines.probes import phantom_image
 from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
 from rarecli.core.files import sha256
@@ -152,20 +154,21 @@ def test_auto_takes_openvino_on_a_cpu(bundle):
         assert predictor.runner.backend == "openvino"
 
 
-def test_bf16_is_for_openvino_on_a_cpu_that_has_it(bundle):
-    openvino = pytest.importorskip("openvino")
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 0.1), ("int8", 0.5)])
+def test_lower_precision_is_for_openvino_on_a_cpu_that_has_it(bundle, precision, most):
     with pytest.raises(UsageError, match="computes in fp32"):
-        Predictor(bundle, backend="onnx", precision="bf16")
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(EnvironmentFault, match="bfloat16"):
-            Predictor(bundle, precision="bf16")
+        Predictor(bundle, backend="onnx", precision=precision)
+    if precision.upper() not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(EnvironmentFault, match="does not compute"):
+            Predictor(bundle, precision=precision)
         return
-    image = np.random.default_rng(0).random((1, 1, 32, 32, 32), dtype=np.float32)
+    image = phantom_image(load_manifest(bundle).spec, (32, 32, 32), 99)
     _, plain = open_model(bundle, "openvino")
-    _, fast = open_model(bundle, "openvino", precision="bf16")
+    _, fast = open_model(bundle, "openvino", precision=precision)
     with plain, fast:
-        expected = plain.run(image, 0)
-        assert np.abs(fast.run(image, 0) - expected).max() < 0.1 * np.abs(expected).max()
+        expected, found = plain.run(image, 0), fast.run(image, 0)
+        assert 0 < np.abs(found - expected).max() < most * np.abs(expected).max()
+        np.testing.assert_array_equal(fast.run(image, 0), found)
 
 
 def test_threads_and_denormals_are_what_was_asked_for(bundle):

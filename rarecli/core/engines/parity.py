@@ -9,12 +9,10 @@ import numpy as np
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
+from rarecli.core.engines.probes import phantom_image, random_image
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError
 from rarecli.core.metrics import dice
-from rarecli.core.phantoms import Phantom
-from rarecli.core.preprocessing import normalise
-from rarecli.core.resampling import resample
 from rarecli.core.types import FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
@@ -46,7 +44,7 @@ def check_parity(
     least_dice, changes = 1.0, 0
     shapes = tuple(shapes or _shapes(spec, depth))
     for seed, shape in enumerate(shapes):
-        for image in (_phantom_image(spec, shape, seed), _random_image(spec, shape, seed, 1 + seed % max_batch)):
+        for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch)):
             expected = reference.run(image, depth)
             found = run(image)
             tolerance = RELATIVE_TOLERANCE[precision] * float(np.abs(expected).max())
@@ -85,13 +83,3 @@ def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:
     """The patch and two shapes that tracing never saw."""
     least, step = routing.min_axis(spec.network.num_levels, depth), routing.divisor(spec.network.num_levels, depth)
     return spec.patch_shape(depth), (least + step, least, least + 3 * step), (least + 2 * step, least + step, least)
-
-
-def _phantom_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
-    scan, _ = Phantom(seed, num_channels=spec.network.in_channels).acquire(1.0)
-    x, y, z = (size / extent for size, extent in zip(shape, scan.shape, strict=True))
-    return normalise(resample(scan.data, (x, y, z), shape), spec.plan.normalisation)[None]
-
-
-def _random_image(spec: ModelSpec, shape: Shape, seed: int, batch: int) -> FloatArray:
-    return np.random.default_rng(seed).random((batch, spec.network.in_channels, *shape), dtype=np.float32)

@@ -15,7 +15,7 @@ from rarecli.core.errors import UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
 BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 _PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -40,7 +40,7 @@ def open_model(
     """A model's spec and a runner for it. Engines are opened when a depth is first needed.
 
     backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, the fastest that is installed for a bundle.
-    num_threads: CPU threads; all by default. precision: fp32, or bf16 with openvino on a CPU that has it.
+    num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
     Raises UsageError for a backend that the model cannot have, EnvironmentFault for one that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
