@@ -55,6 +55,19 @@ class CtNormalisation(Frozen):
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
 
 
+Range = tuple[float, float]
+
+
+class Fingerprint(Frozen):
+    """Ranges over the training scans, to tell a scan that is unlike them."""
+
+    extent_mm: tuple[Range, Range, Range]
+    """Field of view along RAS axes."""
+    intensity_mean: tuple[Range, ...]
+    """Per channel, of the normalised scan at any depth."""
+    intensity_std: tuple[Range, ...]
+
+
 class Plan(Frozen):
     """What the network sees of a dataset: channels, classes, the trained grid, the patch, the normalisation."""
 
@@ -72,6 +85,7 @@ class Plan(Frozen):
     fixed_shape: bool = False
     """Every case was cropped or padded, centred, to the patch (the paper's protocol), without resampling."""
     normalisation: Normalisation = PercentileNormalisation()
+    fingerprint: Fingerprint | None = None
 
     @property
     def num_classes(self) -> int:

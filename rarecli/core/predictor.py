@@ -16,6 +16,7 @@ from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.runners import Runner, open_model
 from rarecli.core.errors import RareError, SomeCasesFailed, UsageError, some
 from rarecli.core.files import require_writable, write_json
+from rarecli.core.fingerprint import differences
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import label_values, prepare_scan
@@ -36,6 +37,8 @@ class Prediction:
     """What was left to resample: spacing over the routed grid's, per RAS axis; 1 where nothing was."""
     probabilities: FloatArray | None
     seconds: float
+    warnings: tuple[str, ...] = ()
+    """In what the scan is unlike those that the model was trained on."""
 
 
 class Predictor:
@@ -91,6 +94,7 @@ class Predictor:
             routed.route.zoom,
             maps,
             time.perf_counter() - started,
+            differences(routed, self.spec.plan),
         )
 
 
@@ -126,6 +130,8 @@ def predict_files(
         try:
             records[case.name] = _predict_file(case, predictor, targets[case.name], depth, pad, probabilities)
             reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
+            for difference in records[case.name]["warnings"]:
+                reporter.warn(f"{case.name} is unlike the training scans: {difference}")
         except RareError as error:
             # a wrong option or model would fail for every case alike
             if len(cases) == 1 or isinstance(error, UsageError):
@@ -166,6 +172,7 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | N
         "spacing_mm": list(volume.spacing_mm),
         "backend": predictor.runner.backend,
         "seconds": time.perf_counter() - started,
+        "warnings": list(prediction.warnings),
         "volumes_mm3": {
             name: int((prediction.labels == value).sum()) * voxel_mm3
             for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import io_orientation
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from rarecli.core import routing
 from rarecli.core.config import CtNormalisation, PercentileNormalisation, Plan, require_patch_size
 from rarecli.core.dataset import Case, Dataset, open_dataset, read_case
 from rarecli.core.errors import DataError, EnvironmentFault, UsageError
 from rarecli.core.files import atomic_folder
+from rarecli.core.fingerprint import fingerprint, intensity_statistics
 from rarecli.core.nifti import read_geometry
 from rarecli.core.prepared import CaseRecord, PreparedIndex, foreground_voxels
 from rarecli.core.preprocessing import downsample, edge_pad, fit_shape, percentile_limits, to_ras
@@ -85,6 +86,8 @@ def preprocess(
                 chunk = max(1, min(8, len(dataset.cases) // (4 * num_jobs)))
                 results = list(reporter.track(pool.map(work, dataset.cases, chunksize=chunk), "preprocess", len(dataset.cases)))
                 index = _index(dataset, plan, options, results)
+                measure = partial(_statistics, plan=index.plan, folder=folder / "cases")
+                index = _add_fingerprint(index, list(pool.map(measure, index.cases, chunksize=chunk)))
                 (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
             seconds = time.perf_counter() - started
         except BrokenProcessPool as error:
@@ -261,6 +264,18 @@ def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: li
         fingerprint=fingerprint,
         cases=records,
     )
+
+
+def _statistics(record: CaseRecord, *, plan: Plan, folder: Path) -> FloatArray:
+    return intensity_statistics(load_file(folder / f"{record.name}.safetensors")["image"], record.depth, plan)
+
+
+def _add_fingerprint(index: PreparedIndex, statistics: list[FloatArray]) -> PreparedIndex:
+    """Put into the plan what prediction compares a scan with; the intensities are known only after the normalisation is."""
+    shapes = [record.shape if index.plan.fixed_shape else record.source_shape for record in index.cases]
+    extents = [np.multiply(shape, record.spacing_mm) for shape, record in zip(shapes, index.cases, strict=True)]
+    plan = index.plan.model_copy(update={"fingerprint": fingerprint(extents, statistics)})
+    return index.model_copy(update={"plan": plan})
 
 
 def _spread(values: FloatArray | IntArray) -> dict[str, list[float]]:

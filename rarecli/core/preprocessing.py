@@ -18,7 +18,7 @@ from rarecli.core import routing
 from rarecli.core.config import CtNormalisation, ModelSpec, Normalisation, Targets
 from rarecli.core.errors import ModelError
 from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine
-from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
 Limits = tuple[tuple[float, float], ...]
@@ -154,6 +154,17 @@ class RoutedScan:
         for axis, (target, _) in enumerate(io_orientation(self.source.affine)):
             shape[int(target)] = self.source.shape[axis]
         return shape[0], shape[1], shape[2]
+
+    @cached_property
+    def spacing_mm(self) -> Triple:
+        """Spacing of the source along RAS axes."""
+        return to_ras(self.source).spacing_mm
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Field of view of the source along RAS axes."""
+        x, y, z = (size * step for size, step in zip(self._source_shape_ras, self.spacing_mm, strict=True))
+        return x, y, z
 
     @property
     def affine(self) -> FloatArray:
