@@ -186,3 +186,24 @@ def test_splits_are_read_and_checked(prepared, tmp_path):
     splits.write_text(json.dumps([{"train": ["nobody"], "val": []}]))
     with pytest.raises(DataError, match="not prepared"):
         train(prepared, tmp_path / "other", config, device="cpu", splits=splits)
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_a_training_starts_with_the_weights_of_another_model(prepared, run, bundle, tmp_path, kind):
+    config = load_train_config(overrides=dict(TINY) | {"num_filters": 4, "epochs": 1, "optimiser.lr": 1e-9, "optimiser.weight_decay": 0.0})
+    train(prepared, tmp_path / "run", config, device="cpu", init={"run": run, "bundle": bundle}[kind])
+    expected, found = (load_file(folder / "weights.safetensors") for folder in (run, tmp_path / "run"))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"] == "Phantoms"
+    train(prepared, tmp_path / "run", config.model_copy(update={"epochs": 2}), device="cpu", resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"] == "Phantoms"
+
+
+def test_weights_to_start_with_that_do_not_fit_are_refused(prepared, run, tmp_path):
+    config = load_train_config(overrides=dict(TINY) | {"num_filters": 8})
+    with pytest.raises(ModelError, match="do not fit"):
+        train(prepared, tmp_path / "run", config, device="cpu", init=run)
+    assert not (tmp_path / "run" / "run.json").exists()
+    with pytest.raises(UsageError, match="its own weights"):
+        train(prepared, run, load_train_config(overrides=dict(TINY)), device="cpu", resume=True, init=run)

@@ -42,6 +42,9 @@ def run(
     fold: Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model.")
+    ] = None,
     device: Device = "auto",
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
     json: Json = False,
@@ -71,7 +74,7 @@ def run(
         from rarecli.core.trainer import train
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    record = train(prepared, output, settings, device=device, resume=resume, splits=splits, reporter=Console())
+    record = train(prepared, output, settings, device=device, resume=resume, splits=splits, init=init, reporter=Console())
     if json:
         print_json(record)
 

@@ -28,6 +28,8 @@ class RunInfo(Frozen):
     config: TrainConfig
     split: dict[str, list[str]]
     versions: dict[str, str]
+    started_from: str | None = None
+    """Name of the model whose weights it started with; null: random ones."""
 
 
 def save_run_info(run: Path, info: RunInfo) -> None:

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rarecli.core import checkpoint, figures, run_folder
 from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluator import validate
@@ -56,12 +57,14 @@ def train(
     device: str = "auto",
     resume: bool = False,
     splits: Path | None = None,
+    init: Path | None = None,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
 
+    init: a model whose weights a new run starts with.
     Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
-    ModelError when loss or gradients stay non-finite.
+    ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite.
     """
     dataset = open_prepared(prepared)
     started = (run / run_folder.LAST).is_file()
@@ -69,6 +72,8 @@ def train(
         raise UsageError("there is nothing to resume", path=run, expected=run_folder.LAST, remedy="leave --resume out to start anew")
     if started and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+    if resume and init:
+        raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if not (run / run_folder.RUN).is_file() and run.is_dir() and any(run.iterdir()):
         raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
     spec = make_spec(dataset, config)
@@ -79,7 +84,9 @@ def train(
     if resume:
         trainer.load()
     else:
-        run_folder.save_run_info(run, RunInfo(spec=spec, config=config, split=split, versions=_versions()))
+        if init:
+            trainer.start_from(find_model(init))
+        run_folder.save_run_info(run, trainer.info())
     return trainer.fit()
 
 
@@ -136,6 +143,7 @@ class Trainer:
         self.plateau = ReduceLROnPlateau(self.optimiser, mode="max", factor=0.5, patience=10)
         self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
         self.state = TrainState()
+        self.started_from: str | None = None
         self._bad_steps = 0
         self._drawn_at = -math.inf
         # a case coarser than the network's deepest entry has nothing to teach it
@@ -171,6 +179,16 @@ class Trainer:
                 break
         self._draw(log)
         return {**record, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
+
+    def info(self) -> RunInfo:
+        """What run.json says."""
+        return RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions(), started_from=self.started_from)
+
+    def start_from(self, model: ModelFiles) -> None:
+        """Take a model's weights to start with. Raises ModelError if they do not fit."""
+        checkpoint.load_weights(self.network, model.weights)
+        self.average.module.load_state_dict(self.network.state_dict())
+        self.started_from = model.spec.name
 
     def averaged_runner(self) -> TorchRunner:
         """The averaged weights, ready to predict."""
@@ -310,7 +328,8 @@ class Trainer:
             )
         self.optimiser.param_groups[0]["lr"] = self.state.plateau.pop("lr")
         self.plateau.load_state_dict(self.state.plateau)
-        run_folder.save_run_info(self.run, RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions()))
+        self.started_from = run_folder.load_run_info(self.run).started_from
+        run_folder.save_run_info(self.run, self.info())
 
     def _read_log(self) -> list[dict[str, Any]]:
         """Log lines up to the checkpoint; an epoch that was logged but not saved is done again."""
