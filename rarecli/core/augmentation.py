@@ -38,7 +38,7 @@ def augment(
 
 
 def vary_resolution(image: FloatArray, config: AugmentationConfig, rng: np.random.Generator) -> FloatArray:
-    """The image (C, X, Y, Z) as if acquired up to sqrt(2) coarser and then brought to this grid, as routing does with a scan between two."""
+    """The image (C, X, Y, Z) as if acquired up to sqrt(2) coarser and brought to this grid, as routing does with a scan between two."""
     if not config.resolution or rng.random() >= config.resolution:
         return image
     factor = 2 ** rng.uniform(0, 0.5)
