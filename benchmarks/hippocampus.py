@@ -1,0 +1,178 @@
+"""Accuracy on MSD Task04: train a recipe on a fold, score the held-out cases, keep the result; make the table of all results.
+
+    python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # or go on; writes results/accuracy_RECIPE_foldK.json
+    python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # trains on all cases; writes rarecli/models/RECIPE
+    python benchmarks/hippocampus.py table                              # results/accuracy.md from all results
+
+WORK is a folder for prepared data and runs, many gigabytes of nothing worth keeping. Accuracy is that of the averaged weights after
+the last epoch: no checkpoint is chosen on the cases that it is scored on.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rarecli import Predictor
+from rarecli.core.benchmark import describe_machine
+from rarecli.core.config import load_train_config
+from rarecli.core.engines.bundle import export
+from rarecli.core.evaluator import evaluate
+from rarecli.core.files import read_json, write_json
+from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.run_folder import LAST, load_run_info
+from rarecli.core.trainer import train
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = Path(__file__).parents[1] / "rarecli" / "models"
+PAPER_SHAPE = (32, 64, 32)
+CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A preset, what is changed in it, the shapes it is trained on, and the recipe whose weights it starts with."""
+
+    preset: str
+    protocol: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    start_from: str | None = None
+
+
+RECIPES = {
+    "hippocampus-paper": Recipe("hippocampus-paper", "paper"),
+    # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 25, "optimiser.lr": 1e-3}, start_from="hippocampus-paper"),
+    "paper": Recipe("paper", "paper"),
+    "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
+    "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
+    "unet-aug-native": Recipe("hippocampus", "native", {"arch": "unet-aug"}),
+}
+
+
+class Words:
+    """A reporter that prints whole lines."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+        print(time.strftime("%H:%M:%S"), text, flush=True)
+
+    warn = say
+
+    def track(self, items: Any, label: str, total: int) -> Any:
+        """No bars."""
+        return items
+
+
+def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
+    """The finished run of a recipe on a fold, and before it that of the recipe it starts from."""
+    recipe = RECIPES[name]
+    prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
+    if not (prepared / "prepared.json").is_file():
+        preprocess(dataset, prepared, PreprocessOptions(fixed_shape=PAPER_SHAPE if recipe.protocol == "paper" else None), Words())
+    init = train_recipe(dataset, work, recipe.start_from, fold) if recipe.start_from else None
+    run = work / f"{name}_fold{fold}"
+    overrides = {"name": name, "fold": fold if fold == "all" else int(fold), "validate_every": 10, **recipe.overrides}
+    config = load_train_config(recipe.preset, overrides=overrides)
+    started = (run / LAST).is_file()
+    if not started or len(_log(run)) < config.epochs:
+        train(prepared, run, config, resume=started, init=None if started else init, reporter=Words())
+    return run
+
+
+def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
+    """Score the held-out cases and write the result."""
+    info = load_run_info(run)
+    recipe, log = RECIPES[name], _log(run)
+    output = work / f"scores_{name}_fold{fold}"
+    with Predictor(run) as predictor:
+        summary = evaluate(dataset, predictor, output, protocol=recipe.protocol, names=info.split["val"], reporter=Words())
+        curve = None
+        if recipe.protocol == "native" and info.spec.network.num_depths > 1:
+            curve = evaluate(
+                dataset, predictor, output / "curve", spacings_mm=CURVE_MM, names=info.split["val"], surface=False, reporter=Words()
+            )
+    result = {
+        "recipe": name,
+        "fold": fold,
+        "protocol": recipe.protocol,
+        "num_cases": len(info.split["val"]),
+        "config": info.config.model_dump(mode="json"),
+        "started_from": recipe.start_from,
+        "machine": describe_machine(),
+        "versions": info.versions,
+        "training_seconds": sum(line["seconds"] for line in log),
+        "num_parameters": sum(p.numel() for p in predictor.runner.network.parameters()),
+        "per_method": summary["per_method"],
+        "dice_per_case": _dice_per_case(summary),
+        "curve": curve and {"points": curve["curve"], "facts": curve["curve_facts"]},
+    }
+    write_json(RESULTS / f"accuracy_{name}_fold{fold}.json", result)
+
+
+def ship(dataset: Path, work: Path, name: str) -> None:
+    """Train on all cases and put the model into the package, with a card that quotes the folds' results."""
+    run = train_recipe(dataset, work, name, "all")
+    folder = MODELS / name
+    export(run, folder, precision="fp16", reporter=Words())
+    card = (Path(__file__).parent / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
+    config = load_run_info(run).config
+    facts = {"epochs": config.epochs, "seed": config.seed, "minutes": round(sum(line["seconds"] for line in _log(run)) / 60)}
+    (folder / "README.md").write_text(card.format(table=table([name]), **facts), encoding="utf-8")
+
+
+def table(names: list[str] | None = None) -> str:
+    """A Markdown table: a row per recipe, method and protocol, Dice by resolution, the mean over folds."""
+    results = [read_json(path) for path in sorted(RESULTS.glob("accuracy_*.json"))]
+    rows = ["| recipe | protocol | method | folds | full | 1/2 | 1/4 | 1/8 | mean |", "|---|---|---|---|---|---|---|---|---|"]
+    for name in names or RECIPES:
+        folds = [result for result in results if result["recipe"] == name]
+        for method in folds[0]["per_method"] if folds else []:
+            by_depth = [np.mean([fold["per_method"][method][k]["dice"] for fold in folds]) for k in folds[0]["per_method"][method]]
+            cells = [""] * (4 - len(by_depth)) + [f"{dice:.4f}" for dice in by_depth]
+            mean = f"{np.mean(by_depth):.4f}" if len(by_depth) == 4 else ""
+            numbers = ", ".join(fold["fold"] for fold in folds)
+            rows.append(f"| {name} | {folds[0]['protocol']} | {method} | {numbers} | {' | '.join(cells)} | {mean} |")
+    return "\n".join(rows) + "\n"
+
+
+def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean foreground Dice by method, depth and case."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for item in summary["metric_per_case"]:
+        dice = float(np.mean([metrics["dice"] for metrics in item["metrics"].values()]))
+        found.setdefault(item["method"], {}).setdefault(str(item["depth"]), {})[item["case"]] = round(dice, 5)
+    return found
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("train", "ship"):
+        sub = commands.add_parser(command)
+        sub.add_argument("dataset", type=Path)
+        sub.add_argument("work", type=Path)
+        sub.add_argument("recipe", choices=RECIPES)
+        if command == "train":
+            sub.add_argument("fold")
+    commands.add_parser("table")
+    options = parser.parse_args()
+    if options.command == "train":
+        run = train_recipe(options.dataset, options.work, options.recipe, options.fold)
+        score(options.dataset, options.work, options.recipe, options.fold, run)
+    elif options.command == "ship":
+        ship(options.dataset, options.work, options.recipe)
+    (RESULTS / "accuracy.md").write_text(table(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
