@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from rarecli import Phantom, Predictor
 from rarecli.cli import app
 from rarecli.core.errors import RareError
-from rarecli.core.evaluator import score
 from rarecli.core.predictor import predict_files
+from rarecli.core.scoring import score
 from rarecli.core.volume import write_image
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "demo"]
