@@ -17,11 +17,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         + ["" if row[bound] is None else f"{row[bound]:+.4f}" for bound in ("low", "high")]
         for name, row in named
     ]
-    title = (
-        f"Dice against {comparison['against']}: {comparison['num_cases']} cases, paired bootstrap, {comparison['num_resamples']} resamples"
-    )
-    interval = f"{comparison['confidence']:.0%}"
-    print_table(title, ["resolution", "Dice", "against", "difference", f"{interval} from", "to"], rows)
+    title = f"Against {comparison['against']}, {comparison['num_cases']} cases"
+    print_table(title, ["resolution", "Dice", "against", "difference", f"{comparison['confidence']:.0%} from", "to"], rows)
 
 
 def print_scores(summary: dict[str, Any], title: str) -> None:
@@ -35,7 +32,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     columns += ["restored", "ceiling"] if restored else []
     rows = []
     for method, key, part in parts:
-        row = [method, _resolution(key) if "per_depth" in summary else f"{key} mm", str(part["num_cases"])]
+        row = [method, _resolution(key) if "per_depth" in summary else f"{float(key):.4g} mm", str(part["num_cases"])]
         row += [f"{part['dice']:.4f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.4f}"]
         if surfaces:
             mean = part["foreground_mean"]

@@ -55,18 +55,28 @@ def result_of(summary: dict[str, Any], path: Path) -> Result:
     dice: dict[str, dict[str, float]] = {}
     for item in summary["metric_per_case"]:
         if item["method"] == ROUTED:
-            dice.setdefault(_column(item, "protocol" in summary), {})[item["case"]] = foreground_mean(item["metrics"])
+            # in files that were scored, the depth is what a model chose, not the resolution of the case
+            column = resolution_name(item["depth"], item.get("spacing_mm")) if "protocol" in summary else ""
+            dice.setdefault(column, {})[item["case"]] = foreground_mean(item["metrics"])
     return Result(path, summary.get("protocol", "none: label files"), tuple(summary["mean"]), dice)
 
 
-def _column(item: dict[str, Any], evaluated: bool) -> str:
-    if not evaluated:  # in files that were scored, the depth is what a model chose, not the resolution of the case
-        return ""
-    return f"{item['spacing_mm']:g} mm" if "spacing_mm" in item else str(item["depth"])
+def resolution_name(depth: int, spacing_mm: float | None) -> str:
+    """How a resolution is called in a comparison: a depth, or a spacing with its unit."""
+    return str(depth) if spacing_mm is None else f"{spacing_mm:g} mm"
 
 
-def require_same(found: Iterable[str], other: Iterable[str], what: str, path: Path) -> None:
-    """Raise DataError naming the cases, resolutions or labels that only this result or only the one at `path` has."""
+def require_comparable(against: Result, *, protocol: str, labels: Iterable[str], resolutions: Iterable[str], cases: Iterable[str]) -> None:
+    """Raise DataError, naming what differs, unless `against` has the same protocol, labels, resolutions and cases."""
+    _require_same([protocol], [against.protocol], "protocols", against.path)
+    _require_same(labels, against.labels, "labels", against.path)
+    _require_same(resolutions, against.dice, "resolutions", against.path)
+    wanted = set(cases)
+    for column in against.dice.values():
+        _require_same(wanted, column, "cases", against.path)
+
+
+def _require_same(found: Iterable[str], other: Iterable[str], what: str, path: Path) -> None:
     here, there = set(found), set(other)
     if here != there:
         raise DataError(
@@ -83,12 +93,8 @@ def compare(result: Result, against: Result) -> dict[str, Any]:
     Resamples whole cases, 10,000 times, always the same ones. low and high are null where there is one case.
     Raises DataError unless both have the same cases, resolutions and labels.
     """
-    require_same([result.protocol], [against.protocol], "protocol", against.path)
-    require_same(result.labels, against.labels, "labels", against.path)
-    require_same(result.dice, against.dice, "resolutions", against.path)
-    for column in result.dice:
-        require_same(result.dice[column], against.dice[column], "cases", against.path)
     cases = result.cases
+    require_comparable(against, protocol=result.protocol, labels=result.labels, resolutions=result.dice, cases=cases)
     own, other = (np.array([[item.dice[column][case] for case in cases] for column in result.dice]) for item in (result, against))
     rows = [{"resolution": name, **_row(a, b)} for name, a, b in zip(result.dice, own, other, strict=True)]
     return {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rarecli.core import figures
-from rarecli.core.comparison import FILE_NAME, Result, compare, load_result, require_same, result_of
+from rarecli.core.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
 from rarecli.core.config import ModelSpec
 from rarecli.core.curve import curve_facts, dice_curve
 from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, undeclared_name
@@ -86,7 +86,13 @@ def evaluate(
     other = None
     if against is not None:
         other = load_result(against)
-        require_same([case.name for case in cases], other.cases, "cases", other.path)  # before the work, not after
+        require_comparable(  # before the work, not after
+            other,
+            protocol=protocol,
+            labels=spec.plan.label_names[1:],
+            resolutions=[resolution_name(item.depth, item.spacing_mm) for item in request.resolutions],
+            cases=[case.name for case in cases],
+        )
     if surface:
         require_monai()
     require_writable(output)

@@ -2,12 +2,14 @@
 
 native  the scan as a scanner would have acquired it there: averaged over each voxel (a box as slice profile, so nothing
         aliases; finer than the scan, linear interpolation), labels by majority of volume. At 1/2^depth of the scan's own
-        grid, or at an isotropic spacing in mm. The whole field of view is kept.
+        grid, or at an isotropic spacing in mm. The first voxel begins where the scan begins and the last one is whole, the
+        scan's last voxels repeated for it: at 1/2^depth these are the blocks that training sees.
 paper   the scan cropped or padded to the patch, trilinear downsampling, labels nearest (arXiv 2507.15524, section 3)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +20,7 @@ from rarecli.core import routing
 from rarecli.core.config import ModelSpec, Targets
 from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
 from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
-from rarecli.core.types import FloatArray, IntArray, Triple
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
 Protocol = Literal["native", "paper"]
@@ -40,10 +42,9 @@ class Resolution:
 
 @dataclass(frozen=True)
 class View:
-    """A scan at another resolution, in RAS axes. reference: class indices (X, Y, Z) on its grid.
+    """A scan at another resolution, in RAS axes. reference: class indices (X, Y, Z) on its grid. full: those on the scan's own grid.
 
     zoom: the scan's own spacing over the view's, per axis; None if there is no way back to the scan's grid (protocol paper).
-    full: the labels on the scan's own grid.
     """
 
     scan: Volume
@@ -54,7 +55,8 @@ class View:
     def restore(self, labels: IntArray) -> IntArray:
         """Labels on the view's grid -> the scan's own grid, nearest, as `rare predict` restores."""
         assert self.zoom is not None
-        return restore_nearest(labels, self.full.shape, self.zoom)
+        x, y, z = self.full.shape
+        return restore_nearest(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
 
 
 def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> View:
@@ -70,16 +72,28 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
     else:
         x, y, z = (spacing / resolution.spacing_mm for spacing in scan.spacing_mm)
         zoom = x, y, z
-    acquired = Volume(resample(scan.data, zoom), resampled_affine(scan.affine, scan.shape, zoom))
-    return View(acquired, resample_labels(full, zoom, spec.plan.num_classes), full, zoom)
+    image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
+    return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
 
 
 def downsampled(image: FloatArray, labels: IntArray, spec: ModelSpec, depth: int, targets: Targets) -> tuple[FloatArray, IntArray]:
-    """Scan and labels of any shape at 1/2^depth. Where training sees whole blocks, this is what it sees."""
+    """Scan and labels of any shape at 1/2^depth, as training sees them."""
     if targets == "paper":
         return downsample(image, depth, "paper"), downsample_labels(labels, depth, "paper", spec.plan.num_classes)
-    zoom = (0.5**depth,) * 3
-    return resample(image, zoom), resample_labels(labels, zoom, spec.plan.num_classes)
+    return _acquired(image, labels, (0.5**depth,) * 3, spec.plan.num_classes)
+
+
+def _acquired(image: FloatArray, labels: IntArray, zoom: Triple, num_classes: int) -> tuple[FloatArray, IntArray]:
+    """The box average and the majority over voxels that begin where the scan begins and cover all of it, its last voxels repeated."""
+    pads = [(0, 0), *((0, goal - size) for size, goal in zip(labels.shape, _covering_shape(labels.shape, zoom), strict=True))]
+    whole, whole_labels = np.pad(image, pads, mode="edge"), np.pad(labels, pads[1:], mode="edge")
+    return resample(whole, zoom), resample_labels(whole_labels, zoom, num_classes)
+
+
+def _covering_shape(shape: Shape, zoom: Triple) -> Shape:
+    """The scan's shape enlarged to what whole voxels of the new grid cover, to the nearest voxel of the scan."""
+    x, y, z = (max(size, math.floor(math.ceil(size * factor - 1e-6) / factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
+    return x, y, z
 
 
 def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec) -> list[Resolution]:
