@@ -26,7 +26,7 @@ FILE_NAME = "comparison.json"
 class Result:
     """The routed Dice (mean over foreground classes) of a result, by resolution and case.
 
-    columns: "0", "1" ... for depths, "1.4 mm" ... for spacings; "" alone where every case was scored once, as it is.
+    dice: keyed "0", "1" ... for depths, "1.4 mm" ... for spacings; "" alone where every case was scored once, as it is.
     """
 
     path: Path
