@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from rarecli import Phantom, Predictor
 from rarecli.cli import app
 from rarecli.core.errors import RareError
-from rarecli.core.evaluator import score
+from rarecli.core.phantoms import write_phantoms
 from rarecli.core.predictor import predict_files
+from rarecli.core.scoring import score
 from rarecli.core.volume import write_image
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "demo"]
@@ -112,6 +113,12 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["predict", "SCAN", "-m", "RUN", "-o", "SCAN"], 2, ["would replace the scan"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--depths", "9"], 2, ["no such depth", "0 to 3"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--depths=-1"], 2, ["no such depth"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1:a:3"], 2, ["1:a:3", "LOW:HIGH:NUM"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1:8:1"], 2, ["1:8:1", "LOW:HIGH:NUM"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "0,1"], 2, ["above 0"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "nan"], 2, ["above 0"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1", "--protocol", "paper"], 2, ["only protocol native"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--against", "PREPARED"], 3, ["file is missing", "summary.json"]),
         (["train", "PREPARED", "-o", "x", "--fold", "9"], 2, ["no such fold", "0 to 4"]),
         (["train", "PREPARED", "-o", "x", "--resume"], 2, ["nothing to resume"]),
         (["preprocess", "PREPARED", "-o", "x"], 3, ["no known layout", "dataset.json"]),
@@ -146,6 +153,51 @@ def test_a_mistake_has_its_code_and_its_words(arguments, code, words, run, bundl
         assert word in said
     assert {path.name for path in tmp_path.iterdir()} <= {"scan.nii.gz", "x"}
     assert not (tmp_path / "x").exists() or not any((tmp_path / "x").iterdir())
+
+
+def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
+    """The result of the others on stdout, then the error with its exit code."""
+    write_phantoms(tmp_path / "data", range(2), 8.0)
+    (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
+    predict = ["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(tmp_path / "labels"), "--json"]
+    result = CliRunner().invoke(app, predict)
+    assert result.exception.exit_code == 6
+    assert list(json.loads(result.stdout)["cases"]) == ["phantom_001"]
+    assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
+    evaluation = ["evaluate", str(tmp_path / "data"), "-m", str(run), "-o", str(tmp_path / "scores"), "--depths", "0", "--no-surface"]
+    result = CliRunner().invoke(app, [*evaluation, "--json"])
+    assert result.exception.exit_code == 6
+    assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
+    result = CliRunner().invoke(app, evaluation)
+    assert result.exception.exit_code == 6
+    assert "routed" in result.stdout
+
+
+def test_a_curve_and_a_comparison_are_printed(run, phantom_dataset, tmp_path):
+    (tmp_path / "two.txt").write_text("phantom_000\nphantom_001\n")
+    command = [
+        "evaluate",
+        str(phantom_dataset),
+        "-m",
+        str(run),
+        "--cases",
+        str(tmp_path / "two.txt"),
+        "--spacings",
+        "2,4",
+        "--no-surface",
+    ]
+    result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "one")])
+    assert result.exit_code == 0, result.output
+    assert "restored: largest jump where the depth changes" in result.stdout
+    result = CliRunner().invoke(app, [*command, "-o", str(tmp_path / "two"), "--against", str(tmp_path / "one")])
+    assert result.exit_code == 0, result.output
+    assert "2.8256 mm" in result.stdout
+    assert "+0.0000" in result.stdout
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "one")])
+    assert "2 mm: 0." in result.stdout
+    labels = str(phantom_dataset / "labelsTr")
+    result = CliRunner().invoke(app, ["score", labels, labels, "-o", str(tmp_path / "scores")])
+    assert "5th percentile" in result.stdout
 
 
 def test_an_error_is_printed_once_without_a_traceback(tmp_path):

@@ -45,3 +45,9 @@ def test_a_missing_extra_names_package_and_remedy():
     assert isinstance(error, errors.EnvironmentFault)
     assert "torch" in str(error)
     assert 'pip install "rare-unet[train]"' in str(error)
+
+
+def test_some_failed_hands_on_what_was_done():
+    error = errors.SomeCasesFailed("1 of 2 cases failed", result={"failed": ["a"]}, path="out")
+    assert pickle.loads(pickle.dumps(error)).result == {"failed": ["a"]}  # noqa: S301
+    assert str(error) == "1 of 2 cases failed\n  path: out"

@@ -4,18 +4,16 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
-from rarecli import Phantom, Predictor
+from rarecli import Phantom, Predictor, dice
 from rarecli.core.config import ModelSpec, NetworkConfig, Plan
-from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
-from rarecli.core.evaluator import evaluate, read_case_names, score, validate, view_at
+from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
+from rarecli.core.evaluator import evaluate, read_case_names, validate
 from rarecli.core.phantoms import write_phantoms
 from rarecli.core.predictor import Prediction
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
-from rarecli.core.volume import Volume, write_labels
+from rarecli.core.protocols import Resolution, view_at
 
 PLAN = Plan(
     dataset="Phantoms",
@@ -43,31 +41,20 @@ class Oracle:
         return Prediction(np.full(scan.shape, self.answer, dtype=np.uint8), scan.affine, depth or 0, "", (1, 1, 1), None, 0.0)
 
 
-def test_the_paper_protocol_is_crop_trilinear_and_nearest():
-    image, labels = Phantom(1, (36.0, 30.0, 41.0)).acquire(1.0)
-    # 36 -> 32 crops 2 and 2; 30 -> 32 pads 1 and 1; 41 -> 32 crops 5 (ceil of 9/2) and 4
-    fixed = np.pad(image.data[0][2:34, :, 5:37], ((0, 0), (1, 1), (0, 0)))
-    fixed_labels = np.pad(labels.data[0][2:34, :, 5:37], ((0, 0), (1, 1), (0, 0)))
-    for depth in range(4):
-        scale = 0.5**depth
-        down = functional.interpolate(torch.from_numpy(fixed)[None, None], scale_factor=scale, mode="trilinear", align_corners=False)
-        nearest = functional.interpolate(torch.from_numpy(fixed_labels).float()[None, None], scale_factor=scale, mode="nearest")
-        view, reference = view_at(image, labels, SPEC, depth, "paper")
-        np.testing.assert_allclose(view.data[0], down[0, 0].numpy(), atol=1e-6)
-        np.testing.assert_array_equal(reference, nearest[0, 0].numpy())
-        assert view.spacing_mm == (2.0**depth,) * 3
+class Perfect(Oracle):
+    """Answers with the labels of a known scan, by majority on the grid that it is asked about."""
 
+    def __init__(self, labels):
+        self.labels = labels
 
-def test_the_native_protocol_keeps_the_field_of_view_and_counts_volume():
-    image, labels = Phantom(1).acquire(1.0)
-    view, reference = view_at(image, labels, SPEC, 2, "native")
-    blocks = image.data[0].reshape(8, 4, 8, 4, 8, 4)
-    np.testing.assert_allclose(view.data[0], blocks.mean(axis=(1, 3, 5)), atol=1e-5)
-    votes = [(labels.data[0] == k).reshape(8, 4, 8, 4, 8, 4).sum(axis=(1, 3, 5)) for k in range(3)]
-    np.testing.assert_array_equal(reference, np.argmax(votes, axis=0))
-    centre = (np.array(image.shape) - 1) / 2
-    coarse_centre = (np.array(view.shape) - 1) / 2
-    np.testing.assert_allclose(view.affine @ [*coarse_centre, 1], image.affine @ [*centre, 1])
+    def predict(self, scan, depth=None):
+        step = round(scan.spacing_mm[0])
+        padded = np.pad(self.labels.data[0], [(0, -size % step) for size in self.labels.shape], mode="edge")
+        x, y, z = (size // step for size in padded.shape)
+        blocks = padded.reshape(x, step, y, step, z, step)
+        votes = [(blocks == k).sum(axis=(1, 3, 5)) for k in range(3)]
+        labels = np.argmax(votes, axis=0).astype(np.uint8) if scan.shape == (x, y, z) else np.zeros(scan.shape, np.uint8)
+        return Prediction(labels, scan.affine, 0, "", (1, 1, 1), None, 0.0)
 
 
 def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
@@ -101,54 +88,6 @@ def test_the_upsampled_baseline_enters_at_depth_0(tmp_path):
     assert summary["per_method"]["upsampled"].keys() == {"1", "2", "3"}
 
 
-def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
-    image, labels = Phantom(0).acquire(1.0)
-    write_labels(tmp_path / "references" / "a.nii.gz", (labels.data[0] == 1) * 2, image)
-    write_labels(tmp_path / "predictions" / "a.nii.gz", (labels.data[0] == 1) * 2, image)
-    write_labels(tmp_path / "references" / "b.nii.gz", np.zeros(image.shape, np.uint8), image)
-    write_labels(tmp_path / "predictions" / "b.nii.gz", np.zeros(image.shape, np.uint8), image)
-    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
-    assert summary["mean"].keys() == {"2"}
-    assert summary["foreground_mean"]["dice"] == 1
-    one = next(item for item in summary["metric_per_case"] if item["case"] == "b")
-    assert one["metrics"]["2"]["n_ref"] == 0
-
-
-def test_digits_at_the_end_of_a_label_file_are_part_of_its_name(tmp_path):
-    image, labels = Phantom(0).acquire(2.0)
-    for index in range(3):
-        write_labels(tmp_path / "references" / f"sub_{index:04d}.nii.gz", labels.data[0], image)
-        write_labels(tmp_path / "predictions" / f"sub_{index:04d}.nii.gz", labels.data[0] * (index == 0), image)
-    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
-    assert len(summary["metric_per_case"]) == 3
-    assert summary["foreground_mean"]["dice"] == pytest.approx(1 / 3)
-
-
-def test_references_without_a_prediction_are_named(tmp_path):
-    image, labels = Phantom(0).acquire(2.0)
-    said = []
-    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
-    for name in ("a", "b"):
-        write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
-    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
-    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
-    assert said == ["1 references have no prediction and are not scored: b"]
-
-
-def test_scoring_refuses_what_does_not_belong_together(tmp_path):
-    image, labels = Phantom(0).acquire(2.0)
-    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
-    (tmp_path / "references").mkdir()
-    write_labels(tmp_path / "references" / "b.nii.gz", labels.data[0], image)
-    with pytest.raises(DataError, match="no reference"):
-        score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
-    moved = Volume(image.data, image.affine + np.eye(4)[:, [3]] * [0, 0, 0, 1])
-    moved.affine[0, 3] += 1
-    write_labels(tmp_path / "references" / "a.nii.gz", labels.data[0], moved)
-    with pytest.raises(DataError, match="different grids"):
-        score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
-
-
 def test_validation_and_evaluation_agree_on_shapes_that_are_no_multiples(run, tmp_path):
     write_phantoms(tmp_path / "data", range(2), extent_mm=(35.0, 29.0, 33.0))
     preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32), num_jobs=1))
@@ -175,6 +114,106 @@ def test_a_broken_case_does_not_stop_the_evaluation(tmp_path):
     with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed: phantom_000"):
         evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0])
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]) == ["phantom_000"]
+
+
+def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
+    write_phantoms(tmp_path / "data", [4], extent_mm=(35.0, 29.0, 33.0))
+    image, labels = Phantom(4, (35.0, 29.0, 33.0)).acquire(1.0)
+    oracle = Perfect(labels)
+    part = evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0, 2], upsampled=False)["per_depth"]["2"]
+    view = view_at(image, labels, SPEC, Resolution(2))
+    expected = dice(view.restore(view.reference), labels.data[0], 3)[1:].mean()
+    # the oracle's labels are the reference of the view: perfect there, and as good as can be restored
+    assert part["dice"] == 1
+    assert part["restored"]["dice"] == part["ceiling"]["dice"] == pytest.approx(expected)
+    assert part["foreground_mean"]["hd95_mm"] == 0 < part["restored"]["foreground_mean"]["hd95_mm"] < 6
+    paper = evaluate(tmp_path / "data", oracle, tmp_path / "paper", depths=[0], protocol="paper", surface=False)["per_depth"]["0"]
+    assert "restored" not in paper
+    assert "hd95_mm" not in paper["foreground_mean"]
+
+
+def test_the_curve_over_spacing(tmp_path):
+    write_phantoms(tmp_path / "data", range(2))
+    oracle = Oracle(answer=1)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", spacings_mm=[1, 2], surface=False)
+    assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
+    assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
+    # one prediction at depth 0, where both methods are one; else routed, then upsampled
+    assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
+    assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
+    assert summary["curve"][0]["restored"]["ceiling"] == 1
+    assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]
+    jump = summary["curve_facts"]["acquired"]["largest_jump"]
+    assert jump["spacings_mm"] == [1.4128, 1.41563]
+    assert jump["dice"] < 0.005  # the oracle knows no depth
+    assert summary["curve_facts"]["acquired"]["largest_deficit"]["dice"] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"summary.json", "cases.csv", "dice_over_spacing.png"}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"protocol": "paper"}, "only protocol native has spacings"), ({"depths": [0]}, "exclude each other")]
+)
+def test_spacings_stand_alone(options, words, phantom_dataset, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        evaluate(phantom_dataset, Oracle(), tmp_path / "out", spacings_mm=[1, 2], **options)
+
+
+def test_an_evaluation_against_an_earlier_one(tmp_path):
+    write_phantoms(tmp_path / "data", range(3))
+    options = {"depths": [1, 2], "upsampled": False, "surface": False}
+    one = evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", **options)
+    two = evaluate(tmp_path / "data", Oracle(2), tmp_path / "two", **options, against=tmp_path / "one")
+    comparison = json.loads((tmp_path / "two" / "comparison.json").read_text())
+    assert two["comparison"] == comparison
+    for row in comparison["per_resolution"]:
+        differences = two["per_depth"][row["resolution"]]["dice"] - one["per_depth"][row["resolution"]]["dice"]
+        assert row["difference"] == pytest.approx(differences)
+        assert row["low"] < row["difference"] < row["high"]
+    fresh = Oracle(1)
+    for wrong in ({"depths": [1]}, {"names": ["phantom_000"]}):
+        with pytest.raises(DataError, match="different"):
+            evaluate(tmp_path / "data", fresh, tmp_path / "three", **{**options, **wrong}, against=tmp_path / "one")
+    assert not fresh.asked  # it is said before the work
+
+
+def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
+    write_phantoms(tmp_path / "data", range(2), 8.0)
+    evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", depths=[0], surface=False)
+    (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
+    with pytest.raises(SomeCasesFailed, match="1 of 2") as caught:
+        evaluate(tmp_path / "data", Oracle(1), tmp_path / "two", depths=[0], surface=False, against=tmp_path / "one")
+    assert "nothing was compared" in str(caught.value)
+    assert caught.value.result == json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert not (tmp_path / "two" / "comparison.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"0": "nothing", "1": "HEAD", "2": "tail"}, nullcontext()),
+        ({"0": "background", "1": "tail", "2": "head"}, pytest.raises(ModelError, match="another name")),
+        ({"0": "background", "1": "head", "3": "tail"}, pytest.raises(ModelError, match="other labels")),
+    ],
+)
+def test_labels_must_mean_what_they_meant_in_training(names, expected, tmp_path):
+    write_phantoms(tmp_path / "data", range(1), 8.0)
+    description = tmp_path / "data" / "dataset.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"labels": names}))
+    with expected as caught:
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0], surface=False)
+    if caught and "another" in str(caught.value):
+        assert "label 1" in str(caught.value)
+        assert "found: tail" in str(caught.value)
+        assert "expected: head" in str(caught.value)
+
+
+def test_names_that_nobody_declared_are_not_compared(tmp_path):
+    write_phantoms(tmp_path / "data", range(1), 8.0)
+    oracle = Oracle()
+    plan = PLAN.model_copy(update={"label_names": ("background", "class 1", "class 2")})
+    oracle.spec = SPEC.model_copy(update={"plan": plan})
+    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
 
 
 @pytest.mark.parametrize(

@@ -112,3 +112,13 @@ def test_engine_shape_is_the_least_valid_one(shape, num_levels, data):
         assert enlarged % step == 0
         assert enlarged >= max(size, 2 * step)
         assert enlarged - step < max(size, 2 * step)
+
+
+@given(spacings, st.integers(1, 8))
+def test_the_thresholds_are_where_an_isotropic_scan_changes_depth(trained, num_depths):
+    thresholds = routing.thresholds_mm(trained, num_depths)
+    assert len(thresholds) == num_depths - 1
+    for depth, change in enumerate(thresholds):
+        below, above = (change * factor for factor in (1 - 1e-9, 1 + 1e-9))
+        assert routing.route((below,) * 3, trained, num_depths).depth == depth
+        assert routing.route((above,) * 3, trained, num_depths).depth == depth + 1

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -27,6 +28,12 @@ settings = _Settings()
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for programs.")]
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
+
+Surface = Annotated[bool, typer.Option("--surface/--no-surface", help="HD95 and surface Dice as well; needs MONAI, seconds to load.")]
+Against = Annotated[
+    Path | None,
+    typer.Option(metavar="RESULT", help="An earlier result on the same cases (its folder): differences of Dice with 95 % intervals."),
+]
 
 
 class Console:
@@ -100,6 +107,25 @@ def integers(text: str | list[str] | None, option: str) -> list[int] | None:
         return [int(part) for part in parts]
     except ValueError:
         raise typer.BadParameter(f"{','.join(parts)!r} is no list of whole numbers, e.g. 0,1,2", param_hint=option) from None
+
+
+def numbers_or_range(text: str | None, option: str) -> list[float] | None:
+    """0.8,1,2 -> [0.8, 1.0, 2.0]; LOW:HIGH:NUM -> NUM positive numbers with equal ratios from LOW to HIGH."""
+    if text is None:
+        return None
+    problem = typer.BadParameter(f"{text!r} is neither a list of numbers above 0 nor LOW:HIGH:NUM, e.g. 0.8:8:25", param_hint=option)
+    try:
+        if ":" in text:
+            low, high, num = text.split(":")
+            first, ratio, steps = float(low), float(high) / float(low), int(num) - 1
+            numbers = [first * ratio ** (step / steps) for step in range(steps + 1)]
+        else:
+            numbers = [float(part) for part in text.split(",") if part.strip()]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise problem from None
+    if not numbers or not all(0 < number < 1e6 for number in numbers):
+        raise problem
+    return numbers
 
 
 def words(text: list[str] | None) -> list[str] | None:

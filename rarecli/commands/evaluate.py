@@ -1,12 +1,14 @@
 """`rare evaluate`."""
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Threads, integers, print_json, print_table
+from rarecli.commands.console import Against, Console, Device, Json, Surface, Threads, integers, numbers_or_range, print_json
+from rarecli.commands.tables import print_comparison, print_scores
 
 
 class Protocol(str, Enum):
@@ -25,11 +27,21 @@ def run(
         Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
     ] = None,
     protocol: Annotated[
-        Protocol, typer.Option(help="native: block-averaged scans; paper: the paper's crop and sampling.")
+        Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
     ] = Protocol.native,
     upsampled: Annotated[
         bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
     ] = True,
+    spacings: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW:HIGH:NUM",
+            help="Instead of depths: acquire every scan at these isotropic spacings in mm, and beside those where the depth changes. "
+            "A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
+        ),
+    ] = None,
+    surface: Surface = True,
+    against: Against = None,
     backend: Annotated[str, typer.Option(help="auto, torch, onnx or openvino.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -39,44 +51,41 @@ def run(
 
     Example: rare evaluate Task04_Hippocampus -m run -o scores --cases run/run.json
     """
+    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.evaluator import evaluate, read_case_names
     from rarecli.core.predictor import Predictor
 
     names = read_case_names(cases) if cases else None
+    show: Callable[[Any], None] = print_json if json else _show
     with Predictor(model, device, backend, threads) as predictor:
-        summary = evaluate(
-            dataset,
-            predictor,
-            output,
-            depths=integers(depths, "--depths"),
-            protocol=protocol.value,
-            names=names,
-            upsampled=upsampled,
-            reporter=Console(),
-        )
-    if json:
-        print_json(summary)
-    else:
-        print_scores(summary, f"{summary['model']}, protocol {summary['protocol']}")
+        try:
+            summary = evaluate(
+                dataset,
+                predictor,
+                output,
+                depths=integers(depths, "--depths"),
+                spacings_mm=numbers_or_range(spacings, "--spacings"),
+                protocol=protocol.value,
+                names=names,
+                upsampled=upsampled,
+                surface=surface,
+                against=against,
+                reporter=Console(),
+            )
+        except SomeCasesFailed as failure:
+            show(failure.result)
+            raise
+    show(summary)
 
 
-def print_scores(summary: dict[str, Any], title: str) -> None:
-    """Mean Dice (standard deviation) per resolution and method."""
-    labels = list(summary["mean"])
-    rows = [
-        [
-            method if len(summary["per_method"]) > 1 else "",
-            "full" if k == "0" else f"1/{2 ** int(k)}",
-            str(part["num_cases"]),
-            f"{part['dice']:.4f} ({part['dice_std']:.3f})",
-        ]
-        + [f"{part['mean'][label]['dice']:.4f}" for label in labels]
-        for method, depths in summary["per_method"].items()
-        for k, part in depths.items()
-    ]
-    if not rows:
-        dice = summary["foreground_mean"]["dice"]
-        rows = [
-            ["", "", str(len(summary["metric_per_case"])), f"{dice:.4f}", *(f"{summary['mean'][label]['dice']:.4f}" for label in labels)]
-        ]
-    print_table(title, ["method", "resolution", "cases", "Dice (std)", *labels], rows)
+def _show(summary: dict[str, Any]) -> None:
+    print_scores(summary, f"{summary['model']}, protocol {summary['protocol']}")
+    for grid, facts in summary.get("curve_facts", {}).items():
+        deficit, jump = facts["largest_deficit"], facts["largest_jump"]
+        if deficit:
+            typer.echo(f"{grid}: largest deficit of routed below upsampled {deficit['dice']:.4f}, at {deficit['spacing_mm']:g} mm")
+        if jump:
+            below, above = jump["spacings_mm"]
+            typer.echo(f"{grid}: largest jump where the depth changes {jump['dice']:.4f}, from {below:g} to {above:g} mm")
+    if "comparison" in summary:
+        print_comparison(summary["comparison"])

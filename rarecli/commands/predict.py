@@ -29,9 +29,15 @@ def run(
 
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
     """
+    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.predictor import Predictor, predict_files
 
     with Predictor(model, device, backend, threads, precision) as predictor:
-        result = predict_files(inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, reporter=Console())
+        try:
+            result = predict_files(inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, reporter=Console())
+        except SomeCasesFailed as failure:
+            if json:
+                print_json(failure.result)
+            raise
     if json:
         print_json(result)

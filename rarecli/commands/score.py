@@ -5,27 +5,49 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, print_json, print_table
+from rarecli.commands.console import Against, Console, Json, Surface, print_json, print_table
+from rarecli.commands.tables import print_comparison
+
+_COLUMNS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "hd95_mm": "HD95 (mm)",
+    "surface_dice": "surface Dice",
+}
 
 
 def run(
     references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels.")],
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted labels with the same names.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.")],
+    surface: Surface = True,
+    against: Against = None,
     json: Json = False,
 ) -> None:
     """Score label files against reference label files, whoever made them.
 
     Example: rare score labelsTs predictions -o scores
     """
-    from rarecli.core.evaluator import score
+    from rarecli.core.scoring import score
 
-    summary = score(references, predictions, output, Console())
+    summary = score(references, predictions, output, Console(), surface=surface, against=against)
     if json:
         print_json(summary)
         return
     num = len(summary["metric_per_case"])
-    metrics = ("dice", "iou", "precision", "recall")
-    rows = [[label, *(f"{values[metric]:.4f}" for metric in metrics)] for label, values in summary["mean"].items()]
-    rows.append(["mean", *(f"{summary['foreground_mean'][metric]:.4f}" for metric in metrics)])
-    print_table(f"{num} cases", ["label", *metrics], rows)
+    metrics = [metric for metric in _COLUMNS if metric in summary["foreground_mean"]]
+    rows = [[label, *(_number(values[metric]) for metric in metrics)] for label, values in summary["mean"].items()]
+    rows.append(["mean", *(_number(summary["foreground_mean"][metric]) for metric in metrics)])
+    rows.append(["5th percentile", _number(summary["dice_p5"]), *[""] * (len(metrics) - 1)])
+    print_table(f"{num} cases", ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
+    if missing := {label: count for label, count in summary.get("hd95_null", {}).items() if count}:
+        counts = ", ".join(f"{label} in {count}" for label, count in missing.items())
+        typer.echo(f"Without HD95, since the label is missed or not there: {counts} of {num} cases")
+    if "comparison" in summary:
+        print_comparison(summary["comparison"])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -133,6 +133,11 @@ def case_name(path: Path) -> str:
     return path.name
 
 
+def undeclared_name(value: int) -> str:
+    """The name of a label in a layout that declares none."""
+    return "background" if value == 0 else f"class {value}"
+
+
 def read_image(case: Case, num_channels: int | None = None) -> Volume:
     """Read a case's scan; DataError if it has not `num_channels` channels."""
     volume = read_volume(case.images if len(case.images) > 1 else case.images[0], case=case.name)

@@ -12,12 +12,13 @@ from rarecli.core.benchmark import benchmark
 from rarecli.core.config import load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.errors import UsageError
-from rarecli.core.evaluator import evaluate, score
+from rarecli.core.evaluator import evaluate
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.predictor import Predictor, predict_files
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.progress import Reporter, Silent
+from rarecli.core.scoring import score
 from rarecli.core.trainer import train
 from rarecli.core.types import FloatArray
 
@@ -54,11 +55,11 @@ def run_demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
                 records = predict_files([_test(output, spacing) / "imagesTr"], predictor, labels, depth=depth)["cases"]
                 if method == "routed":
                     row["depth"] = next(iter(records.values()))["depth"]
-                scores = score(_test(output, spacing) / "labelsTr", labels, output / "scores" / method / f"{spacing:g}mm")
+                scores = score(_test(output, spacing) / "labelsTr", labels, output / "scores" / method / f"{spacing:g}mm", surface=False)
                 row[method] = scores["foreground_mean"]["dice"]
             row["threshold"] = _threshold_dice(spacing)
         reporter.say("5/7 evaluate: the finest test scans, downsampled")
-        evaluate(_test(output, 1.0), predictor, output / "evaluation")
+        evaluate(_test(output, 1.0), predictor, output / "evaluation", surface=False)
     reporter.say("6/7 export: one ONNX engine per depth")
     export(run, output / "bundle", reporter=reporter)
     reporter.say("7/7 benchmark")

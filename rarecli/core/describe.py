@@ -116,7 +116,10 @@ def _scores(path: Path) -> Facts:
     content = read_json(path / "summary.json")
     facts: Facts = {"kind": "scores", "cases": str(len({item["case"] for item in content["metric_per_case"]}))}
     facts["Dice"] = f"{content['foreground_mean']['dice']:.4f}, mean over classes, cases and resolutions"
-    facts["by depth"] = [f"depth {depth}: {values['dice']:.4f}" for depth, values in content["per_depth"].items()] or "not known"
+    if "per_spacing" in content:
+        facts["by spacing"] = [f"{spacing} mm: {values['dice']:.4f}" for spacing, values in content["per_spacing"].items()]
+    else:
+        facts["by depth"] = [f"depth {depth}: {values['dice']:.4f}" for depth, values in content["per_depth"].items()] or "not known"
     return facts
 
 

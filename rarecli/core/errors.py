@@ -13,6 +13,7 @@ An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class RareError(Exception):
@@ -84,9 +85,13 @@ class EnvironmentFault(RareError):
 
 
 class SomeCasesFailed(RareError):
-    """Some cases of a batch failed; the others were written."""
+    """Some cases of a batch failed; the others were written. `result` is what the call returns otherwise; it names the failed."""
 
     exit_code = 6
+
+    def __init__(self, problem: str, *, result: dict[str, Any] | None = None, **parts: Any) -> None:
+        super().__init__(problem, **parts)
+        self.result = result
 
 
 class Preempted(RareError):
@@ -101,9 +106,9 @@ def some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
-def missing_extra(package: str, extra: str) -> EnvironmentFault:
-    """The error for an import that failed: names the package and the extra that installs it."""
+def missing_extra(package: str, extra: str, otherwise: str | None = None) -> EnvironmentFault:
+    """The error for an import that failed: names the package, the extra that installs it, and what can be done without."""
     return EnvironmentFault(
         f"the package {package} is not installed",
-        remedy=f'pip install "rare-unet[{extra}]"',
+        remedy=f'pip install "rare-unet[{extra}]"' + (f"; {otherwise}" if otherwise else ""),
     )

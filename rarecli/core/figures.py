@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 """Okabe and Ito's palette: told apart with any colour vision. Source: jfly.uni-koeln.de/color."""
+
+_SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)
 
 
 def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
@@ -67,6 +70,36 @@ def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
     )
     panel.grid(alpha=0.3)
     panel.legend()
+    _save(figure, path)
+
+
+def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[float], path: Path) -> None:
+    """Mean Dice over spacing, on the grid of the acquired scan and brought back to the full grid, with the depths' borders."""
+    figure = _figure(11, 4.5)
+    panels = figure.subplots(1, 2, sharey=True)
+    points = summary["curve"]
+    spacings = [point["spacing_mm"] for point in points]
+    for panel, grid in zip(panels, ("acquired", "restored"), strict=True):
+        for method, colour, style in (("routed", _COLOURS[0], ".-"), ("upsampled", _COLOURS[1], ".-"), ("ceiling", "0.4", "--")):
+            dice = [point[grid].get(method) for point in points]
+            if any(value is not None for value in dice):
+                panel.plot(spacings, [np.nan if value is None else value for value in dice], style, color=colour, label=method)
+        panel.set_xscale("log")
+        ticks = [spacing for spacing in _SPACING_TICKS_MM if spacings[0] <= spacing <= spacings[-1]]
+        panel.set_xticks(ticks, [f"{spacing:g}" for spacing in ticks])
+        panel.minorticks_off()
+        borders = [spacings[0], *(change for change in thresholds_mm if spacings[0] < change < spacings[-1]), spacings[-1]]
+        first = points[0]["depth"]
+        for depth, (low, high) in enumerate(pairwise(borders), start=first):
+            if depth > first:
+                panel.axvline(low, color="0.6", linestyle=":")
+            panel.text(np.sqrt(low * high), 1.0, f"depth {depth}", ha="center", va="top", fontsize=8, color="0.4")
+        panel.set(xlabel="spacing of the scan (mm)", ylim=(0, 1.02))
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower left")
+    panels[0].set(ylabel="Dice, foreground mean", title="at the scan's own resolution")
+    panels[1].set(title="restored to the full grid")
+    figure.suptitle(f"{summary['model']}, {points[0]['num_cases']} cases")
     _save(figure, path)
 
 

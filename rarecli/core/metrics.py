@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from rarecli.core.errors import DataError
 from rarecli.core.types import AnyArray, FloatArray, IntArray
 
 METRICS = ("dice", "iou", "precision", "recall")
+Record = dict[str, dict[str, Any]]
+"""What is known of one case: by foreground class name, a value per metric, and the voxel counts n_ref and n_pred."""
 
 
 def confusion_matrix(prediction: AnyArray, reference: AnyArray, num_classes: int) -> IntArray:
@@ -45,10 +48,10 @@ def scores(confusion: IntArray) -> dict[str, FloatArray]:
     }
 
 
-def case_record(confusion: IntArray, label_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def case_record(confusion: IntArray, label_names: Sequence[str]) -> Record:
     """Metrics and voxel counts of one case by foreground class name. n_ref and n_pred are nnU-Net's names."""
     values = scores(confusion)
-    record: dict[str, dict[str, float | int]] = {}
+    record: Record = {}
     for index, name in enumerate(label_names):
         if index:
             record[name] = {metric: float(values[metric][index]) for metric in METRICS}
@@ -56,6 +59,6 @@ def case_record(confusion: IntArray, label_names: Sequence[str]) -> dict[str, di
     return record
 
 
-def foreground_mean(record: dict[str, dict[str, float | int]], metric: str = "dice") -> float:
+def foreground_mean(record: Record, metric: str = "dice") -> float:
     """Mean of a metric over a case's foreground classes."""
     return float(np.mean([values[metric] for values in record.values()]))

@@ -149,6 +149,7 @@ def predict_files(
     if failures:
         raise SomeCasesFailed(
             f"{len(failures)} of {len(cases)} cases failed: {some(failures)}",
+            result=result,
             path=output,
             remedy="what failed is said above for each" + ("; the others are written" if records else ""),
         )

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from rarecli.core import routing
 from rarecli.core.config import CtNormalisation, PercentileNormalisation, Plan, require_patch_size
-from rarecli.core.dataset import Case, Dataset, open_dataset, read_case
+from rarecli.core.dataset import Case, Dataset, open_dataset, read_case, undeclared_name
 from rarecli.core.errors import DataError, EnvironmentFault, UsageError
 from rarecli.core.files import atomic_folder
 from rarecli.core.fingerprint import fingerprint, intensity_statistics
@@ -166,7 +166,7 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
 def _found_labels(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[int, str]:
     """Names for a layout that declares none: the values that occur."""
     values = sorted({0}.union(*pool.map(_label_values, dataset.cases, chunksize=8)))
-    return {value: "background" if value == 0 else f"class {value}" for value in values}
+    return {value: undeclared_name(value) for value in values}
 
 
 def _label_values(case: Case) -> set[int]:

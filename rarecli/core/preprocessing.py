@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from rarecli.core import routing
 from rarecli.core.config import CtNormalisation, ModelSpec, Normalisation, Targets
 from rarecli.core.errors import ModelError
-from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine
+from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
@@ -175,11 +175,7 @@ class RoutedScan:
 
     def restore_labels(self, labels: IntArray) -> IntArray:
         """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's."""
-        indices = [
-            nearest_indices(size, new_size, zoom)
-            for size, new_size, zoom in zip(self._source_shape_ras, labels.shape, self.route.zoom, strict=True)
-        ]
-        return from_ras(labels[np.ix_(*indices)], self.source.affine)
+        return from_ras(restore_nearest(labels, self._source_shape_ras, self.route.zoom), self.source.affine)
 
     def restore_image(self, image: FloatArray) -> FloatArray:
         """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""

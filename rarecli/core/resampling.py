@@ -79,6 +79,13 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int) -> IntArra
     return best
 
 
+def restore_nearest(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
+    """Bring (X, Y, Z) labels from a grid of spacing old / zoom back to the old grid of `shape`, each voxel taking the nearest one's."""
+    indices = [nearest_indices(size, new_size, factor) for size, new_size, factor in zip(shape, labels.shape, zoom, strict=True)]
+    restored: IntArray = labels[np.ix_(*indices)]
+    return restored
+
+
 def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
     """For each of `size` voxels of the old grid: the voxel of the new grid (old spacing / zoom) whose centre is nearest."""
     centres = (np.arange(size) - (size - 1) / 2) * zoom + (new_size - 1) / 2

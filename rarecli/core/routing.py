@@ -47,6 +47,14 @@ def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
     return x, y, z
 
 
+def thresholds_mm(trained_spacing_mm: Triple, num_depths: int) -> tuple[float, ...]:
+    """The spacings where an isotropic scan changes depth, k to k + 1: sqrt(2) * 2^k times the coarsest trained spacing.
+
+    The finest axis decides in terms of spacing over trained spacing, which for equal spacings is the axis trained coarsest.
+    """
+    return tuple(math.sqrt(2) * 2.0**depth * max(trained_spacing_mm) for depth in range(num_depths - 1))
+
+
 def route(
     spacing_mm: Triple, trained_spacing_mm: Triple, depths: Sequence[int], *, tolerance: float = TOLERANCE, depth: int | None = None
 ) -> Route:

@@ -1,0 +1,118 @@
+"""What a scan is at a resolution that it was not acquired at: the views of a scan that are scored.
+
+native  the scan as a scanner would have acquired it there: averaged over each voxel (a box as slice profile, so nothing
+        aliases; finer than the scan, linear interpolation), labels by majority of volume. At 1/2^depth of the scan's own
+        grid, or at an isotropic spacing in mm. The first voxel begins where the scan begins and the last one is whole, the
+        scan's last voxels repeated for it: at 1/2^depth these are the blocks that training sees.
+paper   the scan cropped or padded to the patch, trilinear downsampling, labels nearest (arXiv 2507.15524, section 3)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rarecli.core import routing
+from rarecli.core.config import ModelSpec, Targets
+from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
+from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
+from rarecli.core.volume import Volume
+
+Protocol = Literal["native", "paper"]
+_BESIDE_THRESHOLD = 1e-3
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Where a scan is scored: at 1/2^depth of its own grid, or at `spacing_mm`; then `depth` is the one that it is routed to."""
+
+    depth: int
+    spacing_mm: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The spacing in mm if there is one, else the depth."""
+        return str(self.depth) if self.spacing_mm is None else f"{self.spacing_mm:g}"
+
+
+@dataclass(frozen=True)
+class View:
+    """A scan at another resolution, in RAS axes. reference: class indices (X, Y, Z) on its grid. full: those on the scan's own grid.
+
+    zoom: the scan's own spacing over the view's, per axis; None if there is no way back to the scan's grid (protocol paper).
+    """
+
+    scan: Volume
+    reference: IntArray
+    full: IntArray
+    zoom: Triple | None
+
+    def restore(self, labels: IntArray) -> IntArray:
+        """Labels on the view's grid -> the scan's own grid, nearest, as `rare predict` restores."""
+        assert self.zoom is not None
+        x, y, z = self.full.shape
+        return restore_nearest(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
+
+
+def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> View:
+    """A scan and its labels (class indices, (1, X, Y, Z)), both in RAS axes, as they are at a resolution under a protocol."""
+    full = labels.data[0]
+    if protocol == "paper":
+        patch, depth = spec.plan.patch_size, resolution.depth
+        image, reference = downsampled(fit_shape(scan.data, patch), fit_shape(full, patch), spec, depth, "paper")
+        # the protocol knows no spacing: a volume of the fixed shape is what the model was trained on
+        return View(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
+    if resolution.spacing_mm is None:
+        zoom = (0.5**resolution.depth,) * 3
+    else:
+        x, y, z = (spacing / resolution.spacing_mm for spacing in scan.spacing_mm)
+        zoom = x, y, z
+    image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
+    return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
+
+
+def downsampled(image: FloatArray, labels: IntArray, spec: ModelSpec, depth: int, targets: Targets) -> tuple[FloatArray, IntArray]:
+    """Scan and labels of any shape at 1/2^depth, as training sees them."""
+    if targets == "paper":
+        return downsample(image, depth, "paper"), downsample_labels(labels, depth, "paper", spec.plan.num_classes)
+    return _acquired(image, labels, (0.5**depth,) * 3, spec.plan.num_classes)
+
+
+def _acquired(image: FloatArray, labels: IntArray, zoom: Triple, num_classes: int) -> tuple[FloatArray, IntArray]:
+    """The box average and the majority over voxels that begin where the scan begins and cover all of it, its last voxels repeated."""
+    pads = [(0, 0), *((0, goal - size) for size, goal in zip(labels.shape, _covering_shape(labels.shape, zoom), strict=True))]
+    whole, whole_labels = np.pad(image, pads, mode="edge"), np.pad(labels, pads[1:], mode="edge")
+    return resample(whole, zoom), resample_labels(whole_labels, zoom, num_classes)
+
+
+def _covering_shape(shape: Shape, zoom: Triple) -> Shape:
+    """The scan's shape enlarged to what whole voxels of the new grid cover, to the nearest voxel of the scan."""
+    x, y, z = (max(size, math.floor(math.ceil(size * factor - 1e-6) / factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
+    return x, y, z
+
+
+def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec) -> list[Resolution]:
+    """The isotropic spacings in order, to six digits, with the depth that each is routed to.
+
+    Where the depth changes between the finest and the coarsest of them, a spacing is added just below and just above, so
+    that the jump can be measured: a thousandth of the spacing apart, the scans are the same for all practical purposes.
+    """
+    asked = {_rounded(spacing) for spacing in spacings_mm}
+    changes = [change for change in thresholds_mm(spec) if min(asked) < change < max(asked)]
+    beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
+    trained, num_depths = spec.plan.spacing_mm, spec.network.num_depths
+    return [Resolution(routing.route((s, s, s), trained, range(num_depths)).depth, s) for s in sorted(asked | beside)]
+
+
+def thresholds_mm(spec: ModelSpec) -> tuple[float, ...]:
+    """The isotropic spacings where a model's depth changes."""
+    return routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
+
+
+def _rounded(spacing_mm: float) -> float:
+    return float(f"{spacing_mm:.6g}")

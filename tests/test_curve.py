@@ -1,0 +1,44 @@
+import pytest
+
+from rarecli.core.curve import curve_facts, dice_curve
+from rarecli.core.protocols import Resolution
+
+RESOLUTIONS = [Resolution(0, 1.0), Resolution(0, 1.4), Resolution(1, 1.5), Resolution(1, 2.0)]
+
+
+def part(dice, restored, ceiling=None):
+    found = {"num_cases": 3, "dice": dice, "restored": {"dice": restored}}
+    return found | ({"ceiling": {"dice": ceiling}} if ceiling else {})
+
+
+def tables(routed, upsampled):
+    keys = [item.key for item in RESOLUTIONS]
+    found = {"routed": {key: part(*values) for key, values in zip(keys, routed, strict=True)}}
+    return found | ({"upsampled": {key: part(*values) for key, values in zip(keys[2:], upsampled, strict=True)}} if upsampled else {})
+
+
+ROUTED = [(0.9, 0.9, 1.0), (0.8, 0.7, 0.95), (0.75, 0.72, 0.94), (0.7, 0.6, 0.8)]
+
+
+def test_the_curve_and_its_facts_by_hand():
+    points = dice_curve(tables(ROUTED, [(0.76, 0.7), (0.74, 0.58)]), RESOLUTIONS)
+    assert [point["depth"] for point in points] == [0, 0, 1, 1]
+    assert points[1] == {
+        "spacing_mm": 1.4,
+        "depth": 0,
+        "num_cases": 3,
+        "acquired": {"routed": 0.8, "upsampled": 0.8},
+        "restored": {"routed": 0.7, "upsampled": 0.7, "ceiling": 0.95},
+    }
+    facts = curve_facts(points)
+    assert facts["acquired"]["largest_deficit"] == {"dice": pytest.approx(0.04), "spacing_mm": 2.0}
+    assert facts["restored"]["largest_deficit"]["dice"] == 0
+    assert facts["acquired"]["largest_jump"] == {"dice": pytest.approx(0.05), "spacings_mm": [1.4, 1.5]}
+    assert facts["restored"]["largest_jump"]["dice"] == pytest.approx(0.02)
+
+
+def test_what_was_not_measured_is_null():
+    points = dice_curve(tables(ROUTED, []), RESOLUTIONS)
+    assert points[2]["acquired"]["upsampled"] is None
+    facts = curve_facts(points[2:])
+    assert facts["acquired"] == {"largest_deficit": None, "largest_jump": None}

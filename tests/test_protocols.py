@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from rarecli import Phantom, dice
+from rarecli.core import routing
+from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.protocols import Resolution, resolutions_of, view_at
+
+PLAN = Plan(
+    dataset="Phantoms",
+    channel_names=("channel 0",),
+    label_names=("background", "head", "tail"),
+    label_values=(0, 1, 2),
+    spacing_mm=(1, 1, 1),
+    patch_size=(32, 32, 32),
+    num_levels=4,
+)
+SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
+ODD_MM = (35.0, 29.0, 33.0)
+
+
+def blocks_of(array, factor):
+    """(X, Y, Z) -> one row per block of factor^3 voxels; the last voxels are repeated to fill the last blocks."""
+    padded = np.pad(array, [(0, -size % factor) for size in array.shape], mode="edge")
+    x, y, z = (size // factor for size in padded.shape)
+    return padded.reshape(x, factor, y, factor, z, factor).transpose(0, 2, 4, 1, 3, 5).reshape(x, y, z, -1)
+
+
+def test_the_paper_protocol_is_crop_trilinear_and_nearest():
+    image, labels = Phantom(1, (36.0, 30.0, 41.0)).acquire(1.0)
+    # 36 -> 32 crops 2 and 2; 30 -> 32 pads 1 and 1; 41 -> 32 crops 5 (ceil of 9/2) and 4
+    fixed = np.pad(image.data[0][2:34, :, 5:37], ((0, 0), (1, 1), (0, 0)))
+    fixed_labels = np.pad(labels.data[0][2:34, :, 5:37], ((0, 0), (1, 1), (0, 0)))
+    for depth in range(4):
+        scale = 0.5**depth
+        down = functional.interpolate(torch.from_numpy(fixed)[None, None], scale_factor=scale, mode="trilinear", align_corners=False)
+        nearest = functional.interpolate(torch.from_numpy(fixed_labels).float()[None, None], scale_factor=scale, mode="nearest")
+        view = view_at(image, labels, SPEC, Resolution(depth), "paper")
+        np.testing.assert_allclose(view.scan.data[0], down[0, 0].numpy(), atol=1e-6)
+        np.testing.assert_array_equal(view.reference, nearest[0, 0].numpy())
+        assert view.scan.spacing_mm == (2.0**depth,) * 3
+        assert view.zoom is None
+
+
+@pytest.mark.parametrize("resolution", [Resolution(2), Resolution(2, 4.0)], ids=["a quarter", "4 mm"])
+@pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), ODD_MM])
+def test_a_native_view_at_a_power_of_two_is_blocks(resolution, extent_mm):
+    image, labels = Phantom(1, extent_mm).acquire(1.0)
+    view = view_at(image, labels, SPEC, resolution)
+    np.testing.assert_allclose(view.scan.data[0], blocks_of(image.data[0], 4).mean(axis=-1), atol=1e-5)
+    votes = [(blocks_of(labels.data[0], 4) == k).sum(axis=-1) for k in range(3)]
+    np.testing.assert_array_equal(view.reference, np.argmax(votes, axis=0))
+    assert view.scan.spacing_mm == pytest.approx((4, 4, 4))
+    # the middle of the first voxel is the middle of the first block
+    np.testing.assert_allclose(view.scan.affine @ [0, 0, 0, 1], image.affine @ [1.5, 1.5, 1.5, 1])
+    restored = view.reference.repeat(4, 0).repeat(4, 1).repeat(4, 2)[tuple(slice(size) for size in image.shape)]
+    np.testing.assert_array_equal(view.restore(view.reference), restored)
+
+
+@pytest.mark.parametrize("spacing", [0.5, 0.8, 1.0, 1.3, 2.7, 5.6, 8.0])
+def test_a_native_view_at_any_spacing_covers_the_scan(spacing):
+    image, labels = Phantom(3, ODD_MM).acquire(1.0)
+    view = view_at(image, labels, SPEC, Resolution(0, spacing))
+    assert view.scan.spacing_mm == pytest.approx((spacing,) * 3)
+    for axis, size in enumerate(image.shape):
+        # from the scan's first face to its last, to half a voxel of either grid
+        first = view.scan.affine[axis, 3] - spacing / 2 - (image.affine[axis, 3] - 0.5)
+        last = first + view.scan.shape[axis] * spacing - size
+        assert abs(first) <= 0.5 + 1e-6
+        assert -0.5 - 1e-6 <= last <= max(spacing, 1) + 0.5
+    assert view.restore(view.reference).shape == image.shape
+    # the mean of the intensity and the volumes of the labels are those of the scan
+    inside = tuple(slice(0, int(size / spacing)) for size in image.shape)
+    assert view.scan.data[0][inside].mean() == pytest.approx(image.data.mean(), rel=0.1)
+    volume = (view.reference > 0).sum() * spacing**3
+    assert volume == pytest.approx((labels.data > 0).sum(), rel=0.08 if spacing < 3 else 0.5)
+
+
+def test_the_ceiling_falls_with_the_spacing_and_is_1_at_the_scans_own():
+    image, labels = Phantom(3, ODD_MM).acquire(1.0)
+    ceilings = []
+    for spacing in (1.0, 1.4, 2.0, 4.0, 8.0):
+        view = view_at(image, labels, SPEC, Resolution(0, spacing))
+        ceilings.append(dice(view.restore(view.reference), labels.data[0], 3)[1:].mean())
+    assert ceilings[0] == 1
+    assert ceilings == sorted(ceilings, reverse=True)
+
+
+def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
+    image, labels = Phantom(3).acquire((1.0, 1.0, 2.0))
+    view = view_at(image, labels, SPEC, Resolution(1, 2.0))
+    assert view.scan.shape == (16, 16, 16)
+    expected = image.data[0].reshape(16, 2, 16, 2, 16).mean(axis=(1, 3))
+    np.testing.assert_allclose(view.scan.data[0], expected, atol=1e-5)
+
+
+def test_spacings_are_joined_by_those_beside_a_change_of_depth():
+    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC)
+    spacings = [item.spacing_mm for item in found]
+    changes = [math.sqrt(2), 2 * math.sqrt(2)]
+    beside = [change * factor for change in changes for factor in (0.999, 1.001)]
+    assert spacings == pytest.approx([0.8, 1.0, *beside, 4.0], rel=1e-5)
+    assert [item.depth for item in found] == [0, 0, 0, 1, 1, 2, 2]
+    assert [item.key for item in found][:3] == ["0.8", "1", "1.4128"]
+    for item in found:
+        assert item.depth == routing.route((item.spacing_mm,) * 3, PLAN.spacing_mm, 4).depth
+
+
+def test_a_network_with_one_entry_has_no_change_of_depth():
+    spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
+    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec)] == [(0, 1.0), (0, 8.0)]

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+
+from rarecli import Phantom
+from rarecli.core import scoring
+from rarecli.core.errors import DataError
+from rarecli.core.phantoms import write_phantoms
+from rarecli.core.scoring import score
+from rarecli.core.volume import Volume, write_labels
+
+
+def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
+    image, labels = Phantom(0).acquire(1.0)
+    write_labels(tmp_path / "references" / "a.nii.gz", (labels.data[0] == 1) * 2, image)
+    write_labels(tmp_path / "predictions" / "a.nii.gz", (labels.data[0] == 1) * 2, image)
+    write_labels(tmp_path / "references" / "b.nii.gz", np.zeros(image.shape, np.uint8), image)
+    write_labels(tmp_path / "predictions" / "b.nii.gz", np.zeros(image.shape, np.uint8), image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+    assert summary["mean"].keys() == {"2"}
+    assert summary["foreground_mean"]["dice"] == 1
+    one = next(item for item in summary["metric_per_case"] if item["case"] == "b")
+    assert one["metrics"]["2"]["n_ref"] == 0
+
+
+def test_digits_at_the_end_of_a_label_file_are_part_of_its_name(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    for index in range(3):
+        write_labels(tmp_path / "references" / f"sub_{index:04d}.nii.gz", labels.data[0], image)
+        write_labels(tmp_path / "predictions" / f"sub_{index:04d}.nii.gz", labels.data[0] * (index == 0), image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+    assert len(summary["metric_per_case"]) == 3
+    assert summary["foreground_mean"]["dice"] == pytest.approx(1 / 3)
+
+
+def test_references_without_a_prediction_are_named(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    said = []
+    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
+    for name in ("a", "b"):
+        write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
+    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
+    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
+    assert said == ["1 references have no prediction and are not scored: b"]
+
+
+def test_scoring_refuses_what_does_not_belong_together(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
+    (tmp_path / "references").mkdir()
+    write_labels(tmp_path / "references" / "b.nii.gz", labels.data[0], image)
+    with pytest.raises(DataError, match="no reference"):
+        score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+    moved = Volume(image.data, image.affine + np.eye(4)[:, [3]] * [0, 0, 0, 1])
+    moved.affine[0, 3] += 1
+    write_labels(tmp_path / "references" / "a.nii.gz", labels.data[0], moved)
+    with pytest.raises(DataError, match="different grids"):
+        score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+
+
+def test_a_label_that_some_cases_have_not_counts_for_all(tmp_path):
+    """Label 5 is in case a alone; in b it is in neither file, and so right: Dice 1, no HD95."""
+    image, labels = Phantom(0).acquire(2.0)
+    for name, values in (("a", (labels.data[0] == 1) * 5 + (labels.data[0] == 2) * 2), ("b", (labels.data[0] > 0) * 2)):
+        write_labels(tmp_path / "references" / f"{name}.nii.gz", values, image)
+        write_labels(tmp_path / "predictions" / f"{name}.nii.gz", values * (values == 2), image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out")
+    assert list(summary["mean"]) == ["2", "5"]
+    assert summary["mean"]["5"]["dice"] == pytest.approx((0 + 1) / 2)
+    assert summary["mean"]["5"]["surface_dice"] == pytest.approx((0 + 1) / 2)
+    assert summary["mean"]["5"]["hd95_mm"] is None
+    assert summary["hd95_null"] == {"2": 0, "5": 2}
+    assert summary["mean"]["2"]["hd95_mm"] == 0
+
+
+def test_one_pair_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    """Files are read in pairs, each scored before the next is read."""
+    done = []
+    real_read, real_measure = scoring.read_labels, scoring.measure
+    monkeypatch.setattr(scoring, "read_labels", lambda path, case: done.append(path.parent.name) or real_read(path, case=case))
+    monkeypatch.setattr(scoring, "measure", lambda *arguments: done.append("score") or real_measure(*arguments))
+    write_phantoms(tmp_path / "data", range(3), 8.0)
+    score(tmp_path / "data" / "labelsTr", tmp_path / "data" / "labelsTr", tmp_path / "out")
+    assert done == ["labelsTr", "labelsTr", "score"] * 3
+
+
+def test_a_score_against_an_earlier_one(tmp_path):
+    image, labels = Phantom(0).acquire(2.0)
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        write_labels(tmp_path / "references" / f"{index}.nii.gz", labels.data[0], image)
+        for folder, share in (("good", 0.95), ("poor", 0.7)):
+            keep = rng.random(image.shape) < share
+            write_labels(tmp_path / folder / f"{index}.nii.gz", labels.data[0] * keep, image)
+    poor = score(tmp_path / "references", tmp_path / "poor", tmp_path / "scores_poor", surface=False)
+    good = score(tmp_path / "references", tmp_path / "good", tmp_path / "scores_good", surface=False, against=tmp_path / "scores_poor")
+    found = json.loads((tmp_path / "scores_good" / "comparison.json").read_text())
+    assert found == good["comparison"]
+    assert found["mean"]["difference"] == pytest.approx(good["foreground_mean"]["dice"] - poor["foreground_mean"]["dice"])
+    assert 0 < found["mean"]["low"] < found["mean"]["difference"] < found["mean"]["high"]
+    (tmp_path / "good" / "5.nii.gz").unlink()
+    with pytest.raises(DataError, match="different cases") as caught:
+        score(tmp_path / "references", tmp_path / "good", tmp_path / "fewer", surface=False, against=tmp_path / "scores_poor")
+    assert "only there: 5" in str(caught.value)
