@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-from rarecli.core.augmentation import add_noise, augment, random_contrast, vary_resolution
+from rarecli.core.augmentation import add_noise, augment, random_contrast
 from rarecli.core.config import AugmentationConfig
 from rarecli.core.phantoms import Phantom
 
@@ -165,21 +165,3 @@ def test_the_input_is_left_as_it_is(scan):
     add_noise(scan[0], AugmentationConfig(probability=1), generator())
     assert np.array_equal(scan[0], before[0])
     assert np.array_equal(scan[1], before[1])
-
-
-def test_a_varied_resolution_blurs_and_moves_nothing(scan):
-    x, y, z = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (16, 20, 24)), indexing="ij")
-    ramp = (x - 2 * y + 3 * z)[None]
-    inner = (slice(None), *[slice(4, -4)] * 3)
-    for seed in range(4):
-        # a linear image stays, up to the steps of its voxels, which cancel out over many
-        change = (vary_resolution(ramp, only(resolution=1.0), generator(seed)) - ramp)[inner]
-        assert np.abs(change).max() < 0.75
-        assert abs(change.mean()) < 0.02
-        noise = generator(seed).normal(size=(1, 16, 20, 24)).astype(np.float32)
-        blurred = vary_resolution(noise, only(resolution=1.0), generator(seed))
-        assert blurred.shape == noise.shape
-        assert blurred.std() < noise.std()
-    assert vary_resolution(noise, NOTHING, generator()) is noise
-    changed = [vary_resolution(noise, only(resolution=0.5), generator(seed)) is not noise for seed in range(200)]
-    assert 70 < sum(changed) < 130

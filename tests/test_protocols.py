@@ -107,7 +107,7 @@ def test_spacings_are_joined_by_those_beside_a_change_of_depth():
     assert [item.depth for item in found] == [0, 0, 0, 1, 1, 2, 2]
     assert [item.key for item in found][:3] == ["0.8", "1", "1.4128"]
     for item in found:
-        assert item.depth == routing.route((item.spacing_mm,) * 3, PLAN.spacing_mm, 4).depth
+        assert item.depth == routing.route((item.spacing_mm,) * 3, PLAN.spacing_mm, range(4)).depth
 
 
 def test_a_network_with_one_entry_has_no_change_of_depth():

@@ -1,4 +1,4 @@
-"""Random changes of a training scan: geometry and gamma once at its finest grid, resolution and noise at every depth.
+"""Random changes of a training scan: geometry and gamma once at its finest grid, noise at every depth.
 
 All randomness comes from the generator that is handed in, so a sample is a function of (seed, epoch, case) alone.
 """
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from rarecli.core.config import AugmentationConfig
-from rarecli.core.resampling import resample
 from rarecli.core.types import FloatArray, IntArray, Triple
 
 _ELASTIC_KNOTS = 5
@@ -35,15 +34,6 @@ def augment(
     if config.gamma and rng.random() < config.probability:
         image = _change_gamma(image, float(np.exp(rng.uniform(-config.gamma, config.gamma))))
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
-
-
-def vary_resolution(image: FloatArray, config: AugmentationConfig, rng: np.random.Generator) -> FloatArray:
-    """The image (C, X, Y, Z) as if acquired up to sqrt(2) coarser and brought to this grid, as routing does with a scan between two."""
-    if not config.resolution or rng.random() >= config.resolution:
-        return image
-    factor = 2 ** rng.uniform(0, 0.5)
-    coarser = resample(image, (1 / factor,) * 3)
-    return resample(coarser, (factor,) * 3, image.shape[1:])
 
 
 def random_contrast(config: AugmentationConfig, rng: np.random.Generator) -> tuple[np.float32, np.float32]:

@@ -166,7 +166,7 @@ class LossConfig(Frozen):
 
 
 class AugmentationConfig(Frozen):
-    """Probabilities and ranges; geometry, gamma and contrast are drawn once per sample, resolution and noise anew at every depth."""
+    """Probabilities and ranges; geometry, gamma and contrast are drawn once per sample, noise anew at every depth."""
 
     probability: float = Field(default=0.8, ge=0, le=1)
     rotation_degrees: float = Field(default=15.0, ge=0)
@@ -177,8 +177,6 @@ class AugmentationConfig(Frozen):
     gamma: float = Field(default=0.3, ge=0)
     contrast: float = Field(default=0.15, ge=0)
     noise: float = Field(default=0.04, ge=0)
-    resolution: float = Field(default=0.0, ge=0, le=1)
-    """Share of the views that are blurred as a scan is whose spacing lies between two depths."""
 
 
 class TrainConfig(Frozen):

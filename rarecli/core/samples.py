@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rarecli.core.augmentation import add_noise, augment, random_contrast, vary_resolution
+from rarecli.core.augmentation import add_noise, augment, random_contrast
 from rarecli.core.config import ModelSpec, TrainConfig
 from rarecli.core.prepared import PreparedDataset
 from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to
@@ -82,7 +82,7 @@ class SampleSource(Dataset[Sample]):
         sample = Sample({}, {})
         for depth in range(record.depth, spec.network.num_depths):
             coarser = depth - record.depth
-            view = vary_resolution(downsample(image, coarser, spec.targets), self.config.augmentation, rng)
+            view = downsample(image, coarser, spec.targets)
             limits: Limits | None = None if whole or not record.limits else record.limits[coarser]
             view = normalise(view, plan.normalisation, limits) * gain + offset
             view = add_noise(view, self.config.augmentation, rng)
