@@ -1,12 +1,14 @@
 import numpy as np
+import pytest
 
 from rarecli.core.config import load_train_config
 from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preprocessing import prepare_scan
 from rarecli.core.samples import SampleSource, batch_keys, collate, epoch_order
 from rarecli.core.trainer import make_spec
-from rarecli.core.volume import write_image, write_labels
+from rarecli.core.volume import Volume, write_image, write_labels
 
 PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 
@@ -65,11 +67,59 @@ def test_a_case_coarser_than_the_grid_enters_at_its_own_depth(tmp_path):
         write_labels(root / "labels" / f"{name}.nii.gz", labels.data[0], labels)
     preprocess(root, tmp_path / "prepared", PreprocessOptions(num_jobs=1))
     samples = source(tmp_path / "prepared")
-    batch = collate([samples[0, "coarse"], samples[0, "fine_a"]])
+    batch = collate([samples[0, "coarse"], samples[0, "fine_a"]], samples.spec)
     assert batch.sizes == {0: 1, 1: 2, 2: 2, 3: 2}
     # the fine case comes first at every depth, so that the consistency loss finds its partner
     fine = samples[0, "fine_a"]
     np.testing.assert_array_equal(batch.images[1][0].numpy(), fine.images[1])
+
+
+def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
+    root = tmp_path / "data"
+    for name, extent in (("small", (33.0, 40.0, 20.0)), ("large", (35.0, 50.0, 44.0))):
+        image, labels = Phantom(len(name), extent).acquire(1.0)
+        write_image(root / "images" / f"{name}.nii.gz", image.data[0], image)
+        write_labels(root / "labels" / f"{name}.nii.gz", labels.data[0], labels)
+    preprocess(root, tmp_path / "prepared", PreprocessOptions(patch_size=(64, 64, 64), num_jobs=1))
+    samples = source(tmp_path / "prepared", **PLAIN)
+    small, large = samples[0, "small"], samples[0, "large"]
+    assert collate([small], samples.spec).images[0].shape == (1, 1, 48, 48, 32)
+    batch = collate([small, large], samples.spec)
+    for depth in range(4):
+        assert batch.images[depth].shape == (2, 1, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
+        assert batch.labels[depth].shape == (2, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
+    # a scan alone is seen as prediction sees it
+    scan, _ = Phantom(len("small"), (33.0, 40.0, 20.0)).acquire(1.0)
+    seen = prepare_scan(scan, samples.spec).image
+    found = collate([small], samples.spec).images[0][0].numpy()
+    np.testing.assert_allclose(found[:, :33, :40, :20], seen, atol=1e-6)
+    assert not found[:, 33:].any()
+    assert not found[:, :, :, 20:].any()
+    # and at 1/8, where 33 x 40 x 20 is 5 x 5 x 3, the last voxels of x and z reaching over the border
+    over = np.pad(scan.data, ((0, 0), (0, 7), (0, 0), (0, 4)), mode="edge")
+    blocks = over.reshape(1, 5, 8, 5, 8, 3, 8).mean(axis=(2, 4, 6))
+    seen = prepare_scan(Volume(blocks, np.diag([8.0, 8.0, 8.0, 1.0])), samples.spec).image
+    np.testing.assert_allclose(small.images[3], seen, atol=1e-5)
+
+
+def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
+    samples = source(prepared, **PLAIN, **{"augmentation.spacing_octaves": 0.5})
+    assert samples.spec.routing_tolerance == pytest.approx(2**0.5 - 1)
+    assert source(prepared).spec.routing_tolerance == 0.1
+    full = Phantom(0).acquire(1.0)[1].data.astype(bool).sum()
+    sizes, unchanged = [], 0
+    for epoch in range(40):
+        sample = samples[epoch, "phantom_000"]
+        size = sample.labels[0].shape[0]
+        assert size <= 32
+        unchanged += sample.labels[0].sum() == samples.dataset.read("phantom_000")[1].sum()
+        if size < 30:  # coarser: the whole object, in fewer voxels, whose volume is the same
+            sizes.append(size)
+            voxel = np.prod(32 / np.array(sample.labels[0].shape))
+            assert sample.labels[0].astype(bool).sum() * voxel == pytest.approx(full, rel=0.12)
+    assert 10 <= unchanged <= 30
+    assert min(sizes) < 26
+    assert min(sizes) >= 32 / 2**0.6 - 1
 
 
 def test_an_epoch_shows_every_case_once_and_each_epoch_another_order():

@@ -133,6 +133,8 @@ class ModelSpec(Frozen):
     plan: Plan
     network: NetworkConfig
     targets: Targets = "centred"
+    routing_tolerance: float = routing.TOLERANCE
+    """An axis whose spacing is this close to the routed grid (relative) enters as it is; more for a model that has learned to see it so."""
 
     def grid_spacing_mm(self, depth: int) -> routing.Triple:
         """Spacing of the grid at `depth`."""
@@ -177,6 +179,9 @@ class AugmentationConfig(Frozen):
     gamma: float = Field(default=0.3, ge=0)
     contrast: float = Field(default=0.15, ge=0)
     noise: float = Field(default=0.04, ge=0)
+    spacing_octaves: float = Field(default=0.0, ge=0, le=1)
+    """Half of the training scans are acquired anew, up to this many octaves finer or coarser. With 0.5, what lies between two depths
+    has been seen by both, and enters without being resampled."""
 
 
 class TrainConfig(Frozen):

@@ -83,7 +83,8 @@ def _scan(path: Path, spec: ModelSpec | None) -> Facts:
     if len(values) <= 20 and np.array_equal(values, np.rint(values)):
         facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
     if spec is not None:
-        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, range(spec.network.num_depths))
+        depths = range(spec.network.num_depths)
+        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, tolerance=spec.routing_tolerance)
         facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
     return facts
 

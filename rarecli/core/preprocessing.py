@@ -200,7 +200,8 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths or range(spec.network.num_depths), depth=depth)
+    there = depths or range(spec.network.num_depths)
+    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, tolerance=spec.routing_tolerance, depth=depth)
     image = resample(ras.data, way.zoom)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
 

@@ -5,20 +5,22 @@ A sample is a function of (seed, epoch, case) alone, whichever process makes it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rarecli.core.augmentation import add_noise, augment, random_contrast
+from rarecli.core.augmentation import add_noise, augment, draw_spacing, random_contrast
 from rarecli.core.config import ModelSpec, TrainConfig
 from rarecli.core.prepared import PreparedDataset
 from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to
-from rarecli.core.resampling import resample
-from rarecli.core.types import FloatArray, IntArray, Shape
+from rarecli.core.resampling import resample, resample_labels
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
 Key = tuple[int, str]
 """(epoch, case name)."""
@@ -26,7 +28,7 @@ Key = tuple[int, str]
 
 @dataclass(frozen=True)
 class Sample:
-    """One patch: by depth, image (C, X, Y, Z) float32 normalised and labels (X, Y, Z) uint8, padded to the depth's patch."""
+    """One patch: by depth, image (C, X, Y, Z) float32 normalised and labels (X, Y, Z) uint8; each depth half the one before."""
 
     images: dict[int, FloatArray]
     labels: dict[int, IntArray]
@@ -68,12 +70,16 @@ class SampleSource(Dataset[Sample]):
         rng = np.random.default_rng([self.config.seed, epoch, *name.encode()])
         record, plan, spec = self.dataset.records[name], self.spec.plan, self.spec
         patch = spec.patch_shape(record.depth)
-        origin = self._choose_origin(name, patch, rng)
-        size = tuple(min(extent, most) for extent, most in zip(record.shape, patch, strict=True))
-        image, labels = self.dataset.read(name, origin, size)  # type: ignore[arg-type]
+        spacing = draw_spacing(self.config.augmentation, rng)
+        x, y, z = (math.ceil(extent * step) for extent, step in zip(patch, spacing, strict=True))
+        origin = self._choose_origin(name, (x, y, z), rng)
+        x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))
+        image, labels = self.dataset.read(name, origin, (x, y, z))
+        image, labels = _acquire_anew(image, labels, spacing, patch, plan.num_classes)
         # a patch that holds the whole scan takes its percentiles anew, as prediction will; a part takes the whole's
-        whole = size == record.shape
+        whole = (x, y, z) == record.shape
         step = 2 ** (max(spec.network.num_depths - 1, record.depth) - record.depth)
+        shape = labels.shape
         image, labels = edge_pad(image, step), edge_pad(labels[None], step)[0]
         image, labels = augment(image, labels, spec.grid_spacing_mm(0), record.depth, self.config.augmentation, rng)
         gain, offset = random_contrast(self.config.augmentation, rng)
@@ -82,13 +88,13 @@ class SampleSource(Dataset[Sample]):
         sample = Sample({}, {})
         for depth in range(record.depth, spec.network.num_depths):
             coarser = depth - record.depth
-            view = downsample(image, coarser, spec.targets)
+            # the voxels that a scan of this resolution has; what the padding above added beyond them, it has not
+            x, y, z = (math.ceil(size / 2**coarser) for size in shape)
+            view = downsample(image, coarser, spec.targets)[:, :x, :y, :z]
             limits: Limits | None = None if whole or not record.limits else record.limits[coarser]
             view = normalise(view, plan.normalisation, limits) * gain + offset
-            view = add_noise(view, self.config.augmentation, rng)
-            sample.images[depth] = pad_to(view, spec.patch_shape(depth))
-            coarse_labels = downsample_labels(labels, coarser, spec.targets, plan.num_classes)
-            sample.labels[depth] = pad_to(coarse_labels[None], spec.patch_shape(depth))[0]
+            sample.images[depth] = add_noise(view, self.config.augmentation, rng)
+            sample.labels[depth] = downsample_labels(labels, coarser, spec.targets, plan.num_classes)[:x, :y, :z]
         return sample
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:
@@ -112,13 +118,35 @@ class SampleSource(Dataset[Sample]):
         return up[:, :x, :y, :z]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples by depth, those that enter finest first."""
+def _acquire_anew(image: FloatArray, labels: IntArray, spacing: Triple, patch: Shape, num_classes: int) -> tuple[FloatArray, IntArray]:
+    """Image (C, X, Y, Z) and labels (X, Y, Z) at another spacing, in units of their own; at most a patch of it."""
+    if spacing == (1, 1, 1):
+        return image, labels
+    zoom = (1 / spacing[0], 1 / spacing[1], 1 / spacing[2])
+    x, y, z = patch
+    return resample(image, zoom)[:, :x, :y, :z], resample_labels(labels, zoom, num_classes)[:x, :y, :z]
+
+
+def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
+    """Stack samples by depth, those that enter finest first, padded with 0 (background) as far as the network needs for the largest.
+
+    Not to the patch: prediction does not either, and a network that has seen nothing else is lost without its rim of zeros.
+    """
     ordered = sorted(samples, key=lambda sample: min(sample.images))
     depths = sorted({depth for sample in ordered for depth in sample.images})
+    field = [1, 1, 1]  # in voxels of depth 0, for all depths the same, since they join on their way
+    for sample in ordered:
+        finest = min(sample.images)
+        field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
+    whole = spec.engine_shape((field[0], field[1], field[2]), 0)
+
+    def stack(arrays: list[AnyArray], depth: int) -> Tensor:
+        x, y, z = (size // 2**depth for size in whole)
+        return torch.from_numpy(np.stack([pad_to(array, (x, y, z)) for array in arrays]))
+
     return Batch(
-        {depth: torch.from_numpy(np.stack([s.images[depth] for s in ordered if depth in s.images])) for depth in depths},
-        {depth: torch.from_numpy(np.stack([s.labels[depth] for s in ordered if depth in s.labels])) for depth in depths},
+        {depth: stack([s.images[depth] for s in ordered if depth in s.images], depth) for depth in depths},
+        {depth: stack([s.labels[depth][None] for s in ordered if depth in s.labels], depth)[:, 0] for depth in depths},
     )
 
 
@@ -142,7 +170,7 @@ def load_batches(source: SampleSource, cases: Sequence[str], first_epoch: int, p
     return DataLoader(
         source,
         batch_sampler=list(batch_keys(cases, source.config, first_epoch)),
-        collate_fn=collate,
+        collate_fn=partial(collate, spec=source.spec),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
         pin_memory=pin_memory,

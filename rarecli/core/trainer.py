@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from rarecli.core import checkpoint, figures, run_folder
+from rarecli.core import checkpoint, figures, routing, run_folder
 from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
@@ -116,7 +116,13 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         num_depths=config.num_depths if rare else 1,
         dropout=config.dropout,
     )
-    return ModelSpec(name=config.name or plan.dataset, plan=plan, network=network, targets=config.targets)
+    return ModelSpec(
+        name=config.name or plan.dataset,
+        plan=plan,
+        network=network,
+        targets=config.targets,
+        routing_tolerance=max(routing.TOLERANCE, 2**config.augmentation.spacing_octaves - 1),
+    )
 
 
 class Trainer:

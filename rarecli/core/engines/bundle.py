@@ -102,7 +102,7 @@ def export(
             spec=spec,
             precision=precision,
             opset=OPSET,
-            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen)),
+            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen), tolerance=spec.routing_tolerance),
             weights=shared,
             engines=tuple(engines),
             conformance=write_vectors(folder, spec, chosen, reference),

@@ -116,7 +116,7 @@ class RoutingRule(Frozen):
     depths: tuple[int, ...]
     axis: Literal["finest"] = "finest"
     rounding: Literal["half_up"] = "half_up"
-    tolerance: float = routing.TOLERANCE
+    tolerance: float
     tolerance_rounding: float = routing.ROUNDING
 
 
