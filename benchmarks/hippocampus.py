@@ -47,7 +47,7 @@ class Recipe:
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper"),
     # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 25, "optimiser.lr": 1e-3}, start_from="hippocampus-paper"),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper"),
     "paper": Recipe("paper", "paper"),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
