@@ -29,11 +29,12 @@ def verify(bundle: Path, backend: str = "auto") -> Facts:
     from rarecli.core.engines.model_files import find_model
     from rarecli.core.engines.runners import open_model
 
-    if find_model(bundle).bundle is None:
+    files = find_model(bundle)
+    if files.bundle is None:
         raise ModelError("only a bundle can be verified", path=bundle)
     spec, runner = open_model(bundle, backend)
     with runner:
-        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(bundle, runner)}
+        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
 
 
 def describe(path: Path, model: Path | None = None) -> Facts:
@@ -42,7 +43,7 @@ def describe(path: Path, model: Path | None = None) -> Facts:
     With `model`, a scan's facts say where it would be routed. Raises DataError for anything else.
     """
     if not path.exists():
-        raise DataError("there is no such file or folder", path=path)
+        return _built_in(path)
     if path.is_file():
         if path.name.endswith((".nii", ".nii.gz")):
             return _scan(path, _spec(model) if model else None)
@@ -148,6 +149,16 @@ def _run(path: Path) -> Facts:
     facts["training"] = f"{len(lines)} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
     facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
     return facts
+
+
+def _built_in(name: Path) -> Facts:
+    from rarecli.core.engines.model_files import built_in_models
+
+    models = built_in_models()
+    if str(name) not in models:
+        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
+    folder = models[str(name)]
+    return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
 
 
 def _bundle(path: Path) -> Facts:

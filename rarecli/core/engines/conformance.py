@@ -55,12 +55,11 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
     return tuple(vectors)
 
 
-def verify_bundle(bundle: Path, runner: Runner) -> list[str]:
+def verify_bundle(bundle: Bundle, runner: Runner) -> list[str]:
     """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
-    opened = Bundle(bundle)
-    for depth in opened.manifest.depths:
-        opened.engine_file(depth)
-    return [_verify_vector(opened, vector, runner) for vector in opened.manifest.conformance]
+    for depth in bundle.manifest.depths:
+        bundle.engine_file(depth)
+    return [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
 
 
 def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) -> str:
