@@ -122,7 +122,7 @@ def benchmark(
     result["notes"] = report.notes(result)
     _write(result, output)
     for note in result["notes"]:
-        reporter.warn(note)
+        reporter.say(f"note: {note}")
     return result
 
 

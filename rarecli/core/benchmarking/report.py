@@ -113,6 +113,8 @@ def notes(result: Record) -> list[str]:
         said.append(f"the machine was not idle: other processes took {others:.0%} of its CPU time")
     if few := [record for record in good if record["num_samples"] < FEW_ITERATIONS]:
         said.append(f"{len(few)} of {len(good)} rows have fewer than {FEW_ITERATIONS} iterations: their percentiles say little")
+    if good:
+        said.append(f"the timer takes {result['timer']['share_of_shortest_row']:.3%} of the shortest row")
     if result["model"]["random_weights"]:
         offs = [record["max_rel_off_torch"] for record in good if record["max_rel_off_torch"] is not None]
         said.append(
@@ -149,8 +151,8 @@ def write_markdown(result: Record, path: Path) -> None:
         "",
         f"{model['name']}. {machine['cpu']}, {machine['num_cores']} cores, {machine.get('memory_gb', '?')} GB; {versions}.",
         *(f"{place}." for place in _peak_words(result["peaks"])),
-        f"Timing takes {result['timer']['share_of_shortest_row']:.3%} of the shortest row.",
-        *(f"Note: {note}." for note in result["notes"]),
+        "",
+        *(f"- {note}" for note in result["notes"]),
         "",
         *_table(*table(result["rows"])),
     ]

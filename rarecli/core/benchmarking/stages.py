@@ -173,7 +173,7 @@ def _has_cuda_onnx() -> bool:
 
 
 def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
-    """What the network is given at `depth`: `shape` (that of depth 0), or the patch. Raises UsageError unless the network takes it unpadded."""
+    """What the network is given at `depth`: `shape` (that of depth 0), or the patch. Raises UsageError if it would have to be padded."""
     if not 0 <= depth < spec.network.num_depths:
         raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {spec.network.num_depths - 1}")
     x, y, z = spec.patch_shape(depth) if shape is None else (size // 2**depth for size in shape)
