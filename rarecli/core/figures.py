@@ -90,7 +90,7 @@ def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[st
 
 def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Median latency, end to end, over depth, a line per backend, logarithmic; dashed: the scan upsampled to depth 0."""
-    figure = _figure(6.5, 4.5)
+    figure = _figure(6.5, 5)
     panel = figure.subplots()
     for (name, method), line, colour in _lines(rows):
         style = "o-" if method == "routed" else "x--"
@@ -103,7 +103,7 @@ def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Dice of each depth over its median latency, a line per backend: the paper's figure."""
-    figure = _figure(6.5, 4.5)
+    figure = _figure(6.5, 5)
     panel = figure.subplots()
     for (name, _), line, colour in _lines([row for row in rows if row.get("dice") is not None]):
         latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
@@ -116,7 +116,7 @@ def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The network's median time at each depth over that at depth 0, a line per backend, beside the same of FLOP and bytes moved."""
-    figure = _figure(6.5, 4.5)
+    figure = _figure(6.5, 5)
     panel = figure.subplots()
     lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if item[1][0]["depth"] == 0]
     for (name, _), line, colour in lines:
@@ -134,7 +134,7 @@ def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_roofline(result: dict[str, Any], path: Path) -> None:
     """FLOP/s of each routed row over its FLOP per byte, under the machine's measured peaks."""
-    figure = _figure(6.5, 4.5)
+    figure = _figure(6.5, 5)
     panel = figure.subplots()
     lines = list(_lines([row for row in result["rows"] if row["method"] == "routed"]))
     for (name, _), line, colour in lines:
@@ -177,7 +177,7 @@ def _label_depths(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
 def _finish(figure: Figure, panel: Any, path: Path) -> None:
     panel.grid(alpha=0.3, which="both")
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize=8)
+        figure.legend(loc="outside lower center", ncol=3, fontsize=8)
     _save(figure, path)
 
 

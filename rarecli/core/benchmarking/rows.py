@@ -123,6 +123,7 @@ def measure(models: Models, task: Task, reporter: Reporter) -> tuple[list[Row], 
             table += _measure_group(models, task, group, stack, peaks, reporter)
     if task.cold_start:
         good = [row for row in table if row.status == OK]
+        reporter.say(f"starting {len(good)} rows from cold")
         for row in reporter.track(good, "cold starts", len(good)):
             _start_cold(models, task, row)
     return table, peaks
@@ -159,6 +160,8 @@ def _measure_group(
                 row.status = f"failed: {_why(error)}"
     places = {(row.key.num_threads, row.on_gpu) for row, _, _ in work}
     _update(peaks, places)
+    if work:
+        reporter.say(f"measuring {len(work)} rows in turns")
     turns = [item for _ in range(task.effort.rounds) for item in work]
     for row, session, scans in reporter.track(turns, "benchmark", len(turns)):
         if row.status != OK:
