@@ -247,3 +247,17 @@ def test_the_command_prints_the_table_before_it_fails(bundle, tmp_path):
     assert "failed: there is no such backend" in result.stdout
     assert "4x4x4" in result.stdout
     assert "1 of 2 rows failed" in result.stderr
+
+
+def test_engines_are_timed_where_there_is_no_torch(bundle, tmp_path):
+    block = (
+        "import sys\nclass Blocked:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'onnx', 'matplotlib'):\n            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Blocked())\nfrom rarecli.cli import main\nmain()\n"
+    )
+    options = ["--backends", "openvino", "--depths", "3", "--no-cold-start", "--no-upsampled"]
+    command = [sys.executable, "-c", block, "benchmark", bundle, "-o", tmp_path, *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "no pictures: the package matplotlib is not installed" in result.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["status"] == "ok"

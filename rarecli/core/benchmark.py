@@ -12,7 +12,7 @@ from typing import Any
 from rarecli.core import figures
 from rarecli.core.benchmarking import machine, questions, report
 from rarecli.core.benchmarking.rows import OK, Models, Row, Task, measure
-from rarecli.core.benchmarking.stages import COMPILED, CUDA_GRAPH
+from rarecli.core.benchmarking.stages import IN_TORCH
 from rarecli.core.benchmarking.suites import (
     ROUTED,
     Effort,
@@ -26,7 +26,8 @@ from rarecli.core.benchmarking.suites import (
 )
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.runners import BACKENDS, model_kind
-from rarecli.core.errors import RareError, SomeCasesFailed, UsageError
+from rarecli.core.engines.tensorrt_build import find_gpu
+from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import Protocol, evaluate
 from rarecli.core.files import read_json, require_writable
 from rarecli.core.predictor import Predictor
@@ -93,9 +94,12 @@ def benchmark(
                 record["artefact_mb"] = _artefact_bytes(models.path(row.key.backend), row) / 1e6
     _blame_what_was_asked_for(records, options)
     facts = machine.describe_machine()
+    if any(row.on_gpu for row in rows):
+        facts["gpu"] = find_gpu().name
     result: dict[str, Any] = {
         "schema_version": questions.SCHEMA_VERSION,
         "name": _name(suite.name if suite else spec.name, facts),
+        "suite": suite.name if suite else None,
         "model": {
             "name": spec.name,
             "random_weights": model is None,
@@ -120,7 +124,7 @@ def benchmark(
     if options.max_latency_ms is not None or options.max_memory_mb is not None:
         result["fitting"] = questions.fitting(records, options.max_latency_ms, options.max_memory_mb)
     result["notes"] = report.notes(result)
-    _write(result, output)
+    _write(result, output, reporter)
     for note in result["notes"]:
         reporter.say(f"note: {note}")
     return result
@@ -157,7 +161,7 @@ def _find_models(
     write_random_run(spec, run)
     wanted = [depth for depth in options.depths or range(spec.network.num_depths) if 0 <= depth < spec.network.num_depths]
     backends = options.backends or [backend for rows in suite.rows for backend in rows.backends]
-    if not set(backends) <= {"torch", COMPILED, CUDA_GRAPH}:
+    if not set(backends) <= set(IN_TORCH):
         reporter.say("exporting the engines of a network with random weights")
         try:
             write_unchecked_bundle(run, bundle, sorted({0, *wanted}))
@@ -204,16 +208,13 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
 
 
 def _artefact_bytes(model: Path, row: Row) -> int:
-    """Size of the files that a row needs."""
-    kind = model_kind(model)
-    if kind == "weights":
+    """Size of the files that a row needs: a graph and the weights it points into, a plan, or the weights alone."""
+    if model_kind(model) == "weights":
         return model.stat().st_size
-    weights = model / "weights.safetensors"
-    size = weights.stat().st_size if weights.is_file() else 0
-    if kind == "bundle" and not row.key.backend.startswith("torch"):
-        suffix = "plan" if row.key.backend == "tensorrt" else "onnx"
-        size = (model / f"depth{row.entry}.{suffix}").stat().st_size + (0 if suffix == "plan" else size)
-    return size
+    in_torch = row.key.backend in IN_TORCH
+    names = [f"depth{row.entry}.plan"] if row.key.backend == "tensorrt" else ["weights.safetensors"]
+    names += [] if in_torch or row.key.backend == "tensorrt" else [f"depth{row.entry}.onnx"]
+    return sum((model / name).stat().st_size for name in names if (model / name).is_file())
 
 
 def _blame_what_was_asked_for(records: list[dict[str, Any]], options: BenchmarkOptions) -> None:
@@ -275,12 +276,15 @@ def _name(subject: str, facts: dict[str, Any]) -> str:
     return f"{subject.lower().replace(' ', '-')}_{machine.hardware_name(facts)}_{datetime.now(UTC):%Y%m}"
 
 
-def _write(result: dict[str, Any], output: Path) -> None:
+def _write(result: dict[str, Any], output: Path, reporter: Reporter) -> None:
     report.write_result(result, output / "results.json")
     report.write_csv(result["rows"], output / "results.csv")
     report.write_markdown(result, output / "results.md")
-    figures.draw_latency(result["rows"], output / "latency.png")
-    figures.draw_cost(result["rows"], output / "cost.png")
-    figures.draw_roofline(result, output / "roofline.png")
-    if any(record.get("dice") is not None for record in result["rows"]):
-        figures.draw_dice_over_latency(result["rows"], output / "dice_over_latency.png")
+    try:
+        figures.draw_latency(result["rows"], output / "latency.png")
+        figures.draw_cost(result["rows"], output / "cost.png")
+        figures.draw_roofline(result, output / "roofline.png")
+        if any(record.get("dice") is not None for record in result["rows"]):
+            figures.draw_dice_over_latency(result["rows"], output / "dice_over_latency.png")
+    except EnvironmentFault as error:  # a deployer's install has no matplotlib
+        reporter.warn(f"no pictures: {error.problem}")

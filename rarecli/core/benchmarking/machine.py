@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,14 @@ def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | No
 
     The best of a few, on the device and with the threads that the rows use. Without PyTorch, numpy's fp32 alone.
     """
-    if find_spec("torch") is None:
+    try:
+        import torch
+    except ImportError:
         a = np.ones((_MATRIX, _MATRIX), dtype=np.float32)
         source = np.ones(_COPY_BYTES // 4, dtype=np.float32)
         target = np.empty_like(source)
         seconds = _best(lambda: a @ a)
         return {"fp32": 2 * _MATRIX**3 / seconds, "bf16": None, "copy": 2 * _COPY_BYTES / _best(lambda: np.copyto(target, source))}
-    import torch
 
     from rarecli.core.engines.torch_runner import has_fast_bfloat16
 

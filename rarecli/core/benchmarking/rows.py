@@ -14,7 +14,7 @@ import numpy as np
 from rarecli.core import routing
 from rarecli.core.benchmarking import counts, machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
-from rarecli.core.benchmarking.stages import COMPILED, CUDA_GRAPH, Opened, entry_shape, open_steps, random_scan, segment
+from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.runners import open_model
@@ -92,7 +92,7 @@ class Models:
 
     def path(self, backend: str) -> Path:
         """The run for PyTorch, the bundle for engines."""
-        return self.run if backend in ("torch", COMPILED, CUDA_GRAPH) else self.bundle
+        return self.run if backend in IN_TORCH else self.bundle
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Session:
 
     def activate(self, default_threads: int | None) -> None:
         """PyTorch has one number of threads for the whole process."""
-        if self.key.backend in ("torch", COMPILED, CUDA_GRAPH) and default_threads:
+        if self.key.backend in IN_TORCH and default_threads:
             import torch
 
             torch.set_num_threads(self.key.num_threads or default_threads)
@@ -159,11 +159,12 @@ def _measure_group(
             except Exception as error:  # whatever a library throws is this row's own
                 row.status = f"failed: {_why(error)}"
     places = {(row.key.num_threads, row.on_gpu) for row, _, _ in work}
-    _update(peaks, places)
     if work:
         reporter.say(f"measuring {len(work)} rows in turns")
-    turns = [item for _ in range(task.effort.rounds) for item in work]
-    for row, session, scans in reporter.track(turns, "benchmark", len(turns)):
+    turns = [item for _ in range(task.effort.rounds) for item in enumerate(work)]
+    for index, (row, session, scans) in reporter.track(turns, "benchmark", len(turns)):
+        if index == 0:  # every round, under the conditions that the rows meet
+            _update(peaks, places)
         if row.status != OK:
             continue
         session.activate(default_threads)
@@ -171,7 +172,6 @@ def _measure_group(
             row.rounds.append(_visit(row, session, scans, task.effort))
         except Exception as error:  # as above
             row.status = f"failed: {_why(error)}"
-    _update(peaks, places)
     return rows
 
 

@@ -31,6 +31,7 @@ from rarecli.core.volume import Volume
 
 PAPER_STAGES = ("compute", "argmax", "copy_out")
 COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"
+IN_TORCH = ("torch", COMPILED, CUDA_GRAPH)
 TIMED_BACKENDS = (*BACKENDS, COMPILED, CUDA_GRAPH)
 """The backends of `predict`, and two ways of running PyTorch that only a benchmark asks for."""
 
@@ -149,7 +150,7 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
     """Open a model. Raises what `open_model` raises, and EnvironmentFault for what this machine lacks."""
     if backend not in TIMED_BACKENDS:
         raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
-    in_torch = backend in ("torch", COMPILED, CUDA_GRAPH)
+    in_torch = backend in IN_TORCH
     spec, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
     if not in_torch:
         on_gpu = backend == "tensorrt" or (backend == "onnx" and device != "cpu" and _has_cuda_onnx())
