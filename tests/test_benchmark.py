@@ -226,7 +226,14 @@ def test_a_suite_tells_what_to_measure_on_a_model(bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({}, UsageError), ({"suite": "smoke", "dataset": "x"}, UsageError), ({"suite": "none"}, UsageError), ({"against": "none"}, DataError)],
+    [
+        ({}, UsageError),
+        ({"suite": "smoke", "dataset": "x"}, UsageError),
+        ({"suite": "none"}, UsageError),
+        ({"against": "none"}, DataError),
+        ({"suite": "smoke", "batches": [0]}, UsageError),
+        ({"suite": "smoke", "threads": [-1]}, UsageError),
+    ],
 )
 def test_a_mistake_costs_nothing(options, error, tmp_path):
     paths = {key: Path(value) if key in ("dataset", "against") else value for key, value in options.items()}

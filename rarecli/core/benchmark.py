@@ -24,7 +24,7 @@ from rarecli.core.benchmarking.suites import (
     write_random_run,
     write_unchecked_bundle,
 )
-from rarecli.core.config import ModelSpec
+from rarecli.core.config import ModelSpec, validate
 from rarecli.core.engines.runners import BACKENDS, model_kind
 from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError
@@ -82,11 +82,11 @@ def benchmark(
         raise UsageError("there is nothing to measure", field="model", expected="a run, a bundle, or --suite with a network of its own")
     elif options.dataset is not None:
         raise UsageError("random weights have no Dice", field="dataset", expected="a run or a bundle")
+    task = _task(suite, options, compare_with_torch=model is None)
     require_writable(output)
     others = machine.Others()
     with tempfile.TemporaryDirectory() as folder:
         models, spec = _find_models(model, suite, options, Path(folder), reporter)
-        task = _task(suite, options, compare_with_torch=model is None)
         rows, peaks = measure(models, task, reporter)
         records = [report.describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu))) for row in rows]
         for row, record in zip(rows, records, strict=True):
@@ -196,7 +196,7 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
     }
     update = {name: tuple(values) for name, values in changes.items() if values is not None}
     return Task(
-        sets=[rows.model_copy(update=update) for rows in sets],
+        sets=[validate(RowSet, rows.model_dump() | update, "what to measure", UsageError) for rows in sets],
         effort=options.effort or (suite.effort if suite else Effort()),
         depths=options.depths,
         shape=options.shape,
