@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rarecli import Predictor
-from rarecli.core.benchmark import describe_machine
+from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config import load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.evaluator import evaluate

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from rarecli.core.benchmark import describe_machine
+from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config import load_train_config
 from rarecli.core.prepared import open_prepared
 from rarecli.core.progress import Silent

@@ -1,52 +1,118 @@
 """`rare benchmark`."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Json, Threads, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import Console, Device, Json, integers, print_json, print_table, three_integers, words
+
+
+class Protocol(str, Enum):
+    """What a scan at a coarser depth is."""
+
+    native = "native"
+    paper = "paper"
 
 
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (PyTorch alone) or a bundle (every backend).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for benchmark.json, benchmark.csv and latency.png.")],
-    backends: Annotated[
-        list[str] | None, typer.Option(metavar="torch,onnx,openvino", help="Backends to time; all that are there by default.")
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.")],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch alone) or a bundle (every backend). Not needed with --suite.")
     ] = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to measure: hippocampus, brain-tumour, smoke, or a JSON file.")
+    ] = None,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(metavar="torch,onnx,openvino,tensorrt", help="Also torch-compile, torch-cuda-graph. What `predict` has, by default."),
+    ] = None,
+    precisions: Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Of computing; fp32 by default.")] = None,
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")] = None,
-    threads: Threads = None,
+    threads: Annotated[list[str] | None, typer.Option(metavar="N", help="CPU threads, or a list; all by default.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(metavar="1", help="Scans at a time, or a list.")] = None,
+    upsampled: Annotated[
+        bool | None, typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0; yes by default.")
+    ] = None,
+    cold_start: Annotated[
+        bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a process of its own; yes by default.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Labelled scans: adds the Dice of every depth.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="Only these cases of it, as for rare evaluate.")] = None,
+    protocol: Annotated[Protocol, typer.Option(help="As for rare evaluate.")] = Protocol.native,
+    max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Ask what fits: end to end, 95 of 100 scans.")] = None,
+    max_memory: Annotated[float | None, typer.Option(metavar="MB", min=0, help="Ask what fits: memory of the whole process.")] = None,
+    against: Annotated[Path | None, typer.Option(metavar="FILE", help="An earlier results.json to compare with.")] = None,
+    threshold: Annotated[float, typer.Option(min=0, help="Exit with 6 if a row takes more than this times as long as in --against.")] = 1.2,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Time the network at every depth with every backend.
+    """Measure what each resolution costs on this machine, with every backend.
 
     Example: rare benchmark bundle -o timing
-    """
-    from rarecli.core.benchmark import benchmark
 
-    result = benchmark(
-        model,
-        output,
+    Example: rare benchmark --suite hippocampus -o timing
+    """
+    from rarecli.core.benchmark import BenchmarkOptions, benchmark, require_success
+    from rarecli.core.evaluator import read_case_names
+
+    options = BenchmarkOptions(
+        suite=suite,
         backends=words(backends),
+        precisions=words(precisions),
+        threads=integers(threads, "--threads"),
+        batches=integers(batch, "--batch"),
         depths=integers(depths, "--depths"),
         shape=three_integers(shape, "--shape"),
-        num_threads=threads,
-        reporter=Console(),
+        upsampled=upsampled,
+        cold_start=cold_start,
+        device=device,
+        dataset=dataset,
+        cases=read_case_names(cases) if cases else None,
+        protocol=protocol.value,
+        max_latency_ms=max_latency_ms,
+        max_memory_mb=max_memory,
+        against=against,
+        threshold=threshold,
     )
+    result = benchmark(model, output, options, Console())
     if json:
         print_json(result)
-        return
+    else:
+        _print(result)
+    require_success(result, output)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rarecli.core.benchmarking.report import table, title
+
     machine = result["machine"]
-    rows = [
-        [
-            row["backend"],
-            "" if row["depth"] is None else str(row["depth"]),
-            "x".join(map(str, row.get("shape", [])[2:])),
-            *([f"{row[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")] if row["status"] == "ok" else ["", "", ""]),
-            row["status"],
+    heading = f"{result['model']['name']}; {machine['cpu']}, {machine['num_cores']} cores; milliseconds"
+    print_table(heading, *table(result["rows"]))
+    if result["speed_up"]:
+        rows = [[title(row), str(row["depth"]), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
+        print_table("Upsampling over routing", ["backend", "depth", "network alone", "end to end"], rows)
+    if result["fitting"] is not None:
+        columns = ["backend", "depth", "p95 (ms)", "memory (MB)", "Dice", "Dice it costs"]
+        numbers = (("p95_ms", ".2f"), ("peak_memory_mb", ".0f"), ("dice", ".4f"), ("dice_cost", ".4f"))
+        rows = [
+            [title(row), str(row["depth"]), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
+            for row in result["fitting"]
         ]
-        for row in result["rows"]
-    ]
-    title = f"{machine['cpu']}, {machine['num_threads']} threads; milliseconds per scan"
-    print_table(title, ["backend", "depth", "shape", "p50", "p90", "p99", "status"], rows)
+        print_table("What fits", columns, rows)
+    if against := result["against"]:
+        rows = [
+            [
+                title(row),
+                row["method"],
+                str(row["depth"]),
+                f"{row['ratio']:.2f}",
+                f"{row['relative']:.2f}",
+                "yes" if row["stable"] else "no",
+            ]
+            for row in against["rows"]
+        ]
+        columns = ["backend", "method", "depth", "ratio", "over the median", "stable"]
+        print_table(f"Time over earlier; {against['num_missing']} rows are new", columns, rows)

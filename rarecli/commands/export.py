@@ -66,7 +66,13 @@ def run(
         print_json(manifest.model_dump(mode="json"))
         return
     rows = [
-        [str(e.depth), " x ".join(f"{s:g}" for s in e.grid_spacing_mm), e.file, " x ".join(map(str, e.divisors)), f"{e.parity.max_abs:.1e}"]
+        [
+            str(e.depth),
+            " x ".join(f"{s:g}" for s in e.grid_spacing_mm),
+            e.file,
+            " x ".join(map(str, e.divisors)),
+            f"{e.parity.max_abs:.1e}" if e.parity else "",
+        ]
         for e in manifest.engines
     ]
     print_table(f"{manifest.spec.name}: {output}", ["depth", "grid (mm)", "engine", "divisors", "max difference"], rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.benchmark import benchmark
+from rarecli.core.benchmark import BenchmarkOptions, benchmark, require_success
 from rarecli.core.config import load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.errors import UsageError
@@ -63,11 +63,17 @@ def run_demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
     reporter.say("6/7 export: one ONNX engine per depth")
     export(run, output / "bundle", reporter=reporter)
     reporter.say("7/7 benchmark")
-    timing = benchmark(output / "bundle", output / "timing", reporter=reporter)["rows"]
+    timed = benchmark(output / "bundle", output / "timing", BenchmarkOptions(upsampled=False, cold_start=False), reporter)
+    require_success(timed, output / "timing")
     for row in rows:
         for backend in ("torch", "onnx"):
             row[f"{backend}_ms"] = next(
-                (t["p50_ms"] for t in timing if (t["backend"], t["depth"], t["status"]) == (backend, row["depth"], "ok")), None
+                (
+                    t["statistics"]["compute"]["p50_ms"]
+                    for t in timed["rows"]
+                    if (t["backend"], t["depth"], t["status"]) == (backend, row["depth"], "ok")
+                ),
+                None,
             )
     result = {"num_test": _NUM_TEST, "seconds": time.perf_counter() - started, "rows": rows}
     write_json(output / "demo.json", result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from rarecli.core.files import read_json
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.run_folder import LOG, load_run_info
 from rarecli.core.volume import Volume, read_volume
+
+if TYPE_CHECKING:
+    from rarecli.core.engines.manifest import Parity
 
 Facts = dict[str, Any]
 
@@ -170,8 +173,7 @@ def _bundle(path: Path) -> Facts:
     facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
     facts["engines"] = [
         f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisors {_times(e.divisors)}, "
-        f"within {e.parity.max_abs:.1e} of PyTorch on {len(e.parity.shapes)} shapes, {e.parity.label_changes} labels changed, "
-        f"Dice at least {e.parity.min_dice:.4f}"
+        + _agreement(e.parity)
         for e in manifest.engines
     ]
     try:
@@ -181,6 +183,15 @@ def _bundle(path: Path) -> Facts:
     except RareError as error:
         facts["files"] = f"BROKEN: {error.problem} ({error.path})"
     return facts
+
+
+def _agreement(parity: Parity | None) -> str:
+    if parity is None:
+        return "never compared with PyTorch"
+    return (
+        f"within {parity.max_abs:.1e} of PyTorch on {len(parity.shapes)} shapes, {parity.label_changes} labels changed, "
+        f"Dice at least {parity.min_dice:.4f}"
+    )
 
 
 def _model(spec: ModelSpec) -> Facts:

@@ -84,7 +84,7 @@ class Predictor:
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
         logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run, pad=pad)
-        classes = routed.restore_labels(_argmax(logits))
+        classes = routed.restore_labels(best_classes(logits))
         maps = routed.restore_image(_softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes, self.spec),
@@ -196,7 +196,7 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
     return volume
 
 
-def _argmax(logits: FloatArray) -> IntArray:
+def best_classes(logits: FloatArray) -> IntArray:
     """The best class of every voxel: (K, X, Y, Z) -> (X, Y, Z) uint8, slab by slab, since numpy's own result takes 8 bytes a voxel."""
     classes: IntArray = np.empty(logits.shape[1:], dtype=np.uint8)
     for x in range(logits.shape[1]):

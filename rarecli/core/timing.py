@@ -1,27 +1,49 @@
-"""Measuring how long a call takes, with enough repetitions to say how sure that is."""
+"""Measuring how long the stages of a call take, with enough repetitions to say how sure that is."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+Clock = Callable[[], float]
+Mark = Callable[[str], None]
+Sample = dict[str, float]
+"""Seconds by stage, and of the whole as END_TO_END."""
 
-def sample_latency(
-    call: Callable[[], object], *, min_iterations: int, min_seconds: float, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Seconds of each call, repeated until both minima are reached."""
-    samples: list[float] = []
+END_TO_END = "end_to_end"
+STABLE_WITHIN = 0.1
+"""Largest distance between the medians of rounds, as a share of the overall median, that is called stable."""
+
+
+def sample_stages(
+    iteration: Callable[[Mark], object], *, min_iterations: int, min_seconds: float, clock: Clock = time.perf_counter
+) -> list[Sample]:
+    """Repeat an iteration until both minima are reached; return the seconds of each of its stages, and of each as a whole.
+
+    The iteration calls `mark(stage)` at the end of every stage.
+    """
+    samples: list[Sample] = []
     started = clock()
     while len(samples) < min_iterations or clock() - started < min_seconds:
+        moments: list[tuple[str, float]] = []
+
+        def mark(stage: str, moments: list[tuple[str, float]] = moments) -> None:
+            moments.append((stage, clock()))
+
         before = clock()
-        call()
-        samples.append(clock() - before)
+        iteration(mark)
+        ended = clock()
+        sample: Sample = {}
+        last = before
+        for stage, moment in moments:
+            sample[stage], last = sample.get(stage, 0.0) + moment - last, moment
+        samples.append(sample | {END_TO_END: ended - before})
     return samples
 
 
-def statistics_ms(samples_s: list[float]) -> dict[str, float]:
+def statistics_ms(samples_s: Sequence[float]) -> dict[str, float]:
     """p50, p90, p95, p99, mean, std, min and max of samples given in seconds, in milliseconds."""
     milliseconds = np.asarray(samples_s) * 1e3
     result = {f"p{q}_ms": float(np.percentile(milliseconds, q)) for q in (50, 90, 95, 99)}
@@ -31,3 +53,22 @@ def statistics_ms(samples_s: list[float]) -> dict[str, float]:
         "min_ms": float(milliseconds.min()),
         "max_ms": float(milliseconds.max()),
     }
+
+
+def spread(rounds: Sequence[Sequence[float]]) -> float:
+    """How far the medians of rounds lie apart, as a share of the median of all samples: what drifted while other rows had their turn."""
+    medians = [float(np.median(samples)) for samples in rounds]
+    return (max(medians) - min(medians)) / float(np.median(np.concatenate(list(rounds))))
+
+
+def timer_overhead_s(num_stages: int, clock: Clock = time.perf_counter) -> float:
+    """What measuring itself adds to one iteration with so many stages, in seconds: the mean of many empty ones."""
+
+    def nothing(mark: Mark) -> None:
+        for index in range(num_stages):
+            mark(str(index))
+
+    before = clock()
+    repeats = 2000
+    sample_stages(nothing, min_iterations=repeats, min_seconds=0.0, clock=clock)
+    return (clock() - before) / repeats

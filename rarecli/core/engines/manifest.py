@@ -99,7 +99,8 @@ class Engine(HashedFile):
     min_shape: tuple[int, int, int]
     patch_shape: tuple[int, int, int]
     """The size of a sliding window."""
-    parity: Parity
+    parity: Parity | None
+    """null: not compared with PyTorch; only in bundles that a benchmark makes for itself."""
     plan: PlanFacts | None = None
 
 

@@ -1,0 +1,151 @@
+"""What a timing depends on, and what the machine can do at best: its peaks, measured, and who else is at work."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_PACKAGES = ("rare-unet", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_MATRIX = 2048
+_COPY_BYTES = 256 * 2**20  # far more than caches hold
+_REPEATS = 5
+
+
+def describe_machine(num_threads: int | None = None) -> dict[str, Any]:
+    """The hardware and software that a timing depends on."""
+    machine: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "num_cores": os.cpu_count(),
+        "num_threads": num_threads or os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {},
+    }
+    if memory := _memory_kb("MemTotal"):
+        machine["memory_gb"] = round(memory / 2**20, 1)
+    for package in _PACKAGES:
+        try:
+            machine["versions"][package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return machine
+
+
+def hardware_name(machine: dict[str, Any]) -> str:
+    """A short name for file names, e.g. amd-epyc-2-cores."""
+    words = re.sub(r"\(.*?\)|CPU|@.*|Processor", " ", machine.get("gpu") or machine["cpu"])
+    name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return name if machine.get("gpu") else f"{name}-{machine['num_cores']}-cores"
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that a new process could have; None where the system does not say."""
+    kilobytes = _memory_kb("MemAvailable")
+    return kilobytes * 1024 if kilobytes else None
+
+
+def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | None]:
+    """FLOP/s of a 2048^3 matrix product in fp32 and, where the hardware has it, bf16; bytes/s of a large copy, read plus written.
+
+    The best of a few, on the device and with the threads that the rows use. Without PyTorch, numpy's fp32 alone.
+    """
+    try:
+        import torch
+    except ImportError:
+        a = np.ones((_MATRIX, _MATRIX), dtype=np.float32)
+        source = np.ones(_COPY_BYTES // 4, dtype=np.float32)
+        target = np.empty_like(source)
+        seconds = _best(lambda: a @ a)
+        return {"fp32": 2 * _MATRIX**3 / seconds, "bf16": None, "copy": 2 * _COPY_BYTES / _best(lambda: np.copyto(target, source))}
+
+    from rarecli.core.engines.torch_runner import has_fast_bfloat16
+
+    device = torch.device("cuda" if on_gpu else "cpu")
+    before = torch.get_num_threads()
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+    def done(_: torch.Tensor) -> None:
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    def multiply(dtype: torch.dtype) -> float:
+        a, b = (torch.rand(_MATRIX, _MATRIX, device=device).to(dtype) for _ in range(2))
+        return 2 * _MATRIX**3 / _best(lambda: done(a @ b))
+
+    try:
+        source_, target_ = (torch.ones(_COPY_BYTES // 4, device=device) for _ in range(2))
+        return {
+            "fp32": multiply(torch.float32),
+            "bf16": multiply(torch.bfloat16) if has_fast_bfloat16(device) else None,
+            "copy": 2 * _COPY_BYTES / _best(lambda: done(target_.copy_(source_))),
+        }
+    finally:
+        torch.set_num_threads(before)
+
+
+def better(one: dict[str, float | None], other: dict[str, float | None]) -> dict[str, float | None]:
+    """The larger of each peak, since whoever else is at work only ever takes away."""
+    return {key: max((value for value in (one[key], other[key]) if value is not None), default=None) for key in one}
+
+
+class Others:
+    """How much of the CPU other processes take while this one measures."""
+
+    def __init__(self) -> None:
+        self._started = self._look()
+
+    def share(self) -> float | None:
+        """Their share of all cores' time since the beginning, 0 to 1; None where the system does not say."""
+        if self._started is None or (now := self._look()) is None:
+            return None
+        busy, own, wall = (new - old for new, old in zip(now, self._started, strict=True))
+        return min(max((busy - own) / (wall * (os.cpu_count() or 1)), 0.0), 1.0)
+
+    @staticmethod
+    def _look() -> tuple[float, float, float] | None:
+        """Seconds: all cores busy, this process and its children busy, wall."""
+        stat = Path("/proc/stat")
+        if not stat.is_file():
+            return None
+        ticks = [int(word) for word in stat.read_text(encoding="ascii").splitlines()[0].split()[1:]]
+        idle = ticks[3] + ticks[4]
+        own = os.times()
+        busy = (sum(ticks[:8]) - idle) / os.sysconf("SC_CLK_TCK")  # the ninth and tenth are part of the first two
+        return busy, own.user + own.system + own.children_user + own.children_system, time.perf_counter()
+
+
+def _best(call: Callable[[], object]) -> float:
+    call()
+    times = []
+    for _ in range(_REPEATS):
+        before = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - before)
+    return min(times)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_kb(key: str) -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1])
+    return None

@@ -1,0 +1,218 @@
+"""From a scan in memory to labels in memory, stage by stage, as `rare predict` does it.
+
+preprocess   routing, resampling, normalisation, padding
+copy_in      host to device (GPU, PyTorch)
+compute      the network; engines that take and give host arrays copy inside this stage
+argmax       the best class of every voxel, on the device where the logits are
+copy_out     device to host (GPU, PyTorch)
+postprocess  labels back to the scan's grid
+
+compute + argmax + copy_out is what the paper timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any, Protocol
+
+import numpy as np
+
+from rarecli.core.config import ModelSpec
+from rarecli.core.engines.runners import BACKENDS, Runner, open_model
+from rarecli.core.errors import EnvironmentFault, UsageError
+from rarecli.core.predictor import best_classes
+from rarecli.core.preprocessing import label_values, pad_to, prepare_scan
+from rarecli.core.timing import Mark
+from rarecli.core.types import FloatArray, IntArray, Shape
+from rarecli.core.volume import Volume
+
+PAPER_STAGES = ("compute", "argmax", "copy_out")
+COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"
+IN_TORCH = ("torch", COMPILED, CUDA_GRAPH)
+TIMED_BACKENDS = (*BACKENDS, COMPILED, CUDA_GRAPH)
+"""The backends of `predict`, and two ways of running PyTorch that only a benchmark asks for."""
+
+
+class Steps(Protocol):
+    """The stages between preprocessing and postprocessing. Each returns when its work is done."""
+
+    copies: bool
+    """Whether host and device are two places."""
+
+    def put(self, image: FloatArray) -> Any:
+        """(B, C, X, Y, Z) float32 on the host -> on the device."""
+
+    def forward(self, image: Any, depth: int) -> Any:
+        """-> logits (B, K, X, Y, Z)."""
+
+    def best(self, logits: Any) -> Any:
+        """-> classes (B, X, Y, Z)."""
+
+    def fetch(self, classes: Any) -> IntArray:
+        """Classes on the device -> on the host."""
+
+
+class HostSteps:
+    """Any runner: it takes and gives arrays on the host."""
+
+    copies = False
+
+    def __init__(self, runner: Runner) -> None:
+        self._run = runner.run
+
+    def put(self, image: FloatArray) -> FloatArray:
+        """The image itself."""
+        return image
+
+    def forward(self, image: FloatArray, depth: int) -> FloatArray:
+        """Run the network."""
+        return self._run(image, depth)
+
+    def best(self, logits: FloatArray) -> IntArray:
+        """Argmax in numpy, as in `predict`."""
+        return np.stack([best_classes(item) for item in logits])
+
+    def fetch(self, classes: IntArray) -> IntArray:
+        """The classes themselves."""
+        return classes
+
+
+class CudaSteps:
+    """PyTorch on a GPU; as_graph: its kernels recorded once per depth and shape, then replayed as one CUDA graph."""
+
+    copies = True
+
+    def __init__(self, network: Any, device: Any, as_graph: bool = False) -> None:
+        import torch
+
+        self._torch, self._network, self._device, self._as_graph = torch, network, device, as_graph
+        self._graphs: dict[tuple[int, tuple[int, ...]], tuple[Any, Any, Any]] = {}
+
+    def put(self, image: FloatArray) -> Any:
+        """Copy to the device."""
+        return self._done(self._torch.from_numpy(image).to(self._device))
+
+    def forward(self, image: Any, depth: int) -> Any:
+        """Run the network, or replay its graph."""
+        with self._torch.inference_mode():
+            if not self._as_graph:
+                return self._done(self._network(image, depth))
+            key = (depth, tuple(image.shape))
+            if key not in self._graphs:
+                self._graphs[key] = self._record(image, depth)
+            graph, source, logits = self._graphs[key]
+            source.copy_(image)
+            graph.replay()
+            return self._done(logits)
+
+    def best(self, logits: Any) -> Any:
+        """Argmax on the device."""
+        return self._done(logits.argmax(dim=1).to(self._torch.uint8))
+
+    def fetch(self, classes: Any) -> IntArray:
+        """Copy to the host."""
+        result: IntArray = classes.cpu().numpy()
+        return result
+
+    def _record(self, image: Any, depth: int) -> tuple[Any, Any, Any]:
+        torch = self._torch
+        source = image.clone()
+        stream = torch.cuda.Stream(self._device)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):  # libraries choose their kernels before recording
+            for _ in range(3):
+                self._network(source, depth)
+        torch.cuda.current_stream(self._device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self._network(source, depth)
+        return graph, source, logits
+
+    def _done(self, result: Any) -> Any:
+        self._torch.cuda.synchronize(self._device)
+        return result
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model opened with one backend. runner: to be entered before `steps` are used."""
+
+    spec: ModelSpec
+    runner: Runner
+    steps: Steps
+    on_gpu: bool
+
+
+def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
+    """Open a model. Raises what `open_model` raises, and EnvironmentFault for what this machine lacks."""
+    if backend not in TIMED_BACKENDS:
+        raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
+    in_torch = backend in IN_TORCH
+    spec, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
+    if not in_torch:
+        on_gpu = backend == "tensorrt" or (backend == "onnx" and device != "cpu" and _has_cuda_onnx())
+        return Opened(spec, runner, HostSteps(runner), on_gpu)
+    network, place = runner.network, runner.device  # type: ignore[attr-defined]
+    if backend == CUDA_GRAPH and place.type != "cuda":
+        raise EnvironmentFault("CUDA graphs need a GPU", field="backend", found=backend)
+    if backend == COMPILED:
+        if place.type == "cpu" and not (which("c++") or which("g++") or which("clang++")):
+            raise EnvironmentFault("PyTorch compiles with a C++ compiler, and there is none", field="backend", found=backend)
+        network.compile(dynamic=False)
+    if place.type == "cuda":
+        return Opened(spec, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH), True)
+    return Opened(spec, runner, HostSteps(runner), False)
+
+
+def _has_cuda_onnx() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
+    """What the network is given at `depth`: `shape` (that of depth 0), or the patch. Raises UsageError if it would have to be padded."""
+    if not 0 <= depth < spec.network.num_depths:
+        raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {spec.network.num_depths - 1}")
+    x, y, z = spec.patch_shape(depth) if shape is None else (size // 2**depth for size in shape)
+    takes = spec.engine_shape((x, y, z), depth)
+    exact = shape is None or all(size % 2**depth == 0 for size in shape)
+    if (x, y, z) != takes or not exact:
+        raise UsageError(
+            "the engine cannot take the shape",
+            field=f"shape at depth {depth}",
+            found=(x, y, z) if exact else tuple(size / 2**depth for size in shape or ()),
+            expected=f"multiples, as {takes} is",
+        )
+    return x, y, z
+
+
+def random_scan(spec: ModelSpec, depth: int, shape: Shape) -> Volume:
+    """A scan as `depth` expects it, of `shape`: random intensities, whose values do not change the time."""
+    data = np.random.default_rng(0).random((spec.network.in_channels, *shape), dtype=np.float32)
+    return Volume(data, np.diag([*spec.grid_spacing_mm(depth), 1.0]))
+
+
+def segment(scans: Sequence[Volume], spec: ModelSpec, entry: int, steps: Steps, mark: Mark) -> list[IntArray]:
+    """Labels of scans of one shape, as one batch, entered at depth `entry`; `mark` is told the end of every stage."""
+    routed = [prepare_scan(scan, spec, entry) for scan in scans]
+    x, y, z = routed[0].image.shape[1:]
+    window = spec.engine_shape((x, y, z), entry)
+    image = np.ascontiguousarray(np.stack([pad_to(item.image, window) for item in routed]))
+    mark("preprocess")
+    held = steps.put(image)
+    if steps.copies:
+        mark("copy_in")
+    logits = steps.forward(held, entry)
+    mark("compute")
+    best = steps.best(logits)
+    mark("argmax")
+    classes = steps.fetch(best)
+    if steps.copies:
+        mark("copy_out")
+    labels = [label_values(item.restore_labels(own[:x, :y, :z]), spec) for item, own in zip(routed, classes, strict=True)]
+    mark("postprocess")
+    return labels

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from rarecli.core.benchmarking.counts import count, least_memory_bytes
+from rarecli.core.benchmarking.suites import load_suite
+from rarecli.core.config import NetworkConfig
+from rarecli.core.model import build_network
+
+PAPER = load_suite("brain-tumour")
+
+
+def test_one_convolution_counted_by_hand():
+    # one level, 1 filter, entered with 4x4x4 = 64 voxels; level 1 has 2 channels and 8 voxels
+    network = NetworkConfig(in_channels=1, num_classes=2, num_filters=1, num_levels=1, num_depths=1)
+    encoder = 2 * (27 * 1 * 1 * 64)  # two convolutions, 1 -> 1
+    bottleneck = 27 * 1 * 2 * 8 + 27 * 2 * 2 * 8  # 1 -> 2, 2 -> 2
+    up = 27 * 2 * 1 * 8  # transposed, 2 -> 1: every input voxel meets 27 taps
+    decoder = 27 * 2 * 1 * 64  # joined 2 -> 1
+    head = 1 * 1 * 2 * 64
+    work = count(network, 0, (4, 4, 4))
+    assert work.flop == 2 * (encoder + bottleneck + up + decoder + head)
+    # read and written: 2 x (conv, norm) at 1 channel; pool; 2 x (conv, norm); up; conv, norm; head
+    values = 4 * (2 * 64) + (64 + 8) + (1 + 2) * 8 + 3 * (4 * 8) + (2 * 8 + 64) + (2 + 1) * 64 + 2 * 64 + (1 + 2) * 64
+    assert work.values == values
+    assert work.num_bytes("fp32") == 4 * (values + work.weights) == 2 * work.num_bytes("bf16")
+
+
+@pytest.mark.parametrize(
+    ("depth", "gflop", "parameters"), [(0, 3131, 30_398_660), (1, 1463, 30_208_388), (2, 640, 29_440_772), (3, 231, 26_357_252)]
+)
+def test_the_papers_network_has_the_papers_numbers(depth, gflop, parameters):
+    """Source: the released model file of arXiv 2507.15524, counted."""
+    work = count(PAPER.network, depth, tuple(size // 2**depth for size in PAPER.patch_size))
+    assert int(work.flop / 1e9 + 0.5) == pytest.approx(gflop, abs=1)
+    assert work.weights == parameters
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_pytorchs_own_counter_agrees(depth):
+    config = NetworkConfig(in_channels=2, num_classes=3, num_filters=200, num_levels=3, num_depths=3)  # 320 channels are reached
+    shape = tuple(size // 2**depth for size in (64, 32, 48))
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        build_network(config).eval()(torch.empty(2, 2, *shape), depth)
+    assert count(config, depth, shape, batch=2).flop == counter.get_total_flops()
+
+
+def test_the_least_memory_is_the_weights_and_the_largest_layer():
+    work = count(PAPER.network, 0, PAPER.patch_size)
+    voxels = 256 * 256 * 128
+    # the first convolution of the uppermost decoder level: 64 channels in, 32 out
+    assert least_memory_bytes(PAPER.network, 0, PAPER.patch_size) == 4 * (work.weights + 96 * voxels)

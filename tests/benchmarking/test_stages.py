@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, entry_shape, open_steps, random_scan, segment
+from rarecli.core.engines.runners import open_model
+from rarecli.core.errors import EnvironmentFault, UsageError
+from rarecli.core.predictor import Predictor
+
+
+@pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])
+def test_the_labels_are_those_of_predict(run, depth, entry):
+    """What is timed is what `rare predict` does, routed (entry = depth) and upsampled (entry = 0)."""
+    marks = []
+    with Predictor(run, device="cpu") as predictor:
+        scan = random_scan(predictor.spec, depth, predictor.spec.patch_shape(depth))
+        expected = predictor.predict(scan, depth=entry).labels
+        one, two = segment([scan, scan], predictor.spec, entry, HostSteps(predictor.runner), marks.append)
+    np.testing.assert_array_equal(one, expected)
+    np.testing.assert_array_equal(two, expected)
+    assert marks == ["preprocess", "compute", "argmax", "postprocess"]
+
+
+def test_steps_on_a_device_give_the_same_and_tell_the_copies(run, monkeypatch):
+    """The steps of a GPU, with the CPU in its place: all but the waiting and the graph."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    marks = []
+    spec, runner = open_model(run, "torch", "cpu")
+    with runner:
+        scan = random_scan(spec, 1, spec.patch_shape(1))
+        (expected,) = segment([scan], spec, 1, HostSteps(runner), lambda _: None)
+        (found,) = segment([scan], spec, 1, CudaSteps(runner.network, runner.device), marks.append)
+    np.testing.assert_array_equal(found, expected)
+    assert marks == ["preprocess", "copy_in", "compute", "argmax", "copy_out", "postprocess"]
+
+
+def test_what_a_backend_lacks_is_said_before_anything_runs(run, monkeypatch):
+    with pytest.raises(EnvironmentFault, match="need a GPU"):
+        open_steps(run, "torch-cuda-graph", "fp32", None, "cpu")
+    monkeypatch.setattr("rarecli.core.benchmarking.stages.which", lambda _: None)
+    with pytest.raises(EnvironmentFault, match="C\\+\\+ compiler"):
+        open_steps(run, "torch-compile", "fp32", None, "cpu")
+    with pytest.raises(UsageError, match="no such backend"):
+        open_steps(run, "abacus", "fp32", None, "cpu")
+
+
+def test_only_shapes_that_the_network_takes_unpadded(run):
+    spec, _ = open_model(run, "torch", "cpu")
+    assert entry_shape(spec, 1, None) == (16, 16, 16)
+    assert entry_shape(spec, 3, (64, 32, 32)) == (8, 4, 4)
+    for depth, shape in ((0, (32, 32, 40)), (3, (32, 32, 36)), (0, (16, 32, 32))):  # no multiple of 16; of 8; a bottleneck of one voxel
+        with pytest.raises(UsageError, match="cannot take the shape"):
+            entry_shape(spec, depth, shape)
