@@ -120,5 +120,5 @@ def test_the_thresholds_are_where_an_isotropic_scan_changes_depth(trained, num_d
     assert len(thresholds) == num_depths - 1
     for depth, change in enumerate(thresholds):
         below, above = (change * factor for factor in (1 - 1e-9, 1 + 1e-9))
-        assert routing.route((below,) * 3, trained, num_depths).depth == depth
-        assert routing.route((above,) * 3, trained, num_depths).depth == depth + 1
+        assert routing.route((below,) * 3, trained, range(num_depths)).depth == depth
+        assert routing.route((above,) * 3, trained, range(num_depths)).depth == depth + 1

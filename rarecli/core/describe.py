@@ -159,7 +159,7 @@ def _built_in(name: Path) -> Facts:
 
     models = built_in_models()
     if str(name) not in models:
-        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
+        raise DataError("there is no such file or folder", path=name)
     folder = models[str(name)]
     return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
 
