@@ -49,7 +49,7 @@ class Recipe:
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=10),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=5),
     "paper": Recipe("paper", "paper"),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),

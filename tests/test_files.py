@@ -122,3 +122,13 @@ def test_a_writable_output_is_made_and_left_empty(tmp_path):
 def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_files_of_a_folder_are_as_readable_as_the_umask_allows(tmp_path):
+    with files.atomic_folder(tmp_path / "made") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "private").write_bytes(b"x")
+        (folder / "inner" / "private").chmod(0o600)
+    usual = tmp_path / "usual"
+    usual.write_bytes(b"x")
+    assert (tmp_path / "made" / "inner" / "private").stat().st_mode == usual.stat().st_mode

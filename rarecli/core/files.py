@@ -50,8 +50,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for item in temporary.rglob("*"):
+        for item in (temporary, *temporary.rglob("*")):
+            # safetensors makes files that nobody else can read
+            item.chmod((0o777 if item.is_dir() else 0o666) & ~_umask())
             _sync(item)
         if path.exists():
             path.replace(old)  # set aside, not deleted: whoever is interrupted here finds both
