@@ -1,18 +1,21 @@
 """The command line as a user meets it: real processes, where it is about processes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 
 import nibabel as nib
 import numpy as np
+import openvino
 import pytest
 from typer.testing import CliRunner
 
 from rarecli import Phantom, Predictor
 from rarecli.cli import app
-from rarecli.core.errors import RareError
+from rarecli.core import describe
+from rarecli.core.errors import DataError, RareError
 from rarecli.core.phantoms import write_phantoms
 from rarecli.core.predictor import predict_files
 from rarecli.core.scoring import score
@@ -132,6 +135,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         ),
         (["predict", "SCAN", "-m", "BUNDLE", "-o", "x.nii.gz", "--precision", "int4"], 2, ["int4", "fp32, bf16, int8"]),
         (["export", "RUN", "-o", "x", "--precision", "fp8"], 2, ["fp8", "fp16"]),
+        (["export", "RUN", "-o", "x", "--depths", ","], 2, ["no list of whole numbers"]),
         (["export", "RUN", "-o", "x", "--depths", "a"], 2, ["0,1,2"]),
         (["export", "RUN", "-o", "x", "--format", "coreml"], 2, ["coreml", "onnx, tensorrt"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--cases", "none.txt"], 2, ["none.txt"]),
@@ -250,3 +254,22 @@ def test_depths_may_be_a_list_or_repeated(run, tmp_path):
 
 def test_the_version_is_shown():
     assert rare("--version").stdout.startswith("rare ")
+
+
+def test_json_that_rare_did_not_write_is_a_data_error(tmp_path, phantom_dataset):
+    (tmp_path / "summary.json").write_text('{"mean": {}}')
+    with pytest.raises(DataError, match="did not write"):
+        describe.describe(tmp_path)
+    shutil.copytree(phantom_dataset / "labelsTr", tmp_path / "labels")
+    (tmp_path / "labels" / "predictions.json").write_text("[]")
+    result = rare("score", phantom_dataset / "labelsTr", tmp_path / "labels", "-o", tmp_path / "out", "--no-surface")
+    assert result.returncode == 3
+    assert "not one of rare predict" in result.stderr
+
+
+def test_int8_keeps_stdout_for_the_result(bundle, scan, tmp_path):
+    if "INT8" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute with int8")
+    result = rare("predict", scan, "-m", bundle, "-o", tmp_path / "labels.nii.gz", "--precision", "int8", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["cases"]["scan"]["depth"] == 1

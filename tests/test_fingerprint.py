@@ -44,7 +44,7 @@ def test_a_scan_like_the_training_scans_is_not_warned_of(run, spacing):
     [
         (
             lambda data: (data, np.diag([0.25, 0.25, 0.25, 1])),
-            ["spacing along x, 0.25 mm", "nearest entry", "field of view along x is 8 mm"],
+            ["spacing along x, 0.25 mm", "of depth 0", "field of view along x is 8 mm"],
         ),
         (lambda data: (np.tile(data, (2, 1, 1)), np.eye(4)), ["field of view along x is 64 mm", "32 to 32 mm"]),
         (lambda data: (np.where(data > np.quantile(data, 0.97), data, 0), np.eye(4)), ["mean of its normalised"]),

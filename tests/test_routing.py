@@ -33,6 +33,13 @@ def test_the_golden_tolerance_is_the_default():
     assert len(GOLDEN["cases"]) >= 20
 
 
+@pytest.mark.parametrize("case", GOLDEN["as_is_cases"], ids=lambda case: case["why"])
+def test_what_lies_between_two_depths_enters_as_it_is_where_the_model_has_learned_it(case):
+    trained, depths = tuple(GOLDEN["trained_spacing_mm"]), range(GOLDEN["num_depths"])
+    way = routing.route(tuple(case["spacing_mm"]), trained, depths, as_is_octaves=GOLDEN["as_is_octaves"])
+    assert (way.depth, list(way.resampled)) == (case["depth"], case["resampled"])
+
+
 @given(spacings, spacings, depth_counts)
 def test_total_and_never_a_depth_outside(spacing, trained, num_depths):
     way = routing.route(spacing, trained, range(num_depths))

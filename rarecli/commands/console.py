@@ -104,6 +104,8 @@ def integers(text: str | list[str] | None, option: str) -> list[int] | None:
         return None
     parts = [part for item in ([text] if isinstance(text, str) else text) for part in item.split(",") if part.strip()]
     try:
+        if not parts:
+            raise ValueError
         return [int(part) for part in parts]
     except ValueError:
         raise typer.BadParameter(f"{','.join(parts)!r} is no list of whole numbers, e.g. 0,1,2", param_hint=option) from None

@@ -27,7 +27,9 @@ class Targets(str, Enum):
 def run(
     prepared: Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
-    preset: Annotated[str | None, typer.Option(help="A shipped configuration: hippocampus, brain-tumour, paper, smoke.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, paper, smoke.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")

@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from rarecli.core.config import AugmentationConfig
+from rarecli.core.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.types import FloatArray, IntArray, Triple
 
 _ELASTIC_KNOTS = 5
-_ANISOTROPIC_OCTAVES = 0.1
 
 
 def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
     """Spacing that a training scan is acquired at, per axis, over its own: for half of the scans 1, else much the same along all axes."""
     if not config.spacing_octaves or rng.random() < 0.5:
         return 1.0, 1.0, 1.0
-    octaves = rng.uniform(-config.spacing_octaves, config.spacing_octaves) + rng.uniform(-_ANISOTROPIC_OCTAVES, _ANISOTROPIC_OCTAVES, 3)
+    apart = AS_IS_ANISOTROPY_OCTAVES / 2
+    octaves = rng.uniform(-config.spacing_octaves, config.spacing_octaves) + rng.uniform(-apart, apart, 3)
     x, y, z = (float(2**octave) for octave in octaves)
     return x, y, z
 

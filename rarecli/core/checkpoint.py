@@ -54,7 +54,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
                 for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", other))
                 if names
             ),
-            expected="the weights of this run.json",
+            expected="weights of a network of the same size",
         )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

@@ -133,8 +133,8 @@ class ModelSpec(Frozen):
     plan: Plan
     network: NetworkConfig
     targets: Targets = "centred"
-    routing_tolerance: float = routing.TOLERANCE
-    """An axis whose spacing is this close to the routed grid (relative) enters as it is; more for a model that has learned to see it so."""
+    as_is_octaves: float = Field(default=0.0, ge=0, le=1)
+    """A scan this close to the routed grid, with axes much alike, is not resampled: the model has learned to see it so."""
 
     def grid_spacing_mm(self, depth: int) -> routing.Triple:
         """Spacing of the grid at `depth`."""

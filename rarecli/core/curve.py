@@ -16,12 +16,12 @@ GRIDS = ("acquired", "restored")
 def dice_curve(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution]) -> list[dict[str, Any]]:
     """A point per spacing: spacing_mm, depth, and for each grid the mean Dice routed and upsampled; restored, also the ceiling.
 
-    At depth 0 routing is upsampling, and one number stands for both. upsampled is null where it was not asked for.
+    Where routing upsamples to depth 0 itself, one number stands for both. upsampled is null where it was not asked for.
     """
     points = []
     for resolution in resolutions:
         routed = per_method[ROUTED][resolution.key]
-        upsampled = routed if resolution.depth == 0 else per_method.get(UPSAMPLED, {}).get(resolution.key)
+        upsampled = per_method.get(UPSAMPLED, {}).get(resolution.key, routed if resolution.depth == 0 else None)
         points.append(
             {
                 "spacing_mm": resolution.spacing_mm,
@@ -48,7 +48,7 @@ def curve_facts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
         deficits = [
             {"dice": max(0.0, point[grid][UPSAMPLED] - point[grid][ROUTED]), "spacing_mm": point["spacing_mm"]}
             for point in points
-            if point["depth"] > 0 and point[grid][UPSAMPLED] is not None
+            if point[grid][UPSAMPLED] is not None
         ]
         jumps = [
             {"dice": abs(above[grid][ROUTED] - below[grid][ROUTED]), "spacings_mm": [below["spacing_mm"], above["spacing_mm"]]}

@@ -47,9 +47,16 @@ def describe(path: Path, model: Path | None = None) -> Facts:
     """
     if not path.exists():
         return _built_in(path)
+    try:
+        return _describe(path, model)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("the folder holds JSON that rare did not write", path=path, found=repr(error)) from error
+
+
+def _describe(path: Path, model: Path | None) -> Facts:
     if path.is_file():
         if path.name.endswith((".nii", ".nii.gz")):
-            return _scan(path, _spec(model) if model else None)
+            return _scan(path, model)
         if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
             return _run(path.parent) | {"kind": f"weights of a run, {path.name}"}
         raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
@@ -66,13 +73,7 @@ def describe(path: Path, model: Path | None = None) -> Facts:
     return _scans(path)
 
 
-def _spec(model: Path) -> ModelSpec:
-    from rarecli.core.engines.model_files import find_model
-
-    return find_model(model).spec
-
-
-def _scan(path: Path, spec: ModelSpec | None) -> Facts:
+def _scan(path: Path, model: Path | None) -> Facts:
     volume: Volume = read_volume(path)
     ras = to_ras(volume)
     facts: Facts = {
@@ -86,9 +87,13 @@ def _scan(path: Path, spec: ModelSpec | None) -> Facts:
     values = np.unique(volume.data)
     if len(values) <= 20 and np.array_equal(values, np.rint(values)):
         facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
-    if spec is not None:
-        depths = range(spec.network.num_depths)
-        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, tolerance=spec.routing_tolerance)
+    if model is not None:
+        from rarecli.core.engines.model_files import find_model
+
+        files = find_model(model)
+        spec = files.spec
+        depths = files.bundle.manifest.depths if files.bundle else range(spec.network.num_depths)
+        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, as_is_octaves=spec.as_is_octaves)
         facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
     return facts
 
@@ -174,11 +179,11 @@ def _bundle(path: Path) -> Facts:
     facts["engines"] = [
         f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisors {_times(e.divisors)}, "
         + _agreement(e.parity)
+        + (f"; TensorRT plan, {_agreement(e.plan.parity)}" if e.plan else "")
         for e in manifest.engines
     ]
     try:
-        for engine in manifest.engines:
-            bundle.engine_file(engine.depth)
+        bundle.verify()
         facts["files"] = "all as the manifest says"
     except RareError as error:
         facts["files"] = f"BROKEN: {error.problem} ({error.path})"
@@ -187,7 +192,7 @@ def _bundle(path: Path) -> Facts:
 
 def _agreement(parity: Parity | None) -> str:
     if parity is None:
-        return "never compared with PyTorch"
+        return "never run"
     return (
         f"within {parity.max_abs:.1e} of PyTorch on {len(parity.shapes)} shapes, {parity.label_changes} labels changed, "
         f"Dice at least {parity.min_dice:.4f}"

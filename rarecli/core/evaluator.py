@@ -169,7 +169,8 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
         view = view_at(scan, labels, spec, resolution, request.protocol)
         view_mm, full_mm = (view.scan.spacing_mm, scan.spacing_mm) if request.surface else (None, None)
         methods: dict[str, int | None] = {ROUTED: depth if request.protocol == "paper" and depth < spec.network.num_depths else None}
-        if request.upsampled and depth > 0 and spec.network.num_depths > 1:
+        between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # there not even depth 0 upsamples by itself
+        if request.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
             methods[UPSAMPLED] = 0
         for method, forced in methods.items():
             prediction = class_indices(predictor.predict(view.scan, depth=forced).labels, spec.plan.label_values)

@@ -77,6 +77,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError("the file is missing", path=path) from None
+    except OSError as error:
+        raise DataError("the file cannot be read", path=path, found=error) from error
     except (ValueError, RecursionError) as error:
         raise DataError("the file is no valid JSON", path=path, found=error) from error
 

@@ -44,7 +44,7 @@ def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
     found = []
     for axis, zoom, spacing, grid in zip("xyz", scan.route.zoom, scan.spacing_mm, scan.route.grid_spacing_mm, strict=True):
         if not 1 / _MOST_ZOOM <= zoom <= _MOST_ZOOM:
-            found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of the nearest entry")
+            found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of depth {scan.route.depth}")
     for axis, extent, (low, high) in zip("xyz", scan.extent_mm, known.extent_mm, strict=True):
         if not low / _EXTENT_SLACK <= extent <= high * _EXTENT_SLACK:
             found.append(f"its field of view along {axis} is {extent:.0f} mm, that of the training scans {low:.0f} to {high:.0f} mm")

@@ -201,7 +201,7 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths
         )
     ras = to_ras(scan)
     there = depths or range(spec.network.num_depths)
-    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, tolerance=spec.routing_tolerance, depth=depth)
+    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, as_is_octaves=spec.as_is_octaves, depth=depth)
     image = resample(ras.data, way.zoom)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
 

@@ -20,6 +20,8 @@ TOLERANCE = 0.1
 """An axis whose spacing is this close to the routed grid (relative) is not resampled."""
 ROUNDING = 1e-6
 """Added to the tolerance: 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point."""
+AS_IS_ANISOTROPY_OCTAVES = 0.2
+"""How far apart the axes of a scan that enters as it is may lie: what `augmentation.draw_spacing` shows in training."""
 MIN_BOTTLENECK = 2
 """Voxels per axis that the bottleneck needs: with one, instance norm behaves differently in torch and elsewhere."""
 
@@ -56,12 +58,20 @@ def thresholds_mm(trained_spacing_mm: Triple, num_depths: int) -> tuple[float, .
 
 
 def route(
-    spacing_mm: Triple, trained_spacing_mm: Triple, depths: Sequence[int], *, tolerance: float = TOLERANCE, depth: int | None = None
+    spacing_mm: Triple,
+    trained_spacing_mm: Triple,
+    depths: Sequence[int],
+    *,
+    tolerance: float = TOLERANCE,
+    as_is_octaves: float = 0.0,
+    depth: int | None = None,
 ) -> Route:
     """Choose among the `depths` that there are: the finest axis decides, so that no axis loses detail; `depth` forces one.
 
     natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the nearest depth that there is, the finer of two.
     For depths 0 to k that is clamp(natural, 0, k).
+    An axis within the tolerance is not resampled; none is if all lie within `as_is_octaves` of the routed grid and are much alike.
+    A scan whose depth is forced is brought to that depth's grid all the same.
     Raises DataError for a spacing that is not finite and positive, UsageError for a depth that is not there.
     """
     if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
@@ -73,7 +83,10 @@ def route(
     chosen = min(depths, key=lambda there: (abs(there - natural), there)) if depth is None else depth
     grid = grid_spacing(trained_spacing_mm, chosen)
     ratios = [spacing / goal for spacing, goal in zip(spacing_mm, grid, strict=True)]
-    x, y, z = (1.0 if abs(ratio - 1) <= tolerance + ROUNDING else ratio for ratio in ratios)
+    octaves = [math.log2(ratio) for ratio in ratios]
+    alike = max(octaves) - min(octaves) <= AS_IS_ANISOTROPY_OCTAVES + ROUNDING
+    as_is = depth is None and alike and max(map(abs, octaves)) <= as_is_octaves + ROUNDING
+    x, y, z = (1.0 if as_is or abs(ratio - 1) <= tolerance + ROUNDING else ratio for ratio in ratios)
     if depth is not None:
         why = "asked for"
     else:

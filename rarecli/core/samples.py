@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rarecli.core.augmentation import add_noise, augment, draw_spacing, random_contrast
-from rarecli.core.config import ModelSpec, TrainConfig
+from rarecli.core.config import ModelSpec, PercentileNormalisation, TrainConfig
 from rarecli.core.prepared import PreparedDataset
-from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to
+from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to, percentile_limits
 from rarecli.core.resampling import resample, resample_labels
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
@@ -91,11 +91,21 @@ class SampleSource(Dataset[Sample]):
             # the voxels that a scan of this resolution has; what the padding above added beyond them, it has not
             x, y, z = (math.ceil(size / 2**coarser) for size in shape)
             view = downsample(image, coarser, spec.targets)[:, :x, :y, :z]
-            limits: Limits | None = None if whole or not record.limits else record.limits[coarser]
+            limits = None if whole else self._whole_limits(name, coarser)
             view = normalise(view, plan.normalisation, limits) * gain + offset
             sample.images[depth] = add_noise(view, self.config.augmentation, rng)
             sample.labels[depth] = downsample_labels(labels, coarser, spec.targets, plan.num_classes)[:x, :y, :z]
         return sample
+
+    def _whole_limits(self, name: str, coarser: int) -> Limits | None:
+        """What normalises a part of a case: the percentiles of the whole, kept for cases larger than the patch."""
+        record, rule = self.dataset.records[name], self.spec.plan.normalisation
+        if record.limits:
+            return record.limits[coarser]
+        if not isinstance(rule, PercentileNormalisation):
+            return None
+        whole, _ = self.dataset.read(name)
+        return percentile_limits(downsample(edge_pad(whole, 2**coarser), coarser, self.spec.targets), rule.lower, rule.upper)
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:
         shape = self.dataset.records[name].shape

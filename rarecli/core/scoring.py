@@ -45,7 +45,7 @@ def score(
     other = load_result(against) if against is not None else None
     if surface:
         require_monai()
-    depths = read_json(predictions / "predictions.json")["cases"] if (predictions / "predictions.json").is_file() else {}
+    depths = _depths_taken(predictions)
     require_writable(output)
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for case in reporter.track(predicted, "score", len(predicted)):
@@ -53,7 +53,7 @@ def score(
     values = sorted({value for record in records.values() for value in record})
     if not values:
         raise DataError("there is nothing but background", path=references)
-    scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name, {}).get("depth")) for name, record in records.items()]
+    scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
     summary = summarise(scored, ["background", *map(str, values)])
     write_result(scored, summary, output)
     if other is None:
@@ -77,3 +77,12 @@ def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) 
     """A record over all labels of the result: what a case has not, neither in its prediction nor in its reference, is right."""
     nothing = case_record(np.zeros((2, 2), dtype=np.int64), ("background", "nothing"))["nothing"] | (IN_NEITHER if surface else {})
     return {str(value): record.get(value, nothing) for value in values}
+
+
+def _depths_taken(predictions: Path) -> dict[str, int]:
+    """Depth by case, as `rare predict` recorded it beside its labels; none where something else made them."""
+    path = predictions / "predictions.json"
+    try:
+        return {name: record["depth"] for name, record in read_json(path)["cases"].items()} if path.is_file() else {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("this predictions.json is not one of rare predict", path=path, remedy="move it elsewhere") from error

@@ -10,7 +10,6 @@ import math
 import platform
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from rarecli.core import checkpoint, figures, routing, run_folder
+from rarecli.core import checkpoint, figures, run_folder
 from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
@@ -33,6 +32,7 @@ from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
 from rarecli.core.samples import Batch, SampleSource, load_batches
+from rarecli.core.versions import installed_versions
 
 _MOST_BAD_STEPS = 5
 
@@ -121,7 +121,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         plan=plan,
         network=network,
         targets=config.targets,
-        routing_tolerance=max(routing.TOLERANCE, 2**config.augmentation.spacing_octaves - 1),
+        as_is_octaves=config.augmentation.spacing_octaves,
     )
 
 
@@ -408,10 +408,4 @@ def _require_known_metric(config: TrainConfig, spec: ModelSpec) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("rare-unet", "torch", "numpy", "nibabel"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version()} | installed_versions(("rare-unet", "torch", "numpy", "nibabel"))

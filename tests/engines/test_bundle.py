@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
-from rarecli.core import describe
+from rarecli.core import describe, versions
 from rarecli.core.engines import manifest as manifest_room
 from rarecli.core.engines.bundle import export
 from rarecli.core.engines.manifest import load_manifest
@@ -23,6 +23,8 @@ from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
 from rarecli.core.files import sha256
 from rarecli.core.phantoms import Phantom
+from rarecli.core.preprocessing import prepare_scan
+from rarecli.core.volume import read_volume, write_image
 
 BACKENDS = ["torch", "onnx", "openvino"]
 
@@ -229,3 +231,48 @@ def test_a_scan_whose_depth_was_not_exported_goes_to_the_nearest(run, tmp_path, 
 def test_a_device_that_is_none_is_refused_by_onnxruntime(bundle, device):
     with pytest.raises(UsageError, match="no such device"):
         open_model(bundle, "onnx", device)
+
+
+def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tmp_path):
+    export(run, tmp_path / "bundle", depths=[0, 1])
+    scan, _ = Phantom(0).acquire(8.0)
+    write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
+    for backend in BACKENDS:
+        with Predictor(tmp_path / "bundle", device="cpu", backend=backend) as predictor:
+            assert predictor.predict(scan).depth == 1
+            with pytest.raises(UsageError, match="no such depth"):
+                predictor.predict(scan, depth=3)
+    assert describe.describe(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
+
+
+def test_info_looks_at_every_file(copied):
+    assert describe.describe(copied)["files"] == "all as the manifest says"
+    (copied / "conformance" / "depth0_labels.nii.gz").write_bytes(b"changed")
+    assert "depth0_labels" in describe.describe(copied)["files"]
+
+
+def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_path, monkeypatch):
+    """With onnxruntime-gpu there is no package named onnxruntime."""
+    real = versions.version
+
+    def without_onnxruntime(package):
+        if package == "onnxruntime":
+            raise versions.PackageNotFoundError(package)
+        return real(package)
+
+    monkeypatch.setattr(versions, "version", without_onnxruntime)
+    found = export(run, tmp_path / "bundle", depths=[3]).versions
+    assert "onnxruntime" not in found
+    assert found["torch"] == real("torch")
+
+
+def test_vectors_of_a_model_that_takes_scans_as_they_are_are_still_resampled(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    info = json.loads((folder / "run.json").read_text())
+    info["spec"]["as_is_octaves"] = 0.5
+    (folder / "run.json").write_text(json.dumps(info))
+    export(folder, tmp_path / "bundle", depths=[3])
+    manifest = load_manifest(tmp_path / "bundle")
+    assert manifest.routing.as_is_octaves == 0.5
+    scan = read_volume(tmp_path / "bundle" / manifest.conformance[0].scan.file)
+    assert prepare_scan(scan, manifest.spec).route.resampled == (False, True, False)

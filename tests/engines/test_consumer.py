@@ -47,9 +47,12 @@ def consume(scan, bundle, manifest):
     rule, plan = manifest["routing"], manifest["spec"]["plan"]
     image = np.asarray(ras.dataobj, dtype=np.float64)
     steps = []
-    for axis, (own, grid) in enumerate(zip(spacing, engine["grid_spacing_mm"], strict=True)):
-        ratio = own / grid
-        if abs(ratio - 1) <= rule["tolerance"] + rule["tolerance_rounding"]:
+    ratios = spacing / engine["grid_spacing_mm"]
+    octaves, slack = np.log2(ratios), rule["rounding_slack"]
+    alike = octaves.max() - octaves.min() <= rule["as_is_anisotropy_octaves"] + slack
+    as_is = alike and np.abs(octaves).max() <= rule["as_is_octaves"] + slack
+    for axis, ratio in enumerate(ratios):
+        if as_is or abs(ratio - 1) <= rule["tolerance"] + slack:
             steps.append(None)
             continue
         steps.append(1 / ratio)

@@ -3,12 +3,15 @@
 `gpu` tests run the real thing.
 """
 
+import json
+import shutil
 import types
 from typing import ClassVar
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from rarecli import Predictor
 from rarecli.core.engines import bundle as bundle_room
@@ -87,6 +90,20 @@ def test_auto_takes_plans_where_they_run_and_opens_each_depth_once(gpu, planned)
     _, reference = open_model(planned, "onnx")
     with reference:
         np.testing.assert_array_equal(found[0], reference.run(image, 3))
+
+
+def test_auto_leaves_plans_that_do_not_take_every_window(gpu, run, tmp_path):
+    # from the least shape to the patch: without the option, of 64 x 32 x 32 alone
+    spec = json.loads((run / "run.json").read_text())
+    spec["spec"]["plan"]["patch_size"] = [64, 32, 32]
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "run.json").write_text(json.dumps(spec))
+    bundle_room.export(folder, tmp_path / "static", depths=[3], formats=["tensorrt"])
+    assert open_model(tmp_path / "static")[1].backend == "openvino"
+    ranged = bundle_room.TensorRtOptions(shape_min=(32, 32, 32), shape_max=(64, 32, 32))
+    bundle_room.export(folder, tmp_path / "ranged", depths=[3], formats=["tensorrt"], tensorrt=ranged)
+    assert open_model(tmp_path / "ranged")[1].backend == "tensorrt"
+    assert open_model(tmp_path / "ranged", device="cuda:1" if torch.cuda.device_count() > 1 else "cpu")[1].backend != "tensorrt"
 
 
 def test_auto_takes_another_backend_where_the_plans_do_not_run(planned, monkeypatch):

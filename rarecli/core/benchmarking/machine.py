@@ -7,11 +7,12 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rarecli.core.versions import installed_versions
 
 _PACKAGES = ("rare-unet", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 _MATRIX = 2048
@@ -27,15 +28,10 @@ def describe_machine(num_threads: int | None = None) -> dict[str, Any]:
         "num_threads": num_threads or os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {},
+        "versions": installed_versions(_PACKAGES),
     }
     if memory := _memory_kb("MemTotal"):
         machine["memory_gb"] = round(memory / 2**20, 1)
-    for package in _PACKAGES:
-        try:
-            machine["versions"][package] = version(package)
-        except PackageNotFoundError:
-            continue
     return machine
 
 

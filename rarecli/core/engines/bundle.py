@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from rarecli.core.files import atomic_folder, sha256
 from rarecli.core.model import build_network
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import FloatArray, Shape
+from rarecli.core.versions import installed_versions
 
 WEIGHTS = "weights.safetensors"
 FORMATS = ("onnx", "tensorrt")
@@ -105,11 +105,11 @@ def export(
             spec=spec,
             precision=precision,
             opset=OPSET,
-            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen), tolerance=spec.routing_tolerance),
+            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen), as_is_octaves=spec.as_is_octaves),
             weights=shared,
             engines=tuple(engines),
             conformance=write_vectors(folder, spec, chosen, reference) if check else (),
-            versions={package: version(package) for package in ("torch", "onnx", "onnxruntime", "numpy")},
+            versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
@@ -138,7 +138,7 @@ def _build_plan(
     profile = profile_for(engine, options.shape_min, options.shape_opt, options.shape_max)
 
     def check(plan: Path) -> Parity:
-        shapes = [(x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)]
+        shapes = list(dict.fromkeys((x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)))
         with open_plan(plan) as context:
             return check_parity(
                 plan.name,

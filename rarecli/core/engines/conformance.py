@@ -57,8 +57,7 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
 
 def verify_bundle(bundle: Bundle, runner: Runner) -> list[str]:
     """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
-    for depth in bundle.manifest.depths:
-        bundle.engine_file(depth)
+    bundle.verify()
     return [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
 
 

@@ -108,7 +108,9 @@ class RoutingRule(Frozen):
     """How a consumer routes a scan.
 
     natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the engine of the nearest depth, the finer of two.
-    An axis is not resampled if |spacing / grid spacing - 1| <= tolerance + tolerance_rounding.
+    With ratio = spacing / grid spacing per axis: an axis is not resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if
+    all |log2(ratio)| <= as_is_octaves + rounding_slack and their largest minus their smallest log2(ratio) is at most
+    as_is_anisotropy_octaves + rounding_slack.
     """
 
     orientation: Literal["RAS"] = "RAS"
@@ -117,8 +119,11 @@ class RoutingRule(Frozen):
     depths: tuple[int, ...]
     axis: Literal["finest"] = "finest"
     rounding: Literal["half_up"] = "half_up"
-    tolerance: float
-    tolerance_rounding: float = routing.ROUNDING
+    tolerance: float = routing.TOLERANCE
+    as_is_octaves: float
+    """0 for a model that has seen only its grids."""
+    as_is_anisotropy_octaves: float = routing.AS_IS_ANISOTROPY_OCTAVES
+    rounding_slack: float = routing.ROUNDING
 
 
 class ResamplingRule(Frozen):
@@ -208,6 +213,14 @@ class Bundle:
             self.file(self.manifest.weights)
         return self.file(self.manifest.engine(depth))
 
+    def verify(self) -> None:
+        """Compare every file with the manifest. Raises ModelError at the first that is missing or was changed."""
+        manifest = self.manifest
+        plans = [engine.plan for engine in manifest.engines if engine.plan]
+        vectors = [entry for vector in manifest.conformance for entry in (vector.scan, vector.labels, vector.arrays)]
+        for entry in (*([manifest.weights] if manifest.weights else []), *manifest.engines, *plans, *vectors):
+            self.file(entry)
+
     def file(self, entry: HashedFile) -> Path:
         """Path of a file. Raises ModelError if it is missing, was changed, or lies outside the bundle."""
         path = self.path / entry.file
@@ -226,4 +239,4 @@ class Bundle:
 
 
 if __name__ == "__main__":  # python -m rarecli.core.engines.manifest > export/manifest.schema.json
-    sys.stdout.write(json.dumps(Manifest.model_json_schema(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(Manifest.model_json_schema(mode="serialization"), indent=2) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
@@ -76,4 +78,5 @@ class OpenVinoRunner:
         _, _, x, y, z = shape
         images = [phantom_image(self._bundle.manifest.spec, (x, y, z), seed) for seed in range(_NUM_CALIBRATION_IMAGES)]
         batches = [np.repeat(image, shape[0], axis=0) for image in images]
-        return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED)
+        with redirect_stdout(sys.stderr):  # it draws progress bars
+            return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rarecli.core.config import ModelSpec
-from rarecli.core.engines.manifest import Bundle
+from rarecli.core.engines.manifest import Bundle, Engine
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.tensorrt_build import runs_here
 from rarecli.core.errors import UsageError, missing_extra
@@ -66,13 +66,22 @@ def _fastest(bundle: Bundle, device: str) -> str:
     wanted = ["onnx", "torch"]
     if device in ("auto", "cpu"):
         wanted.insert(0, "openvino")
-    plans = [engine.plan for engine in bundle.manifest.engines]
-    if device != "cpu" and all(plan and runs_here(plan) for plan in plans):
-        return "tensorrt"
+    if device in ("auto", "cuda", "cuda:0") and find_spec("polygraphy") and all(map(_takes_every_window, bundle.manifest.engines)):
+        plans = [engine.plan for engine in bundle.manifest.engines if engine.plan]
+        if runs_here(plans):
+            return "tensorrt"
     for backend in wanted:
         if find_spec(_PACKAGES[backend]) is not None:
             return backend
     raise missing_extra("onnxruntime", "cpu")
+
+
+def _takes_every_window(engine: Engine) -> bool:
+    """Whether an engine's plan takes all that prediction may give it: from the least shape to the patch."""
+    if engine.plan is None:
+        return False
+    small = all(low <= size for low, size in zip(engine.plan.shape_min[2:], engine.min_shape, strict=True))
+    return small and all(high >= size for high, size in zip(engine.plan.shape_max[2:], engine.patch_shape, strict=True))
 
 
 def _open_engines(bundle: Bundle, backend: str, device: str, num_threads: int | None, precision: str) -> Runner:
@@ -102,4 +111,4 @@ def _open_torch(files: ModelFiles, device: str, num_threads: int | None) -> Runn
         torch.set_num_threads(num_threads)
     network = build_network(files.spec.network)
     load_weights(network, files.weights)
-    return TorchRunner(network, choose_device(device))
+    return TorchRunner(network, choose_device(device), files.bundle.manifest.depths if files.bundle else None)

@@ -174,10 +174,12 @@ def require_same_machine(facts: PlanFacts, plan: Path, version: str, gpu: Gpu) -
         )
 
 
-def runs_here(facts: PlanFacts) -> bool:
-    """Whether this machine has the TensorRT and the kind of GPU that a plan was built with."""
+def runs_here(plans: Iterable[PlanFacts]) -> bool:
+    """Whether this machine has the TensorRT and the kind of GPU that plans were built with."""
     try:
-        require_same_machine(facts, Path(facts.file), load_tensorrt().__version__, find_gpu())
+        version, gpu = load_tensorrt().__version__, find_gpu()
+        for facts in plans:
+            require_same_machine(facts, Path(facts.file), version, gpu)
     except EnvironmentFault:
         return False
     return True

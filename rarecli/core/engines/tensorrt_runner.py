@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from rarecli.core.engines.manifest import Bundle, PlanFacts
 from rarecli.core.engines.tensorrt_build import find_gpu, load_tensorrt, require_same_machine
-from rarecli.core.errors import ModelError, UsageError, missing_extra
+from rarecli.core.errors import EnvironmentFault, ModelError, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
 
@@ -37,6 +38,8 @@ class TensorRtRunner:
                 found="tensorrt",
                 remedy="rare export --format onnx,tensorrt, on this machine",
             )
+        if find_spec("polygraphy") is None:
+            raise missing_extra("polygraphy", "gpu")
         self._library, self._gpu = load_tensorrt(), find_gpu()
         self._contexts: dict[int, Any] = {}
         self._stack = ExitStack()
@@ -70,14 +73,17 @@ class TensorRtRunner:
     def _open(self, depth: int, plan: PlanFacts) -> Any:
         path = self._bundle.file(plan)
         require_same_machine(plan, path, self._library.__version__, self._gpu)
-        self._contexts[depth] = self._stack.enter_context(open_plan(path))
+        from polygraphy.exception import PolygraphyException
+
+        try:
+            self._contexts[depth] = self._stack.enter_context(open_plan(path))
+        except (PolygraphyException, OSError) as error:
+            raise EnvironmentFault("TensorRT cannot open the plan", path=path, found=error, remedy="build it again here") from error
         return self._contexts[depth]
 
 
 def open_plan(path: Path) -> Any:
-    """A Polygraphy runner for a plan; a context manager with `infer`. Raises EnvironmentFault where Polygraphy is missing."""
-    try:
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-    except ImportError:
-        raise missing_extra("polygraphy", "gpu") from None
+    """A Polygraphy runner for a plan: a context manager with `infer`."""
+    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+
     return TrtRunner(EngineFromBytes(path.read_bytes()))

@@ -12,13 +12,13 @@ from rarecli.core.types import FloatArray
 
 
 class TorchRunner:
-    """A network in evaluation mode, float32. See `runners.Runner`."""
+    """A network in evaluation mode, float32. depths: those that may be entered, all by default. See `runners.Runner`."""
 
     backend = "torch"
 
-    def __init__(self, network: RareUNet, device: torch.device) -> None:
+    def __init__(self, network: RareUNet, device: torch.device, depths: tuple[int, ...] | None = None) -> None:
         self.network, self.device = network.to(device).eval(), device
-        self.depths = tuple(range(network.num_depths))
+        self.depths = depths or tuple(range(network.num_depths))
 
     def __enter__(self) -> TorchRunner:
         # denormal numbers of a saturated network slow a CPU down many times
