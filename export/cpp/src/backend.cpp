@@ -18,11 +18,13 @@ constexpr bool has_tensorrt = true;
 constexpr bool has_tensorrt = false;
 #endif
 
+bool is_compiled_in(const std::string& name) { return (has_openvino && name == "openvino") || (has_tensorrt && name == "tensorrt"); }
+
 }  // namespace
 
 Backend::Backend(std::string name) : name_(std::move(name)) {
   if (name_ != "openvino" && name_ != "tensorrt") throw Error(Fault::usage, "unknown backend", {{}, name_, "openvino or tensorrt"});
-  if (name_ == "openvino" ? !has_openvino : !has_tensorrt) {
+  if (!is_compiled_in(name_)) {
     throw Error(Fault::environment, "this program was built without " + name_, {{}, {}, "a build with -DRARE_OPENVINO=ON or -DRARE_TENSORRT=ON"});
   }
 }
