@@ -243,7 +243,10 @@ def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
     write_random_run(spec.model_copy(update={"plan": plan, "network": network}), tmp_path / "run")
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     rng = np.random.default_rng(0)  # fresh weights find nothing but background
-    save_file({key: value + rng.normal(0, 0.2, value.shape).astype(np.float32) for key, value in weights.items()}, tmp_path / "run" / "weights.safetensors")
+    save_file(
+        {key: value + rng.normal(0, 0.2, value.shape).astype(np.float32) for key, value in weights.items()},
+        tmp_path / "run" / "weights.safetensors",
+    )
     export(tmp_path / "run", tmp_path / "bundle", check=False, self_contained=True)
     scan, _ = Phantom(3, (40.0, 32.0, 24.0), 2).acquire((1.0, 1.3, 1.0), "LAS")
     write_image(tmp_path / "scan.nii.gz", scan.data, scan)

@@ -25,7 +25,8 @@ bool is_compiled_in(const std::string& name) { return (has_openvino && name == "
 Backend::Backend(std::string name) : name_(std::move(name)) {
   if (name_ != "openvino" && name_ != "tensorrt") throw Error(Fault::usage, "unknown backend", {{}, name_, "openvino or tensorrt"});
   if (!is_compiled_in(name_)) {
-    throw Error(Fault::environment, "this program was built without " + name_, {{}, {}, "a build with -DRARE_OPENVINO=ON or -DRARE_TENSORRT=ON"});
+    throw Error(Fault::environment, "this program was built without " + name_,
+                {{}, {}, "a build with -DRARE_OPENVINO=ON or -DRARE_TENSORRT=ON"});
   }
 }
 
@@ -50,8 +51,11 @@ std::unique_ptr<Engine> Backend::open(const Bundle& bundle, int depth, const Sha
 }
 
 const EngineEntry& engine_entry(const Manifest& manifest, int depth) {
-  const auto found = std::find_if(manifest.engines.begin(), manifest.engines.end(), [depth](const auto& entry) { return entry.depth == depth; });
-  if (found == manifest.engines.end()) throw Error(Fault::usage, "the bundle has no engine for this depth", {{}, std::to_string(depth), {}});
+  const auto found =
+      std::find_if(manifest.engines.begin(), manifest.engines.end(), [depth](const auto& entry) { return entry.depth == depth; });
+  if (found == manifest.engines.end()) {
+    throw Error(Fault::usage, "the bundle has no engine for this depth", {{}, std::to_string(depth), {}});
+  }
   return *found;
 }
 

@@ -63,7 +63,8 @@ Manifest read_manifest(const std::filesystem::path& path) {
     const json content = json::parse(file);
     const json& version = content.at("schema_version");
     if (version != schema_version) {
-      throw Error(Fault::model, "the bundle is of an unknown schema version", {path.string(), version.dump(), std::to_string(schema_version)});
+      throw Error(Fault::model, "the bundle is of an unknown schema version",
+                  {path.string(), version.dump(), std::to_string(schema_version)});
     }
     return manifest_of(content);
   } catch (const json::exception& error) {

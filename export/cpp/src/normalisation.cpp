@@ -26,7 +26,8 @@ void by_percentiles(float* first, float* last, const PercentileNormalisation& ru
   std::transform(first, last, first, [=](float value) {
     if (extent == 0) return 0.0F;
     // the extremes of float32: their difference takes float64
-    const float scaled = std::isfinite(extent) ? (value - static_cast<float>(low)) / extent : static_cast<float>((value - low) / (high - low));
+    const float scaled = std::isfinite(extent) ? (value - static_cast<float>(low)) / extent
+                                               : static_cast<float>((value - low) / (high - low));
     return std::clamp(scaled, 0.0F, 1.0F);
   });
 }

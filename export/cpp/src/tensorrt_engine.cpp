@@ -89,7 +89,8 @@ void require_same_machine(const PlanFacts& plan, const std::string& path) {
   const std::string version = library_version();
   // the facts hold Python's __version__, which has a build number behind
   if (plan.library != "tensorrt" || (plan.version + ".").rfind(version + ".", 0) != 0) {
-    throw Error(Fault::environment, "the plan was built by another TensorRT", {path, plan.library + " " + plan.version, "tensorrt " + version});
+    throw Error(Fault::environment, "the plan was built by another TensorRT",
+                {path, plan.library + " " + plan.version, "tensorrt " + version});
   }
   const std::string capability = compute_capability();
   if (plan.compute_capability != capability) {
@@ -101,7 +102,8 @@ void require_same_machine(const PlanFacts& plan, const std::string& path) {
 void require_in_profile(const PlanFacts& plan, const std::string& path, const std::vector<std::size_t>& shape) {
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     if (shape[axis] < plan.shape_min.at(axis) || shape[axis] > plan.shape_max.at(axis)) {
-      throw Error(Fault::model, "the plan does not take this shape", {path, times(shape), times(plan.shape_min) + " to " + times(plan.shape_max)});
+      throw Error(Fault::model, "the plan does not take this shape",
+                  {path, times(shape), times(plan.shape_min) + " to " + times(plan.shape_max)});
     }
   }
 }

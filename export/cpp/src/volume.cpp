@@ -113,18 +113,22 @@ void require_finite(const Volume& volume) {
   std::string where = "(";
   for (const std::size_t number : place) where += (where.size() > 1 ? ", " : "") + std::to_string(number);
   throw Error(Fault::data, "the scan has voxels that are no finite numbers",
-              {{}, std::to_string(num_stray) + " NaN or infinite voxels, one at (channel, x, y, z) = " + where + ")", "finite intensities"});
+              {{}, std::to_string(num_stray) + " NaN or infinite voxels, one at (channel, x, y, z) = " + where + ")",
+               "finite intensities"});
 }
 
 Volume read_checked(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) throw Error(Fault::data, "the file is missing");
   if (std::filesystem::is_directory(path)) throw Error(Fault::data, "this is a folder, not a NIfTI file");
-  if (!is_nifti_name(path)) throw Error(Fault::data, "not a NIfTI file name", {{}, path.filename().string(), "a name ending in .nii or .nii.gz"});
+  if (!is_nifti_name(path)) {
+    throw Error(Fault::data, "not a NIfTI file name", {{}, path.filename().string(), "a name ending in .nii or .nii.gz"});
+  }
   NiftiFile file(path);
   std::vector<char> content(NiftiHeader::most_bytes);
   content.resize(file.read(content.data(), content.size()));
   if (file.is_gzip() != is_gzip_name(path)) {
-    throw Error(Fault::data, "the file is not what its name says", {{}, file.is_gzip() ? "gzip" : "no gzip", is_gzip_name(path) ? "gzip" : "no gzip"});
+    throw Error(Fault::data, "the file is not what its name says",
+                {{}, file.is_gzip() ? "gzip" : "no gzip", is_gzip_name(path) ? "gzip" : "no gzip"});
   }
   const double capacity = static_cast<double>(std::filesystem::file_size(path)) * (file.is_gzip() ? max_gzip_ratio : 1);
   const NiftiHeader header(content, capacity);
@@ -135,7 +139,9 @@ Volume read_checked(const std::filesystem::path& path) {
   const std::size_t there = content.size();
   content.resize(std::max(end, there));
   const std::size_t found = end > there ? there + file.read(content.data() + there, end - there) : there;
-  if (found < end) throw Error(Fault::data, "the file is cut short", {{}, std::to_string(found) + " bytes", std::to_string(end) + " bytes"});
+  if (found < end) {
+    throw Error(Fault::data, "the file is cut short", {{}, std::to_string(found) + " bytes", std::to_string(end) + " bytes"});
+  }
   if (file.is_gzip()) file.drain();
   char* const stored = content.data() + header.voxel_offset();
   if (header.swapped()) {

@@ -104,7 +104,10 @@ Image sliding_logits(const Image& image, std::size_t num_classes, const Shape& w
       }
     }
   }
-  for (std::size_t index = 0; index < total.values.size(); ++index) total.values[index] /= total_weight[index % total_weight.size()];
+  for (std::size_t index = 0; index < num_classes; ++index) {
+    float* const sums = total.values.data() + index * total_weight.size();
+    std::transform(total_weight.begin(), total_weight.end(), sums, sums, [](float weight, float sum) { return sum / weight; });
+  }
   return total;
 }
 
