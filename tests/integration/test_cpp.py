@@ -326,6 +326,7 @@ BROKEN_SCANS = {
     "the voxel type is not a plain number": (header_field(70, b"\x80\x00"), 3),
     "the spacing is unknown": (header_field(80, bytes(4) + b"\x00\x00\x80\x3f" * 2 + bytes(164) + bytes(4)), 3),
     "sform and qform disagree": (header_field(80, b"\x00\x00\x80\x40"), 3),
+    "quaternion is no rotation": (header_field(252, b"\x01\x00\x00\x00\x00\x00\x00\x40"), 3),
     "another number of channels; found: 2; expected: 1": (with_channels, 4),
 }
 

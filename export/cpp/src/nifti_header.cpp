@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+#include <type_traits>
 
 #include "rare/error.h"
 #include "rare/image.h"
@@ -16,6 +20,12 @@ constexpr std::array<int, 10> plain_numbers{DT_UINT8, DT_INT8,   DT_INT16,  DT_U
 
 [[noreturn]] void refuse(const std::string& problem, const std::string& found = {}, const std::string& expected = {}) {
   throw Error(Fault::data, problem, {{}, found, expected});
+}
+
+std::string without_fraction(double number) {
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(0) << number;
+  return text.str();
 }
 
 template <class Raw>
@@ -37,14 +47,14 @@ bool parse(const std::vector<char>& start, Raw& raw, bool& swapped, Swap swap) {
 template <class Raw>
 void require_plausible(const Raw& raw, double capacity) {
   const double num_axes = static_cast<double>(raw.dim[0]);
-  if (num_axes < 1 || num_axes > 7) refuse("the header is broken", "dim[0] = " + times(std::array{num_axes}), "1 to 7 axes");
+  if (num_axes < 1 || num_axes > 7) refuse("the header is broken", "dim[0] = " + without_fraction(num_axes), "1 to 7 axes");
   if (std::find(plain_numbers.begin(), plain_numbers.end(), raw.datatype) == plain_numbers.end()) {
     refuse("the voxel type is not a plain number", nifti_datatype_to_string(raw.datatype), "integers or floats (no RGB, no complex)");
   }
   const double least = static_cast<double>(bytes_of<Raw>()) + 4;  // the flag that says whether extensions follow
-  const auto given = static_cast<double>(raw.vox_offset);
+  const double given = std::floor(static_cast<double>(raw.vox_offset));  // NIfTI-1 keeps it as a float
   const double offset = given == 0 ? least : given;
-  if (!(offset >= least && offset <= most_offset)) refuse("the header is broken", "vox_offset = " + times(std::array{offset}));
+  if (!(offset >= least && offset <= most_offset)) refuse("the header is broken", "vox_offset = " + without_fraction(offset));
   int bytes = 0, unused = 0;
   nifti_datatype_sizes(raw.datatype, &bytes, &unused);
   double num_bytes = bytes;  // in floating point, where a product cannot overflow
@@ -53,8 +63,8 @@ void require_plausible(const Raw& raw, double capacity) {
     num_bytes *= static_cast<double>(raw.dim[axis]);
   }
   if (offset + num_bytes > capacity) {
-    refuse("the header declares more voxels than the file can hold", times(std::array{offset + num_bytes}) + " bytes",
-           "at most " + times(std::array{capacity}) + " bytes");
+    refuse("the header declares more voxels than the file can hold", without_fraction(offset + num_bytes) + " bytes",
+           "at most " + without_fraction(capacity) + " bytes");
   }
   const auto slope = static_cast<double>(raw.scl_slope);
   if (std::isfinite(slope) && slope != 0 && !std::isfinite(static_cast<double>(raw.scl_inter))) {
@@ -81,11 +91,18 @@ Affine sform_of(const Raw& raw) {
 template <class Raw>
 Affine qform_of(const Raw& raw) {
   const Triple pixdim = pixdim_of(raw);
-  const double handedness = raw.pixdim[0] < 0 ? -1 : 1;
+  if (*std::min_element(pixdim.begin(), pixdim.end()) < 0) refuse("the qform's spacing is negative", times(pixdim), "positive numbers");
+  const auto handedness = static_cast<double>(raw.pixdim[0]);
+  if (std::abs(handedness) != 1) refuse("the qform's handedness is unknown", "pixdim[0] = " + times(std::array{handedness}), "1 or -1");
+  const auto b = static_cast<double>(raw.quatern_b), c = static_cast<double>(raw.quatern_c), d = static_cast<double>(raw.quatern_d);
+  const double rounding = 3 * static_cast<double>(std::numeric_limits<std::decay_t<decltype(raw.quatern_b)>>::epsilon());
+  const double length = std::sqrt(b * b + c * c + d * d);
+  if (!(length * length <= 1 + rounding)) {
+    refuse("the qform's quaternion is no rotation", "a length of " + times(std::array{length}), "at most 1");
+  }
   const nifti_dmat44 matrix =
-      nifti_quatern_to_dmat44(static_cast<double>(raw.quatern_b), static_cast<double>(raw.quatern_c), static_cast<double>(raw.quatern_d),
-                              static_cast<double>(raw.qoffset_x), static_cast<double>(raw.qoffset_y), static_cast<double>(raw.qoffset_z),
-                              pixdim[0], pixdim[1], pixdim[2], handedness);
+      nifti_quatern_to_dmat44(b, c, d, static_cast<double>(raw.qoffset_x), static_cast<double>(raw.qoffset_y),
+                              static_cast<double>(raw.qoffset_z), pixdim[0], pixdim[1], pixdim[2], handedness);
   Affine affine{};
   for (std::size_t row = 0; row < 3; ++row) std::copy_n(matrix.m[row], 4, affine[row].begin());
   return affine;
