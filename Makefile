@@ -1,11 +1,12 @@
 # make demo    install, then the whole chain on phantoms (about three minutes)
 # make test    install, then the default tests
+# make test-cpp   install, then build and test export/cpp
 # make check   style, types, import rules, generated files
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow check schema format clean
+.PHONY: install demo test test-slow test-cpp check schema format clean
 
 install: $(INSTALLED)
 
@@ -22,6 +23,10 @@ test: install
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+test-cpp: install
+	export/cpp/install_packages.sh
+	$(BIN)/pytest -m slow tests/integration/test_cpp.py
 
 check: install
 	$(BIN)/ruff check .

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "rare/image.h"
+
+namespace rare {
+
+/// What manifest.json says, as far as it is needed here. The names are those of `export/manifest.schema.json`.
+struct HashedFile {
+  std::string file;
+  std::string sha256;
+};
+
+struct PlanFacts {
+  HashedFile file;
+  std::string library;
+  std::string version;
+  std::optional<std::string> compute_capability;  ///< none: built without a GPU
+  std::vector<std::size_t> shape_min, shape_max;  ///< (B, C, X, Y, Z)
+};
+
+struct EngineEntry {
+  HashedFile file;
+  int depth = 0;
+  Triple grid_spacing_mm{};
+  std::string input_name, output_name;
+  Shape divisors{}, min_shape{}, patch_shape{};
+  std::optional<PlanFacts> plan;
+};
+
+struct RoutingRule {
+  Triple trained_spacing_mm{};
+  double tolerance = 0;
+  double tolerance_rounding = 0;
+};
+
+struct WindowRule {
+  double overlap = 0, sigma = 0, min_weight = 0;
+  float padding_value = 0;
+};
+
+struct PercentileNormalisation {
+  double lower = 0, upper = 0;
+};
+
+struct CtNormalisation {
+  std::vector<float> lower, upper, mean, std;  ///< per channel
+};
+
+using Normalisation = std::variant<PercentileNormalisation, CtNormalisation>;
+
+struct ConformanceVector {
+  int depth = 0;
+  HashedFile scan, labels, arrays;
+};
+
+struct Manifest {
+  std::size_t num_channels = 0;
+  std::vector<int> label_values;  ///< of each class; their number is K
+  Normalisation normalisation;
+  RoutingRule routing;
+  double min_box_voxels = 0;
+  WindowRule window;
+  std::optional<HashedFile> weights;
+  std::vector<EngineEntry> engines;
+  std::vector<ConformanceVector> conformance;
+};
+
+/// A bundle on disk. A file is compared with the manifest when it is asked for: only what is used is hashed.
+class Bundle {
+ public:
+  /// Reads the manifest. Throws Error (model) if it is missing, broken or of another schema version.
+  explicit Bundle(std::filesystem::path folder);
+
+  const Manifest& manifest() const { return manifest_; }
+
+  /// Path of a file. Throws Error (model) if it is missing, was changed, or lies outside the bundle.
+  std::filesystem::path file(const HashedFile& entry) const;
+
+  /// Path of an engine's ONNX graph; the weights that it points into are compared, too.
+  std::filesystem::path onnx_file(const EngineEntry& engine) const;
+
+ private:
+  std::filesystem::path folder_;
+  Manifest manifest_;
+};
+
+}  // namespace rare

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "rare/bundle.h"
+#include "rare/router.h"
+
+namespace rare {
+
+/// One depth of the network, opened for windows of one shape.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// `window` (1, C, X, Y, Z) -> `logits` (1, K, X, Y, Z), both in C order and of the right size.
+  virtual void run(const std::vector<float>& window, std::vector<float>& logits) = 0;
+};
+
+/// What opens engines: openvino or tensorrt. Throws Error: usage for an unknown one, environment for one not compiled in.
+class Backend {
+ public:
+  explicit Backend(std::string name);
+
+  /// The grids of the bundle's engines that this backend can open.
+  std::vector<Grid> grids(const Manifest& manifest) const;
+
+  /// Open the engine of a depth, and nothing of the others. Throws Error: model or environment.
+  std::unique_ptr<Engine> open(const Bundle& bundle, int depth, const Shape& window) const;
+
+ private:
+  std::string name_;
+};
+
+std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
+std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
+
+/// The manifest's entry for a depth.
+const EngineEntry& engine_entry(const Manifest& manifest, int depth);
+
+}  // namespace rare

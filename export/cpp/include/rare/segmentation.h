@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "rare/bundle.h"
+#include "rare/engine.h"
+#include "rare/orientation.h"
+#include "rare/router.h"
+#include "rare/volume.h"
+
+namespace rare {
+
+/// A scan on its routed grid, normalised, not padded, and the way back.
+struct RoutedScan {
+  Image image;
+  Route route;
+  Orientation orientation;
+};
+
+/// Route a scan, bring it to the grid of its depth, normalise it. `depth` forces one.
+/// Throws Error: data if the model was made for another number of channels or the spacing cannot be; usage for an absent depth.
+RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth = {});
+
+/// The best class of every voxel of the routed grid, the first of equals, as the values of the training labels.
+std::vector<std::int32_t> best_labels(const Image& logits, const std::vector<int>& label_values);
+
+/// Labels of the routed grid -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's.
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const RoutedScan& routed, const Volume& scan);
+
+}  // namespace rare

@@ -1,0 +1,51 @@
+#include "rare/normalisation.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rare {
+namespace {
+
+/// Linear between order statistics, as numpy computes it; `sorted` serves both percentiles and is put in order as far as needed.
+double percentile(std::vector<float>& values, double percent) {
+  const double position = percent / 100 * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::ptrdiff_t>(std::floor(position));
+  const double part = position - std::floor(position);
+  const auto low_place = values.begin() + below;
+  std::nth_element(values.begin(), low_place, values.end());
+  const double low = *low_place;
+  const double high = low_place + 1 == values.end() ? low : *std::min_element(low_place + 1, values.end());
+  return part < 0.5 ? low + (high - low) * part : high - (high - low) * (1 - part);
+}
+
+void by_percentiles(float* first, float* last, const PercentileNormalisation& rule) {
+  std::vector<float> copy(first, last);
+  const double low = percentile(copy, rule.lower);
+  const double high = percentile(copy, rule.upper);
+  const auto extent = static_cast<float>(high - low);
+  std::transform(first, last, first, [=](float value) {
+    if (extent == 0) return 0.0F;
+    // the extremes of float32: their difference takes float64
+    const float scaled = std::isfinite(extent) ? (value - static_cast<float>(low)) / extent
+                                               : static_cast<float>((value - low) / (high - low));
+    return std::clamp(scaled, 0.0F, 1.0F);
+  });
+}
+
+}  // namespace
+
+void normalise(Image& image, const Normalisation& rule) {
+  const std::size_t size = num_voxels(image.shape);
+  for (std::size_t channel = 0; channel < image.num_channels; ++channel) {
+    float* const first = image.values.data() + channel * size;
+    if (const auto* percentiles = std::get_if<PercentileNormalisation>(&rule)) {
+      by_percentiles(first, first + size, *percentiles);
+    } else {
+      const auto& ct = std::get<CtNormalisation>(rule);
+      const float lower = ct.lower.at(channel), upper = ct.upper.at(channel), mean = ct.mean.at(channel), std = ct.std.at(channel);
+      std::transform(first, first + size, first, [=](float value) { return (std::clamp(value, lower, upper) - mean) / std; });
+    }
+  }
+}
+
+}  // namespace rare

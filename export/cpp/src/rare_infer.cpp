@@ -1,0 +1,135 @@
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rare/error.h"
+#include "rare/segmentation.h"
+#include "rare/windows.h"
+
+namespace {
+
+using rare::Error;
+using rare::Fault;
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt]
+
+Segment a NIfTI scan with a bundle of engines. LABELS lies on the scan's own grid.
+
+  SCAN                .nii or .nii.gz, 3D, or 4D with channels last
+  -b, --bundle        folder made by `rare export`
+  -o, --output        file to write, .nii or .nii.gz
+  --depth             force a routing depth; by default the scan's spacing decides
+  --backend           openvino (default) or tensorrt
+
+Exit codes: 0 done, 2 usage, 3 the scan, 4 the bundle, 5 this machine.
+)";
+
+struct Options {
+  std::filesystem::path scan, bundle, output;
+  std::string backend = "openvino";
+  std::optional<int> depth;
+};
+
+int whole_number(const std::string& text) {
+  int number = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (code != std::errc() || end != text.data() + text.size()) {
+    throw Error(Fault::usage, "--depth is no whole number", {{}, text, "0, 1, ..."});
+  }
+  return number;
+}
+
+Options parse(const std::vector<std::string>& words) {
+  Options options;
+  for (std::size_t index = 0; index < words.size(); ++index) {
+    const std::string& word = words[index];
+    const auto value = [&]() -> const std::string& {
+      if (index + 1 == words.size()) throw Error(Fault::usage, "an option lacks its value", {{}, word, {}});
+      return words[++index];
+    };
+    if (word == "-b" || word == "--bundle") {
+      options.bundle = value();
+    } else if (word == "-o" || word == "--output") {
+      options.output = value();
+    } else if (word == "--depth") {
+      options.depth = whole_number(value());
+    } else if (word == "--backend") {
+      options.backend = value();
+    } else if (word.size() > 1 && word.front() == '-') {
+      throw Error(Fault::usage, "unknown option", {{}, word, "see rare_infer --help"});
+    } else if (!options.scan.empty()) {
+      throw Error(Fault::usage, "more than one scan", {{}, word, "one"});
+    } else {
+      options.scan = word;
+    }
+  }
+  if (options.scan.empty() || options.bundle.empty() || options.output.empty()) {
+    throw Error(Fault::usage, "something is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
+  }
+  if (!rare::is_nifti_name(options.output)) {
+    throw Error(Fault::usage, "not a NIfTI file name", {options.output.string(), {}, "a name ending in .nii or .nii.gz"});
+  }
+  std::error_code unused;
+  if (std::filesystem::equivalent(options.scan, options.output, unused)) {
+    throw Error(Fault::usage, "the output would replace the scan", {options.output.string()});
+  }
+  return options;
+}
+
+double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
+
+void infer(const Options& options) {
+  const auto started = Clock::now();
+  const rare::Backend backend(options.backend);
+  const rare::Bundle bundle(options.bundle);
+  const rare::Manifest& manifest = bundle.manifest();
+  const rare::Volume scan = rare::read_volume(options.scan);
+  const rare::RoutedScan routed = rare::prepare(scan, manifest, backend.grids(manifest), options.depth);
+  const double prepare_ms = ms_since(started);
+
+  const auto opening = Clock::now();
+  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, routed.route.depth));
+  const auto engine = backend.open(bundle, routed.route.depth, window);
+  const double open_ms = ms_since(opening);
+
+  const auto computing = Clock::now();
+  const rare::Image logits = rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, *engine);
+  const double compute_ms = ms_since(computing);
+
+  rare::write_labels(options.output, rare::restore(rare::best_labels(logits, manifest.label_values), routed, scan), scan);
+  std::printf("depth %d, windows of %s; prepare %.0f ms, open %.0f ms, compute %.1f ms, all %.0f ms\n", routed.route.depth,
+              rare::times(window).c_str(), prepare_ms, open_ms, compute_ms, ms_since(started));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  try {
+    for (const std::string& word : words) {
+      if (word == "-h" || word == "--help") {
+        std::cout << usage;
+        return 0;
+      }
+    }
+    infer(parse(words));
+    return 0;
+  } catch (const Error& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return error.exit_code();
+  } catch (const std::bad_alloc&) {
+    std::cerr << "error: not enough memory\n";
+    return static_cast<int>(Fault::environment);
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return static_cast<int>(Fault::bug);
+  }
+}

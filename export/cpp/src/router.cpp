@@ -1,0 +1,52 @@
+#include "rare/router.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "rare/error.h"
+
+namespace rare {
+
+Router::Router(const RoutingRule& rule, std::vector<Grid> grids) : rule_(rule), grids_(std::move(grids)) {
+  if (grids_.empty()) throw Error(Fault::model, "the bundle has no engines");
+  std::sort(grids_.begin(), grids_.end(), [](const Grid& one, const Grid& other) { return one.depth < other.depth; });
+}
+
+Route Router::route(const Triple& spacing_mm, std::optional<int> depth) const {
+  if (!std::all_of(spacing_mm.begin(), spacing_mm.end(), [](double s) { return std::isfinite(s) && s > 0; })) {
+    throw Error(Fault::data, "the spacing is not finite and positive", {{}, times(spacing_mm), "millimetres > 0"});
+  }
+  const Grid& grid = depth ? of_depth(*depth) : nearest(spacing_mm);
+  Route way{grid.depth};
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    const double ratio = spacing_mm[axis] / grid.spacing_mm[axis];
+    if (std::abs(ratio - 1) > rule_.tolerance + rule_.tolerance_rounding) way.zoom[axis] = ratio;
+  }
+  return way;
+}
+
+const Grid& Router::nearest(const Triple& spacing_mm) const {
+  double finest = std::numeric_limits<double>::infinity();
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    finest = std::min(finest, std::log2(spacing_mm[axis] / rule_.trained_spacing_mm[axis]));
+  }
+  const double natural = std::floor(finest + 0.5);
+  // the first of equals is the finer one: the grids are in the order of their depths
+  return *std::min_element(grids_.begin(), grids_.end(), [natural](const Grid& one, const Grid& other) {
+    return std::abs(one.depth - natural) < std::abs(other.depth - natural);
+  });
+}
+
+const Grid& Router::of_depth(int depth) const {
+  std::string there;
+  for (const Grid& grid : grids_) {
+    if (grid.depth == depth) return grid;
+    there += (there.empty() ? "" : ", ") + std::to_string(grid.depth);
+  }
+  throw Error(Fault::usage, "the bundle has no engine for this depth", {{}, std::to_string(depth), there});
+}
+
+}  // namespace rare

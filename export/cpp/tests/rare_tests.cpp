@@ -1,0 +1,211 @@
+// rare_tests ROUTING_CASES BUNDLE: the golden routing cases, rules with values by hand, and the bundle's conformance vectors.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "rare/error.h"
+#include "rare/normalisation.h"
+#include "rare/resampling.h"
+#include "rare/segmentation.h"
+#include "rare/windows.h"
+
+namespace {
+
+using nlohmann::json;
+
+void check(bool holds, const std::string& what) {
+  if (!holds) throw std::runtime_error(what);
+}
+
+int exit_code_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const rare::Error& error) {
+    return error.exit_code();
+  }
+  return 0;
+}
+
+void routing_follows_the_golden_cases(const std::string& file) {
+  std::ifstream stream(file);
+  const json golden = json::parse(stream);
+  const rare::Triple trained = golden.at("trained_spacing_mm");
+  std::vector<rare::Grid> grids;
+  for (int depth = 0; depth < golden.at("num_depths").get<int>(); ++depth) {
+    const double factor = std::pow(2.0, depth);
+    grids.push_back({depth, {trained[0] * factor, trained[1] * factor, trained[2] * factor}});
+  }
+  const rare::Router router({trained, golden.at("tolerance"), 1e-6}, grids);
+  check(golden.at("cases").size() >= 20, "the golden cases are there");
+  for (const json& each : golden.at("cases")) {
+    const std::string why = each.at("why");
+    const rare::Route route = router.route(each.at("spacing_mm"));
+    check(route.depth == each.at("depth").get<int>(), why + ": depth");
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      check((route.zoom[axis] != 1) == each.at("resampled").at(axis).get<bool>(), why + ": resampled");
+    }
+  }
+  check(exit_code_of([&] { router.route({1, 0, 1}); }) == 3, "a spacing of 0 is refused");
+  check(exit_code_of([&] { router.route({1, 1, 1}, 9); }) == 2, "a depth that is not there is refused");
+  check(router.route({1, 1, 2}, 2).depth == 2, "a depth can be forced");
+}
+
+void a_missing_depth_gives_way_to_the_nearest_the_finer_of_two() {
+  const rare::Router router({{1, 1, 1}, 0.1, 1e-6}, {{3, {8, 8, 8}}, {1, {2, 2, 2}}});
+  check(router.route({1, 1, 1}).depth == 1, "0 -> 1");
+  check(router.route({4, 4, 4}).depth == 1, "2 -> 1, not 3");
+  check(router.route({8, 8, 8}).depth == 3, "3 -> 3");
+}
+
+void windows_start_evenly() {
+  using Starts = std::vector<std::size_t>;
+  check(rare::window_starts(8, 8, 0.5) == Starts{0}, "one window");
+  check(rare::window_starts(10, 8, 0.5) == Starts{0, 2}, "two windows");
+  check(rare::window_starts(17, 8, 0.5) == Starts{0, 3, 6, 9}, "four windows, 9 / 3 apart");
+  check(rare::window_starts(15, 8, 0.5) == Starts{0, 4, 7}, "3.5 is rounded up");
+}
+
+rare::Image line_of(std::vector<float> values) {
+  const std::size_t size = values.size();
+  return {1, {size, 1, 1}, std::move(values)};
+}
+
+void percentiles_are_linear_between_order_statistics() {
+  rare::Image image = line_of({40, 0, 30, 10, 20});
+  rare::normalise(image, rare::PercentileNormalisation{12.5, 75});  // 5 and 30
+  check(image.values == std::vector<float>{1, 0, 1, 0.2F, 0.6F}, "percentiles 12.5 and 75 of 0, 10, 20, 30, 40");
+  rare::Image constant = line_of({7, 7});
+  rare::normalise(constant, rare::PercentileNormalisation{0.5, 99.5});
+  check(constant.values == std::vector<float>{0, 0}, "a constant channel becomes 0");
+}
+
+void ct_is_clipped_and_standardised() {
+  rare::Image image{2, {2, 1, 1}, {-1000, 50, 0, 900}};
+  rare::normalise(image, rare::CtNormalisation{{-100, 0}, {100, 500}, {0, 100}, {50, 200}});
+  check(image.values == std::vector<float>{-2, 1, -0.5F, 2}, "per channel: clip, minus mean, over std");
+}
+
+void a_coarser_voxel_is_the_mean_over_its_box() {
+  check(rare::resample(line_of({0, 2, 4, 6}), {0.5, 1, 1}, 1).values == std::vector<float>{1, 5}, "pairs");
+  // boxes of 1.5 voxels: 1 and half of 4; half of 4 and 7
+  const rare::Image image = rare::resample(line_of({1, 4, 7}), {2.0 / 3, 1, 1}, 1);
+  check(std::abs(image.values.at(0) - 2) < 1e-6 && std::abs(image.values.at(1) - 6) < 1e-6, "one and a half");
+  // refined twice: linear between the middles, the ends repeated
+  check(rare::resample(line_of({0, 4}), {2, 1, 1}, 1).values == std::vector<float>{0, 1, 3, 4}, "linear");
+  check(rare::nearest_indices(4, 2, 0.5) == std::vector<std::size_t>{0, 0, 1, 1}, "the way back");
+}
+
+void axes_are_turned_as_the_affine_says() {
+  // array axes point left, superior, anterior
+  const rare::Orientation orientation({{{-1, 0, 0, 0}, {0, 0, 3, 0}, {0, 2, 0, 0}}});
+  check(orientation.ras(rare::Shape{2, 3, 4}) == rare::Shape{2, 4, 3}, "shape");
+  check(orientation.ras(rare::Triple{1, 2, 3}) == rare::Triple{1, 3, 2}, "spacing");
+  const auto [start, steps] = orientation.strides({2, 3, 4});
+  check(start == 1, "RAS voxel 0 is the last along x");
+  check(steps[0] == -1 && steps[1] == 6 && steps[2] == 2, "steps along right, anterior, superior");
+}
+
+/// The float32 arrays of a safetensors file: 8 bytes that say how long the JSON header is, the header, the arrays.
+std::vector<float> read_array(const std::filesystem::path& path, const std::string& name) {
+  std::ifstream file(path, std::ios::binary);
+  std::uint64_t length = 0;
+  file.read(reinterpret_cast<char*>(&length), sizeof(length));
+  std::string header(length, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(length));
+  const json entry = json::parse(header).at(name);
+  check(entry.at("dtype") == "F32", name + " is float32");
+  const std::array<std::size_t, 2> range = entry.at("data_offsets");
+  std::vector<float> values((range[1] - range[0]) / sizeof(float));
+  file.seekg(static_cast<std::streamoff>(sizeof(length) + length + range[0]));
+  file.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(range[1] - range[0]));
+  check(file.good(), name + " is whole");
+  return values;
+}
+
+float largest_difference(const std::vector<float>& one, const std::vector<float>& other) {
+  check(one.size() == other.size(), "as many values");
+  float largest = 0;
+  for (std::size_t index = 0; index < one.size(); ++index) largest = std::max(largest, std::abs(one[index] - other[index]));
+  return largest;
+}
+
+/// 1 where the two best logits are closer than they may be off: there the label is open.
+std::vector<std::int32_t> open_voxels(const std::vector<float>& logits, std::size_t num_classes, float margin) {
+  const std::size_t size = logits.size() / num_classes;
+  std::vector<std::int32_t> open(size);
+  for (std::size_t voxel = 0; voxel < size; ++voxel) {
+    std::vector<float> scores;
+    for (std::size_t index = 0; index < num_classes; ++index) scores.push_back(logits[index * size + voxel]);
+    std::sort(scores.rbegin(), scores.rend());
+    open[voxel] = scores[0] - scores[1] <= margin ? 1 : 0;
+  }
+  return open;
+}
+
+void the_bundle_conforms(const std::string& folder, const std::string& backend_name) {
+  const rare::Bundle bundle(folder);
+  const rare::Manifest& manifest = bundle.manifest();
+  const rare::Backend backend(backend_name);
+  check(!manifest.conformance.empty(), "the bundle has conformance vectors");
+  for (const rare::ConformanceVector& vector : manifest.conformance) {
+    const std::string depth = "depth " + std::to_string(vector.depth) + ": ";
+    const rare::Volume scan = rare::read_volume(bundle.file(vector.scan));
+    const rare::RoutedScan routed = rare::prepare(scan, manifest, backend.grids(manifest));
+    check(routed.route.depth == vector.depth, depth + "routed elsewhere");
+    const auto arrays = bundle.file(vector.arrays);
+    check(largest_difference(routed.image.values, read_array(arrays, "image")) <= 1e-5F, depth + "the scan is prepared differently");
+
+    const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, vector.depth));
+    const auto engine = backend.open(bundle, vector.depth, window);
+    const std::size_t num_classes = manifest.label_values.size();
+    const rare::Image logits = rare::sliding_logits(routed.image, num_classes, window, manifest.window, *engine);
+    const std::vector<float> expected = read_array(arrays, "logits");
+    float tolerance = 0;
+    for (const float logit : expected) tolerance = std::max(tolerance, 1e-4F * std::abs(logit));
+    const float off = largest_difference(logits.values, expected);
+    check(off <= tolerance, depth + "logits off by " + std::to_string(off));
+
+    const auto labels = rare::restore(rare::best_labels(logits, manifest.label_values), routed, scan);
+    const auto open = rare::restore(open_voxels(expected, num_classes, 2 * tolerance), routed, scan);
+    const rare::Volume right = rare::read_volume(bundle.file(vector.labels));
+    for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
+      check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");
+    }
+    std::cout << depth << "logits within " << off << ", labels right\n";
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.size() < 2) {
+    std::cerr << "rare_tests ROUTING_CASES BUNDLE [openvino|tensorrt]\n";
+    return 2;
+  }
+  try {
+    routing_follows_the_golden_cases(words[0]);
+    a_missing_depth_gives_way_to_the_nearest_the_finer_of_two();
+    windows_start_evenly();
+    percentiles_are_linear_between_order_statistics();
+    ct_is_clipped_and_standardised();
+    a_coarser_voxel_is_the_mean_over_its_box();
+    axes_are_turned_as_the_affine_says();
+    the_bundle_conforms(words[1], words.size() > 2 ? words[2] : "openvino");
+  } catch (const std::exception& error) {
+    std::cerr << "failed: " << error.what() << "\n";
+    return 1;
+  }
+  std::cout << "all passed\n";
+  return 0;
+}
