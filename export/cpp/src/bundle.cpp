@@ -44,7 +44,8 @@ Manifest manifest_of(const json& content) {
   manifest.num_channels = plan.at("channel_names").size();
   manifest.label_values = plan.at("label_values").get<std::vector<int>>();
   manifest.normalisation = normalisation(plan.at("normalisation"));
-  manifest.routing = {routing.at("trained_spacing_mm"), routing.at("tolerance"), routing.at("tolerance_rounding")};
+  manifest.routing = {routing.at("trained_spacing_mm"), routing.at("tolerance"), routing.at("as_is_octaves"),
+                      routing.at("as_is_anisotropy_octaves"), routing.at("rounding_slack")};
   manifest.min_box_voxels = content.at("resampling").at("min_box_voxels");
   manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));

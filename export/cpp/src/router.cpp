@@ -20,12 +20,21 @@ Route Router::route(const Triple& spacing_mm, std::optional<int> depth) const {
     throw Error(Fault::data, "the spacing is not finite and positive", {{}, times(spacing_mm), "millimetres > 0"});
   }
   const Grid& grid = depth ? of_depth(*depth) : nearest(spacing_mm);
+  Triple ratio{};
+  for (std::size_t axis = 0; axis < 3; ++axis) ratio[axis] = spacing_mm[axis] / grid.spacing_mm[axis];
   Route way{grid.depth};
+  if (!depth && enters_as_it_is(ratio)) return way;
   for (std::size_t axis = 0; axis < 3; ++axis) {
-    const double ratio = spacing_mm[axis] / grid.spacing_mm[axis];
-    if (std::abs(ratio - 1) > rule_.tolerance + rule_.tolerance_rounding) way.zoom[axis] = ratio;
+    if (std::abs(ratio[axis] - 1) > rule_.tolerance + rule_.rounding_slack) way.zoom[axis] = ratio[axis];
   }
   return way;
+}
+
+bool Router::enters_as_it_is(const Triple& ratio) const {
+  const auto [least, most] = std::minmax_element(ratio.begin(), ratio.end());
+  const double finest = std::log2(*least), coarsest = std::log2(*most);
+  return coarsest - finest <= rule_.as_is_anisotropy_octaves + rule_.rounding_slack &&
+         std::max(std::abs(finest), std::abs(coarsest)) <= rule_.as_is_octaves + rule_.rounding_slack;
 }
 
 const Grid& Router::nearest(const Triple& spacing_mm) const {

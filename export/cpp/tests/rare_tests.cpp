@@ -9,6 +9,7 @@
 #include <iostream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -45,23 +46,27 @@ void routing_follows_the_golden_cases(const std::string& file) {
     const double factor = std::pow(2.0, depth);
     grids.push_back({depth, {trained[0] * factor, trained[1] * factor, trained[2] * factor}});
   }
-  const rare::Router router({trained, golden.at("tolerance"), 1e-6}, grids);
-  check(golden.at("cases").size() >= 20, "the golden cases are there");
-  for (const json& each : golden.at("cases")) {
-    const std::string why = each.at("why");
-    const rare::Route route = router.route(each.at("spacing_mm"));
-    check(route.depth == each.at("depth").get<int>(), why + ": depth");
-    for (std::size_t axis = 0; axis < 3; ++axis) {
-      check((route.zoom[axis] != 1) == each.at("resampled").at(axis).get<bool>(), why + ": resampled");
+  const rare::Router router({trained, golden.at("tolerance"), 0, 0.2, 1e-6}, grids);
+  const rare::Router learned({trained, golden.at("tolerance"), golden.at("as_is_octaves"), 0.2, 1e-6}, grids);
+  check(golden.at("cases").size() >= 20 && golden.at("as_is_cases").size() >= 9, "the golden cases are there");
+  for (const auto& [list, one] : {std::pair{"cases", &router}, std::pair{"as_is_cases", &learned}}) {
+    for (const json& each : golden.at(list)) {
+      const std::string why = each.at("why");
+      const rare::Route route = one->route(each.at("spacing_mm"));
+      check(route.depth == each.at("depth").get<int>(), why + ": depth");
+      for (std::size_t axis = 0; axis < 3; ++axis) {
+        check((route.zoom[axis] != 1) == each.at("resampled").at(axis).get<bool>(), why + ": resampled");
+      }
     }
   }
+  check(learned.route({1.4, 1.4, 2.8}, 0).zoom[0] != 1, "a forced depth brings the scan to its grid");
   check(exit_code_of([&] { router.route({1, 0, 1}); }) == 3, "a spacing of 0 is refused");
   check(exit_code_of([&] { router.route({1, 1, 1}, 9); }) == 2, "a depth that is not there is refused");
   check(router.route({1, 1, 2}, 2).depth == 2, "a depth can be forced");
 }
 
 void a_missing_depth_gives_way_to_the_nearest_the_finer_of_two() {
-  const rare::Router router({{1, 1, 1}, 0.1, 1e-6}, {{3, {8, 8, 8}}, {1, {2, 2, 2}}});
+  const rare::Router router({{1, 1, 1}, 0.1, 0, 0.2, 1e-6}, {{3, {8, 8, 8}}, {1, {2, 2, 2}}});
   check(router.route({1, 1, 1}).depth == 1, "0 -> 1");
   check(router.route({4, 4, 4}).depth == 1, "2 -> 1, not 3");
   check(router.route({8, 8, 8}).depth == 3, "3 -> 3");

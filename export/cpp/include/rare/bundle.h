@@ -36,7 +36,9 @@ struct EngineEntry {
 struct RoutingRule {
   Triple trained_spacing_mm{};
   double tolerance = 0;
-  double tolerance_rounding = 0;
+  double as_is_octaves = 0;
+  double as_is_anisotropy_octaves = 0;
+  double rounding_slack = 0;
 };
 
 struct WindowRule {

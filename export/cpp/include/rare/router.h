@@ -28,6 +28,8 @@ class Router {
   Route route(const Triple& spacing_mm, std::optional<int> depth = {}) const;
 
  private:
+  /// Whether the model has learned to see a scan with these spacings over its grid's.
+  bool enters_as_it_is(const Triple& ratio) const;
   const Grid& nearest(const Triple& spacing_mm) const;
   const Grid& of_depth(int depth) const;
 
