@@ -43,13 +43,13 @@ class Recipe:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     start_from: str | None = None
     ship_epochs: int = 0
-    """Epochs on all cases, from the weights of fold 0, that make the model in the package."""
+    """Epochs on all cases, from the weights of fold 0, that make the model in the package; 0: it is that of fold 0."""
 
 
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=5),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper"),
     "paper": Recipe("paper", "paper"),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
@@ -120,17 +120,19 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
 
 
 def ship(dataset: Path, work: Path, name: str) -> None:
-    """Go on from fold 0 with all cases and put the model into the package, with a card that quotes the folds' results."""
+    """Go on from fold 0 with all cases, where the recipe does, and put the model into the package, with a card that quotes the results."""
     recipe, first = RECIPES[name], train_recipe(dataset, work, name, "0")
     if not (RESULTS / f"accuracy_{name}_fold0.json").is_file():
         score(dataset, work, name, "0", first)
-    prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
-    overrides = {"name": name, **recipe.overrides, "fold": "all", "epochs": recipe.ship_epochs, "optimiser.lr": 1e-3}
-    run = _train(prepared, work / f"{name}_all", load_train_config(recipe.preset, overrides=overrides), first)
+    run = first
+    if recipe.ship_epochs:
+        prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
+        overrides = {"name": name, **recipe.overrides, "fold": "all", "epochs": recipe.ship_epochs, "optimiser.lr": 1e-3}
+        run = _train(prepared, work / f"{name}_all", load_train_config(recipe.preset, overrides=overrides), first)
     folder = MODELS / name
     export(run, folder, precision="fp16", reporter=Words())
     card = (Path(__file__).parent / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
-    seconds = sum(line["seconds"] for stage in (first, run) for line in _log(stage))
+    seconds = sum(line["seconds"] for stage in {first, run} for line in _log(stage))
     facts = {
         "first_epochs": load_run_info(first).config.epochs,
         "epochs": recipe.ship_epochs,
