@@ -32,7 +32,8 @@ HEADERS = {
     "zlib1g-dev": "zlib.h",
 }
 # oneTBB opens a library with RTLD_DEEPBIND, which AddressSanitizer refuses, unless told
-ENVIRONMENT = os.environ | {"TBB_ENABLE_SANITIZERS": "1"}
+LEAKS = ROOT / "export" / "cpp" / "tests" / "leaks.supp"
+ENVIRONMENT = os.environ | {"TBB_ENABLE_SANITIZERS": "1", "LSAN_OPTIONS": f"suppressions={LEAKS}:print_suppressions=0"}
 
 
 def missing_packages() -> list[str]:
