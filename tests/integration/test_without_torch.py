@@ -31,6 +31,11 @@ def test_a_bundle_predicts_in_an_environment_that_has_no_torch(run, bundle, tmp_
         result = subprocess.run([*command, "--backend", backend, "--json"], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert [case["depth"] for case in json.loads(result.stdout)["cases"].values()] == [0, 1, 2, 3]
+    # the models in the wheel as well
+    command = [tmp_path / "venv" / "bin" / "rare", "predict", tmp_path / "scans", "-m", "hippocampus", "-o", tmp_path / "built_in"]
+    result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["model"] == "hippocampus"
     with Predictor(run, device="cpu") as predictor:
         for spacing in (1.0, 2.0, 4.0, 8.0):
             expected = predictor.predict(tmp_path / "scans" / f"at_{spacing:g}mm.nii.gz").labels
