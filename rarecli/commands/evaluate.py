@@ -42,7 +42,7 @@ def run(
     ] = None,
     surface: Surface = True,
     against: Against = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, onnx or openvino.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,

@@ -15,7 +15,7 @@ def run(
     ],
     model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")] = False,
-    backend: Annotated[str, typer.Option(help="For --verify: auto, torch, onnx or openvino.")] = "auto",
+    backend: Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")] = "auto",
     json: Json = False,
 ) -> None:
     """Say what a file or folder is.
