@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import accuracy_tables
 import numpy as np
 
 from rarecli import Predictor
@@ -23,12 +24,11 @@ from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config import TrainConfig, load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.evaluator import evaluate
-from rarecli.core.files import read_json, write_json
+from rarecli.core.files import write_json
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.run_folder import LAST, load_run_info
 from rarecli.core.trainer import train
 
-RESULTS = Path(__file__).parent / "results"
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
 PAPER_SHAPE = (32, 64, 32)
 CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
@@ -49,7 +49,7 @@ class Recipe:
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper"),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=15),
     "paper": Recipe("paper", "paper"),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
@@ -97,7 +97,7 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
     with Predictor(run) as predictor:
         summary = evaluate(dataset, predictor, output, protocol=recipe.protocol, names=info.split["val"], reporter=Words())
         curve = None
-        if recipe.protocol == "native" and info.spec.network.num_depths > 1:
+        if recipe.protocol == "native":
             curve = evaluate(
                 dataset, predictor, output / "curve", spacings_mm=CURVE_MM, names=info.split["val"], surface=False, reporter=Words()
             )
@@ -116,13 +116,13 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
         "dice_per_case": _dice_per_case(summary),
         "curve": curve and {"points": curve["curve"], "facts": curve["curve_facts"]},
     }
-    write_json(RESULTS / f"accuracy_{name}_fold{fold}.json", result)
+    write_json(accuracy_tables.RESULTS / f"accuracy_{name}_fold{fold}.json", result)
 
 
 def ship(dataset: Path, work: Path, name: str) -> None:
     """Go on from fold 0 with all cases, where the recipe does, and put the model into the package, with a card that quotes the results."""
     recipe, first = RECIPES[name], train_recipe(dataset, work, name, "0")
-    if not (RESULTS / f"accuracy_{name}_fold0.json").is_file():
+    if not (accuracy_tables.RESULTS / f"accuracy_{name}_fold0.json").is_file():
         score(dataset, work, name, "0", first)
     run = first
     if recipe.ship_epochs:
@@ -139,22 +139,7 @@ def ship(dataset: Path, work: Path, name: str) -> None:
         "seed": load_run_info(run).config.seed,
         "minutes": round(seconds / 60),
     }
-    (folder / "README.md").write_text(card.format(table=table([name]), **facts), encoding="utf-8")
-
-
-def table(names: list[str] | None = None) -> str:
-    """A Markdown table: a row per recipe, method and protocol, Dice by resolution, the mean over folds."""
-    results = [read_json(path) for path in sorted(RESULTS.glob("accuracy_*.json"))]
-    rows = ["| recipe | protocol | method | folds | full | 1/2 | 1/4 | 1/8 | mean |", "|---|---|---|---|---|---|---|---|---|"]
-    for name in names or RECIPES:
-        folds = [result for result in results if result["recipe"] == name]
-        for method in folds[0]["per_method"] if folds else []:
-            by_depth = [np.mean([fold["per_method"][method][k]["dice"] for fold in folds]) for k in folds[0]["per_method"][method]]
-            cells = [""] * (4 - len(by_depth)) + [f"{dice:.4f}" for dice in by_depth]
-            mean = f"{np.mean(by_depth):.4f}" if len(by_depth) == 4 else ""
-            numbers = ", ".join(fold["fold"] for fold in folds)
-            rows.append(f"| {name} | {folds[0]['protocol']} | {method} | {numbers} | {' | '.join(cells)} | {mean} |")
-    return "\n".join(rows) + "\n"
+    (folder / "README.md").write_text(card.format(table=accuracy_tables.table([name]), **facts), encoding="utf-8")
 
 
 def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
@@ -187,7 +172,7 @@ def main() -> None:
         score(options.dataset, options.work, options.recipe, options.fold, run)
     elif options.command == "ship":
         ship(options.dataset, options.work, options.recipe)
-    (RESULTS / "accuracy.md").write_text(table(), encoding="utf-8")
+    (accuracy_tables.RESULTS / "accuracy.md").write_text(accuracy_tables.document(list(RECIPES)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""results/accuracy.md: the tables of all results that `hippocampus.py` has written."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.comparison import Result, compare
+from rarecli.core.curve import GRIDS, curve_facts
+from rarecli.core.files import read_json
+from rarecli.core.summaries import ROUTED, UPSAMPLED
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = ("full", "1/2", "1/4", "1/8")
+BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("unet-aug-native",)}
+"""What each shipped recipe is compared with, on the same cases."""
+
+
+def read_results(name: str) -> list[dict[str, Any]]:
+    """The results of a recipe, a fold each."""
+    return [read_json(path) for path in sorted(RESULTS.glob(f"accuracy_{name}_fold*.json"))]
+
+
+def table(names: Sequence[str]) -> str:
+    """A row per recipe and method: Dice by resolution and their mean, averaged over folds."""
+    rows = ["| recipe | protocol | method | folds | " + " | ".join([*COLUMNS, "mean"]) + " |", "|" + "---|" * 9]
+    for name in names:
+        folds = read_results(name)
+        for method in folds[0]["per_method"] if folds else []:
+            by_depth = [np.mean([fold["per_method"][method][k]["dice"] for fold in folds]) for k in folds[0]["per_method"][method]]
+            cells = [""] * (len(COLUMNS) - len(by_depth)) + [f"{dice:.4f}" for dice in by_depth]
+            mean = f"{np.mean(by_depth):.4f}" if len(by_depth) == len(COLUMNS) else ""
+            numbers = ", ".join(fold["fold"] for fold in folds)
+            rows.append(f"| {name} | {folds[0]['protocol']} | {method} | {numbers} | {' | '.join(cells)} | {mean} |")
+    return "\n".join(rows) + "\n"
+
+
+def comparisons() -> str:
+    """A row per shipped recipe, baseline and fold that both have: difference of Dice with its 95 % interval, paired over cases."""
+    rows = ["| recipe | against | fold | " + " | ".join([*COLUMNS, "mean"]) + " |", "|" + "---|" * 8]
+    for name, baselines in BASELINES.items():
+        own = {fold["fold"]: fold for fold in read_results(name)}
+        for baseline in baselines:
+            for other in read_results(baseline):
+                if other["fold"] in own:
+                    found = compare(_routed(own[other["fold"]]), _routed(other))
+                    cells = [f"{row['difference']:+.4f} ({row['low']:+.4f}, {row['high']:+.4f})" for row in _rows(found)]
+                    rows.append(f"| {name} | {baseline} | {other['fold']} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def curve_table(name: str) -> str:
+    """Dice over continuous spacing, all folds together, and what it says of deficits and jumps."""
+    points = _pooled([fold["curve"]["points"] for fold in read_results(name)])
+    rows = ["| mm | depth | routed | upsampled | restored: routed | upsampled | perfect labels |", "|" + "---|" * 7]
+    for point in points:
+        own, restored = (point[grid] for grid in GRIDS)
+        values = [own[ROUTED], own[UPSAMPLED], restored[ROUTED], restored[UPSAMPLED], restored["ceiling"]]
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
+        rows.append(f"| {point['spacing_mm']:.5g} | {point['depth']} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", *_facts(points)]) + "\n"
+
+
+def _facts(points: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    for grid, facts in curve_facts(points).items():
+        if deficit := facts["largest_deficit"]:
+            lines.append(f"{grid}: routing is below upsampling by at most {deficit['dice']:.4f} (at {deficit['spacing_mm']:.5g} mm);")
+        if jump := facts["largest_jump"]:
+            lines.append(f"where the depth changes Dice jumps by at most {jump['dice']:.4f} (at {jump['spacings_mm'][0]:.5g} mm).")
+    return lines
+
+
+def document(names: Sequence[str]) -> str:
+    """All of accuracy.md."""
+    parts = ["# Accuracy on MSD Task04, held-out folds", table(names)]
+    parts += ["## Against the baselines: the same cases, paired bootstrap", comparisons()]
+    for name in names:
+        if any(fold["curve"] for fold in read_results(name)):
+            parts += [f"## {name} over continuous spacing", curve_table(name)]
+    return "\n".join(parts)
+
+
+def _routed(result: dict[str, Any]) -> Result:
+    return Result(RESULTS, result["protocol"], (), result["dice_per_case"][ROUTED])
+
+
+def _rows(comparison: dict[str, Any]) -> list[dict[str, float]]:
+    return [*comparison["per_resolution"], comparison["mean"]]
+
+
+def _pooled(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Points of several folds as one: means over all cases."""
+    weights = [points[0]["num_cases"] for points in folds]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        return None if None in values else float(np.average(values, weights=weights))
+
+    return [
+        {
+            "spacing_mm": same[0]["spacing_mm"],
+            "depth": same[0]["depth"],
+            **{grid: {key: mean([point[grid][key] for point in same]) for key in same[0][grid]} for grid in GRIDS},
+        }
+        for same in zip(*folds, strict=True)
+    ]
