@@ -65,10 +65,13 @@ def curve_table(name: str) -> str:
 def _facts(points: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     for grid, facts in curve_facts(points).items():
+        found = []
         if deficit := facts["largest_deficit"]:
-            lines.append(f"{grid}: routing is below upsampling by at most {deficit['dice']:.4f} (at {deficit['spacing_mm']:.5g} mm);")
+            found.append(f"routing is below upsampling by at most {deficit['dice']:.4f} (at {deficit['spacing_mm']:.5g} mm)")
         if jump := facts["largest_jump"]:
-            lines.append(f"where the depth changes Dice jumps by at most {jump['dice']:.4f} (at {jump['spacings_mm'][0]:.5g} mm).")
+            found.append(f"where the depth changes Dice jumps by at most {jump['dice']:.4f} (at {jump['spacings_mm'][0]:.5g} mm)")
+        if found:
+            lines.append(f"- {grid}: {'; '.join(found)}")
     return lines
 
 
