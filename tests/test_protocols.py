@@ -99,7 +99,7 @@ def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
 
 
 def test_spacings_are_joined_by_those_beside_a_change_of_depth():
-    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC)
+    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC, range(4))
     spacings = [item.spacing_mm for item in found]
     changes = [math.sqrt(2), 2 * math.sqrt(2)]
     beside = [change * factor for change in changes for factor in (0.999, 1.001)]
@@ -112,4 +112,4 @@ def test_spacings_are_joined_by_those_beside_a_change_of_depth():
 
 def test_a_network_with_one_entry_has_no_change_of_depth():
     spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec)] == [(0, 1.0), (0, 8.0)]
+    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec, [0])] == [(0, 1.0), (0, 8.0)]
