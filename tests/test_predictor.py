@@ -130,6 +130,7 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
 
 
 def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
+    """The others are written; exit 6, with a table of what failed and why."""
     for name in "abc":
         scan, _ = Phantom(1).acquire(8.0)
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)

@@ -222,6 +222,7 @@ def test_a_foreign_output_folder_is_refused_and_kept(tmp_path):
 
 
 def test_fault_25_a_case_without_foreground_is_prepared(tmp_path):
+    """Prepared, with no foreground voxels to centre a patch on."""
     source = dataset(tmp_path / "in", 2)
     path = source / "labelsTr" / "phantom_001.nii.gz"
     image = nib.load(path)
@@ -250,5 +251,6 @@ def test_undeclared_labels_of_plain_folders_are_those_that_occur(tmp_path):
 
 
 def test_fault_25_labels_that_are_empty_everywhere_are_a_data_error(tmp_path):
+    """A dataset without any foreground is refused."""
     with pytest.raises(DataError):
         preprocess(plain(tmp_path / "in", [0]), tmp_path / "out", options())
