@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp check schema format clean
+.PHONY: install demo test test-slow test-cpp check audit fuzz schema faults format clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,13 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m rarecli.core.engines.manifest | diff - export/manifest.schema.json
+
+# ten minutes of mutated files; what is found stays in rare-fuzz
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py --seconds 600 --seed $$(date +%s) --findings rare-fuzz
+
+faults: install
+	$(BIN)/python tests/faults/table.py > docs/faults.md
 
 schema: install
 	$(BIN)/python -m rarecli.core.engines.manifest > export/manifest.schema.json

@@ -1,11 +1,12 @@
 import contextlib
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nifti_files import AFFINE, INTER, SLOPE, VOXELS, make
+from nifti_files import AFFINE, INTER, SLOPE, VOXELS, XYZT, make
 
 from rarecli.core.errors import DataError
 from rarecli.core.nifti import read_geometry
@@ -75,3 +76,16 @@ def test_every_header_byte_is_read_or_refused(tmp_path):
             except Exception as error:
                 crashes.add((place, value, type(error).__name__))
     assert not crashes
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("a.nii", "a.nii.gz"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="no regular file"):
+            read_volume(tmp_path / name)
+
+
+def test_small_voxels_in_metres_are_not_singular(tmp_path):
+    """Scans of micro-CT: 20 micron, written in metres."""
+    path = make(tmp_path / "a.nii", (XYZT, "B", 1), affine=np.diag([2e-5, 2e-5, 2e-5, 1]))
+    assert read_volume(path).spacing_mm == pytest.approx((0.02, 0.02, 0.02))

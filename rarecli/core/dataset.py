@@ -73,6 +73,7 @@ def open_dataset(root: Path) -> Dataset:
             # digits at the end are part of the name if labels have them as well
             named = files and any((root / labels / f"{case_name(files[0])}{suffix}").is_file() for suffix in _SUFFIXES)
             cases = _pair(_one_each(files) if named else scans_in(root / images), root / labels)
+            _require_unicode(cases)
             return Dataset(root, "plain", root.resolve().name, None, None, cases)
     raise DataError(
         "no known layout",
@@ -261,8 +262,12 @@ def _inside(root: Path, name: object, path: Path) -> Path:
     file = root / name
     try:
         inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root.resolve())
-    except (ValueError, OSError):  # a zero byte, a loop of links
-        inside = False
+        if inside:
+            file.lstat()
+    except FileNotFoundError:
+        pass  # said when the cases are complete
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long, a loop of links
+        raise DataError("a path is none", path=path, found=repr(name), expected="a relative path inside the folder") from error
     if not inside:
         raise DataError("a path leaves the dataset's folder", path=path, found=name, expected="a relative path inside it")
     return file
@@ -307,6 +312,7 @@ def _pair(cases: list[Case], labels: Path) -> tuple[Case, ...]:
 
 def _finish(dataset: Dataset) -> Dataset:
     _require_unique(dataset.cases)
+    _require_unicode(dataset.cases)
     for case in dataset.cases:
         for file in (*case.images, *([case.labels] if case.labels else [])):
             if not file.is_file():
@@ -314,6 +320,15 @@ def _finish(dataset: Dataset) -> Dataset:
                     "a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file"
                 )
     return dataset
+
+
+def _require_unicode(cases: Iterable[Case]) -> None:
+    """Names of cases become names in JSON and in safetensors, which know nothing else."""
+    for case in cases:
+        if any(character < " " or "\ud800" <= character <= "\udfff" for character in case.name):
+            raise DataError(
+                "a case's name has characters that are none", case=ascii(case.name), path=case.images[0].parent, remedy="rename the file"
+            )
 
 
 def _require_unique(cases: Iterable[Case]) -> None:

@@ -47,18 +47,23 @@ class RareError(Exception):
             "expected": self.expected,
             "remedy": self.remedy,
         }
-        return "\n".join([self.problem, *(f"  {name}: {value}" for name, value in parts.items() if value is not None)])
+        return "\n".join([self.problem, *(f"  {name}: {_shortened(value)}" for name, value in parts.items() if value is not None)])
 
     @property
     def brief(self) -> str:
         """Problem, field, found and expected in one line, without the folder of `path`: for what is written into results."""
         parts = {"field": self.field, "found": self.found, "expected": self.expected}
-        text = "; ".join([self.problem, *(f"{name} {value}" for name, value in parts.items() if value is not None)])
+        text = "; ".join([self.problem, *(f"{name} {_shortened(value)}" for name, value in parts.items() if value is not None)])
         return " ".join((text.replace(f"{Path(self.path).parent}/", "") if self.path else text).split())
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled whole, so that a worker process can report it."""
         return _rebuild, (type(self), self.__dict__)
+
+
+def _shortened(value: object, most: int = 1000) -> str:
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)"
 
 
 def _rebuild(kind: type[RareError], state: dict[str, object]) -> RareError:

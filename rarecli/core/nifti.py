@@ -127,14 +127,13 @@ def _drain(file: BinaryIO, most_bytes: int) -> None:
 
 
 def _parse_header(start: bytes) -> NiftiHeader:
-    if len(start) < 348:
-        raise DataError(
-            "the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again"
-        )
     version_2 = start[4:8] == b"n+2\0"
+    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
+    if len(start) < size:
+        expected = f"a NIfTI header of {size} bytes"
+        raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=expected, remedy="copy the file again")
     if not version_2 and start[344:348] != b"n+1\0":
         raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
-    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
     for name, endianness in (("little", "<"), ("big", ">")):
         if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
             # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm

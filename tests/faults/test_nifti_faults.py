@@ -1,6 +1,7 @@
 """Faults 1 to 21, in NIfTI files, made by patching real bytes."""
 
 import gzip
+import os
 import tracemalloc
 
 import numpy as np
@@ -268,6 +269,27 @@ def test_fault_19_a_gzip_bomb_behind_the_voxels_is_not_unpacked(tmp_path):
     words = []
     assert peak_bytes(lambda: words.append(refusal(path))) < 2**24
     assert "goes on after its voxels" in words[0]
+
+
+def test_fault_19_an_honest_gzip_bomb_is_not_unpacked(tmp_path):
+    """A file that would really unpack to gigabytes of zeros is refused from its header and its size."""
+    header = gzip.decompress(make(tmp_path / "a.nii.gz", (DIM, "4h", 3, 1024, 1024, 2048)).read_bytes())[:352]
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(header) + gzip.compress(bytes(2**24)) * 2**8)  # gzip members follow each other
+    words = []
+    assert path.stat().st_size < 2**23
+    assert peak_bytes(lambda: words.append(refusal(path))) < 2**20
+    assert "far more than a scan" in words[0]
+    assert f"become {2**32 + 352}" in words[0]
+
+
+def test_fault_19_a_scan_beyond_the_memory_is_refused(tmp_path):
+    """So is a plain file, sparse or not, that this machine could not hold."""
+    path = make(tmp_path / "a.nii", (DIM, "4h", 3, 32767, 32767, 2000))
+    os.truncate(path, 352 + 2 * 32767 * 32767 * 2000)  # 4 TB of holes
+    words = []
+    assert peak_bytes(lambda: words.append(refusal(path))) < 2**20
+    assert "does not fit the memory" in words[0]
 
 
 @pytest.mark.parametrize("patch", [(DIM, "h", 0), (DIM, "h", 9), (DIM, "h", -1), (DIM + 2, "h", 0), (DIM + 4, "h", -3)])
