@@ -1,7 +1,8 @@
 # make demo    install, then the whole chain on phantoms (about three minutes)
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
-# make check   style, types, import rules, generated files
+# make check   style, types, import rules, generated files, advisories on dependencies
+# make fuzz    ten minutes of broken files
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -34,6 +35,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m rarecli.core.engines.manifest | diff - export/manifest.schema.json
+	$(BIN)/python .ci/audit.py
+
+audit: install
+	$(BIN)/python .ci/audit.py
 
 # ten minutes of mutated files; what is found stays in rare-fuzz
 fuzz: install
