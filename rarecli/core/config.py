@@ -252,7 +252,7 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
     if file is not None:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             raise UsageError("the configuration cannot be read", path=file, found=error) from error
         if not isinstance(content, dict):
             raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
@@ -262,7 +262,7 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise UsageError("the key goes below a plain value", field=key)
+                raise UsageError("the key goes below a plain value", field=key, found=parent, expected="a group of settings")
         target[leaf] = value
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
 

@@ -51,7 +51,7 @@ def open_dataset(root: Path) -> Dataset:
     Raises DataError for an unknown layout, missing files, duplicate cases and paths that leave the folder.
     """
     if not root.is_dir():
-        raise DataError("there is no such folder", path=root)
+        raise DataError("there is no such folder", path=root, expected="a dataset: MSD, nnU-Net raw, or images/ and labels/")
     description = root / "dataset.json"
     if description.is_file():
         content = read_json(description)
@@ -94,7 +94,7 @@ def scans_in(folder: Path) -> list[Case]:
 def label_files(folder: Path) -> list[Case]:
     """The label files of a folder by name, each a case of its own."""
     if not folder.is_dir():
-        raise DataError("there is no such folder", path=folder)
+        raise DataError("there is no such folder", path=folder, expected="a folder of label files")
     return _one_each(_nifti_files(folder))
 
 
@@ -116,7 +116,7 @@ def find_scans(inputs: Sequence[Path]) -> list[Case]:
         if path.is_dir():
             cases += scans_in(path)
         elif not path.exists():
-            raise DataError("there is no such file", path=path)
+            raise DataError("there is no such file", path=path, expected="a scan, or a folder of scans")
         elif not path.name.endswith(_SUFFIXES):
             raise DataError("not a scan", path=path, expected="a name ending in .nii or .nii.gz")
         else:
@@ -160,7 +160,7 @@ def read_case(case: Case, label_values: Sequence[int], num_channels: int | None 
     """
     image = read_image(case, num_channels)
     if case.labels is None:
-        raise DataError("the case has no labels", case=case.name, path=case.images[0])
+        raise DataError("the case has no labels", case=case.name, path=case.images[0], expected="a file of labels")
     labels = read_labels(case.labels, case=case.name)
     require_same_grid(labels, image, "labels and scan lie on different grids", case=case.name, path=case.labels)
     return image, Volume(class_indices(labels.data, label_values, case.name, case.labels), labels.affine, labels.header)
@@ -224,7 +224,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     if len(labels) < len(declared):
         raise DataError("two labels have one value", path=path, field="labels", found=declared)
     if not (root / "imagesTr").is_dir():
-        raise DataError("the folder is missing", path=root / "imagesTr")
+        raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
     for file in _nifti_files(root / "imagesTr"):
         if not _CHANNEL.match(case_name(file)):
             raise DataError("a scan's name has no channel number", path=file, expected="CASE_0000.nii.gz, one file per channel")

@@ -34,7 +34,7 @@ def verify(bundle: Path, backend: str = "auto") -> Facts:
 
     files = find_model(bundle)
     if files.bundle is None:
-        raise ModelError("only a bundle can be verified", path=bundle)
+        raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
     spec, runner = open_model(bundle, backend)
     with runner:
         return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
@@ -164,7 +164,7 @@ def _built_in(name: Path) -> Facts:
 
     models = built_in_models()
     if str(name) not in models:
-        raise DataError("there is no such file or folder", path=name)
+        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
     folder = models[str(name)]
     return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
 

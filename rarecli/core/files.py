@@ -127,7 +127,7 @@ def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise kind("the file is missing", path=path) from None
+        raise kind("the file is missing", path=path, remedy="copy the folder as a whole") from None
     except OSError as error:
         raise kind("the file cannot be read", path=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:

@@ -43,7 +43,7 @@ def key_of(files: Iterable[Path], *facts: Any) -> str:
     total = hashlib.sha256()
     for path in files:
         if not path.is_file():  # a pipe would never end
-            raise DataError("the file is missing", path=path)
+            raise DataError("the file is missing", path=path, expected="a regular file")
         try:
             total.update(sha256(path).encode())
         except OSError as error:

@@ -73,11 +73,11 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
         error.case, error.path = case, path
         raise
     except FileNotFoundError:
-        raise DataError("the file is missing", case=case, path=path) from None
+        raise DataError("the file is missing", case=case, path=path, expected="a scan") from None
     except PermissionError:
         raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
-        raise DataError("this is a folder, not a NIfTI file", case=case, path=path) from None
+        raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
