@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rarecli.core.config import CtNormalisation
+from rarecli.core.describe import describe
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.prepared import open_prepared
@@ -196,6 +197,7 @@ def test_a_bad_case_is_named_and_the_others_are_prepared(tmp_path):
     assert caught.value.result["failed"].keys() == {"phantom_001"}
     assert list(open_prepared(tmp_path / "out").records) == ["phantom_000"]
     assert [item.name for item in (tmp_path / "out" / "cases").iterdir()] == ["phantom_000.safetensors"]
+    assert describe(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 
 

@@ -138,7 +138,7 @@ def _prepared(path: Path) -> Facts:
 
     index = open_prepared(path).index
     plan = index.plan
-    return {
+    facts: Facts = {
         "kind": "prepared dataset",
         "dataset": f"{plan.dataset}, {len(index.cases)} cases",
         "trained spacing": f"{_times(plan.spacing_mm)} mm",
@@ -147,6 +147,9 @@ def _prepared(path: Path) -> Facts:
         "normalisation": plan.normalisation.kind,
         "routing plan": [f"depth {depth}: {count} cases" for depth, count in enumerate(index.routing_plan)],
     }
+    if index.failed:
+        facts["failed"] = [f"{name}: {why}" for name, why in index.failed.items()]
+    return facts
 
 
 def _run(path: Path) -> Facts:
