@@ -200,25 +200,42 @@ def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, wor
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at once", "data", "out", "sound.nii.gz"]
 
 
+SLOWLY = """
+import sys, time
+from rarecli.cli import main
+from rarecli.core import prepare_case
+real = prepare_case._prepare_case
+def slowly(*arguments):
+    result = real(*arguments)
+    time.sleep(0.5)
+    return result
+prepare_case._prepare_case = slowly  # in the worker as well, which runs this file again
+if __name__ == "__main__":
+    main()
+"""
+
+
 def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
-    write_phantoms(tmp_path / "data", range(40), 4.0)
-    command = [sys.executable, "-m", "rarecli", "preprocess", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--jobs", "1"]
+    write_phantoms(tmp_path / "data", range(20), 8.0)
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    arguments = ["preprocess", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--jobs", "1", "--patch-size", "32,32,32"]
     unfinished = tmp_path / ".out.unfinished" / "cases"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list(unfinished.glob("*.safetensors")) and process.poll() is None:
+    process = subprocess.Popen([sys.executable, str(tmp_path / "slowly.py"), *arguments], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(unfinished.glob("*.safetensors"))) < 2:
         assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)  # the worker as well: the group is the one that was just started
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # its worker as well: the group is the one that was just started
     process.wait()
     assert not (tmp_path / "out").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*.safetensors")}
-    assert kept
-    result = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "rarecli", *arguments, "--resume"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert len(open_prepared(tmp_path / "out").records) == 40
+    assert len(open_prepared(tmp_path / "out").records) == 20
     assert {name: (tmp_path / "out" / "cases" / name).stat().st_mtime_ns for name in kept} == kept
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "slowly.py"]
 
 
 def test_two_processes_do_not_write_one_output(tmp_path):

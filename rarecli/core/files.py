@@ -1,6 +1,5 @@
 """Files that are whole or not there: everything is written under a temporary name, synced and renamed."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -87,6 +86,8 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
 
 def _lock(handle: int, folder: Path, path: Path) -> None:
     """Lock a folder that was opened; whoever held it before may have moved it away by now."""
+    import fcntl  # not on Windows, where nothing else needs it
+
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = os.fstat(handle).st_ino == folder.stat().st_ino
