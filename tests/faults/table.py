@@ -81,7 +81,7 @@ def fault_tests() -> dict[int, list[tuple[str, str, str]]]:
 def table() -> str:
     """The whole of docs/faults.md."""
     found = fault_tests()
-    lines = ["# Faults and answers", "", "Made from the tests by `make faults`. Every test produces its fault for real."]
+    lines = ["# Faults and answers", "", "Made from the tests by `make faults`: what goes wrong, what is done then, which test shows it."]
     for title, faults in FAULTS.items():
         lines += ["", f"## {title}", "", "| | fault | answer | test |", "|---|---|---|---|"]
         for number, fault in faults.items():

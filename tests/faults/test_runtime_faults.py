@@ -52,7 +52,7 @@ def test_fault_10_another_number_of_channels_than_the_model_s(predictor):
 
 
 def test_fault_12_more_than_255_classes_do_not_wrap(tmp_path):
-    """256 label values beyond 255 come out of a file as they went in."""
+    """A thousand labels come out of a file as they went in."""
     labels = np.arange(1000, dtype=np.int64).reshape(10, 10, 10)
     nib.save(nib.Nifti1Image(labels, np.eye(4), dtype=np.int64), tmp_path / "a.nii")
     scan, _ = Phantom(0).acquire(3.2)
