@@ -1,12 +1,13 @@
 # make demo    install, then the whole chain on phantoms (about three minutes)
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
-# make check   style, types, import rules, generated files
+# make check   style, types, import rules, generated files, advisories on dependencies
+# make fuzz    ten minutes of broken files
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp check schema format clean
+.PHONY: install demo test test-slow test-cpp check audit fuzz schema faults format clean
 
 install: $(INSTALLED)
 
@@ -34,6 +35,17 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m rarecli.core.engines.manifest | diff - export/manifest.schema.json
+	$(BIN)/python .ci/audit.py
+
+audit: install
+	$(BIN)/python .ci/audit.py
+
+# ten minutes of mutated files; what is found stays in rare-fuzz
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py --seconds 600 --seed $$(date +%s) --findings rare-fuzz
+
+faults: install
+	$(BIN)/python tests/faults/table.py > docs/faults.md
 
 schema: install
 	$(BIN)/python -m rarecli.core.engines.manifest > export/manifest.schema.json

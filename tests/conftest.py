@@ -1,5 +1,6 @@
 """Data and models that many tests share, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from rarecli.core.engines.bundle import export
 from rarecli.core.phantoms import write_phantoms
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.trainer import train
+
+sys.modules.setdefault("openvino_telemetry", None)  # which would tell of every test over the network
 
 TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
 

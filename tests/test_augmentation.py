@@ -129,6 +129,7 @@ def test_gamma_keeps_extremes_and_order_and_leaves_labels(scan):
 
 
 def test_fault_26_a_constant_image_stays_finite():
+    """Augmentation keeps it finite."""
     image, labels = np.full((1, 6, 6, 6), 3.0, np.float32), np.zeros((6, 6, 6), np.uint8)
     changed, _ = augment(image, labels, SPACING, 0, AugmentationConfig(probability=1), generator())
     assert changed == pytest.approx(image)
@@ -136,6 +137,7 @@ def test_fault_26_a_constant_image_stays_finite():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 9, 4), (2, 3, 1)])
 def test_fault_28_thin_scans_keep_shape_and_stay_finite(shape):
+    """Augmentation keeps shape and finiteness."""
     image, labels = generator().normal(size=(1, *shape)).astype(np.float32), np.ones(shape, np.uint8)
     changed, same = augment(image, labels, SPACING, 0, AugmentationConfig(probability=1, flip=True), generator())
     assert changed.shape == image.shape

@@ -30,6 +30,7 @@ def test_fault_48_weights_of_another_depth_list_their_keys(tmp_path):
 
 
 def test_fault_49_a_renamed_pickle_is_refused_and_not_run(tmp_path):
+    """Refused as weights; the pickle is not run."""
     canary = tmp_path / "canary"
 
     class Bomb:

@@ -212,7 +212,8 @@ def test_an_error_is_printed_once_without_a_traceback(tmp_path):
     result = rare("info", tmp_path / "none")
     assert result.returncode == 3
     assert result.stdout == ""
-    assert result.stderr == f"Error: there is no such file or folder\n  path: {tmp_path / 'none'}\n"
+    expected = "a path, or a built-in model: hippocampus, hippocampus-paper"
+    assert result.stderr == f"Error: there is no such file or folder\n  path: {tmp_path / 'none'}\n  expected: {expected}\n"
     assert "Traceback" in rare("--debug", "info", tmp_path / "none").stderr
 
 

@@ -1,7 +1,10 @@
+import ast
 import pickle
+from pathlib import Path
 
 import pytest
 
+import rarecli
 from rarecli.core import errors
 
 
@@ -51,3 +54,81 @@ def test_some_failed_hands_on_what_was_done():
     error = errors.SomeCasesFailed("1 of 2 cases failed", result={"failed": ["a"]}, path="out")
     assert pickle.loads(pickle.dumps(error)).result == {"failed": ["a"]}  # noqa: S301
     assert str(error) == "1 of 2 cases failed\n  path: out"
+
+
+RAISES = [
+    (path.name, node.lineno, node.exc)
+    for path in sorted(Path(rarecli.__file__).parent.rglob("*.py"))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+]
+OURS = {"UsageError", "DataError", "ModelError", "EnvironmentFault", "SomeCasesFailed", "RareError", "error", "kind"}
+MAKERS = {"missing_extra", "some_failed", "_cannot_write", "typer.BadParameter"}
+GUARDS = {"__init__.py": "AttributeError", "config.py": "ValueError", "rare_unet.py": "ValueError", "volume.py": "ValueError"}
+"""Python's protocol, pydantic's, and two calls that only a bug could make."""
+
+
+def test_every_error_is_of_the_tree_and_says_more_than_its_problem():
+    """What was found, what is expected, or what to do."""
+    bare, foreign = [], []
+    for file, line, call in RAISES:
+        name = ast.unparse(call.func)
+        if name in OURS:
+            bare += [(file, line)] * ({"found", "expected", "remedy"}.isdisjoint(keyword.arg for keyword in call.keywords))
+        elif name not in MAKERS and GUARDS.get(file) != name:
+            foreign.append((file, line, name))
+    assert (bare, foreign) == ([], [])
+
+
+def test_errors_are_printed_in_one_place_and_the_library_never_exits():
+    """That is the command line's; that nothing prints, ruff sees to."""
+    for path in (Path(rarecli.__file__).parent / "core").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert "sys.exit" not in source
+        assert "SystemExit" not in source.replace("raise SystemExit(not", "")  # the probe that tensorrt_build starts
+
+
+def test_a_table_of_what_failed_and_why():
+    failures = {
+        "a": errors.DataError("cut short", path="/home/doe/a.nii", found="3 bytes", expected="9 bytes"),
+        "longer": errors.DataError("this is no file", path="/home/doe/b.nii", found="[Errno 5] '/home/doe/b.nii'\nand more"),
+    }
+    error = errors.some_failed(failures, 5, Path("out"), {"failed": {}}, "nothing was compared")
+    assert str(error).splitlines() == [
+        "2 of 5 cases failed",
+        "  a       cut short; found 3 bytes; expected 9 bytes",
+        "  longer  this is no file; found [Errno 5] 'b.nii' and more",
+        "  path: out",
+        "  remedy: the others are written; nothing was compared; mend these, then go on with --resume",
+    ]
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
+    assert "the others" not in str(errors.some_failed(failures, 2, Path("out"), None))
+
+
+def test_what_is_found_is_shortened():
+    words = str(errors.DataError("wrong", found="x" * 10_000))
+    assert len(words) < 1100
+    assert words.endswith("... (10000 characters)")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "words"),
+    [
+        (MemoryError("512 GiB"), errors.DataError, ["more memory than there is", "found: 512 GiB"]),
+        (KeyError("x"), errors.RareError, ["this is a bug in rare: KeyError: 'x'", "--debug"]),
+        (errors.DataError("broken", case=None), errors.DataError, ["broken"]),
+        (errors.UsageError("wrong", case="other"), errors.UsageError, ["wrong"]),
+    ],
+)
+def test_whatever_goes_wrong_in_a_case_names_it(wrong, kind, words):
+    with pytest.raises(errors.RareError) as caught, errors.blamed_on("c7"):
+        raise wrong
+    assert type(caught.value) is kind
+    assert caught.value.case == ("other" if kind is errors.UsageError else "c7")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_interrupts_is_not_taken_for_a_bad_case():
+    with pytest.raises(KeyboardInterrupt), errors.blamed_on("c7"):
+        raise KeyboardInterrupt

@@ -30,7 +30,7 @@ SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
 class Oracle:
     """A predictor whose answers are known: the fixed class `answer` everywhere."""
 
-    spec = SPEC
+    spec, key = SPEC, "oracle"
     runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})
 
     def __init__(self, answer=0):
@@ -111,7 +111,7 @@ def test_validation_during_training_is_the_evaluation_of_the_run(run, prepared, 
 def test_a_broken_case_does_not_stop_the_evaluation(tmp_path):
     write_phantoms(tmp_path / "data", range(2), 8.0)
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
-    with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed: phantom_000"):
+    with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed"):
         evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0])
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]) == ["phantom_000"]
 
@@ -147,7 +147,12 @@ def test_the_curve_over_spacing(tmp_path):
     assert jump["spacings_mm"] == [1.4128, 1.41563]
     assert jump["dice"] < 0.005  # the oracle knows no depth
     assert summary["curve_facts"]["acquired"]["largest_deficit"]["dice"] == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"summary.json", "cases.csv", "dice_over_spacing.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "summary.json",
+        "cases.csv",
+        "dice_over_spacing.png",
+        "finished.jsonl",
+    }
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
@@ -236,3 +241,32 @@ def test_unknown_cases_are_named(tmp_path):
     with pytest.raises(UsageError) as caught:
         evaluate(tmp_path / "data", Oracle(), tmp_path / "out", names=["nobody"])
     assert "nobody" in str(caught.value)
+
+
+class Partial(Oracle):
+    """Has engines for depths 1 and 2 alone."""
+
+    runner = type("Runner", (), {"backend": "none", "depths": (1, 2)})
+
+
+def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_path):
+    write_phantoms(tmp_path / "data", range(1))
+    oracle = Partial()
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper", surface=False)
+    assert list(summary["per_depth"]) == ["1", "2"]
+    assert [depth for _, depth in oracle.asked] == [1, 2]
+    with pytest.raises(UsageError, match="no engine for a depth") as caught:
+        evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper", depths=[0, 1, 3])
+    assert "found: 0, 3" in str(caught.value)
+    assert "expected: 1, 2" in str(caught.value)
+    assert len(oracle.asked) == 2  # it is said before the work
+
+
+def test_a_spacing_beyond_the_scan_is_refused_naming_both(tmp_path):
+    write_phantoms(tmp_path / "data", range(1), 8.0)
+    with pytest.raises(DataError, match="too large for the scan") as caught:
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", spacings_mm=[1e5], surface=False)
+    words = str(caught.value)
+    assert "found: 100000 mm" in words
+    assert "32 x 32 x 32 mm" in words
+    assert "case: phantom_000" in words

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.checkpoint import load_weights
-from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
+from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.model import build_network
 from rarecli.core.predictor import predict_files
 from rarecli.core.preprocessing import label_values
@@ -121,7 +121,7 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
     predict_files([tmp_path / "in"], predictor, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "predictions.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "predictions.json", "finished.jsonl"}
     assert [record["cases"][name]["depth"] for name in "ab"] == [0, 2]
     labels = nib.load(tmp_path / "out" / "b.nii.gz")
     volume = float((np.asarray(labels.dataobj) == 1).sum() * 4.0**3)
@@ -129,16 +129,10 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
-def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
-    for name in "abc":
-        scan, _ = Phantom(1).acquire(8.0)
-        write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
-    (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:100])
-    with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed: b"):
-        predict_files([tmp_path / "in"], predictor, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "c.nii.gz", "predictions.json"}
+def test_a_single_bad_case_raises_its_own_error(predictor, tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"broken")
     with pytest.raises(DataError):
-        predict_files([tmp_path / "in" / "b.nii.gz"], predictor, tmp_path / "single.nii.gz")
+        predict_files([tmp_path / "a.nii.gz"], predictor, tmp_path / "single.nii.gz")
     assert not (tmp_path / "single.nii.gz").exists()
 
 

@@ -76,6 +76,7 @@ def test_a_missing_case_is_named(root):
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_fault_35_a_truncated_case_is_a_named_error(root, size):
+    """Named when read in training."""
     path = root / "cases" / "c.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match="cannot be read") as caught:
@@ -85,6 +86,7 @@ def test_fault_35_a_truncated_case_is_a_named_error(root, size):
 
 
 def test_fault_49_a_pickle_in_place_of_a_case_is_refused(root):
+    """Refused as a prepared case."""
     (root / "cases" / "c.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'exit 9'\ntR.")
     with pytest.raises(DataError):
         open_prepared(root).read("c")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rarecli.core.config import CtNormalisation
-from rarecli.core.errors import DataError, UsageError
+from rarecli.core.describe import describe
+from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
@@ -183,18 +184,21 @@ def test_a_spacing_that_is_none_is_refused(tmp_path, spacing):
         preprocess(dataset(tmp_path / "in", 1), tmp_path / "out", options(spacing_mm=spacing))
 
 
-def test_a_bad_case_leaves_nothing_and_is_named(tmp_path):
+def test_a_bad_case_is_named_and_the_others_are_prepared(tmp_path):
     source = dataset(tmp_path / "in", 2)
     path = source / "imagesTr" / "phantom_001.nii.gz"
     image = nib.load(path)
     data = image.get_fdata(dtype=np.float32)
     data[1, 2, 3] = np.nan
     nib.save(nib.Nifti1Image(data, image.affine), path)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed") as caught:
         preprocess(source, tmp_path / "out", options())
-    assert caught.value.case == "phantom_001"
-    assert caught.value.path == path
-    assert [item.name for item in tmp_path.iterdir()] == ["in"]
+    assert "phantom_001  the scan has voxels that are no finite numbers" in str(caught.value)
+    assert caught.value.result["failed"].keys() == {"phantom_001"}
+    assert list(open_prepared(tmp_path / "out").records) == ["phantom_000"]
+    assert [item.name for item in (tmp_path / "out" / "cases").iterdir()] == ["phantom_000.safetensors"]
+    assert describe(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 
 
 def test_a_bad_case_keeps_the_prepared_dataset_that_was_there(tmp_path):
@@ -220,6 +224,7 @@ def test_a_foreign_output_folder_is_refused_and_kept(tmp_path):
 
 
 def test_fault_25_a_case_without_foreground_is_prepared(tmp_path):
+    """Prepared, with no foreground voxels to centre a patch on."""
     source = dataset(tmp_path / "in", 2)
     path = source / "labelsTr" / "phantom_001.nii.gz"
     image = nib.load(path)
@@ -248,5 +253,6 @@ def test_undeclared_labels_of_plain_folders_are_those_that_occur(tmp_path):
 
 
 def test_fault_25_labels_that_are_empty_everywhere_are_a_data_error(tmp_path):
+    """A dataset without any foreground is refused."""
     with pytest.raises(DataError):
         preprocess(plain(tmp_path / "in", [0]), tmp_path / "out", options())

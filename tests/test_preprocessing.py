@@ -177,6 +177,7 @@ def test_percentiles_by_hand():
 
 
 def test_fault_26_a_constant_channel_becomes_0():
+    """Normalised to 0."""
     image = np.stack([np.full((3, 3, 3), 7.0), np.arange(27.0).reshape(3, 3, 3)]).astype(np.float32)
     result = normalise(image, PERCENTILE)
     assert not result[0].any()
@@ -192,6 +193,7 @@ def test_normalised_values_lie_within_0_and_1(image):
 
 @pytest.mark.parametrize("values", [[1e-45, *[0] * 160], [3.4e38, -3.4e38] * 10], ids=["least float32", "largest float32"])
 def test_fault_26_extreme_but_finite_values_give_finite_output(values):
+    """The extremes of float32 stay finite, too."""
     with np.errstate(all="ignore"):
         result = normalise(np.array(values, np.float32).reshape(1, -1, 1, 1), PERCENTILE)
     assert np.isfinite(result).all()
@@ -295,6 +297,7 @@ def test_a_routed_image_lies_where_its_affine_says(scanned):
 @settings(deadline=None, max_examples=40)
 @given(shapes, st.tuples(*[st.floats(0.3, 6)] * 3), st.sampled_from(ORIENTATIONS), st.data())
 def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orientation, data):
+    """Padded for the network, and labels come back in the scan's shape."""
     scan = turned(Volume(noise(1, *shape), np.diag([*spacing, 1.0])), orientation)
     depth = data.draw(st.sampled_from([None, 0, 1, 2]))
     routed = prepare_scan(scan, SPEC, depth)

@@ -8,7 +8,9 @@ from torch.nn import functional
 from rarecli import Phantom, dice
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec, NetworkConfig, Plan
-from rarecli.core.protocols import Resolution, resolutions_of, view_at
+from rarecli.core.errors import DataError
+from rarecli.core.protocols import Resolution, resolutions_of, thresholds_mm, view_at
+from rarecli.core.volume import Volume
 
 PLAN = Plan(
     dataset="Phantoms",
@@ -99,7 +101,7 @@ def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
 
 
 def test_spacings_are_joined_by_those_beside_a_change_of_depth():
-    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC)
+    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC, range(4))
     spacings = [item.spacing_mm for item in found]
     changes = [math.sqrt(2), 2 * math.sqrt(2)]
     beside = [change * factor for change in changes for factor in (0.999, 1.001)]
@@ -112,4 +114,21 @@ def test_spacings_are_joined_by_those_beside_a_change_of_depth():
 
 def test_a_network_with_one_entry_has_no_change_of_depth():
     spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec)] == [(0, 1.0), (0, 8.0)]
+    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec, [0])] == [(0, 1.0), (0, 8.0)]
+
+
+@pytest.mark.parametrize(
+    ("depths", "changes"),
+    [((0, 1, 2, 3), (2**0.5, 2**1.5, 2**2.5)), ((0, 3), (2**1.5,)), ((0, 2), (2**1.5,)), ((1, 2), (2**1.5,)), ((2,), ())],
+)
+def test_the_depth_changes_where_another_one_is_nearer(depths, changes):
+    assert thresholds_mm(SPEC, depths) == pytest.approx(changes)
+    for change in changes:
+        below, above = resolutions_of([change * 0.999], SPEC, depths)[0], resolutions_of([change * 1.001], SPEC, depths)[0]
+        assert below.depth < above.depth
+
+
+def test_a_spacing_that_would_pad_a_thin_scan_out_of_all_proportion_is_refused():
+    thin = Volume(np.zeros((1, 2000, 2000, 1), np.float32), np.diag([0.1, 0.1, 0.1, 1]))
+    with pytest.raises(DataError, match="too large"):
+        view_at(thin, Volume(np.zeros((1, 2000, 2000, 1), np.uint8), thin.affine), SPEC, Resolution(3, 150.0))

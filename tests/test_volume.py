@@ -59,6 +59,7 @@ def test_there_are_48_orientations():
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_fault_08_writing_keeps_every_orientation_bit_for_bit(tmp_path, orientation):
+    """Written back bit for bit, in all 48 orientations."""
     source = save(tmp_path / "in.nii", np.zeros(SHAPE, dtype=np.int16), oriented(orientation))
     assert read_volume(source).orientation == orientation
     assert geometry_bytes(written_back(tmp_path, source)) == geometry_bytes(source)
@@ -67,6 +68,7 @@ def test_fault_08_writing_keeps_every_orientation_bit_for_bit(tmp_path, orientat
 @pytest.mark.parametrize("codes", [(1, 1), (2, 4), (0, 3), (1, 0)])
 @pytest.mark.parametrize("units", ["mm", "micron", "meter", "unknown"])
 def test_fault_08_writing_keeps_an_oblique_grid_codes_and_units_bit_for_bit(tmp_path, codes, units):
+    """Affine, codes and units are written back bit for bit."""
     source = save(tmp_path / "in.nii", np.zeros(SHAPE, dtype=np.int16), OBLIQUE, codes=codes, units=units)
     result = written_back(tmp_path, source)
     assert geometry_bytes(result) == geometry_bytes(source)
@@ -135,6 +137,7 @@ def test_labels_come_back_as_written(tmp_path, shape, suffix):
 
 @pytest.mark.parametrize(("largest", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.int32)])
 def test_fault_12_labels_are_as_small_as_they_can_be_and_never_wrap(tmp_path, largest, dtype):
+    """Labels are written in the smallest type that holds them."""
     labels = np.zeros(SHAPE, dtype=np.int64)
     labels[1, 2, 3] = largest
     write_labels(tmp_path / "a.nii", labels, Volume(np.zeros((1, *SHAPE), np.float32), RAS_MM))
@@ -144,6 +147,7 @@ def test_fault_12_labels_are_as_small_as_they_can_be_and_never_wrap(tmp_path, la
 
 @pytest.mark.parametrize("huge", [2**32 + 1, -(2**40), 2**31])
 def test_fault_12_labels_beyond_32_bits_are_refused_not_wrapped(tmp_path, huge):
+    """Labels beyond 32 bits are refused."""
     labels = np.zeros(SHAPE, dtype=np.int64)
     labels[0, 0, 0] = huge
     with pytest.raises(DataError):
@@ -165,6 +169,7 @@ def test_data_that_does_not_fit_the_grid_is_a_bug(tmp_path):
 
 
 def test_fault_22_float_labels_are_rounded_within_a_thousandth(tmp_path):
+    """Rounded within 0.001."""
     labels = np.zeros(SHAPE, dtype=np.float64)
     labels[0, 0, :3] = [1.00000002, 1.999, 3]
     assert read_labels(save(tmp_path / "a.nii", labels)).data[0, 0, 0, :4].tolist() == [1, 2, 3, 0]
@@ -172,6 +177,7 @@ def test_fault_22_float_labels_are_rounded_within_a_thousandth(tmp_path):
 
 @pytest.mark.parametrize("bad", [0.98, 1.5, np.nan, np.inf])
 def test_fault_22_other_floats_are_no_labels(tmp_path, bad):
+    """Refused, with the value."""
     labels = np.zeros(SHAPE, dtype=np.float64)
     labels[1, 1, 1] = bad
     with pytest.raises(DataError) as caught:
@@ -198,6 +204,7 @@ def test_channels_on_other_grids_are_refused_by_name(tmp_path):
 
 
 def test_fault_14_names_the_channel_file_with_the_bad_voxel(tmp_path):
+    """With a file per channel, the right file is named."""
     bad = np.zeros(SHAPE, np.float32)
     bad[3, 2, 1] = np.nan
     files = [save(tmp_path / "c_0000.nii", np.zeros(SHAPE, np.float32)), save(tmp_path / "c_0001.nii", bad)]

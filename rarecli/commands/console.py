@@ -29,6 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
 
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Leave out the cases that are finished there: same files, same model, same options.")
+]
 Surface = Annotated[bool, typer.Option("--surface/--no-surface", help="HD95 and surface Dice as well; needs MONAI, seconds to load.")]
 Against = Annotated[
     Path | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Against, Console, Device, Json, Surface, Threads, integers, numbers_or_range, print_json
+from rarecli.commands.console import Against, Console, Device, Json, Resume, Surface, Threads, integers, numbers_or_range, print_json
 from rarecli.commands.tables import print_comparison, print_scores
 
 
@@ -45,6 +45,7 @@ def run(
     backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Score a model on labelled scans at every resolution.
@@ -70,10 +71,12 @@ def run(
                 upsampled=upsampled,
                 surface=surface,
                 against=against,
+                resume=resume,
                 reporter=Console(),
             )
         except SomeCasesFailed as failure:
-            show(failure.result)
+            if failure.result is not None:
+                show(failure.result)
             raise
     show(summary)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Threads, print_json
+from rarecli.commands.console import Console, Device, Json, Resume, Threads, print_json
 
 
 def run(
@@ -23,6 +23,7 @@ def run(
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
     ] = False,
     pad: Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")] = True,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.
@@ -34,7 +35,9 @@ def run(
 
     with Predictor(model, device, backend, threads, precision) as predictor:
         try:
-            result = predict_files(inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, reporter=Console())
+            result = predict_files(
+                inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, resume=resume, reporter=Console()
+            )
         except SomeCasesFailed as failure:
             if json:
                 print_json(failure.result)

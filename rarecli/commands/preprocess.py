@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, print_json, print_table, three_integers, three_numbers
+from rarecli.commands.console import Console, Json, Resume, print_json, print_table, three_integers, three_numbers
 
 
 class Normalisation(str, Enum):
@@ -29,12 +29,14 @@ def run(
         str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")] = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Look at a dataset, choose grid and patch, bring every case to its grid.
 
     Example: rare preprocess Task04_Hippocampus -o prepared
     """
+    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.preparing import PreprocessOptions, preprocess
 
     options = PreprocessOptions(
@@ -44,9 +46,15 @@ def run(
         patch_size=three_integers(patch_size, "--patch-size"),
         fixed_shape=three_integers(fixed_shape, "--fixed-shape"),
         num_jobs=jobs,
+        resume=resume,
     )
     console = Console()
-    index = preprocess(dataset, output, options, console)
+    try:
+        index = preprocess(dataset, output, options, console)
+    except SomeCasesFailed as failure:
+        if json and failure.result is not None:
+            print_json(failure.result)
+        raise
     if json:
         print_json(index.model_dump(mode="json", exclude={"cases"}))
         return

@@ -136,7 +136,8 @@ def require_success(result: dict[str, Any], output: Path) -> None:
     failed = [status for status in statuses if status.startswith("failed")]
     table, earlier = output / "results.csv", result["against"]
     if failed:
-        raise SomeCasesFailed(f"{len(failed)} of {len(statuses)} rows failed: {failed[0].removeprefix('failed: ')}", path=table)
+        problem = f"{len(failed)} of {len(statuses)} rows failed: {failed[0].removeprefix('failed: ')}"
+        raise SomeCasesFailed(problem, path=table, remedy="see the column status")
     if OK not in statuses:
         raise SomeCasesFailed("nothing was measured", path=table, found=statuses[0] if statuses else None)
     if earlier and (slower := [row for row in earlier["rows"] if row["ratio"] > earlier["threshold"]]):

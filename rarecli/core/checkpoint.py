@@ -58,5 +58,5 @@ def load_weights(network: nn.Module, path: Path) -> None:
         )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ModelError("a weight is not finite", path=path, field=name)
+            raise ModelError("a weight is not finite", path=path, field=name, remedy="take an earlier checkpoint")
     network.load_state_dict(tensors)

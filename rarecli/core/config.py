@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -19,7 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from rarecli.core import routing
 from rarecli.core.errors import ModelError, RareError, UsageError
 
-Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Shape = tuple[Size, Size, Size]
+Levels = Annotated[int, Field(ge=1, le=10)]
+"""Bounded, as all sizes are that decide what is allocated."""
 Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 Targets = Literal["centred", "paper"]
 Arch = Literal["rare-unet", "unet", "unet-aug"]
@@ -81,7 +84,7 @@ class Plan(Frozen):
     """The trained spacing: that of depth 0."""
     patch_size: Shape
     """Voxels at depth 0; 1/2^k of it at depth k: the same field of view."""
-    num_levels: PositiveInt
+    num_levels: Levels
     fixed_shape: bool = False
     """Every case was cropped or padded, centred, to the patch (the paper's protocol), without resampling."""
     normalisation: Normalisation = PercentileNormalisation()
@@ -109,10 +112,10 @@ class NetworkConfig(Frozen):
     """The network's size. Source: RARE-UNet, section 2.1; `num_filters` doubles per level up to 320."""
 
     arch: Arch = "rare-unet"
-    in_channels: PositiveInt = 1
-    num_classes: int = Field(default=2, ge=2)
-    num_filters: PositiveInt = 16
-    num_levels: PositiveInt = 4
+    in_channels: int = Field(default=1, ge=1, le=1024)
+    num_classes: int = Field(default=2, ge=2, le=256)
+    num_filters: int = Field(default=16, ge=1, le=1024)
+    num_levels: Levels = 4
     num_depths: PositiveInt = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -249,7 +252,7 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
     if file is not None:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             raise UsageError("the configuration cannot be read", path=file, found=error) from error
         if not isinstance(content, dict):
             raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
@@ -259,7 +262,7 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise UsageError("the key goes below a plain value", field=key)
+                raise UsageError("the key goes below a plain value", field=key, found=parent, expected="a group of settings")
         target[leaf] = value
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
 
@@ -280,7 +283,7 @@ def validate(
         if first["type"] == "extra_forbidden":
             fields = _field_names(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields))}"
+            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
         problem = f"{what} is wrong: {first['msg']}"
         raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
 
@@ -293,5 +296,15 @@ def load_spec(content: Any, path: Path) -> ModelSpec:
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     model: Any = kind
     for part in location:
-        model = model.model_fields[part].annotation if isinstance(part, str) and part in model.model_fields else model
-    return list(model.model_fields)
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            model = fields[part].annotation
+        elif isinstance(part, int):  # an item of a tuple
+            model = next(iter(get_args(model)), model)
+        else:  # a kind that a union chose by its tag
+            model = next((choice for choice in get_args(model) if _tag(choice) == part), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _tag(model: Any) -> Any:
+    return model.model_fields["kind"].default if "kind" in getattr(model, "model_fields", {}) else None

@@ -51,7 +51,7 @@ def open_dataset(root: Path) -> Dataset:
     Raises DataError for an unknown layout, missing files, duplicate cases and paths that leave the folder.
     """
     if not root.is_dir():
-        raise DataError("there is no such folder", path=root)
+        raise DataError("there is no such folder", path=root, expected="a dataset: MSD, nnU-Net raw, or images/ and labels/")
     description = root / "dataset.json"
     if description.is_file():
         content = read_json(description)
@@ -73,6 +73,7 @@ def open_dataset(root: Path) -> Dataset:
             # digits at the end are part of the name if labels have them as well
             named = files and any((root / labels / f"{case_name(files[0])}{suffix}").is_file() for suffix in _SUFFIXES)
             cases = _pair(_one_each(files) if named else scans_in(root / images), root / labels)
+            _require_unicode(cases)
             return Dataset(root, "plain", root.resolve().name, None, None, cases)
     raise DataError(
         "no known layout",
@@ -93,7 +94,7 @@ def scans_in(folder: Path) -> list[Case]:
 def label_files(folder: Path) -> list[Case]:
     """The label files of a folder by name, each a case of its own."""
     if not folder.is_dir():
-        raise DataError("there is no such folder", path=folder)
+        raise DataError("there is no such folder", path=folder, expected="a folder of label files")
     return _one_each(_nifti_files(folder))
 
 
@@ -115,7 +116,7 @@ def find_scans(inputs: Sequence[Path]) -> list[Case]:
         if path.is_dir():
             cases += scans_in(path)
         elif not path.exists():
-            raise DataError("there is no such file", path=path)
+            raise DataError("there is no such file", path=path, expected="a scan, or a folder of scans")
         elif not path.name.endswith(_SUFFIXES):
             raise DataError("not a scan", path=path, expected="a name ending in .nii or .nii.gz")
         else:
@@ -159,7 +160,7 @@ def read_case(case: Case, label_values: Sequence[int], num_channels: int | None 
     """
     image = read_image(case, num_channels)
     if case.labels is None:
-        raise DataError("the case has no labels", case=case.name, path=case.images[0])
+        raise DataError("the case has no labels", case=case.name, path=case.images[0], expected="a file of labels")
     labels = read_labels(case.labels, case=case.name)
     require_same_grid(labels, image, "labels and scan lie on different grids", case=case.name, path=case.labels)
     return image, Volume(class_indices(labels.data, label_values, case.name, case.labels), labels.affine, labels.header)
@@ -223,7 +224,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     if len(labels) < len(declared):
         raise DataError("two labels have one value", path=path, field="labels", found=declared)
     if not (root / "imagesTr").is_dir():
-        raise DataError("the folder is missing", path=root / "imagesTr")
+        raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
     for file in _nifti_files(root / "imagesTr"):
         if not _CHANNEL.match(case_name(file)):
             raise DataError("a scan's name has no channel number", path=file, expected="CASE_0000.nii.gz, one file per channel")
@@ -261,8 +262,12 @@ def _inside(root: Path, name: object, path: Path) -> Path:
     file = root / name
     try:
         inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root.resolve())
-    except (ValueError, OSError):  # a zero byte, a loop of links
-        inside = False
+        if inside:
+            file.lstat()
+    except FileNotFoundError:
+        pass  # said when the cases are complete
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long, a loop of links
+        raise DataError("a path is none", path=path, found=repr(name), expected="a relative path inside the folder") from error
     if not inside:
         raise DataError("a path leaves the dataset's folder", path=path, found=name, expected="a relative path inside it")
     return file
@@ -307,6 +312,7 @@ def _pair(cases: list[Case], labels: Path) -> tuple[Case, ...]:
 
 def _finish(dataset: Dataset) -> Dataset:
     _require_unique(dataset.cases)
+    _require_unicode(dataset.cases)
     for case in dataset.cases:
         for file in (*case.images, *([case.labels] if case.labels else [])):
             if not file.is_file():
@@ -314,6 +320,15 @@ def _finish(dataset: Dataset) -> Dataset:
                     "a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file"
                 )
     return dataset
+
+
+def _require_unicode(cases: Iterable[Case]) -> None:
+    """Names of cases become names in JSON and in safetensors, which know nothing else."""
+    for case in cases:
+        if any(character < " " or "\ud800" <= character <= "\udfff" for character in case.name):
+            raise DataError(
+                "a case's name has characters that are none", case=ascii(case.name), path=case.images[0].parent, remedy="rename the file"
+            )
 
 
 def _require_unique(cases: Iterable[Case]) -> None:

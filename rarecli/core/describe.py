@@ -34,7 +34,7 @@ def verify(bundle: Path, backend: str = "auto") -> Facts:
 
     files = find_model(bundle)
     if files.bundle is None:
-        raise ModelError("only a bundle can be verified", path=bundle)
+        raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
     spec, runner = open_model(bundle, backend)
     with runner:
         return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
@@ -138,7 +138,7 @@ def _prepared(path: Path) -> Facts:
 
     index = open_prepared(path).index
     plan = index.plan
-    return {
+    facts: Facts = {
         "kind": "prepared dataset",
         "dataset": f"{plan.dataset}, {len(index.cases)} cases",
         "trained spacing": f"{_times(plan.spacing_mm)} mm",
@@ -147,6 +147,9 @@ def _prepared(path: Path) -> Facts:
         "normalisation": plan.normalisation.kind,
         "routing plan": [f"depth {depth}: {count} cases" for depth, count in enumerate(index.routing_plan)],
     }
+    if index.failed:
+        facts["failed"] = [f"{name}: {why}" for name, why in index.failed.items()]
+    return facts
 
 
 def _run(path: Path) -> Facts:
@@ -164,7 +167,7 @@ def _built_in(name: Path) -> Facts:
 
     models = built_in_models()
     if str(name) not in models:
-        raise DataError("there is no such file or folder", path=name)
+        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
     folder = models[str(name)]
     return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
 

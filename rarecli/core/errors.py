@@ -11,7 +11,8 @@ RareError                   1  a bug, if raised as such
 An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,23 @@ class RareError(Exception):
             "expected": self.expected,
             "remedy": self.remedy,
         }
-        return "\n".join([self.problem, *(f"  {name}: {value}" for name, value in parts.items() if value is not None)])
+        return "\n".join([self.problem, *(f"  {name}: {_shortened(value)}" for name, value in parts.items() if value is not None)])
+
+    @property
+    def brief(self) -> str:
+        """Problem, field, found and expected in one line, without the folder of `path`: for what is written into results."""
+        parts = {"field": self.field, "found": self.found, "expected": self.expected}
+        text = "; ".join([self.problem, *(f"{name} {_shortened(value)}" for name, value in parts.items() if value is not None)])
+        return " ".join((text.replace(f"{Path(self.path).parent}/", "") if self.path else text).split())
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled whole, so that a worker process can report it."""
         return _rebuild, (type(self), self.__dict__)
+
+
+def _shortened(value: object, most: int = 1000) -> str:
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text)} characters)"
 
 
 def _rebuild(kind: type[RareError], state: dict[str, object]) -> RareError:
@@ -85,13 +98,62 @@ class EnvironmentFault(RareError):
 
 
 class SomeCasesFailed(RareError):
-    """Some cases of a batch failed; the others were written. `result` is what the call returns otherwise; it names the failed."""
+    """Some cases of a batch failed; the others were written. `result` is what the call returns otherwise; it names the failed.
+
+    failures: by case; printed as a table, a line per case. result: None where every case failed.
+    """
 
     exit_code = 6
 
-    def __init__(self, problem: str, *, result: dict[str, Any] | None = None, **parts: Any) -> None:
+    def __init__(
+        self,
+        problem: str,
+        *,
+        failures: Mapping[str, RareError] | None = None,
+        result: dict[str, Any] | None = None,
+        **parts: Any,
+    ) -> None:
         super().__init__(problem, **parts)
         self.result = result
+        self.failures = {name: error.brief for name, error in (failures or {}).items()}
+
+    def __str__(self) -> str:
+        """The problem, a line per case that failed, then the other parts."""
+        problem, *parts = super().__str__().split("\n")
+        width = max(map(len, self.failures), default=0)
+        return "\n".join([problem, *(f"  {name:{width}}  {why}" for name, why in self.failures.items()), *parts])
+
+
+def some_failed(
+    failures: Mapping[str, RareError], num_cases: int, path: Path, result: dict[str, Any] | None, *also: str
+) -> SomeCasesFailed:
+    """The end of a batch in which cases failed. also: what else there is to say, as remedy."""
+    rest = ["the others are written"] if result is not None else []
+    return SomeCasesFailed(
+        f"{len(failures)} of {num_cases} cases failed",
+        failures=failures,
+        result=result,
+        path=path,
+        remedy="; ".join([*rest, *also, "mend these, then go on with --resume"]),
+    )
+
+
+@contextmanager
+def blamed_on(case: str) -> Iterator[None]:
+    """Name the case in whatever goes wrong inside; what is no RareError becomes one, so that the other cases of a batch go on."""
+    try:
+        yield
+    except RareError as error:
+        error.case = error.case or case
+        raise
+    except MemoryError as error:
+        raise DataError(
+            "the case needs more memory than there is", case=case, found=str(error) or None, remedy="crop it, or take a larger machine"
+        ) from error
+    except Exception as error:
+        raise RareError(
+            f"this is a bug in rare: {type(error).__name__}: {error}", case=case, remedy="report what `rare --debug ...` prints"
+        ) from error
 
 
 class Preempted(RareError):

@@ -7,7 +7,7 @@ beside the ceiling that perfect labels of that resolution reach there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from rarecli.core.config import ModelSpec
 from rarecli.core.curve import curve_facts, dice_curve
 from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, undeclared_name
 from rarecli.core.engines.runners import Runner
-from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError, some
+from rarecli.core.errors import EnvironmentFault, ModelError, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.files import read_json, require_writable, write_json
+from rarecli.core.journal import Journal, key_of
 from rarecli.core.metrics import Record, case_record, confusion_matrix, foreground_mean
 from rarecli.core.patches import sliding_logits
 from rarecli.core.predictor import Predictor
@@ -67,6 +68,7 @@ def evaluate(
     upsampled: bool = True,
     surface: bool = True,
     against: Path | None = None,
+    resume: bool = False,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Score a model on a labelled dataset at every depth; write summary.json, cases.csv and pictures; return the summary.
@@ -76,12 +78,13 @@ def evaluate(
     upsampled: also score what everyone does today, the same weights given the scan upsampled to depth 0.
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
+    resume: leaves out the cases that an earlier call into `output` finished with the same scans, model and options.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
     source = open_dataset(dataset)
     cases = _choose_cases(source.cases, names)
     spec = predictor.spec
-    request = Request(_choose_resolutions(spec, depths, spacings_mm, protocol), protocol, upsampled, surface)
+    request = Request(_choose_resolutions(predictor, depths, spacings_mm, protocol), protocol, upsampled, surface)
     _require_fit(source.label_names, spec, dataset)
     other = None
     if against is not None:
@@ -98,11 +101,18 @@ def evaluate(
     require_writable(output)
     scored: list[Score] = []
     failures: dict[str, RareError] = {}
+    journal = Journal(output, resume=resume)
     for case in reporter.track(cases, "evaluate", len(cases)):
         try:
-            case_scores, pictures = _evaluate_case(case, predictor, request)
+            with blamed_on(case.name):
+                key = _key(case, predictor, request)
+                if finished := journal.find(case.name, key):
+                    scored += [Score(**facts) for facts in finished]
+                    continue
+                case_scores, pictures = _evaluate_case(case, predictor, request)
         except RareError as error:
-            if len(cases) == 1:
+            # a wrong option or a missing package would fail for every case alike
+            if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):
                 raise
             failures[case.name] = error
             reporter.warn(f"{case.name}: {error}")
@@ -110,13 +120,14 @@ def evaluate(
         scored += case_scores
         if spacings_mm is None and len(scored) <= _NUM_PICTURES * len(case_scores):
             figures.draw_slices(pictures, case.name, spec.plan.label_names, output / f"slices_{case.name}.png")
+        journal.add(case.name, key, [vars(score) for score in case_scores])
     if not scored:
-        raise DataError("no case could be evaluated", path=dataset, found=str(next(iter(failures.values()))))
+        raise some_failed(failures, len(cases), dataset, None)
     summary = summarise(scored, spec.plan.label_names, "depth" if spacings_mm is None else "spacing_mm") | {
         "model": spec.name,
         "protocol": protocol,
         "backend": predictor.runner.backend,
-        "failed": {name: str(error) for name, error in failures.items()},
+        "failed": {name: error.brief for name, error in failures.items()},
     }
     if spacings_mm is not None:
         points = dice_curve(summary["per_method"], request.resolutions)
@@ -125,11 +136,9 @@ def evaluate(
     if spacings_mm is None:
         figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
     else:
-        figures.draw_dice_over_spacing(summary, thresholds_mm(spec), output / "dice_over_spacing.png")
+        figures.draw_dice_over_spacing(summary, thresholds_mm(spec, predictor.runner.depths), output / "dice_over_spacing.png")
     if failures:
-        problem = f"{len(failures)} of {len(cases)} cases failed: {some(failures)}"
-        remedy = "what failed is said above for each" + ("; nothing was compared" if other else "")
-        raise SomeCasesFailed(problem, result=summary, path=output, remedy=remedy)
+        raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return _compared(summary, other, output) if other else summary
 
 
@@ -159,6 +168,10 @@ def validate(runner: Runner, dataset: PreparedDataset, spec: ModelSpec, names: I
     return result
 
 
+def _key(case: Case, predictor: Predictor, request: Request) -> str:
+    return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(request))
+
+
 def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[list[Score], list[Picture]]:
     spec, names = predictor.spec, predictor.spec.plan.label_names
     scan, labels = (to_ras(volume) for volume in read_case(case, spec.plan.label_values))
@@ -186,15 +199,32 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
 
 
 def _choose_resolutions(
-    spec: ModelSpec, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
+    predictor: Predictor, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
 ) -> list[Resolution]:
     if spacings_mm is None:
-        return [Resolution(depth) for depth in _choose_depths(spec, depths)]
+        chosen = _choose_depths(predictor.spec, depths)
+        if protocol == "paper" and predictor.spec.network.num_depths > 1:  # whose scans enter at their depth and nowhere else
+            chosen = _with_an_entry(chosen, predictor.runner.depths, asked=depths is not None)
+        return [Resolution(depth) for depth in chosen]
     if protocol != "native":
         raise UsageError("only protocol native has spacings", field="spacings", found=f"protocol {protocol}", expected="protocol native")
     if depths is not None:
         raise UsageError("depths and spacings exclude each other", field="spacings", remedy="evaluate twice, into two folders")
-    return resolutions_of(spacings_mm, spec)
+    return resolutions_of(spacings_mm, predictor.spec, predictor.runner.depths)
+
+
+def _with_an_entry(depths: Sequence[int], there: Sequence[int], *, asked: bool) -> list[int]:
+    """The depths that a bundle has an engine for. Raises UsageError if others were asked for."""
+    missing = [depth for depth in depths if depth not in there]
+    if missing and asked:
+        raise UsageError(
+            "the bundle has no engine for a depth, and protocol paper takes no other",
+            field="depths",
+            found=", ".join(map(str, missing)),
+            expected=", ".join(map(str, there)),
+            remedy="export it with --depths, or evaluate by protocol native",
+        )
+    return [depth for depth in depths if depth in there]
 
 
 def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:

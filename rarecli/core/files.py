@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.errors import DataError, EnvironmentFault
+from rarecli.core.errors import DataError, EnvironmentFault, RareError
+
+_DEEPEST_JSON = 64
+"""What is nested deeper cannot even be printed safely."""
 
 
 @contextmanager
@@ -47,9 +50,59 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
     except OSError as error:
         raise _cannot_write(path, error) from error
+    try:
+        with _replaced_by(path, temporary):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
+    """As `atomic_folder`, but what is interrupted, by a kill or a full disk, stays beside `path` for whoever resumes.
+
+    Nobody else may work on it meanwhile: raises EnvironmentFault. The lock dies with its holder.
+    """
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        _lock(handle, temporary, path)
+        if not resume:
+            for item in temporary.iterdir():
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        with _replaced_by(path, temporary):
+            yield temporary
+    except RareError as error:
+        if not isinstance(error, EnvironmentFault):
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path, path: Path) -> None:
+    """Lock a folder that was opened; whoever held it before may have moved it away by now."""
+    import fcntl  # not on Windows, where nothing else needs it
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.fstat(handle).st_ino == folder.stat().st_ino
+    except OSError:
+        mine = False
+    if not mine:
+        raise EnvironmentFault("another process is writing this output", path=path, remedy="wait for it, or choose another -o")
+
+
+@contextmanager
+def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
+    """At the end sync the folder `temporary` and put it in the place of `path`."""
     old = temporary.with_name(f"{temporary.name}.old")
     try:
-        yield temporary
+        yield
         for item in (temporary, *temporary.rglob("*")):
             # safetensors makes files that nobody else can read
             item.chmod((0o777 if item.is_dir() else 0o666) & ~_umask())
@@ -61,26 +114,31 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically. Non-finite numbers are a bug, not JSON."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names that are no Unicode
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises DataError if it is missing, broken or nested too deeply."""
+def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
+    """Read a JSON file. Raises `kind` if it is missing, broken or nested too deeply."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError("the file is missing", path=path) from None
+        raise kind("the file is missing", path=path, remedy="copy the folder as a whole") from None
     except OSError as error:
-        raise DataError("the file cannot be read", path=path, found=error) from error
+        raise kind("the file cannot be read", path=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:
-        raise DataError("the file is no valid JSON", path=path, found=error) from error
+        raise kind("the file is no valid JSON", path=path, found=error) from error
+    level = [content]
+    for _ in range(_DEEPEST_JSON):
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())]
+        if not level:
+            return content
+    raise kind("the file is no valid JSON of rare", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
 
 
 def require_writable(folder: Path) -> None:

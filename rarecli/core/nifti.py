@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no ty
 _MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 """By NIfTI code: unknown (taken as mm), metre, mm, micron."""
 _MAX_GZIP_RATIO = 1032  # the most that deflate can reach
+_BOMB_GZIP_RATIO, _BOMB_BYTES = 200, 2**31
+"""What is larger and packed more tightly than this is a bomb; scans are packed by 2 to 10, empty labels by up to 1000."""
 _MAX_EXTENSION_BYTES = 2**24
 _HEADER_BYTES = 540  # a NIfTI-2 header; a NIfTI-1 header has 348
 
@@ -69,11 +73,11 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
         error.case, error.path = case, path
         raise
     except FileNotFoundError:
-        raise DataError("the file is missing", case=case, path=path) from None
+        raise DataError("the file is missing", case=case, path=path, expected="a scan") from None
     except PermissionError:
         raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
-        raise DataError("this is a folder, not a NIfTI file", case=case, path=path) from None
+        raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
             "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
@@ -85,6 +89,8 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
 def _open(path: Path) -> BinaryIO:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError("this is no regular file", found="a pipe or a device", expected=".nii or .nii.gz")
     return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
@@ -92,8 +98,24 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int, i
     """The header, found plausible; the bytes read so far; the bytes at which the voxels begin and end."""
     start = file.read(_HEADER_BYTES)
     header = _parse_header(start)
-    ratio = _MAX_GZIP_RATIO if isinstance(file, gzip.GzipFile) else 1
-    return header, start, *_require_plausible(header, path.stat().st_size * ratio)
+    size, packed = path.stat().st_size, isinstance(file, gzip.GzipFile)
+    offset, num_bytes = _require_plausible(header, size * _MAX_GZIP_RATIO if packed else size)
+    if packed and num_bytes > max(_BOMB_BYTES, size * _BOMB_GZIP_RATIO):
+        raise DataError(
+            "the file would unpack to far more than a scan does",
+            found=f"{size} bytes that become {num_bytes}",
+            expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_BYTES}",
+            remedy="if it is sound, unpack it to .nii",
+        )
+    if num_bytes > (memory := _memory_bytes()):
+        raise DataError("the scan does not fit the memory", found=f"{num_bytes} bytes", expected=f"less than this machine's {memory} bytes")
+    return header, start, offset, num_bytes
+
+
+def _memory_bytes() -> int:
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _drain(file: BinaryIO, most_bytes: int) -> None:
@@ -105,14 +127,13 @@ def _drain(file: BinaryIO, most_bytes: int) -> None:
 
 
 def _parse_header(start: bytes) -> NiftiHeader:
-    if len(start) < 348:
-        raise DataError(
-            "the file is cut short", found=f"{len(start)} bytes", expected="a NIfTI header of 348 bytes", remedy="copy the file again"
-        )
     version_2 = start[4:8] == b"n+2\0"
+    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
+    if len(start) < size:
+        expected = f"a NIfTI header of {size} bytes"
+        raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=expected, remedy="copy the file again")
     if not version_2 and start[344:348] != b"n+1\0":
         raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
-    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
     for name, endianness in (("little", "<"), ("big", ">")):
         if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
             # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
@@ -208,12 +229,11 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
 
 def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
     """Raise DataError unless the axes of an affine are finite, independent and at right angles; remark on a shear that is tiny."""
-    linear = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(linear)) < 1e-12:
-        raise DataError(
-            "the affine is not invertible", field=field, found=np.round(affine, 4).tolist(), expected="finite, three independent axes"
-        )
-    directions = linear / np.linalg.norm(linear, axis=0)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    usable = np.isfinite(affine).all() and np.isfinite(lengths).all() and (lengths > 0).all()
+    directions = affine[:3, :3] / lengths if usable else np.zeros((3, 3))
+    if abs(np.linalg.det(directions)) < 1e-6:
+        raise DataError("the affine is not invertible", field=field, found=affine.tolist(), expected="finite, three independent axes")
     shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
     if shear > 1e-2:
         found = f"a cosine of {shear:.3f} between two axes"

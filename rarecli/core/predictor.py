@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from rarecli.core.dataset import Case, find_scans, read_image
+from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.runners import Runner, open_model
-from rarecli.core.errors import RareError, SomeCasesFailed, UsageError, some
+from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.fingerprint import differences
+from rarecli.core.journal import Journal, key_of
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import label_values, prepare_scan
@@ -53,6 +56,7 @@ class Predictor:
         self, model: str | Path, device: str = "auto", backend: str = "auto", num_threads: int | None = None, precision: str = "fp32"
     ) -> None:
         self._stack = ExitStack()
+        self._model, self._precision = Path(model), precision
         self.spec, runner = open_model(Path(model), backend, device, num_threads, precision)
         self.runner: Runner = self._stack.enter_context(runner)
 
@@ -65,6 +69,11 @@ class Predictor:
     def close(self) -> None:
         """Let the network or the engines go."""
         self._stack.close()
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the model and of how it is computed: what a stored result depends on beside the scan."""
+        return key_of([], find_model(self._model).digest, self.runner.backend, self._precision)
 
     def predict(
         self,
@@ -106,14 +115,18 @@ def predict_files(
     depth: int | None = None,
     pad: bool = True,
     probabilities: bool = False,
+    resume: bool = False,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
 
+    resume: leaves out what an earlier call finished there from the same scans, with the same model and options.
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     cases = find_scans(inputs)
     to_file = output.name.endswith((".nii", ".nii.gz"))
+    if to_file and resume:
+        raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")
     if to_file and len(cases) > 1:
         raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
     if not to_file and output.is_file():
@@ -126,15 +139,25 @@ def predict_files(
     reporter.say(f"model {predictor.spec.name}, backend {predictor.runner.backend}")
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
+    journal = None if to_file else Journal(output, resume=resume)
     for case in reporter.track(cases, "predict", len(cases)):
+        target = targets[case.name]
         try:
-            records[case.name] = _predict_file(case, predictor, targets[case.name], depth, pad, probabilities)
+            with blamed_on(case.name):
+                key = key_of(case.images, predictor.key, depth, pad, probabilities) if journal else ""
+                finished = journal.find(case.name, key) if journal else None
+                if finished and target.is_file() and (not probabilities or _probabilities_file(target).is_file()):
+                    records[case.name] = finished
+                    continue
+                records[case.name] = _predict_file(case, predictor, target, depth, pad, probabilities)
+            if journal:
+                journal.add(case.name, key, records[case.name])
             reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
             for difference in records[case.name]["warnings"]:
                 reporter.warn(f"{case.name} is unlike the training scans: {difference}")
         except RareError as error:
-            # a wrong option or model would fail for every case alike
-            if len(cases) == 1 or isinstance(error, UsageError):
+            # a wrong option or a full disk would fail for every case alike
+            if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):
                 raise
             failures[case.name] = error
             reporter.warn(f"{case.name}: {error}")
@@ -142,18 +165,17 @@ def predict_files(
         "model": predictor.spec.name,
         "backend": predictor.runner.backend,
         "cases": records,
-        "failed": {name: str(error) for name, error in failures.items()},
+        "failed": {name: error.brief for name, error in failures.items()},
     }
     if not to_file:
         write_json(output / "predictions.json", result)
     if failures:
-        raise SomeCasesFailed(
-            f"{len(failures)} of {len(cases)} cases failed: {some(failures)}",
-            result=result,
-            path=output,
-            remedy="what failed is said above for each" + ("; the others are written" if records else ""),
-        )
+        raise some_failed(failures, len(cases), output, result)
     return result
+
+
+def _probabilities_file(target: Path) -> Path:
+    return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
 
 
 def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, pad: bool, probabilities: bool) -> dict[str, Any]:
@@ -162,8 +184,7 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | N
     prediction = predictor.predict(volume, depth=depth, pad=pad, probabilities=probabilities)
     write_labels(target, prediction.labels, volume)
     if prediction.probabilities is not None:
-        stem = target.name.removesuffix(".gz").removesuffix(".nii")
-        write_image(target.with_name(f"{stem}_probabilities.nii.gz"), prediction.probabilities, volume)
+        write_image(_probabilities_file(target), prediction.probabilities, volume)
     plan = predictor.spec.plan
     voxel_mm3 = float(np.prod(volume.spacing_mm))
     return {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from rarecli.core.config import Frozen, Plan, validate
@@ -47,6 +48,8 @@ class PreparedIndex(Frozen):
     """How many cases enter at depth 0, 1, ..."""
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Cases of the dataset that could not be prepared, and why."""
 
 
 @dataclass(frozen=True)

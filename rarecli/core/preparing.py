@@ -9,35 +9,30 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nibabel.orientations import io_orientation
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from rarecli.core import routing
-from rarecli.core.config import CtNormalisation, PercentileNormalisation, Plan, require_patch_size
-from rarecli.core.dataset import Case, Dataset, open_dataset, read_case, undeclared_name
-from rarecli.core.errors import DataError, EnvironmentFault, UsageError
-from rarecli.core.files import atomic_folder
+from rarecli.core.config import CtNormalisation, Plan, require_patch_size, validate
+from rarecli.core.dataset import Case, Dataset, open_dataset, undeclared_name
+from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError, some_failed
+from rarecli.core.files import resumable_folder
 from rarecli.core.fingerprint import fingerprint, intensity_statistics
 from rarecli.core.nifti import read_geometry
-from rarecli.core.prepared import CaseRecord, PreparedIndex, foreground_voxels
-from rarecli.core.preprocessing import downsample, edge_pad, fit_shape, percentile_limits, to_ras
+from rarecli.core.prepare_case import CaseResult, prepare_or_fail
+from rarecli.core.prepared import CaseRecord, PreparedIndex
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.resampling import resample, resample_labels
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import read_labels
 
 _MOST_PATCH_VOXELS = 128**3
-_SAMPLES_PER_CASE = 2000
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,8 @@ class PreprocessOptions:
     patch_size: Shape | None = None
     fixed_shape: Shape | None = None
     num_jobs: int | None = None
-
-
-@dataclass(frozen=True)
-class _CaseResult:
-    record: CaseRecord
-    intensity_samples: FloatArray
-    """(C, N) values, of the foreground where there is any."""
+    resume: bool = False
+    """Keep what is there of an earlier call, finished or interrupted, and was made from the same files and plan."""
 
 
 def preprocess(
@@ -64,7 +54,8 @@ def preprocess(
 ) -> PreparedIndex:
     """Write the prepared dataset of `source` into `output`, whole or not at all.
 
-    Raises DataError for anything wrong with a case, UsageError for a patch that does not suit the network.
+    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
+    Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
     """
     if options.patch_size and options.fixed_shape:
         raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
@@ -80,12 +71,17 @@ def preprocess(
             started = time.perf_counter()
             label_names = dataset.label_names or _found_labels(dataset, pool)
             plan = _plan(dataset, label_names, options)
-            with atomic_folder(output) as folder:
-                (folder / "cases").mkdir()
-                work = partial(_prepare_case, plan=plan, label_values=plan.label_values, folder=folder / "cases")
+            with resumable_folder(output, resume=options.resume) as folder:
+                (folder / "cases").mkdir(exist_ok=True)
+                kept = (folder / "cases", output / "cases") if options.resume else ()
+                work = partial(prepare_or_fail, plan=plan, folder=folder / "cases", kept=kept)
                 chunk = max(1, min(8, len(dataset.cases) // (4 * num_jobs)))
-                results = list(reporter.track(pool.map(work, dataset.cases, chunksize=chunk), "preprocess", len(dataset.cases)))
+                found = list(reporter.track(pool.map(work, dataset.cases, chunksize=chunk), "preprocess", len(dataset.cases)))
+                results = [item for item in found if isinstance(item, CaseResult)]
+                failures = _failures(dataset, found, reporter)
+                _forget_others(folder / "cases", {result.record.name for result in results})
                 index = _index(dataset, plan, options, results)
+                index = index.model_copy(update={"failed": {name: error.brief for name, error in failures.items()}})
                 measure = partial(_statistics, plan=index.plan, folder=folder / "cases")
                 index = _add_fingerprint(index, list(pool.map(measure, index.cases, chunksize=chunk)))
                 (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -96,7 +92,21 @@ def preprocess(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {num_jobs} jobs)")
+    if failures:
+        raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
     return index
+
+
+def _failures(dataset: Dataset, found: list[CaseResult | RareError], reporter: Reporter) -> dict[str, RareError]:
+    """The errors by case; raises where nothing is left to go on with, and for a full disk, which all cases share."""
+    failures = {case.name: item for case, item in zip(dataset.cases, found, strict=True) if isinstance(item, RareError)}
+    for name, error in failures.items():
+        if len(found) == 1 or isinstance(error, EnvironmentFault):
+            raise error
+        reporter.warn(f"{name}: {error}")
+    if len(failures) == len(found):
+        raise some_failed(failures, len(found), dataset.root, None)
+    return failures
 
 
 def _warm_up(_: int) -> None:
@@ -124,16 +134,17 @@ def _plan(dataset: Dataset, label_names: dict[int, str], options: PreprocessOpti
             "the labels have no foreground", path=dataset.root, field="labels", found=label_names, expected="at least one class"
         )
     values = tuple(sorted(label_names))
-    return Plan(
-        dataset=dataset.name,
-        channel_names=channels,
-        label_names=tuple(label_names[value] for value in values),
-        label_values=values,
-        spacing_mm=spacing,  # type: ignore[arg-type]
-        patch_size=patch,
-        num_levels=options.num_levels,
-        fixed_shape=options.fixed_shape is not None,
-    )
+    content = {
+        "dataset": dataset.name,
+        "channel_names": channels,
+        "label_names": [label_names[value] for value in values],
+        "label_values": values,
+        "spacing_mm": spacing,
+        "patch_size": patch,
+        "num_levels": options.num_levels,
+        "fixed_shape": options.fixed_shape is not None,
+    }
+    return validate(Plan, content, "the dataset", DataError, path=dataset.root)
 
 
 def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
@@ -171,67 +182,20 @@ def _found_labels(dataset: Dataset, pool: ProcessPoolExecutor) -> dict[int, str]
 
 def _label_values(case: Case) -> set[int]:
     assert case.labels is not None
-    return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
-
-
-def _prepare_case(case: Case, *, plan: Plan, label_values: Iterable[int], folder: Path) -> _CaseResult:
-    scan, reference = read_case(case, tuple(label_values), len(plan.channel_names))
-    scan, reference = to_ras(scan), to_ras(reference)
-    image, labels = scan.data, reference.data[0]
-    if plan.fixed_shape:
-        depth = 0
-        image, labels = fit_shape(image, plan.patch_size), fit_shape(labels, plan.patch_size)
-    else:
-        way = routing.route(scan.spacing_mm, plan.spacing_mm, range(plan.num_levels))
-        depth = way.depth
-        image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
-    image = np.ascontiguousarray(image, dtype=np.float32)
-    labels = np.ascontiguousarray(labels, dtype=np.uint8)
-    _save(
-        {"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}, folder / f"{case.name}.safetensors"
-    )
-    record = CaseRecord(
-        name=case.name,
-        depth=depth,
-        shape=labels.shape,
-        spacing_mm=scan.spacing_mm,
-        source_shape=scan.shape,
-        limits=_limits(image, depth, plan),
-        voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
-    )
-    return _CaseResult(record, _samples(image, labels))
-
-
-def _save(arrays: dict[str, Any], path: Path) -> None:
     try:
-        save_file(arrays, path)
-    except SafetensorError as error:
-        raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
+        return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
+    except DataError:
+        return set()  # whoever prepares the case says what is wrong with it
 
 
-def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
-    rule = plan.normalisation
-    fits = all(size * 2**depth <= most for size, most in zip(image.shape[1:], plan.patch_size, strict=True))
-    if fits or not isinstance(rule, PercentileNormalisation):
-        return ()
-    result = []
-    for deeper in range(plan.num_levels - depth):
-        step = 2**deeper
-        padded = edge_pad(image, step)
-        result.append(percentile_limits(downsample(padded, deeper, "centred"), rule.lower, rule.upper))
-    return tuple(result)
+def _forget_others(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier, interrupted call left of cases that are no longer there."""
+    for path in folder.iterdir():
+        if path.stem not in names or path.suffix != ".safetensors":
+            path.unlink()
 
 
-def _samples(image: FloatArray, labels: IntArray) -> FloatArray:
-    """A few intensities per case, of the foreground if it has any, for the fingerprint."""
-    where = np.flatnonzero(labels)
-    if not len(where):
-        where = np.arange(labels.size)
-    picked = where[np.linspace(0, len(where) - 1, min(len(where), _SAMPLES_PER_CASE)).astype(np.int64)]
-    return image.reshape(image.shape[0], -1)[:, picked]
-
-
-def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: list[_CaseResult]) -> PreparedIndex:
+def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: list[CaseResult]) -> PreparedIndex:
     records = tuple(result.record for result in results)
     intensities = np.concatenate([result.intensity_samples for result in results], axis=1).astype(np.float64)
     low, median, high = np.percentile(intensities, [0.5, 50, 99.5], axis=1)

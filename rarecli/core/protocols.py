@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec, Targets
+from rarecli.core.errors import DataError
 from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
 from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
@@ -25,6 +27,8 @@ from rarecli.core.volume import Volume
 
 Protocol = Literal["native", "paper"]
 _BESIDE_THRESHOLD = 1e-3
+_MOST_VOXELS = 2**28
+"""Of a scan padded to whole voxels of a coarser grid."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,22 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
     else:
         x, y, z = (spacing / resolution.spacing_mm for spacing in scan.spacing_mm)
         zoom = x, y, z
+        _require_coverable(scan, resolution.spacing_mm, zoom)
     image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
     return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
+
+
+def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
+    """Raise DataError where one voxel is more than the whole scan, or the scan would have to be padded out of all proportion."""
+    extent = [size * step for size, step in zip(scan.shape, scan.spacing_mm, strict=True)]
+    if spacing_mm > max(extent) or math.prod(_covering_shape(scan.shape, zoom)) > max(_MOST_VOXELS, math.prod(scan.shape)):
+        raise DataError(
+            "the spacing is too large for the scan",
+            field="spacing",
+            found=f"{spacing_mm:g} mm",
+            expected=f"well below the scan's {' x '.join(f'{mm:.4g}' for mm in extent)} mm",
+            remedy="leave it out of --spacings",
+        )
 
 
 def downsampled(image: FloatArray, labels: IntArray, spec: ModelSpec, depth: int, targets: Targets) -> tuple[FloatArray, IntArray]:
@@ -96,22 +114,23 @@ def _covering_shape(shape: Shape, zoom: Triple) -> Shape:
     return x, y, z
 
 
-def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec) -> list[Resolution]:
-    """The isotropic spacings in order, to six digits, with the depth that each is routed to.
+def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequence[int]) -> list[Resolution]:
+    """The isotropic spacings in order, to six digits, with which of the `depths` that there are each is routed to.
 
     Where the depth changes between the finest and the coarsest of them, a spacing is added just below and just above, so
     that the jump can be measured: a thousandth of the spacing apart, the scans are the same for all practical purposes.
     """
     asked = {_rounded(spacing) for spacing in spacings_mm}
-    changes = [change for change in thresholds_mm(spec) if min(asked) < change < max(asked)]
+    changes = [change for change in thresholds_mm(spec, depths) if min(asked) < change < max(asked)]
     beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
-    trained, num_depths = spec.plan.spacing_mm, spec.network.num_depths
-    return [Resolution(routing.route((s, s, s), trained, range(num_depths)).depth, s) for s in sorted(asked | beside)]
+    return [Resolution(routing.route((s, s, s), spec.plan.spacing_mm, depths).depth, s) for s in sorted(asked | beside)]
 
 
-def thresholds_mm(spec: ModelSpec) -> tuple[float, ...]:
-    """The isotropic spacings where a model's depth changes."""
-    return routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
+def thresholds_mm(spec: ModelSpec, depths: Sequence[int]) -> tuple[float, ...]:
+    """The isotropic spacings where a scan goes from one of the `depths` that there are to the next."""
+    everywhere = routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
+    # between depths j and k of which j < k, both there, the nearer one is taken, the finer of two
+    return tuple(everywhere[(low + high) // 2] for low, high in pairwise(sorted(depths)))
 
 
 def _rounded(spacing_mm: float) -> float:

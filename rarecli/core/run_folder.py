@@ -39,10 +39,10 @@ def save_run_info(run: Path, info: RunInfo) -> None:
 
 def load_run_info(run: Path) -> RunInfo:
     """Read run.json. Raises ModelError if it is broken."""
-    return validate(RunInfo, read_json(run / RUN), "the run's description", ModelError, path=run / RUN)
+    return validate(RunInfo, read_json(run / RUN, ModelError), "the run's description", ModelError, path=run / RUN)
 
 
 def load_run_spec(run: Path) -> ModelSpec:
     """The spec in run.json alone."""
-    content = read_json(run / RUN)
+    content = read_json(run / RUN, ModelError)
     return load_spec(content.get("spec") if isinstance(content, dict) else None, run / RUN)

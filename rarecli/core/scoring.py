@@ -52,7 +52,7 @@ def score(
         records[case.name] = _score_pair(case.name, case.images[0], available[case.name], surface)
     values = sorted({value for record in records.values() for value in record})
     if not values:
-        raise DataError("there is nothing but background", path=references)
+        raise DataError("there is nothing but background", path=references, expected="a label above 0 in any of the files")
     scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
     summary = summarise(scored, ["background", *map(str, values)])
     write_result(scored, summary, output)

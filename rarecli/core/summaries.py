@@ -69,7 +69,10 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
 def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path) -> None:
     """Write summary.json and cases.csv: one row per case, resolution, method and label."""
     write_json(output / "summary.json", summary)
-    with atomic_file(output / "cases.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_file(output / "cases.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         rows = [row for item in scored for row in _rows(item)]
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()

@@ -42,7 +42,7 @@ class Volume:
         if self.data.ndim != 4:
             raise DataError("a volume has four axes", found=f"shape {self.data.shape}", expected="(C, X, Y, Z)")
         if self.affine.shape != (4, 4):
-            raise DataError("an affine is a 4x4 matrix", found=f"shape {self.affine.shape}")
+            raise DataError("an affine is a 4x4 matrix", found=f"shape {self.affine.shape}", expected="(4, 4)")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -64,6 +64,7 @@ def test_a_broken_graph_says_what_the_parser_says(copied):
 
 
 def test_fault_51_no_library_wrong_version_no_gpu_other_gpu_are_four_errors(monkeypatch, tmp_path):
+    """Refused, naming both GPUs, or both versions of TensorRT."""
     with pytest.raises(EnvironmentFault, match="not installed"):
         load_tensorrt("tensorrt_that_is_not_there")
     old = types.ModuleType("tensorrt")

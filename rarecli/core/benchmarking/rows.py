@@ -209,7 +209,10 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
     needed = counts.least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
     free = machine.available_memory_bytes()
     if free is not None and needed > free and not row.on_gpu:
-        raise EnvironmentFault(f"out of memory: at least {needed / 2**30:.1f} GB are needed, {free / 2**30:.1f} are free")
+        raise EnvironmentFault(
+            f"out of memory: at least {needed / 2**30:.1f} GB are needed, {free / 2**30:.1f} are free",
+            remedy="a smaller --shape or --batch",
+        )
     scans = [random_scan(spec, row.depth, row.shape)] * row.batch
     place = (row.entry, row.entry_shape, row.batch)
     warmed_up = 0

@@ -197,7 +197,7 @@ def load_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
     path = bundle / MANIFEST
     remedy = "export the bundle again with this version"
-    return validate(Manifest, read_json(path), "the bundle's manifest", ModelError, path=path, remedy=remedy)
+    return validate(Manifest, read_json(path, ModelError), "the bundle's manifest", ModelError, path=path, remedy=remedy)
 
 
 class Bundle:

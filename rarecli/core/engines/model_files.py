@@ -9,6 +9,7 @@ from pathlib import Path
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.manifest import MANIFEST, Bundle
 from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.journal import key_of
 from rarecli.core.run_folder import RUN, WEIGHTS, load_run_spec
 
 
@@ -29,6 +30,15 @@ class ModelFiles:
         if self._weights is None:
             raise UsageError("a self-contained bundle has no weights for PyTorch", path=self.folder, remedy="use the run it was made from")
         return self._weights
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that decides what the model answers. Raises ModelError where a file is missing."""
+        if self.bundle:
+            return key_of([self.folder / MANIFEST])  # which holds the hashes of the other files
+        if not self.weights.is_file():
+            raise ModelError("the weights are missing", path=self.weights, remedy="train first, or choose another model")
+        return key_of([self.weights], self.spec.model_dump(mode="json"))
 
 
 def built_in_models() -> dict[str, Path]:

@@ -91,7 +91,7 @@ def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyA
         for tensor in graph.graph.initializer:
             name = tensor.name.removeprefix(_PREFIX)
             if name not in weights:
-                raise ModelError("the exporter made a tensor that is no weight", field=tensor.name)
+                raise ModelError("the exporter made a tensor that is no weight", found=tensor.name, remedy="another version of torch")
             weights[name] = numpy_helper.to_array(tensor)
     return weights
 

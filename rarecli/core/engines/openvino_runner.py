@@ -29,6 +29,8 @@ class OpenVinoRunner:
     backend = "openvino"
 
     def __init__(self, bundle: Bundle, device: str = "auto", num_threads: int | None = None, precision: str = "fp32") -> None:
+        # with this package OpenVINO tells its maker over the network that it was imported; without it, it does without
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def load_tensorrt(module: str = "tensorrt") -> Any:
     Raises EnvironmentFault, differently, if it is not installed or of a version that is not supported.
     """
     try:
-        library = __import__(module)
+        library = import_module(module)
     except ImportError:
         raise missing_extra(module, "gpu") from None
     except OSError as error:  # the bindings are there, a library they load is not

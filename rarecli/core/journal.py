@@ -1,0 +1,64 @@
+"""What a batch has finished, a line per case, so that `--resume` does only what is missing.
+
+A line holds the key of what the case was made from: a hash of its files, of the model and of the options. Whoever changes
+one of them finds no line any more, and the case is done again. Lines are appended, so that whatever ends the batch loses
+at most the case that was being done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rarecli.core.errors import DataError
+from rarecli.core.files import sha256
+
+FILE_NAME = "finished.jsonl"
+
+
+class Journal:
+    """The finished cases of an output folder. Without `resume` it starts empty."""
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        self._path = folder / FILE_NAME
+        self._lines = _read(self._path) if resume else {}
+        self._path.write_text("".join(f"{json.dumps(line)}\n" for line in self._lines.values()), encoding="utf-8")
+
+    def find(self, case: str, key: str) -> Any:
+        """What was noted of a case that was made from the same; None if there is no such case."""
+        line = self._lines.get(case)
+        return line["result"] if line and line["key"] == key else None
+
+    def add(self, case: str, key: str, result: Any) -> None:
+        """Note a case as finished; its files must be whole by now."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"case": case, "key": key, "result": result}, allow_nan=False) + "\n")
+
+
+def key_of(files: Iterable[Path], *facts: Any) -> str:
+    """A hash of the content of files and of facts that JSON can hold. Raises DataError for a file that cannot be read."""
+    total = hashlib.sha256()
+    for path in files:
+        if not path.is_file():  # a pipe would never end
+            raise DataError("the file is missing", path=path, expected="a regular file")
+        try:
+            total.update(sha256(path).encode())
+        except OSError as error:
+            raise DataError("the file cannot be read", path=path, found=error.strerror, remedy="check its permissions") from error
+    total.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return total.hexdigest()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Lines by case, the newest of each; a line that is not whole is left out, and so is done again."""
+    lines = {}
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+            lines[line["case"]] = {name: line[name] for name in ("case", "key", "result")}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return lines

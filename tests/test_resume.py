@@ -1,0 +1,249 @@
+"""--resume of a batch that was stopped half-way: only what is missing is done, and what is stale is done again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+
+from rarecli import Phantom, Predictor
+from rarecli.core import prepare_case
+from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
+from rarecli.core.evaluator import evaluate
+from rarecli.core.files import resumable_folder
+from rarecli.core.phantoms import write_phantoms
+from rarecli.core.predictor import predict_files
+from rarecli.core.prepared import open_prepared
+from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.volume import write_image
+
+
+class Counting(Predictor):
+    """Counts what it is asked for."""
+
+    num_asked = 0
+
+    def predict(self, *arguments, **options):
+        self.num_asked += 1
+        return super().predict(*arguments, **options)
+
+
+@pytest.fixture
+def predictor(bundle):
+    with Counting(bundle, backend="onnx") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A dataset of three small phantoms, the second of them broken."""
+    write_phantoms(tmp_path / "data", range(3), 8.0)
+    shutil.copy(image_of(tmp_path, 1), tmp_path / "sound.nii.gz")
+    image_of(tmp_path, 1).write_bytes(b"broken")
+    return tmp_path / "data"
+
+
+def image_of(folder, seed):
+    return folder / "data" / "imagesTr" / f"phantom_{seed:03d}.nii.gz"
+
+
+def asked_by(predictor, action):
+    """How many predictions an action took, and what it returned or failed with."""
+    before = predictor.num_asked
+    try:
+        result = action()
+    except SomeCasesFailed as failure:
+        result = failure
+    return predictor.num_asked - before, result
+
+
+def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_path):
+    def predict(**options):
+        return asked_by(predictor, lambda: predict_files([source / "imagesTr"], predictor, tmp_path / "out", **options))
+
+    num, failure = predict()
+    assert (num, list(failure.failures)) == (2, ["phantom_001"])
+    shutil.copy(tmp_path / "sound.nii.gz", image_of(tmp_path, 1))
+    num, result = predict(resume=True)
+    assert num == 1
+    assert list(result["cases"]) == ["phantom_000", "phantom_001", "phantom_002"]
+    assert result == json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert predict(resume=True) == (0, result)
+    # a labels file that is gone, a scan that changed, an option, probabilities that are missing
+    (tmp_path / "out" / "phantom_000.nii.gz").unlink()
+    shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
+    assert predict(resume=True)[0] == 2
+    assert predict(resume=True, depth=2)[0] == 3
+    assert predict(resume=True, depth=2, probabilities=True)[0] == 3
+    (tmp_path / "out" / "phantom_000_probabilities.nii.gz").unlink()
+    assert predict(resume=True, depth=2, probabilities=True)[0] == 1
+    assert predict()[0] == 3
+
+
+def test_another_model_makes_all_results_stale(predictor, run, tmp_path):
+    scan, _ = Phantom(0).acquire(8.0)
+    write_image(tmp_path / "in" / "a.nii.gz", scan.data[0], scan)
+    predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+    with Counting(run, device="cpu") as other:
+        for expected in (1, 0):
+            assert asked_by(other, lambda: predict_files([tmp_path / "in"], other, tmp_path / "out", resume=True))[0] == expected
+    changed = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(run / "best.safetensors", changed / "weights.safetensors")
+    description = json.loads((changed / "run.json").read_text())
+    description["spec"]["as_is_octaves"] = 0.5
+    (changed / "run.json").write_text(json.dumps(description))
+    with Predictor(run, device="cpu") as one, Predictor(changed, device="cpu") as other:
+        assert one.key != other.key
+
+
+def test_one_file_cannot_be_resumed(predictor, tmp_path):
+    scan, _ = Phantom(0).acquire(8.0)
+    write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
+    with pytest.raises(UsageError, match="only a folder"):
+        predict_files([tmp_path / "a.nii.gz"], predictor, tmp_path / "b.nii.gz", resume=True)
+
+
+def test_evaluate_does_what_is_missing_and_gives_what_one_go_gives(predictor, source, tmp_path):
+    def score(output, **options):
+        options = {"depths": [0, 1], "upsampled": False, "surface": False} | options
+        return asked_by(predictor, lambda: evaluate(source, predictor, tmp_path / output, **options))
+
+    num, failure = score("out")
+    assert (num, list(failure.failures)) == (4, ["phantom_001"])
+    assert list(failure.result["failed"]) == ["phantom_001"]
+    shutil.copy(tmp_path / "sound.nii.gz", image_of(tmp_path, 1))
+    num, resumed = score("out", resume=True)
+    assert num == 2
+    assert score("at once") == (6, resumed)
+    for name in ("summary.json", "cases.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "at once" / name).read_bytes()
+    assert score("out", resume=True) == (0, resumed)
+    shutil.copy(source / "labelsTr" / "phantom_000.nii.gz", source / "labelsTr" / "phantom_002.nii.gz")
+    assert score("out", resume=True)[0] == 2
+    assert score("out", resume=True, depths=[1])[0] == 3
+
+
+OPTIONS = {"num_jobs": 1, "num_levels": 3, "patch_size": (16, 16, 16), "spacing_mm": (2.0, 2.0, 2.0)}
+
+
+@pytest.fixture
+def worked(monkeypatch):
+    """Names of the cases that were prepared, not kept; preparing them in this process."""
+    names = []
+    real = prepare_case._prepare_case
+
+    def count(case, *rest):
+        names.append(case.name)
+        return real(case, *rest)
+
+    monkeypatch.setattr(prepare_case, "_prepare_case", count)
+    monkeypatch.setattr("rarecli.core.preparing.ProcessPoolExecutor", Here)
+    return names
+
+
+class Here:
+    """A pool of this process alone."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, work, items, chunksize=1):
+        return map(work, items)
+
+    def shutdown(self, **_):
+        pass
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, worked):
+    def prepare(output="out", **options):
+        worked.clear()
+        with suppress(SomeCasesFailed):
+            preprocess(source, tmp_path / output, PreprocessOptions(**OPTIONS | options))
+        return sorted(set(worked))
+
+    everything = [f"phantom_{seed:03d}" for seed in range(3)]
+    assert prepare() == everything
+    assert list(open_prepared(tmp_path / "out").index.failed) == ["phantom_001"]
+    shutil.copy(tmp_path / "sound.nii.gz", image_of(tmp_path, 1))
+    assert prepare(resume=True) == ["phantom_001"]
+    assert prepare("at once") == everything
+    assert contents(tmp_path / "out") == contents(tmp_path / "at once")
+    assert prepare(resume=True) == []
+    assert prepare() == everything
+    # fault 35, a file cut short; fault 36, a changed plan; a changed scan; a case that is gone
+    cut = tmp_path / "out" / "cases" / "phantom_000.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    assert prepare(resume=True) == ["phantom_000"]
+    assert prepare(resume=True, spacing_mm=(4.0, 4.0, 4.0)) == everything
+    shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
+    assert prepare(resume=True, spacing_mm=(4.0, 4.0, 4.0)) == ["phantom_002"]
+    description = json.loads((source / "dataset.json").read_text())
+    description |= {"training": description["training"][:2], "numTraining": 2}
+    (source / "dataset.json").write_text(json.dumps(description))
+    assert prepare(resume=True, spacing_mm=(4.0, 4.0, 4.0)) == []
+    assert sorted(path.stem for path in (tmp_path / "out" / "cases").iterdir()) == everything[:2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["at once", "data", "out", "sound.nii.gz"]
+
+
+SLOWLY = """
+import sys, time
+from rarecli.cli import main
+from rarecli.core import prepare_case
+real = prepare_case._prepare_case
+def slowly(*arguments):
+    result = real(*arguments)
+    time.sleep(0.5)
+    return result
+prepare_case._prepare_case = slowly  # in the worker as well, which runs this file again
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
+    write_phantoms(tmp_path / "data", range(20), 8.0)
+    (tmp_path / "slowly.py").write_text(SLOWLY)
+    arguments = ["preprocess", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--jobs", "1", "--patch-size", "32,32,32"]
+    unfinished = tmp_path / ".out.unfinished" / "cases"
+    process = subprocess.Popen([sys.executable, str(tmp_path / "slowly.py"), *arguments], stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(unfinished.glob("*.safetensors"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)  # its worker as well: the group is the one that was just started
+    process.wait()
+    assert not (tmp_path / "out").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*.safetensors")}
+    command = [sys.executable, "-m", "rarecli", *arguments, "--resume"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(open_prepared(tmp_path / "out").records) == 20
+    assert {name: (tmp_path / "out" / "cases" / name).stat().st_mtime_ns for name in kept} == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "slowly.py"]
+
+
+def test_two_processes_do_not_write_one_output(tmp_path):
+    with resumable_folder(tmp_path / "out", resume=False) as folder:
+        (folder / "part").write_text("x")
+        with pytest.raises(EnvironmentFault, match="another process"), resumable_folder(tmp_path / "out", resume=True):
+            pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part"]
+    with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock has gone with the first
+        assert list(folder.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
