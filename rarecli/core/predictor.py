@@ -85,7 +85,7 @@ class Predictor:
         routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
         logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run, pad=pad)
         classes = routed.restore_labels(best_classes(logits))
-        maps = routed.restore_image(_softmax(logits)) if probabilities else None
+        maps = routed.restore_image(softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes, self.spec),
             volume.affine,
@@ -204,6 +204,7 @@ def best_classes(logits: FloatArray) -> IntArray:
     return classes
 
 
-def _softmax(logits: FloatArray) -> FloatArray:
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities from logits: (K, X, Y, Z) float32."""
     powers = np.exp(logits - logits.max(axis=0, keepdims=True))
     return np.asarray(powers / powers.sum(axis=0, keepdims=True), dtype=np.float32)
