@@ -5,11 +5,9 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 venv=${TRITON_VENV:-$root/.venv-triton}
 repository=$1
 shift
-ask() { "$venv/bin/python" -c "import sysconfig; print(sysconfig.$1)"; }
-packages=$(ask 'get_path("platlib")')
-libraries=$(ask 'get_config_var("LIBDIR")')
+libraries=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
 # the server's Python ignores PYTHONPATH; its modules are those of the first python3 on PATH
 export PATH="$venv/bin:$PATH"
-export LD_LIBRARY_PATH="$packages/nvidia_pytriton.libs:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-exec "$packages/pytriton/tritonserver/bin/tritonserver" --model-repository="$repository" \
-  --backend-directory="$packages/pytriton/tritonserver/backends" "$@"
+export LD_LIBRARY_PATH="$venv/server/nvidia_pytriton.libs:$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+exec "$venv/server/pytriton/tritonserver/bin/tritonserver" --model-repository="$repository" \
+  --backend-directory="$venv/server/pytriton/tritonserver/backends" "$@"

@@ -26,6 +26,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from rarecli.core.engines.manifest import MANIFEST, Bundle, Engine, HashedFile
+from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import UsageError
 from rarecli.core.files import atomic_folder
 from rarecli.core.preprocessing import label_values
@@ -44,8 +45,8 @@ _KIND = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU", "python": "KIND_CPU
 class TritonOptions:
     """backend: what runs the depths. name: the router's, and the prefix of the depths'.
 
-    max_batch: windows that one execution takes at most, one number for all depths or one per depth; by default 2 at depth 0, twice as many at
-    each next one, at most 16. num_instances: of each depth's model. num_routers: scans that are prepared and stitched at a time.
+    max_batch: windows that one execution takes at most, one number for all depths or one per depth; by default 2 at depth 0, twice as
+    many at each next one, at most 16. num_instances: of each depth's model. num_routers: scans that are prepared and stitched at a time.
     max_delay_us: how long a window waits for others to join it.
     """
 
@@ -56,17 +57,22 @@ class TritonOptions:
     num_routers: int = 2
     max_delay_us: int = 0
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, flags=re.ASCII):
+            raise UsageError("this is no model name", field="model-name", found=self.name, expected="letters, digits, _ . -")
 
-def render_repository(bundle: Bundle, repository: Path, options: TritonOptions) -> tuple[str, ...]:
-    """Write the models into `repository`, beside others that are there, the router last; returns their names.
 
-    Models of the same name that were rendered before are replaced. Raises UsageError for a name that is taken by something else or no
-    name, batch sizes that are not as many as depths, and a bundle without plans for the flavour `tensorrt`; ModelError for a file of the bundle
-    that was changed.
+def render_repository(model: Path, repository: Path, options: TritonOptions) -> tuple[str, ...]:
+    """Write the models of a bundle (a path, or a built-in name) into `repository`, beside others that are there; returns their names.
+
+    Models of the same name that were rendered before are replaced, the router last. Raises UsageError for a run, for a name that something
+    else has taken, batch sizes that are not as many as depths, and a bundle without plans for the flavour `tensorrt`; ModelError for a file
+    of the bundle that was changed.
     """
+    bundle = find_model(model).bundle
+    if bundle is None:
+        raise UsageError("a run has no engines to serve", path=model, remedy="add -o BUNDLE")
     manifest = bundle.manifest
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", options.name, flags=re.ASCII):
-        raise UsageError("this is no model name", field="model-name", found=options.name, expected="letters, digits, _ . -")
     batches = _batch_sizes(manifest.depths, options.max_batch)
     if options.backend == "tensorrt" and not all(engine.plan for engine in manifest.engines):
         remedy = "rare export --format onnx,tensorrt, on the machine that serves"
