@@ -240,12 +240,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_bad_input_gets_the_words_of_rare_and_the_server_goes_on(protocol, server, predictor):
-    if protocol == "http":
-        pytest.importorskip("gevent", reason="the HTTP client is tested through the command")
+def test_bad_input_gets_the_words_of_rare_and_the_server_goes_on(server, predictor):
     good = np.random.default_rng(0).random((1, 12, 12, 12), dtype=np.float32)
-    with Client(f"127.0.0.1:{getattr(server, protocol)}", protocol) as client:
+    with server.client() as client:
         for change, spacing, depth in REFUSED.values():
             scan = Volume(change(good), np.diag([2.0, spacing, 2.0, 1.0]))
             with pytest.raises(RareError) as expected:
@@ -330,11 +327,11 @@ def test_500_requests_of_8_clients_are_all_answered(server, capsys):
     assert [number for number, *_ in answers] == list(range(500))
     assert [error for *_, error in answers if error] == []
     with capsys.disabled():
-        print()
+        sys.stdout.write("\n")
         for depth in range(4):
             seconds = sorted(1e3 * taken for _, at, taken, _ in answers if at == depth)
             cuts = statistics.quantiles(seconds, n=100)
-            print(f"depth {depth}: {len(seconds)} requests, ms p50 {cuts[49]:.1f}, p90 {cuts[89]:.1f}, p99 {cuts[98]:.1f}")
+            sys.stdout.write(f"depth {depth}: {len(seconds)} requests, ms p50 {cuts[49]:.1f}, p90 {cuts[89]:.1f}, p99 {cuts[98]:.1f}\n")
 
 
 def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
