@@ -8,20 +8,25 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).parents[2] / "export" / "python"
 sys.path.insert(0, str(FOLDER))
-from consumer import segment  # noqa: E402
+import consumer  # noqa: E402
 
 
 @pytest.mark.parametrize("depth", range(4))
-def test_the_manifest_and_the_readme_suffice_for_a_consumer(bundle, depth):
+def test_the_manifest_and_the_readme_suffice_for_a_consumer(bundle, depth, monkeypatch):
     manifest = json.loads((bundle / "manifest.json").read_text())
     vector = next(vector for vector in manifest["conformance"] if vector["depth"] == depth)
     scan = nib.load(bundle / vector["scan"]["file"])
     orientation = nib.orientations.io_orientation(scan.affine)
     ras = scan.as_reoriented(orientation)
-    labels = segment(np.asarray(ras.dataobj)[None], np.linalg.norm(ras.affine[:3, :3], axis=0), bundle)
+    images = []
+    slide = consumer.slide
+    monkeypatch.setattr(consumer, "slide", lambda image, *rest: images.append(image) or slide(image, *rest))
+    labels = consumer.segment(np.asarray(ras.dataobj)[None], np.linalg.norm(ras.affine[:3, :3], axis=0), bundle)
+    np.testing.assert_allclose(images[0], load_file(bundle / vector["arrays"]["file"])["image"], atol=1e-5)
     back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
     labels = nib.orientations.apply_orientation(labels, back)
     expected = np.asarray(nib.load(bundle / vector["labels"]["file"]).dataobj)
