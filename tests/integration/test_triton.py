@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -84,7 +84,8 @@ class Server:
 
     def kill(self) -> None:
         """kill -9 of the server and the Python processes of its models, and what they leave in shared memory."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for region in Path("/dev/shm").glob(f"{self._shm}*"):
             region.unlink()
@@ -105,8 +106,8 @@ class Server:
 @contextmanager
 def serving(repository: Path, folder: Path, *options: str):
     server = Server(repository, folder, *options)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
@@ -344,18 +345,17 @@ def test_500_requests_of_8_clients_are_all_answered(server, capsys):
 
 def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
     render_repository(bundle, tmp_path / "repository", TritonOptions("python", num_routers=1))
-    with serving(tmp_path / "repository", tmp_path) as server:
-        with server.client() as survivor:
-            assert send(survivor, 0)[3] is None
-            answers = load(server, 400, 8, kill_after=50)
-            assert [number for number, *_ in answers] == list(range(400))
-            failed = [error for *_, error in answers if error]
-            assert 0 < len(failed) <= 350
-            assert all(re.match("the server gives no answer\n", error) for error in failed)
-            server.start()
-            assert [error for *_, error in load(server, 16, 8) if error] == []
-            # a client that was there before the crash finds the new server, at the latest when gRPC tries again
-            deadline = time.monotonic() + 30
-            while (again := send(survivor, 1)[3]) and time.monotonic() < deadline:
-                time.sleep(0.5)
-            assert again is None
+    with serving(tmp_path / "repository", tmp_path) as server, server.client() as survivor:
+        assert send(survivor, 0)[3] is None
+        answers = load(server, 400, 8, kill_after=50)
+        assert [number for number, *_ in answers] == list(range(400))
+        failed = [error for *_, error in answers if error]
+        assert 0 < len(failed) <= 350
+        assert all(re.match("the server gives no answer\n", error) for error in failed)
+        server.start()
+        assert [error for *_, error in load(server, 16, 8) if error] == []
+        # a client that was there before the crash finds the new server, at the latest when gRPC tries again
+        deadline = time.monotonic() + 30
+        while (again := send(survivor, 1)[3]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert again is None
