@@ -1,13 +1,14 @@
 # make demo    install, then the whole chain on phantoms (about three minutes)
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
+# make test-triton   install, make .venv-triton with a Triton server, then test serving with it
 # make check   style, types, import rules, generated files, advisories on dependencies
 # make fuzz    ten minutes of broken files
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp check audit fuzz schema faults format clean
+.PHONY: install demo test test-slow test-cpp test-triton check audit fuzz schema faults format clean
 
 install: $(INSTALLED)
 
@@ -28,6 +29,10 @@ test-slow: install
 test-cpp: install
 	export/cpp/install_packages.sh
 	$(BIN)/pytest -m slow tests/integration/test_cpp.py
+
+test-triton: install
+	PYTHON=$(BIN)/python export/triton/install_server.sh
+	$(BIN)/pytest -m slow tests/integration/test_triton.py
 
 check: install
 	$(BIN)/ruff check .
@@ -55,4 +60,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv rare-demo
+	rm -rf .venv .venv-triton rare-demo

@@ -1,12 +1,25 @@
 """`rare export`."""
 
+from __future__ import annotations
+
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rarecli.commands.console import Console, Json, integers, print_json, print_table, three_integers, words
+
+if TYPE_CHECKING:
+    from rarecli.core.engines.manifest import Manifest
+
+
+class TritonBackend(str, Enum):
+    """What runs the depths on the server."""
+
+    onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
+    python = "python"
 
 
 class Precision(str, Enum):
@@ -18,7 +31,7 @@ class Precision(str, Enum):
 
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle, a folder.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The bundle, a folder.")] = None,
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")] = None,
     formats: Annotated[
         list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
@@ -35,36 +48,67 @@ def run(
     shape_opt: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: the shape to tune for.")] = None,
     shape_max: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: largest shape.")] = None,
     timing_cache: Annotated[Path | None, typer.Option(help="tensorrt: a file that keeps what tuning found out.")] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL if -o is left out."),
+    ] = None,
+    triton_backend: Annotated[
+        TritonBackend, typer.Option(help="Triton: what runs the depths; python: onnxruntime inside the Python backend.")
+    ] = TritonBackend.onnxruntime,
+    model_name: Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are PREFIX_depthK.")] = "rare",
+    max_batch: Annotated[
+        list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: most windows per execution, one number or one per depth.")
+    ] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Triton: instances of each depth's model.")] = 1,
+    routers: Annotated[int, typer.Option(min=1, help="Triton: instances of the router, scans prepared at a time.")] = 2,
+    max_delay_us: Annotated[int, typer.Option(min=0, help="Triton: how long a window waits for others.")] = 0,
     json: Json = False,
 ) -> None:
-    """Write one ONNX engine per routing depth, each checked against PyTorch.
+    """Write one ONNX engine per routing depth, each checked against PyTorch; or serve them by Triton.
 
     Example: rare export run -o bundle
-    """
-    from rarecli.core.errors import missing_extra
 
-    try:
-        from rarecli.core.engines.bundle import TensorRtOptions, export
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "train") from None
-    manifest = export(
-        model,
-        output,
-        depths=integers(depths, "--depths"),
-        formats=words(formats) or ("onnx",),
-        precision=precision.value,
-        self_contained=self_contained,
-        tensorrt=TensorRtOptions(
-            three_integers(shape_min, "--shape-min"),
-            three_integers(shape_opt, "--shape-opt"),
-            three_integers(shape_max, "--shape-max"),
-            timing_cache,
-        ),
-        reporter=Console(),
-    )
+    Example: rare export bundle --triton repository
+    """
+    from rarecli.core.errors import UsageError, missing_extra
+    from rarecli.core.serving.repository import TritonOptions, render_repository
+
+    if output is None and triton is None:
+        raise UsageError("there is nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
+    serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
+    result: dict[str, Any] = {}
+    if output is not None:
+        try:
+            from rarecli.core.engines.bundle import TensorRtOptions, export
+        except ModuleNotFoundError as error:
+            raise missing_extra(error.name or "torch", "train") from None
+        manifest = export(
+            model,
+            output,
+            depths=integers(depths, "--depths"),
+            formats=words(formats) or ("onnx",),
+            precision=precision.value,
+            self_contained=self_contained,
+            tensorrt=TensorRtOptions(
+                three_integers(shape_min, "--shape-min"),
+                three_integers(shape_opt, "--shape-opt"),
+                three_integers(shape_max, "--shape-max"),
+                timing_cache,
+            ),
+            reporter=Console(),
+        )
+        result = manifest.model_dump(mode="json")
+        if not json:
+            _print_engines(manifest, output)
+    if triton is not None:
+        result["triton_models"] = render_repository(output or model, triton, serving)
+        if not json:
+            print_table(str(triton), ["Triton model"], [[name] for name in result["triton_models"]])
     if json:
-        print_json(manifest.model_dump(mode="json"))
-        return
+        print_json(result)
+
+
+def _print_engines(manifest: Manifest, output: Path) -> None:
     rows = [
         [
             str(e.depth),

@@ -6,7 +6,7 @@ Window sizes, starts and weights are part of the bundle's contract (`export/READ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 
 import numpy as np
@@ -26,6 +26,8 @@ MIN_WEIGHT = 1e-4
 
 Run = Callable[[FloatArray, int], FloatArray]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
+Map = Callable[[Callable[[FloatArray], FloatArray], Iterable[FloatArray]], Iterable[FloatArray]]
+"""Applies a function to many arrays and gives the results in order, as `map` does."""
 
 
 def window_shape(shape: Shape, spec: ModelSpec, depth: int) -> Shape:
@@ -52,10 +54,11 @@ def window_weights(window: Shape) -> FloatArray:
     return np.maximum(weights, MIN_WEIGHT).astype(np.float32)
 
 
-def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run, *, pad: bool = True) -> FloatArray:
+def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run, *, pad: bool = True, through: Map = map) -> FloatArray:
     """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0.
 
     pad: False refuses an image that would have to be padded. Raises DataError for it, naming both neighbouring sizes.
+    through: how the windows, all of one shape, are run: one by one, or many at once.
     """
     x, y, z = shape = image.shape[1:]
     window = window_shape(shape, spec, depth)
@@ -68,9 +71,10 @@ def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run, *, 
     weights = window_weights(window)
     total = np.zeros((spec.network.num_classes, *padded.shape[1:]), dtype=np.float32)
     weight = np.zeros(padded.shape[1:], dtype=np.float32)
-    for corner in product(*starts):
-        box = tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True))
-        total[(slice(None), *box)] += weights * run(np.ascontiguousarray(padded[(slice(None), *box)])[None], depth)[0]
+    boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in product(*starts)]
+    windows = (np.ascontiguousarray(padded[(slice(None), *box)])[None] for box in boxes)
+    for box, logits in zip(boxes, through(lambda image: run(image, depth), windows), strict=True):
+        total[(slice(None), *box)] += weights * logits[0]
         weight[box] += weights
     total /= weight
     return total[:, :x, :y, :z]

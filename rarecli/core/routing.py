@@ -74,8 +74,7 @@ def route(
     A scan whose depth is forced is brought to that depth's grid all the same.
     Raises DataError for a spacing that is not finite and positive, UsageError for a depth that is not there.
     """
-    if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
-        raise DataError("the spacing is not finite and positive", field="spacing", found=spacing_mm, expected="millimetres > 0")
+    require_spacing(spacing_mm)
     if depth is not None and depth not in depths:
         raise UsageError("the model has no such depth", field="depth", found=depth, expected=", ".join(map(str, depths)))
     finest = min(math.log2(spacing / trained) for spacing, trained in zip(spacing_mm, trained_spacing_mm, strict=True))
@@ -97,6 +96,12 @@ def route(
         axes = [name for name, zoom in zip("xyz", (x, y, z), strict=True) if zoom != 1]
         why += f"; resampled along {', '.join(axes)}"
     return Route(chosen, grid, (x, y, z), why)
+
+
+def require_spacing(spacing_mm: Triple) -> None:
+    """Raise DataError for a spacing that is not finite and positive."""
+    if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
+        raise DataError("the spacing is not finite and positive", field="spacing", found=spacing_mm, expected="millimetres > 0")
 
 
 def divisor(num_levels: int, depth: int) -> int:

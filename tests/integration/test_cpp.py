@@ -112,6 +112,14 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
     assert result.stdout.endswith("all passed\n")
 
 
+def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_path):
+    export(run, tmp_path / "half", precision="fp16")
+    command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("labels right") == 4
+
+
 def rotated(scan: nib.Nifti1Image) -> nib.Nifti1Image:
     angle = math.radians(25)
     turn = np.eye(4)

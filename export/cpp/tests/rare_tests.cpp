@@ -162,6 +162,8 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
   const rare::Manifest& manifest = bundle.manifest();
   const rare::Backend backend(backend_name);
   check(!manifest.conformance.empty(), "the bundle has conformance vectors");
+  const auto content = nlohmann::json::parse(std::ifstream(folder + "/manifest.json"));
+  const float share = content.at("engines").at(0).at("parity").at("tolerance_rel");  // that of the bundle's precision
   for (const rare::ConformanceVector& vector : manifest.conformance) {
     const std::string depth = "depth " + std::to_string(vector.depth) + ": ";
     const rare::Volume scan = rare::read_volume(bundle.file(vector.scan));
@@ -176,7 +178,7 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     const rare::Image logits = rare::sliding_logits(routed.image, num_classes, window, manifest.window, *engine);
     const std::vector<float> expected = read_array(arrays, "logits");
     float tolerance = 0;
-    for (const float logit : expected) tolerance = std::max(tolerance, 1e-4F * std::abs(logit));
+    for (const float logit : expected) tolerance = std::max(tolerance, share * std::abs(logit));
     const float off = largest_difference(logits.values, expected);
     check(off <= tolerance, depth + "logits off by " + std::to_string(off));
 

@@ -1,0 +1,86 @@
+"""What a request to the router costs beyond one to the depth's model: scans of one window, both called in turns by one client.
+
+    rare export hippocampus --triton REPOSITORY --triton-backend python
+    export/triton/serve.sh REPOSITORY &
+    .venv-triton/bin/python benchmarks/triton_overhead.py hippocampus [--url localhost:8001] [-o RESULT.json]
+
+The router takes the scan and answers labels; the depth's model takes the normalised image and answers logits, as it would from a client
+that does the router's work itself. What that client then does itself (prepare, argmax) is timed as well, in seconds of the CPU; it is no
+part of the direct call.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rarecli.core.benchmarking.machine import describe_machine
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.predictor import best_classes
+from rarecli.core.preprocessing import prepare_scan
+from rarecli.core.serving import contract
+from rarecli.core.volume import Volume
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export" / "triton"))
+from client import Client
+
+OUTPUTS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="the bundle that is served, or a built-in name")
+    parser.add_argument("--url", default="localhost:8001")
+    parser.add_argument("--name", default="rare", help="the router's name")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    bundle = find_model(options.model).bundle
+    if bundle is None:
+        parser.error("a run is not served; export it first")
+    rows, samples = [], {}
+    with Client(options.url, model=options.name) as client:
+        for engine in bundle.manifest.engines:
+            spec = bundle.manifest.spec
+            data = np.random.default_rng(0).random((spec.network.in_channels, *engine.patch_shape), dtype=np.float32)
+            scan = Volume(data, np.diag([*engine.grid_spacing_mm, 1.0]))
+            image = prepare_scan(scan, spec).image[None]
+            model = contract.depth_model(options.name, engine.depth)
+            seconds: dict[str, list[float]] = {"direct": [], "router": [], "prepare_cpu": [], "argmax_cpu": []}
+            for request in range(options.requests + 10):
+                moments = [time.perf_counter()]
+                logits = client.infer(model, {engine.input.name: image}, (engine.output.name,))[engine.output.name]
+                moments.append(time.perf_counter())
+                client.infer(options.name, {contract.IMAGE: data, contract.SPACING: np.array(engine.grid_spacing_mm)}, OUTPUTS)
+                moments += [time.perf_counter(), time.thread_time()]
+                prepare_scan(scan, spec)
+                moments.append(time.thread_time())
+                best_classes(logits[0])
+                moments.append(time.thread_time())
+                if request >= 10:  # the first ones warm up
+                    for name, start, end in zip(seconds, (*moments[:2], *moments[3:5]), (*moments[1:3], *moments[4:6]), strict=True):
+                        seconds[name].append(end - start)
+            medians = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in seconds.items()}
+            differences = [router - direct for router, direct in zip(seconds["router"], seconds["direct"], strict=True)]
+            rows.append(
+                {"depth": engine.depth, "shape": engine.patch_shape, **medians, "overhead_ms": 1e3 * statistics.median(differences)}
+            )
+            samples[engine.depth] = seconds
+            print(json.dumps(rows[-1]))
+    if options.output:
+        result = {
+            "machine": describe_machine(0),
+            "model": str(options.model),
+            "requests": options.requests,
+            "rows": rows,
+            "samples_s": samples,
+        }
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

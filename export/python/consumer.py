@@ -1,0 +1,69 @@
+"""A bundle without rarecli. segment(image (C, X, Y, Z) in RAS axes, spacing in mm, bundle) -> labels (X, Y, Z)."""
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+
+def segment(image, spacing, bundle):
+    manifest = json.loads((Path(bundle) / "manifest.json").read_text())
+    assert manifest["schema_version"] == 1
+    rule, plan = manifest["routing"], manifest["spec"]["plan"]
+    natural = math.floor(min(math.log2(s / t) for s, t in zip(spacing, rule["trained_spacing_mm"], strict=True)) + 0.5)
+    engine = min(manifest["engines"], key=lambda engine: (abs(engine["depth"] - natural), engine["depth"]))
+    ratios = np.asarray(spacing) / engine["grid_spacing_mm"]
+    octaves, slack = np.log2(ratios), rule["rounding_slack"]
+    as_is = abs(octaves).max() <= rule["as_is_octaves"] + slack and np.ptp(octaves) <= rule["as_is_anisotropy_octaves"] + slack
+    steps = [None if as_is or abs(ratio - 1) <= rule["tolerance"] + slack else 1 / ratio for ratio in ratios]
+    routed = np.asarray(image, np.float64)
+    for axis, step in enumerate(steps, start=1):
+        if step is not None:
+            size = max(1, math.floor(routed.shape[axis] / step + 0.5))
+            box = max(manifest["resampling"]["min_box_voxels"], step)
+            routed = np.moveaxis(box_mean(np.moveaxis(routed, axis, 0), size, step, box), 0, axis)
+    routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
+    classes = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])).argmax(axis=0)
+    for axis, step in enumerate(steps):
+        if step is not None:
+            size, new_size = image.shape[axis + 1], classes.shape[axis]
+            nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + (new_size - 1) / 2 + 0.5).astype(int)
+            classes = classes.take(nearest.clip(0, new_size - 1), axis=axis)
+    return np.array(plan["label_values"])[classes]
+
+
+def box_mean(data, new_size, step, box):  # along the first axis; what lies beyond the border repeats the last voxel
+    borders = np.arange(len(data) - 1) + 0.5
+    centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (len(data) - 1) / 2
+    low, high = (centres - box / 2)[:, None], (centres + box / 2)[:, None]
+    left, right = np.append(-np.inf, borders), np.append(borders, np.inf)
+    weights = np.clip(np.minimum(right, high) - np.maximum(left, low), 0, None) / box
+    return np.tensordot(weights, data, axes=1)
+
+
+def normalise(data, rule, channel):
+    if rule["kind"] == "ct":
+        return (data.clip(rule["lower"][channel], rule["upper"][channel]) - rule["mean"][channel]) / rule["std"][channel]
+    low, high = np.percentile(data, [rule["lower"], rule["upper"]])
+    return ((data - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(data)
+
+
+def slide(image, engine, rule, bundle, num_classes):
+    session, shape, window, starts = onnxruntime.InferenceSession(Path(bundle) / engine["file"]), image.shape[1:], [], []
+    for size, patch, divisor, least in zip(shape, engine["patch_shape"], engine["divisors"], engine["min_shape"], strict=True):
+        num = math.ceil((size - patch) / (patch * (1 - rule["overlap"]))) + 1 if size > patch else 1
+        starts.append([math.floor(i * (size - patch) / (num - 1) + 0.5) for i in range(num)] if num > 1 else [0])
+        window.append(min(patch, max(least, math.ceil(size / divisor) * divisor)))
+    padded = np.pad(
+        image, [(0, 0), *((0, max(0, w - s)) for w, s in zip(window, shape, strict=True))], constant_values=rule["padding_value"]
+    )
+    axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (rule["sigma"] * n)) ** 2) for n in window]
+    weights, total = np.maximum(np.einsum("x,y,z->xyz", *axes), rule["min_weight"]), np.zeros((num_classes + 1, *padded.shape[1:]))
+    for corner in product(*starts):
+        box = (slice(None), *(slice(start, start + size) for start, size in zip(corner, window, strict=True)))
+        logits = session.run([engine["output"]["name"]], {engine["input"]["name"]: padded[box][None]})[0][0]
+        total[box] += weights * np.concatenate([logits, np.ones((1, *window))])
+    return (total[:-1] / total[-1])[:, : shape[0], : shape[1], : shape[2]]

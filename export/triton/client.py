@@ -1,0 +1,189 @@
+"""Segments scans by a Triton server that serves a bundle (`rare export --triton`). A command and a library.
+
+    pip install "rare-unet[triton]"
+    python client.py SCAN... -o OUTPUT [--url HOST:PORT] [--protocol grpc|http] [--model rare] [--jobs N]
+
+    with Client("localhost:8001") as client:
+        prediction = client.predict("scan.nii.gz")        # what Predictor.predict returns
+
+The scan is read, turned to RAS axes and sent as it is, with its spacing; the server routes, normalises, runs the windows and stitches;
+the labels come back on the routed grid and are restored to the scan's own here. Reading and restoring are those of `rare predict`:
+rarecli without PyTorch.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rarecli.core.dataset import Case, find_scans, read_image
+from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
+from rarecli.core.files import require_writable, write_json
+from rarecli.core.predictor import Prediction
+from rarecli.core.preprocessing import RoutedScan, to_ras
+from rarecli.core.routing import Route
+from rarecli.core.serving import contract
+from rarecli.core.volume import Volume, read_volume, write_image, write_labels
+
+_REFUSED = ("400", "StatusCode.INVALID_ARGUMENT")
+_ALWAYS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM, contract.WARNINGS)
+
+
+class Client:
+    """A server that segments scans. Use it as a context manager, or call `close`; one client per thread.
+
+    url: HOST:PORT, without a scheme. protocol: grpc (port 8001 by default on the server) or http (8000). model: the router's name.
+    """
+
+    def __init__(self, url: str, protocol: str = "grpc", model: str = "rare", timeout_s: float = 120.0) -> None:
+        if protocol not in ("grpc", "http"):
+            raise UsageError("there is no such protocol", field="protocol", found=protocol, expected="grpc, http")
+        try:
+            if protocol == "grpc":
+                import tritonclient.grpc as library
+            else:
+                import tritonclient.http as library
+        except ImportError as error:
+            raise missing_extra(error.name or "tritonclient", "triton") from None
+        self._library, self._url, self._model, self._timeout_s = library, url, model, timeout_s
+        if protocol == "grpc":
+            self._server = library.InferenceServerClient(url)
+            self._limit = {"client_timeout": timeout_s}
+        else:
+            self._server = library.InferenceServerClient(url, connection_timeout=timeout_s, network_timeout=timeout_s)
+            self._limit = {}
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._server.close()
+
+    def predict(self, scan: str | Path | Volume, *, depth: int | None = None, probabilities: bool = False) -> Prediction:
+        """Segment a NIfTI file or a Volume; `depth` forces a depth. Nothing is tried twice.
+
+        Raises DataError for a broken file, and with the server's words for a scan that it refuses; EnvironmentFault for a server
+        that is not there, has no such model, or fails.
+        """
+        started = time.perf_counter()
+        volume = scan if isinstance(scan, Volume) else read_volume(Path(scan))
+        ras = to_ras(volume)
+        wanted = (*_ALWAYS, contract.PROBABILITIES) if probabilities else _ALWAYS
+        inputs = {contract.IMAGE: np.ascontiguousarray(ras.data, dtype=np.float32), contract.SPACING: np.array(ras.spacing_mm)}
+        if depth is not None:
+            inputs[contract.DEPTH] = np.array([depth], dtype=np.int32)
+        answer = self.infer(self._model, inputs, wanted)
+        (chosen,), (reason,) = answer[contract.DEPTH].tolist(), answer[contract.REASON].tolist()
+        route = Route(chosen, tuple(answer[contract.GRID_SPACING].tolist()), tuple(answer[contract.ZOOM].tolist()), reason.decode())
+        way_back = RoutedScan(inputs[contract.IMAGE], route, volume)
+        maps = way_back.restore_image(answer[contract.PROBABILITIES]) if probabilities else None
+        labels = way_back.restore_labels(answer[contract.LABELS])
+        warnings = tuple(text.decode() for text in answer[contract.WARNINGS].tolist())
+        return Prediction(labels, volume.affine, chosen, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
+
+    def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """One request to any model of the server: named arrays in, named arrays out. Raises as `predict` does."""
+        from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+        tensors = []
+        for name, array in inputs.items():
+            tensors.append(self._library.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
+            tensors[-1].set_data_from_numpy(array)
+        wanted = [self._library.InferRequestedOutput(name) for name in outputs]
+        try:
+            result = self._server.infer(model, tensors, outputs=wanted, **self._limit)
+        except InferenceServerException as error:
+            if error.status() in _REFUSED:
+                raise DataError(error.message()) from error
+            raise self._failed(model, error.message()) from error
+        except OSError as error:  # HTTP: nobody listens, or the connection broke
+            raise self._failed(model, error) from error
+        return {name: result.as_numpy(name) for name in outputs}
+
+    def _failed(self, model: str, found: object) -> EnvironmentFault:
+        return EnvironmentFault("the server gives no answer", path=self._url, field=model, found=found)
+
+
+def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) -> dict[str, object]:
+    """Segment every case; a case that fails does not stop the others. The records by name, and what failed."""
+    to_file = output.name.endswith((".nii", ".nii.gz"))
+    if to_file and len(cases) > 1:
+        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
+    require_writable(output.parent if to_file else output)
+    clients: list[Client] = []
+    own = threading.local()
+
+    def open_client() -> None:
+        own.client = Client(options.url, options.protocol, options.model)
+        clients.append(own.client)
+
+    def segment(case: Case) -> dict[str, object] | RareError:
+        try:
+            volume = read_image(case)
+            prediction = own.client.predict(volume, depth=options.depth, probabilities=options.probabilities)
+            target = output if to_file else output / f"{case.name}.nii.gz"
+            write_labels(target, prediction.labels, volume)
+            if prediction.probabilities is not None:
+                stem = target.name.removesuffix(".gz").removesuffix(".nii")
+                write_image(target.with_name(f"{stem}_probabilities.nii.gz"), prediction.probabilities, volume)
+        except RareError as error:
+            return error
+        return {
+            "depth": prediction.depth,
+            "reason": prediction.reason,
+            "residual_zoom": list(prediction.zoom),
+            "seconds": prediction.seconds,
+            "warnings": list(prediction.warnings),
+        }
+
+    with ThreadPoolExecutor(options.jobs, initializer=open_client) as pool:
+        results = dict(zip([case.name for case in cases], pool.map(segment, cases), strict=True))
+    for client in clients:
+        client.close()
+    failures = {name: result for name, result in results.items() if isinstance(result, RareError)}
+    if len(cases) == 1 and failures:
+        raise next(iter(failures.values()))
+    records = {name: result for name, result in results.items() if name not in failures}
+    result = {"model": options.model, "cases": records, "failed": {name: str(error) for name, error in failures.items()}}
+    if not to_file:
+        write_json(output / "predictions.json", result)
+    if failures:
+        raise SomeCasesFailed(f"{len(failures)} of {len(cases)} cases failed: {some(failures)}", result=result, path=output)
+    return result
+
+
+def main() -> int:
+    """The command; exit codes are those of `rare`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="SCAN", help="scans, or folders of scans")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a file for one scan, else a folder")
+    parser.add_argument("--url", default="localhost:8001", help="HOST:PORT of the server (localhost:8001)")
+    parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
+    parser.add_argument("--model", default="rare", help="the router's name (rare)")
+    parser.add_argument("--depth", type=int, help="force a depth")
+    parser.add_argument("--probabilities", action="store_true", help="also write CASE_probabilities.nii.gz")
+    parser.add_argument("--jobs", type=int, default=1, help="scans under way at a time (1)")
+    options = parser.parse_args()
+    try:
+        result, exit_code = segment_files(find_scans(options.inputs), options.output, options), 0
+    except SomeCasesFailed as error:
+        result, exit_code = error.result, error.exit_code
+        print(f"Error: {error}", file=sys.stderr)
+    except RareError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(result, indent=2))
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""A depth's engine in onnxruntime, as Triton's Python backend runs it: for servers without the onnxruntime backend.
+
+Imported on the server alone, by `PREFIX_depthK/1/model.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton  # exists only in the server's Python
+
+from rarecli.core.engines.manifest import Bundle
+from rarecli.core.engines.onnx_runner import OnnxRunner
+
+
+class TritonPythonModel:
+    """The network at one depth: image (B, C, X, Y, Z) -> logits (B, K, X, Y, Z)."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Compare the engine with the manifest. A RareError here is why the model does not load."""
+        bundle = Bundle(Path(args["model_repository"]) / args["model_version"])
+        self._depth = int(json.loads(args["model_config"])["parameters"]["depth"]["string_value"])
+        self._engine = bundle.manifest.engine(self._depth)
+        bundle.engine_file(self._depth)
+        self._runner = OnnxRunner(bundle, device="cpu")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run all requests, which dynamic batching has chosen for their one shape, as one batch."""
+        images = [triton.get_input_tensor_by_name(request, self._engine.input.name).as_numpy() for request in requests]
+        try:
+            logits = self._runner.run(images[0] if len(images) == 1 else np.concatenate(images), self._depth)
+        except Exception as error:
+            failure = triton.TritonError(f"{type(error).__name__}: {error}")
+            return [triton.InferenceResponse(error=failure) for _ in requests]
+        ends = np.cumsum([len(image) for image in images])[:-1]
+        parts = np.split(logits, ends)
+        return [triton.InferenceResponse([triton.Tensor(self._engine.output.name, part)]) for part in parts]

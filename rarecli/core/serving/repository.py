@@ -1,0 +1,216 @@
+"""`rare export --triton`: a Triton model repository from a bundle.
+
+REPOSITORY/
+  PREFIX/                    the router: scan and spacing in, labels on the routed grid out
+    config.pbtxt
+    1/model.py               runs rarecli in the server's Python (docs/decisions/0010)
+    1/manifest.json
+  PREFIX_depth0/ ...         one model per depth, which may be called directly
+    config.pbtxt             dynamic batching, warm-up, instances
+    1/manifest.json
+    1/depth0.onnx            or depth0.plan
+    1/weights.safetensors    one file, linked into the folder of every depth
+    1/model.py               the flavour `python` alone
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from rarecli.core.engines.manifest import MANIFEST, Bundle, Engine, HashedFile
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.errors import UsageError
+from rarecli.core.files import atomic_folder
+from rarecli.core.preprocessing import label_values
+from rarecli.core.serving import contract
+from rarecli.core.serving.router import WINDOWS_IN_FLIGHT
+
+Backend = Literal["onnxruntime", "tensorrt", "python"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+CONFIG = "config.pbtxt"
+VERSION = "1"
+_MARK = "# Rendered by rare export --triton."
+_KIND = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU", "python": "KIND_CPU"}
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """backend: what runs the depths. name: the router's, and the prefix of the depths'.
+
+    max_batch: windows that one execution takes at most, one number for all depths or one per depth; by default 2 at depth 0, twice as
+    many at each next one, at most 16. num_instances: of each depth's model. num_routers: scans that are prepared and stitched at a time.
+    max_delay_us: how long a window waits for others to join it.
+    """
+
+    backend: Backend = "onnxruntime"
+    name: str = "rare"
+    max_batch: Sequence[int] | None = None
+    num_instances: int = 1
+    num_routers: int = 2
+    max_delay_us: int = 0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, flags=re.ASCII):
+            raise UsageError("this is no model name", field="model-name", found=self.name, expected="letters, digits, _ . -")
+
+
+def render_repository(model: Path, repository: Path, options: TritonOptions) -> tuple[str, ...]:
+    """Write the models of a bundle (a path, or a built-in name) into `repository`, beside others that are there; returns their names.
+
+    Models of the same name that were rendered before are replaced, the router last. Raises UsageError for a run, for a name that something
+    else has taken, batch sizes that are not as many as depths, and a bundle without plans for the flavour `tensorrt`; ModelError for a file
+    of the bundle that was changed.
+    """
+    bundle = find_model(model).bundle
+    if bundle is None:
+        raise UsageError("a run has no engines to serve", path=model, remedy="add -o BUNDLE")
+    manifest = bundle.manifest
+    batches = _batch_sizes(manifest.depths, options.max_batch)
+    if options.backend == "tensorrt" and not all(engine.plan for engine in manifest.engines):
+        remedy = "rare export --format onnx,tensorrt, on the machine that serves"
+        raise UsageError("the bundle has no TensorRT plans", path=bundle.path, field="triton-backend", found="tensorrt", remedy=remedy)
+    models = {contract.depth_model(options.name, engine.depth): engine for engine in manifest.engines}
+    present = [repository / options.name, *_depth_folders(repository, options.name)]
+    for folder in present:
+        if folder.exists() and not _is_rendered(folder):
+            raise UsageError("the folder exists and was not rendered by rare", path=folder, remedy="choose another --model-name")
+    links: dict[str, Path] = {}
+    for (name, engine), max_batch in zip(models.items(), batches, strict=True):
+        with atomic_folder(repository / name) as folder:
+            version = _write_model(folder, _depth_config(name, engine, max_batch, options), bundle)
+            files: list[HashedFile] = [engine]
+            if options.backend == "tensorrt" and engine.plan:
+                files = [engine.plan]
+            elif manifest.weights:
+                files.append(manifest.weights)
+            for entry in files:
+                _place(links.get(entry.file, bundle.file(entry)), version / entry.file, link=entry.file in links)
+                links[entry.file] = repository / name / VERSION / entry.file
+            if options.backend == "python":
+                _write_glue(version, "depth_model")
+    with atomic_folder(repository / options.name) as folder:
+        _write_glue(_write_model(folder, _router_config(bundle, options), bundle), "router_model")
+    for folder in present[1:]:
+        if folder.name not in models:  # a depth that an earlier bundle had
+            shutil.rmtree(folder)
+    return (options.name, *models)
+
+
+def _batch_sizes(depths: Sequence[int], wanted: Sequence[int] | None) -> list[int]:
+    if wanted is None:
+        return [min(2 * 2**depth, WINDOWS_IN_FLIGHT) for depth in depths]
+    if len(wanted) not in (1, len(depths)) or min(wanted) < 1:
+        expected = f"one number above 0, or {len(depths)}, one per depth"
+        raise UsageError("there is no such list of batch sizes", field="max-batch", found=list(wanted), expected=expected)
+    return list(wanted) * (len(depths) if len(wanted) == 1 else 1)
+
+
+def _depth_folders(repository: Path, name: str) -> list[Path]:
+    pattern = re.compile(re.escape(contract.depth_model(name, 0)[:-1]) + r"\d+")
+    return sorted(folder for folder in repository.glob("*") if pattern.fullmatch(folder.name))
+
+
+def _is_rendered(folder: Path) -> bool:
+    config = folder / CONFIG
+    return config.is_file() and config.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+
+
+def _write_model(folder: Path, config: str, bundle: Bundle) -> Path:
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    version = folder / VERSION
+    version.mkdir()
+    shutil.copyfile(bundle.path / MANIFEST, version / MANIFEST)
+    return version
+
+
+def _write_glue(version: Path, module: str) -> None:
+    (version / "model.py").write_text(f"from rarecli.core.serving.{module} import TritonPythonModel  # noqa: F401\n", encoding="utf-8")
+
+
+def _place(source: Path, target: Path, *, link: bool) -> None:
+    """A copy of the bundle's file, or one more name of the copy that the repository has already."""
+    if link:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # a file system without hard links
+            pass
+    shutil.copyfile(source, target)
+
+
+def _depth_config(name: str, engine: Engine, max_batch: int, options: TritonOptions) -> str:
+    spatial, warm = [-1, -1, -1], engine.patch_shape
+    file = engine.file
+    if options.backend == "tensorrt" and engine.plan:
+        plan = engine.plan
+        file, warm = plan.file, plan.shape_opt[2:]
+        max_batch = min(max_batch, plan.shape_max[0])
+        spatial = [low if low == high else -1 for low, high in zip(plan.shape_min[2:], plan.shape_max[2:], strict=True)]
+    channels, classes = engine.input.shape[1], engine.output.shape[1]
+    filename = "" if options.backend == "python" else f'default_model_filename: "{file}"\n'
+    warmups = ",\n".join(
+        f'  {{ name: "batch of {batch}" batch_size: {batch} inputs {{ key: "{engine.input.name}" '
+        f"value {{ data_type: TYPE_FP32 dims: {_dims(channels, *warm)} random_data: true }} }} }}"
+        for batch in sorted({1, max_batch})
+    )
+    return f"""{_MARK} Depth {engine.depth}: {" x ".join(f"{size:g}" for size in engine.grid_spacing_mm)} mm.
+name: "{name}"
+backend: "{options.backend}"
+{filename}max_batch_size: {max_batch}
+input [ {{ name: "{engine.input.name}" data_type: TYPE_FP32 dims: {_dims(channels, *spatial)} }} ]
+output [ {{ name: "{engine.output.name}" data_type: TYPE_FP32 dims: {_dims(classes, *spatial)} }} ]
+dynamic_batching {{ max_queue_delay_microseconds: {options.max_delay_us} }}
+instance_group [ {{ kind: {_KIND[options.backend]} count: {options.num_instances} }} ]
+model_warmup [
+{warmups}
+]
+parameters {{ key: "depth" value {{ string_value: "{engine.depth}" }} }}
+"""
+
+
+def _router_config(bundle: Bundle, options: TritonOptions) -> str:
+    spec = bundle.manifest.spec
+    label_type = f"TYPE_{label_values(np.zeros(0, dtype=np.uint8), spec).dtype.name.upper()}"
+    # channels are left open, so that a wrong number gets the router's words
+    inputs = [_tensor(contract.IMAGE, "TYPE_FP32", -1, -1, -1, -1), _tensor(contract.SPACING, "TYPE_FP64", 3)]
+    inputs.append(_tensor(contract.DEPTH, "TYPE_INT32", 1, more=" optional: true"))
+    outputs = [
+        _tensor(contract.LABELS, label_type, -1, -1, -1),
+        _tensor(contract.DEPTH, "TYPE_INT32", 1),
+        _tensor(contract.REASON, "TYPE_STRING", 1),
+        _tensor(contract.GRID_SPACING, "TYPE_FP64", 3),
+        _tensor(contract.ZOOM, "TYPE_FP64", 3),
+        _tensor(contract.PROBABILITIES, "TYPE_FP32", spec.network.num_classes, -1, -1, -1),
+        _tensor(contract.WARNINGS, "TYPE_STRING", -1),
+    ]
+    line = ",\n  "
+    return f"""{_MARK} The router.
+name: "{options.name}"
+backend: "python"
+max_batch_size: 0
+input [
+  {line.join(inputs)}
+]
+output [
+  {line.join(outputs)}
+]
+instance_group [ {{ kind: KIND_CPU count: {options.num_routers} }} ]
+parameters {{ key: "backend" value {{ string_value: "{options.backend}" }} }}
+parameters {{ key: "FORCE_CPU_ONLY_INPUT_TENSORS" value {{ string_value: "yes" }} }}
+"""
+
+
+def _tensor(name: str, kind: str, *dims: int, more: str = "") -> str:
+    return f'{{ name: "{name}" data_type: {kind} dims: {_dims(*dims)}{more} }}'
+
+
+def _dims(*sizes: int) -> str:
+    return f"[ {', '.join(map(str, sizes))} ]"

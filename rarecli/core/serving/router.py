@@ -1,0 +1,92 @@
+"""What the router on the server does with a scan: the steps of `rare predict`, with windows that go out together.
+
+No Triton here: `infer` runs one window in a depth's model, wherever that is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rarecli.core import routing
+from rarecli.core.engines.manifest import Bundle, Manifest, load_manifest
+from rarecli.core.errors import ModelError
+from rarecli.core.fingerprint import differences
+from rarecli.core.patches import Run, sliding_logits
+from rarecli.core.predictor import best_classes, softmax
+from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.serving import contract
+from rarecli.core.types import AnyArray, FloatArray, Triple
+from rarecli.core.volume import Volume, require_finite
+
+WINDOWS_IN_FLIGHT = 16
+"""Windows of one scan that wait for an answer at a time: what dynamic batching can merge, and what memory must hold."""
+
+
+class Router:
+    """A bundle's routing, preparation, windows and stitching, around `infer`: (B, C, X, Y, Z) and a depth -> logits; thread-safe."""
+
+    def __init__(self, manifest: Manifest, infer: Run) -> None:
+        self._manifest, self._infer = manifest, infer
+        self._pool = ThreadPoolExecutor(WINDOWS_IN_FLIGHT)
+
+    def answer(self, image: FloatArray, spacing_mm: Triple, depth: int | None, wanted: Set[str]) -> dict[str, AnyArray]:
+        """The output tensors of `contract` for one scan (C, X, Y, Z) in RAS axes; probabilities and warnings if `wanted` has them.
+
+        Raises what `Predictor.predict` raises: DataError for broken voxels or spacings, ModelError for a wrong number of channels,
+        UsageError for a depth that is not there.
+        """
+        routing.require_spacing(spacing_mm)
+        volume = Volume(image, np.diag([*spacing_mm, 1.0]))
+        require_finite(volume)
+        spec = self._manifest.spec
+        routed = prepare_scan(volume, spec, depth, self._manifest.depths)
+        logits = sliding_logits(routed.image, spec, routed.route.depth, self._infer, through=self._in_flight)
+        route = routed.route
+        outputs = {
+            contract.LABELS: label_values(best_classes(logits), spec),
+            contract.DEPTH: np.array([route.depth], dtype=np.int32),
+            contract.REASON: np.array([route.reason.encode()], dtype=object),
+            contract.GRID_SPACING: np.array(route.grid_spacing_mm),
+            contract.ZOOM: np.array(route.zoom),
+        }
+        if contract.PROBABILITIES in wanted:
+            outputs[contract.PROBABILITIES] = softmax(logits)
+        if contract.WARNINGS in wanted:
+            outputs[contract.WARNINGS] = np.array([text.encode() for text in differences(routed, spec.plan)], dtype=object)
+        return outputs
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown()
+
+    def _in_flight(self, run: Callable[[FloatArray], FloatArray], windows: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        """`map`, with a few windows under way at a time."""
+        under_way: deque[Future[FloatArray]] = deque()
+        for window in windows:
+            if len(under_way) == WINDOWS_IN_FLIGHT:
+                yield under_way.popleft().result()
+            under_way.append(self._pool.submit(run, window))
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def open_repository(repository: Path, name: str, version: str, backend: str) -> Manifest:
+    """The manifest that the router `name` serves, after every depth's files were compared with it.
+
+    Raises ModelError for a manifest of another schema, for files that are missing or were changed, for models of different bundles.
+    """
+    manifest = load_manifest(repository / name / version)
+    for engine in manifest.engines:
+        bundle = Bundle(repository / contract.depth_model(name, engine.depth) / version)
+        if bundle.manifest != manifest:
+            raise ModelError("the models were rendered from different bundles", path=bundle.path, remedy="render the repository again")
+        if backend == "tensorrt" and engine.plan:
+            bundle.file(engine.plan)
+        else:
+            bundle.engine_file(engine.depth)
+    return manifest

@@ -1,0 +1,69 @@
+"""The router as Triton's Python backend runs it. Imported on the server alone, by `PREFIX/1/model.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as triton  # exists only in the server's Python
+
+from rarecli.core.errors import EnvironmentFault, RareError
+from rarecli.core.serving import contract
+from rarecli.core.serving.router import Router, open_repository
+from rarecli.core.types import AnyArray, FloatArray
+
+
+class TritonPythonModel:
+    """One scan per request; the windows go to the depth's model as requests of their own (BLS)."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the manifest and compare every engine with it. A RareError here is why the model does not load."""
+        folder = Path(args["model_repository"])
+        backend = json.loads(args["model_config"])["parameters"]["backend"]["string_value"]
+        self._name, self._version = args["model_name"], args["model_version"]
+        self._manifest = open_repository(folder.parent, self._name, self._version, backend)
+        self._router = Router(self._manifest, self._infer)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request; a request that fails is answered with its error, and the server goes on."""
+        return [self._respond(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Called when the model is unloaded."""
+        self._router.close()
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            inputs: dict[str, AnyArray] = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            x, y, z = (float(spacing) for spacing in inputs[contract.SPACING])
+            depth = int(inputs[contract.DEPTH][0]) if contract.DEPTH in inputs else None
+            wanted = set(request.requested_output_names())
+            outputs = self._router.answer(inputs[contract.IMAGE], (x, y, z), depth, wanted)
+        except EnvironmentFault as error:
+            return _refusal(str(error), triton.TritonError.UNAVAILABLE)
+        except RareError as error:
+            return _refusal(str(error), triton.TritonError.INVALID_ARG)
+        except Exception as error:
+            return _refusal(f"this is a bug in rare: {type(error).__name__}: {error}", triton.TritonError.INTERNAL)
+        return triton.InferenceResponse([triton.Tensor(name, data) for name, data in outputs.items() if name in wanted])
+
+    def _infer(self, window: FloatArray, depth: int) -> FloatArray:
+        engine = self._manifest.engine(depth)
+        model = contract.depth_model(self._name, depth)
+        request = triton.InferenceRequest(
+            model_name=model,
+            model_version=int(self._version),
+            inputs=[triton.Tensor(engine.input.name, window)],
+            requested_output_names=[engine.output.name],
+            preferred_memory=triton.PreferredMemory(triton.TRITONSERVER_MEMORY_CPU),
+        )
+        response = request.exec()
+        if response.has_error():
+            raise EnvironmentFault("the depth's model gives no answer", field=model, found=response.error().message())
+        logits: FloatArray = triton.get_output_tensor_by_name(response, engine.output.name).as_numpy()
+        return logits
+
+
+def _refusal(words: str, code: int) -> Any:
+    return triton.InferenceResponse(error=triton.TritonError(words, code))

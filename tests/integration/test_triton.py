@@ -1,0 +1,361 @@
+"""A real Triton server on the CPU: the flavour `python` over gRPC and HTTP, under load, with bad input, and killed.
+
+`make test-triton` sets up what this needs (`export/triton/install_server.sh`).
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from rarecli import Phantom, Predictor
+from rarecli.core.errors import DataError, EnvironmentFault, RareError
+from rarecli.core.patches import sliding_logits
+from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.serving.repository import TritonOptions, render_repository
+from rarecli.core.volume import Volume, read_volume, write_image
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+VENV = ROOT / ".venv-triton"
+DATASETS = [path for path in (ROOT.parent / "shared" / "data" / "Task04_Hippocampus",) if path.is_dir()]
+sys.path.insert(0, str(ROOT / "export" / "triton"))
+from client import Client  # noqa: E402
+
+TOLERANCE = 1e-4
+"""Of a logit, as a share of the largest: the parity gate's for fp32. A label may differ where two logits are closer than twice that."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server_installed():
+    if not (VENV / ".installed").is_file():
+        words = "there is no Triton server: make test-triton, or export/triton/install_server.sh"
+        if os.environ.get("CI"):
+            pytest.fail(words)
+        pytest.skip(words)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+class Server:
+    """tritonserver in a process group of its own."""
+
+    def __init__(self, repository: Path, folder: Path, *options: str) -> None:
+        self.http, self.grpc = free_ports(2)
+        self._repository, self._options = repository, options
+        self._log, self._shm = folder / f"server-{self.grpc}.log", f"rare_test_{self.grpc}_"
+
+    def start(self) -> None:
+        command = [ROOT / "export" / "triton" / "serve.sh", self._repository, *self._options]
+        for option, value in {"http-port": self.http, "grpc-port": self.grpc, "http-address": "127.0.0.1"}.items():
+            command += [f"--{option}", str(value)]
+        command += ["--grpc-address=127.0.0.1", "--allow-metrics=false", f"--backend-config=python,shm-region-prefix-name={self._shm}"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/v2/health/live", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        pytest.fail(f"the server does not start:\n{self.log()[-4000:]}")
+
+    def kill(self) -> None:
+        """kill -9 of the server and the Python processes of its models, and what they leave in shared memory."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for region in Path("/dev/shm").glob(f"{self._shm}*"):
+            region.unlink()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def merged(self, model: str) -> tuple[int, int]:
+        """Windows that a model ran, and executions that took."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/v2/models/{model}/stats") as answer:
+            (stats,) = json.load(answer)["model_stats"]
+        return stats["inference_count"], stats["execution_count"]
+
+    def client(self, model: str = "rare", timeout_s: float = 60.0) -> Client:
+        return Client(f"127.0.0.1:{self.grpc}", model=model, timeout_s=timeout_s)
+
+
+@contextmanager
+def serving(repository: Path, folder: Path, *options: str):
+    server = Server(repository, folder, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("triton")
+    render_repository(bundle, folder / "repository", TritonOptions("python"))
+    with serving(folder / "repository", folder) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle):
+    with Predictor(bundle, backend="onnx") as opened:
+        yield opened
+
+
+SPACINGS = (1.0, 2.0, 4.0, 8.0, 0.8, 1.3, 2.83, 5.0, (1.0, 1.6, 3.0), (4.0, 4.0, 9.5))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """20 phantoms of mixed spacings, axes and fields of view."""
+    folder = tmp_path_factory.mktemp("scans")
+    for index in range(20):
+        orientation = ("RAS", "LPS", "PIR", "ASL")[index % 4]
+        extent = (32.0, 40.0, 32.0) if index % 3 else (56.0, 48.0, 40.0)
+        scan, _ = Phantom(index, extent).acquire(SPACINGS[index % len(SPACINGS)], orientation)
+        write_image(folder / f"scan_{index:02}.nii.gz", scan.data[0], scan)
+    return folder
+
+
+def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
+    """The labels of `rare predict`, but for voxels whose two best logits are within the tolerance."""
+    volume = read_volume(scan)
+    routed = prepare_scan(volume, predictor.spec)
+    logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
+    second, best = np.sort(logits, axis=0)[-2:]
+    uncertain = routed.restore_labels((best - second <= 2 * TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
+    expected = label_values(routed.restore_labels(logits.argmax(axis=0)), predictor.spec)
+    assert found.shape == expected.shape
+    assert not ((found != expected) & ~uncertain).any()
+
+
+def run_client(server: Server, protocol: str, *arguments: object) -> subprocess.CompletedProcess:
+    url = f"127.0.0.1:{getattr(server, protocol)}"
+    command = [VENV / "bin" / "python", ROOT / "export" / "triton" / "client.py", *arguments, "--url", url, "--protocol", protocol]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_labels_are_those_of_rare_predict_at_all_resolutions(protocol, server, scans, predictor, tmp_path):
+    result = run_client(server, protocol, scans, "-o", tmp_path, "--jobs", 2)
+    assert result.returncode == 0, result.stderr
+    records = json.loads(result.stdout)["cases"]
+    assert len(records) == 20
+    assert {record["depth"] for record in records.values()} == {0, 1, 2, 3}
+    foreground = 0
+    for scan in sorted(scans.iterdir()):
+        found = nib.load(tmp_path / scan.name)
+        labels = np.asarray(found.dataobj)
+        assert np.array_equal(found.affine, nib.load(scan).affine)
+        require_same(scan, labels, predictor)
+        foreground += np.count_nonzero(labels)
+    assert foreground > 0
+
+
+def test_real_scans_at_four_resolutions(predictor, tmp_path):
+    """The built-in model, on real scans and on what a coarser acquisition would have made of them."""
+    if not DATASETS:
+        assert not os.environ.get("CI"), "CI must have the dataset beside the checkout"
+        pytest.skip("no dataset beside the checkout")
+    from rarecli.core.resampling import resample, resampled_affine
+
+    for file in sorted((DATASETS[0] / "imagesTr").glob("[!.]*.nii.gz"))[:3]:
+        scan = read_volume(file)
+        for depth in range(4):
+            zoom = (0.5**depth,) * 3
+            coarse = Volume(resample(scan.data, zoom), resampled_affine(scan.affine, scan.shape, zoom))
+            write_image(tmp_path / "scans" / f"{file.name.removesuffix('.nii.gz')}_{depth}.nii.gz", coarse.data[0], coarse)
+    render_repository(Path("hippocampus"), tmp_path / "repository", TritonOptions("python", "hippocampus"))
+    with serving(tmp_path / "repository", tmp_path) as server, Predictor("hippocampus", backend="onnx") as built_in:
+        result = run_client(server, "grpc", tmp_path / "scans", "-o", tmp_path / "labels", "--model", "hippocampus", "--jobs", 2)
+        assert result.returncode == 0, result.stderr
+        for scan in sorted((tmp_path / "scans").iterdir()):
+            labels = np.asarray(nib.load(tmp_path / "labels" / scan.name).dataobj)
+            require_same(scan, labels, built_in)
+            if scan.name.endswith("_0.nii.gz"):
+                assert np.count_nonzero(labels) > 1000
+
+
+def test_probabilities_a_forced_depth_and_what_the_library_returns(server, scans, predictor):
+    scan = scans / "scan_03.nii.gz"
+    with server.client() as client:
+        for depth in (None, 1):
+            found = client.predict(scan, depth=depth, probabilities=True)
+            expected = predictor.predict(scan, depth=depth, probabilities=True)
+            assert (found.depth, found.reason, found.zoom, found.warnings) == (
+                expected.depth,
+                expected.reason,
+                expected.zoom,
+                expected.warnings,
+            )
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
+            np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def test_the_windows_of_a_scan_are_merged_into_batches(server):
+    image = np.random.default_rng(0).random((1, 20, 20, 20), dtype=np.float32)
+    windows, executions = server.merged("rare_depth3")
+    with server.client() as client:
+        client.predict(Volume(image, np.diag([8.0, 8.0, 8.0, 1.0])))
+    more_windows, more_executions = server.merged("rare_depth3")
+    assert more_windows - windows == 9**3  # ceil((20 - 4) / 2) + 1 = 9 along each axis
+    assert more_executions - executions < (more_windows - windows) / 2
+
+
+def broken(data: np.ndarray) -> np.ndarray:
+    data = data.copy()
+    data[0, 1, 2, 3] = np.inf
+    return data
+
+
+REFUSED = {
+    "voxels": (broken, 2.0, None),
+    "channels": (lambda data: np.concatenate([data, data]), 2.0, None),
+    "far too large": (lambda data: data, 9e9, None),
+    "depth": (lambda data: data, 2.0, 9),
+}
+
+
+def test_bad_input_gets_the_words_of_rare_and_the_server_goes_on(server, predictor):
+    good = np.random.default_rng(0).random((1, 12, 12, 12), dtype=np.float32)
+    with server.client() as client:
+        for change, spacing, depth in REFUSED.values():
+            scan = Volume(change(good), np.diag([2.0, spacing, 2.0, 1.0]))
+            with pytest.raises(RareError) as expected:
+                predictor.predict(scan, depth=depth)
+            with pytest.raises(DataError) as refused:
+                client.predict(scan, depth=depth)
+            assert str(expected.value) in str(refused.value)
+            assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).depth == 1
+        for spacing in (0.0, -1.0, float("nan")):
+            with pytest.raises(DataError, match="the spacing is not finite and positive"):
+                client.infer("rare", {"image": good, "spacing_mm": np.array([2.0, spacing, 2.0])}, ("labels",))
+        with pytest.raises(EnvironmentFault, match="no answer"):
+            client.infer("nobody", {"image": good}, ("labels",))
+        assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).depth == 1
+
+
+def test_the_command_reports_a_broken_scan_over_http_and_does_the_others(server, scans, predictor, tmp_path):
+    shutil.copy(scans / "scan_01.nii.gz", tmp_path / "good.nii.gz")
+    two = nib.load(scans / "scan_01.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([two.get_fdata()] * 2, axis=-1), two.affine), tmp_path / "two.nii.gz")
+    result = run_client(server, "http", tmp_path / "good.nii.gz", tmp_path / "two.nii.gz", "-o", tmp_path / "labels")
+    assert result.returncode == 6
+    failed = json.loads(result.stdout)["failed"]
+    with pytest.raises(RareError) as expected:
+        predictor.predict(tmp_path / "two.nii.gz")
+    assert failed == {"two": str(expected.value)}
+    require_same(tmp_path / "good.nii.gz", np.asarray(nib.load(tmp_path / "labels" / "good.nii.gz").dataobj), predictor)
+    assert run_client(server, "http", tmp_path / "two.nii.gz", "-o", tmp_path / "alone.nii.gz").returncode == 3
+
+
+def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, tmp_path):
+    repository = tmp_path / "repository"
+    for name in ("good", "altered", "unknown"):
+        render_repository(bundle, repository, TritonOptions("python", name, num_routers=1))
+    engine = repository / "altered_depth1" / "1" / "depth1.onnx"
+    engine.write_bytes(engine.read_bytes() + b"\0")
+    manifest = repository / "unknown" / "1" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"schema_version": 99}))
+    scan = Volume(np.random.default_rng(0).random((1, 8, 8, 8), dtype=np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
+    with serving(repository, tmp_path, "--exit-on-error=false", "--strict-readiness=false") as server:
+        with server.client("good") as client:
+            assert client.predict(scan).depth == 2
+        for name, words in (("altered", "a file of the bundle was changed"), ("unknown", "the bundle's manifest")):
+            with server.client(name) as client, pytest.raises(EnvironmentFault):
+                client.predict(scan)
+            assert words in server.log()
+        with server.client("altered") as client:  # what is whole is served
+            image = np.zeros((1, 1, 8, 8, 8), np.float32)
+            assert client.infer("altered_depth2", {"image": image}, ("logits",))["logits"].shape == (1, 3, 8, 8, 8)
+
+
+def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
+    """One request: its number, the depth it is for, seconds, and the error if it failed."""
+    depth = number % 4
+    shape = tuple(size >> depth for size in (32, 32, 32))
+    scan = Volume(np.random.default_rng(number).random((1, *shape), dtype=np.float32), np.diag([*[2.0**depth] * 3, 1.0]))
+    started = time.perf_counter()
+    try:
+        prediction = client.predict(scan)
+    except RareError as error:
+        return number, depth, time.perf_counter() - started, str(error)
+    assert prediction.depth == depth
+    assert prediction.labels.shape == shape
+    return number, depth, time.perf_counter() - started, None
+
+
+def load(server: Server, total: int, num_clients: int, kill_after: int | None = None) -> list[tuple[int, int, float, str | None]]:
+    """`total` requests by `num_clients` clients at once; the server is killed when `kill_after` of them are answered."""
+    answers: list[tuple[int, int, float, str | None]] = []
+
+    def send_share(first: int) -> None:
+        with server.client(timeout_s=30) as client:
+            for number in range(first, total, num_clients):
+                answers.append(send(client, number))
+
+    with ThreadPoolExecutor(num_clients) as pool:
+        shares = [pool.submit(send_share, first) for first in range(num_clients)]
+        if kill_after is not None:
+            while len(answers) < kill_after:
+                time.sleep(0.01)
+            server.kill()
+        for share in shares:
+            share.result()
+    return sorted(answers)
+
+
+def test_500_requests_of_8_clients_are_all_answered(server, capsys):
+    answers = load(server, 500, 8)
+    assert [number for number, *_ in answers] == list(range(500))
+    assert [error for *_, error in answers if error] == []
+    with capsys.disabled():
+        sys.stdout.write("\n")
+        for depth in range(4):
+            seconds = sorted(1e3 * taken for _, at, taken, _ in answers if at == depth)
+            cuts = statistics.quantiles(seconds, n=100)
+            sys.stdout.write(f"depth {depth}: {len(seconds)} requests, ms p50 {cuts[49]:.1f}, p90 {cuts[89]:.1f}, p99 {cuts[98]:.1f}\n")
+
+
+def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
+    render_repository(bundle, tmp_path / "repository", TritonOptions("python", num_routers=1))
+    with serving(tmp_path / "repository", tmp_path) as server, server.client() as survivor:
+        assert send(survivor, 0)[3] is None
+        answers = load(server, 400, 8, kill_after=50)
+        assert [number for number, *_ in answers] == list(range(400))
+        failed = [error for *_, error in answers if error]
+        assert 0 < len(failed) <= 350
+        assert all(re.match("the server gives no answer\n", error) for error in failed)
+        server.start()
+        assert [error for *_, error in load(server, 16, 8) if error] == []
+        # a client that was there before the crash finds the new server, at the latest when gRPC tries again
+        deadline = time.monotonic() + 30
+        while (again := send(survivor, 1)[3]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert again is None

@@ -1,0 +1,173 @@
+"""The model repository as Triton's own protobuf reads it, against the engines themselves."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from rarecli.core.engines.manifest import Gpu, PlanFacts, load_manifest
+from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.serving.repository import BACKENDS, TritonOptions, render_repository
+
+FP32 = onnx.TensorProto.FLOAT
+
+
+def parse(model: Path) -> model_config_pb2.ModelConfig:
+    """Refuses unknown fields, wrong types and unknown enumerators, as the server does."""
+    return text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+@pytest.fixture(scope="module")
+def with_plans(bundle, tmp_path_factory):
+    """A bundle whose manifest names plans: static at the patch at depth 0, of several sizes and up to 3 windows elsewhere."""
+    folder = shutil.copytree(bundle, tmp_path_factory.mktemp("plans") / "bundle")
+    manifest = load_manifest(folder)
+    engines = []
+    for engine in manifest.engines:
+        file = folder / f"depth{engine.depth}.plan"
+        file.write_bytes(b"plan %d" % engine.depth)
+        patch = engine.patch_shape
+        plan = PlanFacts(
+            file=file.name,
+            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+            library="tensorrt",
+            version="11.2",
+            gpu=Gpu(name="a", compute_capability="9.0"),
+            onnx_sha256=engine.sha256,
+            shape_min=(1, 1, *(patch if engine.depth == 0 else engine.min_shape)),
+            shape_opt=(1, 1, *patch),
+            shape_max=(1 if engine.depth == 0 else 3, 1, *patch),
+            flags=(),
+        )
+        engines.append(engine.model_copy(update={"plan": plan}))
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"engines": tuple(engines)}).model_dump_json())
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_server_can_parse_the_configs_and_they_fit_the_engines(backend, bundle, with_plans, tmp_path):
+    source = with_plans if backend == "tensorrt" else bundle
+    names = render_repository(source, tmp_path, TritonOptions(backend, "scan", num_instances=3, max_delay_us=70))
+    assert names == ("scan", "scan_depth0", "scan_depth1", "scan_depth2", "scan_depth3")
+    kind = model_config_pb2.ModelInstanceGroup
+    for depth in range(4):
+        config = parse(tmp_path / f"scan_depth{depth}")
+        graph = onnx.load(bundle / f"depth{depth}.onnx", load_external_data=False).graph
+        assert (config.name, config.backend) == (f"scan_depth{depth}", backend)
+        for ours, theirs in ((config.input, graph.input), (config.output, graph.output)):
+            (tensor,), (value,) = ours, theirs
+            assert tensor.name == value.name
+            assert value.type.tensor_type.elem_type == FP32
+            assert tensor.data_type == model_config_pb2.TYPE_FP32
+            static = backend == "tensorrt" and depth == 0
+            channels = value.type.tensor_type.shape.dim[1].dim_value
+            assert list(tensor.dims) == [channels, *((32, 32, 32) if static else (-1, -1, -1))]  # the batch is not in it
+        most = {"tensorrt": (1, 3, 3, 3)}.get(backend, (2, 4, 8, 16))[depth]
+        assert config.max_batch_size == most
+        assert config.dynamic_batching.max_queue_delay_microseconds == 70
+        (group,) = config.instance_group
+        wanted = {"python": kind.KIND_CPU, "onnxruntime": kind.KIND_AUTO, "tensorrt": kind.KIND_GPU}[backend]
+        assert (group.count, group.kind) == (3, wanted)
+        assert sorted({warmup.batch_size for warmup in config.model_warmup}) == sorted({1, most})
+        for warmup in config.model_warmup:
+            assert list(warmup.inputs["image"].dims) == [1, 32 >> depth, 32 >> depth, 32 >> depth]
+        version = tmp_path / f"scan_depth{depth}" / "1"
+        engine_file = f"depth{depth}.plan" if backend == "tensorrt" else f"depth{depth}.onnx"
+        assert config.default_model_filename == ("" if backend == "python" else engine_file)
+        assert {file.name for file in version.iterdir()} == {
+            "manifest.json",
+            engine_file,
+            *(["weights.safetensors"] if backend != "tensorrt" else []),
+            *(["model.py"] if backend == "python" else []),
+        }
+        assert (version / engine_file).read_bytes() == (source / engine_file).read_bytes()
+    router = parse(tmp_path / "scan")
+    assert (router.backend, router.max_batch_size) == ("python", 0)
+    assert {tensor.name: (tensor.data_type, list(tensor.dims), tensor.optional) for tensor in router.input} == {
+        "image": (model_config_pb2.TYPE_FP32, [-1, -1, -1, -1], False),
+        "spacing_mm": (model_config_pb2.TYPE_FP64, [3], False),
+        "depth": (model_config_pb2.TYPE_INT32, [1], True),
+    }
+    assert {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in router.output} == {
+        "labels": (model_config_pb2.TYPE_UINT8, [-1, -1, -1]),
+        "depth": (model_config_pb2.TYPE_INT32, [1]),
+        "reason": (model_config_pb2.TYPE_STRING, [1]),
+        "grid_spacing_mm": (model_config_pb2.TYPE_FP64, [3]),
+        "zoom": (model_config_pb2.TYPE_FP64, [3]),
+        "probabilities": (model_config_pb2.TYPE_FP32, [3, -1, -1, -1]),
+        "warnings": (model_config_pb2.TYPE_STRING, [-1]),
+    }
+
+
+def test_large_label_values_widen_the_labels(bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["spec"]["plan"]["label_values"] = [0, 1, 1000]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    render_repository(folder, tmp_path / "repository", TritonOptions())
+    labels = next(tensor for tensor in parse(tmp_path / "repository" / "rare").output if tensor.name == "labels")
+    assert labels.data_type == model_config_pb2.TYPE_UINT16
+
+
+def test_the_weights_lie_on_disk_once_and_apart_from_the_bundle(bundle, tmp_path):
+    render_repository(bundle, tmp_path, TritonOptions("python"))
+    inodes = {(tmp_path / f"rare_depth{depth}" / "1" / "weights.safetensors").stat().st_ino for depth in range(4)}
+    assert len(inodes) == 1
+    assert inodes != {(bundle / "weights.safetensors").stat().st_ino}
+
+
+def test_batch_sizes_and_routers_are_what_was_asked_for(bundle, tmp_path):
+    render_repository(bundle, tmp_path, TritonOptions("python", max_batch=[1, 2, 3, 4], num_routers=5))
+    assert [parse(tmp_path / f"rare_depth{depth}").max_batch_size for depth in range(4)] == [1, 2, 3, 4]
+    assert parse(tmp_path / "rare").instance_group[0].count == 5
+    render_repository(bundle, tmp_path, TritonOptions("python", max_batch=[7]))
+    assert [parse(tmp_path / f"rare_depth{depth}").max_batch_size for depth in range(4)] == [7] * 4
+
+
+def test_rendering_again_replaces_ours_and_nothing_else(bundle, tmp_path):
+    other = tmp_path / "rare_depth"
+    other.mkdir()
+    render_repository(bundle, tmp_path, TritonOptions("python"))
+    render_repository(bundle, tmp_path, TritonOptions("python", "rarely"))
+    fewer = shutil.copytree(bundle, tmp_path.with_name(f"{tmp_path.name}-fewer"))
+    content = json.loads((fewer / "manifest.json").read_text())
+    content["engines"], content["routing"]["depths"] = content["engines"][:2], [0, 1]
+    (fewer / "manifest.json").write_text(json.dumps(content))
+    render_repository(fewer, tmp_path, TritonOptions("onnxruntime"))
+    rarely = {f"rarely_depth{depth}" for depth in range(4)}
+    assert {folder.name for folder in tmp_path.iterdir()} == {"rare", "rare_depth", "rare_depth0", "rare_depth1", "rarely", *rarely}
+    assert not (tmp_path / "rare_depth0" / "1" / "model.py").exists()
+
+
+def test_what_cannot_be_served_is_refused_and_nothing_is_written(bundle, run, tmp_path):
+    repository = tmp_path / "repository"
+    with pytest.raises(UsageError, match="no engines to serve"):
+        render_repository(run, repository, TritonOptions())
+    with pytest.raises(UsageError, match="no TensorRT plans"):
+        render_repository(bundle, repository, TritonOptions("tensorrt"))
+    for name in ("", "../up", "two words", ".hidden"):
+        with pytest.raises(UsageError, match="no model name"):
+            TritonOptions(name=name)
+    for batches in ([1, 2], [0]):
+        with pytest.raises(UsageError, match="batch sizes"):
+            render_repository(bundle, repository, TritonOptions(max_batch=batches))
+    assert not repository.exists()
+    (repository / "rare_depth2").mkdir(parents=True)
+    (repository / "rare_depth2" / "config.pbtxt").write_text('name: "rare_depth2"\n')
+    with pytest.raises(UsageError, match="was not rendered by rare"):
+        render_repository(bundle, repository, TritonOptions())
+    assert [folder.name for folder in repository.iterdir()] == ["rare_depth2"]
+
+
+def test_an_altered_bundle_is_not_rendered(bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    with (folder / "depth2.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ModelError, match="a file of the bundle was changed"):
+        render_repository(folder, tmp_path / "repository", TritonOptions())
+    assert not (tmp_path / "repository" / "rare").exists()

@@ -1,0 +1,147 @@
+"""The router without a server: the same labels as `rare predict`, the same words for what it refuses."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from rarecli import Phantom, Predictor
+from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.errors import DataError, ModelError, RareError, UsageError
+from rarecli.core.preprocessing import to_ras
+from rarecli.core.serving.repository import TritonOptions, render_repository
+from rarecli.core.serving.router import WINDOWS_IN_FLIGHT, Router, open_repository
+from rarecli.core.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle):
+    with Predictor(bundle, backend="onnx") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def router(bundle, predictor):
+    opened = Router(load_manifest(bundle), predictor.runner.run)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "extent"), [(1.0, (32, 32, 32)), (1.0, (70, 90, 40)), ((4.0, 5.5, 4.0), (40, 40, 40)), (11.0, (60, 60, 60))]
+)
+def test_the_answer_is_that_of_rare_predict_on_the_routed_grid(spacing, extent, router, predictor):
+    scan, _ = Phantom(4, extent).acquire(spacing, "RAS")
+    answer = router.answer(scan.data.astype(np.float32), scan.spacing_mm, None, {"probabilities", "warnings"})
+    expected = predictor.predict(scan, probabilities=True)
+    assert answer["depth"].tolist() == [expected.depth]
+    assert answer["reason"].tolist() == [expected.reason.encode()]
+    assert tuple(answer["zoom"]) == expected.zoom
+    assert tuple(answer["grid_spacing_mm"]) == (2.0**expected.depth,) * 3
+    assert tuple(text.decode() for text in answer["warnings"]) == expected.warnings
+    if expected.zoom == (1, 1, 1):  # the routed grid is the scan's own
+        np.testing.assert_array_equal(answer["labels"], expected.labels)
+        np.testing.assert_array_equal(answer["probabilities"], expected.probabilities)
+    else:
+        assert answer["labels"].shape == tuple(int(size * zoom + 0.5) for size, zoom in zip(scan.shape, expected.zoom, strict=True))
+
+
+def test_what_was_not_asked_for_is_not_computed_and_a_depth_can_be_forced(router):
+    answer = router.answer(np.random.default_rng(0).random((1, 16, 16, 16), dtype=np.float32), (2.0, 2.0, 2.0), 2, set())
+    assert set(answer) == {"labels", "depth", "reason", "grid_spacing_mm", "zoom"}
+    assert answer["depth"].tolist() == [2]
+    assert answer["reason"].tolist()[0].startswith(b"asked for")
+
+
+def test_windows_go_out_together_in_one_shape_and_come_back_in_order(bundle, predictor):
+    lock, shapes, under_way, most = threading.Lock(), [], 0, 0
+
+    def infer(window, depth):
+        nonlocal under_way, most
+        with lock:
+            shapes.append(window.shape)
+            under_way += 1
+            most = max(most, under_way)
+            number = len(shapes)
+        time.sleep(0.002 * (number % 3))  # later windows overtake earlier ones
+        logits = predictor.runner.run(window, depth)
+        with lock:
+            under_way -= 1
+        return logits
+
+    image = np.random.default_rng(1).random((1, 80, 12, 70), dtype=np.float32)
+    router = Router(load_manifest(bundle), infer)
+    answer = router.answer(image, (2.0, 2.0, 2.0), None, {"probabilities"})
+    router.close()
+    assert 2 < most <= WINDOWS_IN_FLIGHT
+    assert set(shapes) == {(1, 1, 16, 16, 16)}
+    assert len(shapes) == 9 * 8  # ceil((80 - 16) / 8) + 1 along x, ceil((70 - 16) / 8) + 1 along z
+    expected = predictor.predict(Volume(image, np.diag([2.0, 2.0, 2.0, 1.0])), probabilities=True)
+    np.testing.assert_array_equal(answer["probabilities"], expected.probabilities)
+
+
+def with_nan(image):
+    image[0, 1, 2, 3] = np.nan
+    return image
+
+
+REFUSED = {
+    "channels": (lambda image: np.concatenate([image, image]), (2.0, 2.0, 2.0), None, ModelError),
+    "NaN": (with_nan, (2.0, 2.0, 2.0), None, DataError),
+    "no voxels": (lambda image: image[:, :0], (2.0, 2.0, 2.0), None, DataError),
+    "spacing of zero": (lambda image: image, (2.0, 0.0, 2.0), None, DataError),
+    "spacing of NaN": (lambda image: image, (2.0, float("nan"), 2.0), None, DataError),
+    "negative spacing": (lambda image: image, (2.0, 2.0, -2.0), None, DataError),
+    "far too coarse": (lambda image: image, (2.0, 9e9, 2.0), None, DataError),
+    "no such depth": (lambda image: image, (2.0, 2.0, 2.0), 7, UsageError),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_the_words_of_rare_predict(case, router, predictor):
+    change, spacing, depth, kind = REFUSED[case]
+    image = change(np.random.default_rng(0).random((1, 12, 12, 12), dtype=np.float32))
+    with pytest.raises(kind) as refused:
+        router.answer(image, spacing, depth, set())
+    if not all(size > 0 for size in spacing):
+        assert refused.value.problem == "the spacing is not finite and positive"
+        return
+    with pytest.raises(RareError) as expected:
+        predictor.predict(image, np.diag([*spacing, 1.0]), depth=depth)
+    assert str(refused.value) == str(expected.value)
+
+
+def test_a_scan_in_other_axes_comes_back_in_its_own(router, predictor):
+    """What the client does: RAS axes out, the way back by the route."""
+    scan, _ = Phantom(4).acquire((1.0, 2.5, 1.0), "PSL")
+    ras = to_ras(scan)
+    answer = router.answer(np.ascontiguousarray(ras.data, dtype=np.float32), ras.spacing_mm, None, set())
+    expected = predictor.predict(scan)
+    assert answer["depth"].tolist() == [expected.depth]
+    assert tuple(answer["zoom"]) == expected.zoom
+
+
+def test_a_repository_is_opened_only_whole_and_unchanged(bundle, run, tmp_path):
+    repository = tmp_path / "repository"
+    render_repository(bundle, repository, TritonOptions("python"))
+    assert open_repository(repository, "rare", "1", "python") == load_manifest(bundle)
+    engine = repository / "rare_depth1" / "1" / "depth1.onnx"
+    content = engine.read_bytes()
+    engine.write_bytes(content + b"\0")
+    with pytest.raises(ModelError, match="a file of the bundle was changed"):
+        open_repository(repository, "rare", "1", "python")
+    engine.unlink()
+    with pytest.raises(ModelError, match="a file of the bundle is missing"):
+        open_repository(repository, "rare", "1", "python")
+    engine.write_bytes(content)
+    shutil.copyfile(repository / "rare" / "1" / "manifest.json", tmp_path / "kept.json")
+    manifest = repository / "rare_depth3" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"overlap": 0.5', '"overlap": 0.25'))
+    with pytest.raises(ModelError, match="rendered from different bundles"):
+        open_repository(repository, "rare", "1", "python")
+    router = repository / "rare" / "1" / "manifest.json"
+    router.write_text(router.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(ModelError, match="manifest"):
+        open_repository(repository, "rare", "1", "python")
