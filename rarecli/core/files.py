@@ -43,11 +43,10 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove the temporary files that a killed process left while it wrote files of these names."""
-    for path in folder.iterdir():
-        if any(path.name.startswith(f".{name[:40]}.") for name in names):
-            path.unlink(missing_ok=True)
+def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The temporary files that a killed process left while it wrote files of these names."""
+    starts = tuple(f".{name[:40]}." for name in names)
+    return [path for path in folder.iterdir() if path.name.startswith(starts)]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rarecli.core.distributed import Ranks, find_ranks, joined, require_useful
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
 from rarecli.core.errors import DataError, ModelError, Preempted, UsageError
-from rarecli.core.files import locked, remove_leftovers, require_writable
+from rarecli.core.files import leftovers, locked, require_writable
 from rarecli.core.folds import Split, choose_split, kept_split
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.prepared import PreparedDataset, open_prepared
@@ -74,6 +74,9 @@ def train(
         if ranks.leads:
             require_writable(run)
         with locked(run / run_folder.LOCK) if ranks.leads else nullcontext():
+            if ranks.leads:
+                for path in leftovers(run, run_folder.FILES):
+                    path.unlink(missing_ok=True)
             trainer = Trainer(dataset, run, spec, config, split, chosen, reporter if ranks.leads else Silent(), ranks)
             if resume:
                 trainer.load()
@@ -89,7 +92,9 @@ def _require_startable(run: Path, resume: bool, init: Path | None) -> None:
         raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if run_folder.has_state(run) and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
-    if not (run / run_folder.RUN).is_file() and run.is_dir() and any(path.name != run_folder.LOCK for path in run.iterdir()):
+    if run.is_dir() and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(
+        leftovers(run, run_folder.FILES)
+    ) and not (run / run_folder.RUN).is_file():
         raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
 
 
@@ -134,7 +139,6 @@ class Trainer:
             self.learner.average.module.load_state_dict(self.learner.network.state_dict())
             self.started_from = model.spec.name
         if self.ranks.leads:
-            remove_leftovers(self.run, run_folder.FILES)
             run_folder.save_run_info(self.run, self.info())
             self._save()
 
@@ -154,7 +158,6 @@ class Trainer:
         self.started_from = run_folder.load_run_info(self.run).started_from
         self.record.read(self.state.epoch)
         if self.ranks.leads:
-            remove_leftovers(self.run, run_folder.FILES)
             run_folder.save_run_info(self.run, self.info())
 
     def fit(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Record:
     def __init__(self, run: Path, reporter: Reporter) -> None:
         self.run, self.reporter = run, reporter
         self.lines: list[dict[str, Any]] = []
-        self._drawn_at = -math.inf
+        self._drawn_at, self._num_drawn = -math.inf, 0
         self._starvation_said = False
 
     def read(self, num_epochs: int) -> None:
@@ -46,9 +46,10 @@ class Record:
             self.draw()
 
     def draw(self) -> None:
-        """Draw progress.png."""
-        figures.draw_progress(self.lines, self.run / run_folder.PICTURE)
-        self._drawn_at = time.monotonic()
+        """Draw progress.png, if there is something new."""
+        if len(self.lines) > self._num_drawn:
+            figures.draw_progress(self.lines, self.run / run_folder.PICTURE)
+            self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
 
     def tell(self, line: dict[str, Any], num_epochs: int, num_workers: int) -> None:
         """One line for people; the first time that steps wait for their data, why and what to do."""
