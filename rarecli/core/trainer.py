@@ -92,9 +92,11 @@ def _require_startable(run: Path, resume: bool, init: Path | None) -> None:
         raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if run_folder.has_state(run) and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
-    if run.is_dir() and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(
-        leftovers(run, run_folder.FILES)
-    ) and not (run / run_folder.RUN).is_file():
+    if (
+        run.is_dir()
+        and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(leftovers(run, run_folder.FILES))
+        and not (run / run_folder.RUN).is_file()
+    ):
         raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
 
 
