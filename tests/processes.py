@@ -29,30 +29,25 @@ class Told:
         yield from items
 
 
-def _draw_quickly():
+def draw_nothing(log, path):
     """Put a picture into its place as the real one is, without the seconds that drawing takes."""
-
-    from rarecli.core import figures
     from rarecli.core.files import atomic_file
 
-    def draw(log, path):
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(bytes(10_000))
-
-    figures.draw_progress = draw
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(bytes(10_000))
 
 
 def _train(prepared, run, overrides, environment, spoil, words, options):
     import torch
 
-    from rarecli.core import run_folder
+    from rarecli.core import figures, run_folder
     from rarecli.core.config import load_train_config
     from rarecli.core.errors import RareError
     from rarecli.core.trainer import train
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    _draw_quickly()
+    figures.draw_progress = draw_nothing
     if spoil:
         spoil()
     base = run_folder.load_resumed_config(run) if options.get("resume") else None
