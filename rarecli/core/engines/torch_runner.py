@@ -36,10 +36,15 @@ class TorchRunner:
         return logits
 
 
-def choose_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N -> a device that is there. Raises EnvironmentFault if it is not, UsageError for another word."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """auto, cpu, cuda or cuda:N -> a device that is there. Raises EnvironmentFault if it is not, UsageError for another word.
+
+    local_rank: of several processes on this machine; with auto and cuda each takes the GPU of its number.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
