@@ -19,12 +19,12 @@ Split = dict[str, list[str]]
 
 def choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> Split:
     """The split that a configuration asks for. Raises UsageError for a fold that is not there, DataError for broken splits."""
-    names = list(dataset.records)
+    names = _chosen(list(dataset.records), config)
     if config.fold == "all":
         return {"train": sorted(names), "val": []}
     if splits is not None:
         folds = _read_splits(splits)
-        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
+        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(dataset.records))
         if stray:
             raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
     else:
@@ -34,7 +34,24 @@ def choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | N
         folds = split_folds(names, config.num_folds)
     if not 0 <= config.fold < len(folds):
         raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
-    return {part: list(folds[config.fold][part]) for part in ("train", "val")}
+    kept = set(names)
+    return {part: [name for name in folds[config.fold][part] if name in kept] for part in ("train", "val")}
+
+
+def _chosen(names: list[str], config: TrainConfig) -> list[str]:
+    """The cases that a configuration keeps, in the order of `names`."""
+    if config.cases is None:
+        return names
+    if isinstance(config.cases, int):
+        if config.cases > len(names):
+            raise UsageError("there are not so many cases", field="cases", found=config.cases, expected=f"at most {len(names)}")
+        order = np.random.default_rng([config.seed, len(names)]).permutation(len(names))
+        wanted = {sorted(names)[index] for index in order[: config.cases]}
+    else:
+        wanted = set(config.cases)
+        if stray := sorted(wanted - set(names)):
+            raise UsageError("the dataset has no such cases", field="cases", found=some(stray), expected=f"{len(names)} cases, e.g. {names[0]}")
+    return [name for name in names if name in wanted]
 
 
 def kept_split(run: Path, splits: Path | None) -> Split:

@@ -19,15 +19,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from rarecli.core import checkpoint, figures, run_folder
-from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.config import ModelSpec, NetworkConfig, TrainConfig
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluator import validate
 from rarecli.core.files import atomic_file, require_writable, sha256
 from rarecli.core.folds import Split, choose_split, kept_split
-from rarecli.core.losses import consistency_loss, segmentation_loss
+from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.model import RareUNet, build_network
+from rarecli.core.optimisation import make_optimiser, scheduled_rate, set_deterministic
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
@@ -143,9 +144,10 @@ class Trainer:
         self.device, self.reporter = device, reporter
         self.network: RareUNet = build_network(spec.network).to(device)
         self.average = AveragedModel(self.network, multi_avg_fn=_averaging(config.ema_decay))
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay, fused=True
-        )
+        if config.checkpoint_activations:
+            self.network.checkpoint_activations()
+        set_deterministic(config.deterministic)
+        self.optimiser = make_optimiser(self.network.parameters(), config.optimiser)
         self.plateau = ReduceLROnPlateau(self.optimiser, mode="max", factor=0.5, patience=10)
         self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
         self.state = TrainState()
@@ -240,7 +242,8 @@ class Trainer:
             logits = self.network.decode(features, sizes)
             alpha = config.loss.alpha
             parts = {f"loss_depth{depth}": segmentation_loss(logits[depth], batch.labels[depth], alpha) for depth in sorted(sizes)}
-            loss = torch.stack(list(parts.values())).mean()
+            shares = depth_shares(config.loss.depth_weights, sizes)
+            loss = torch.stack([shares[depth] * parts[f"loss_depth{depth}"] for depth in sizes]).sum()
             if config.loss.consistency and self.state.epoch >= config.loss.consistency_start_epoch and 0 in sizes and len(sizes) > 1:
                 parts["consistency"] = consistency_loss(features, sizes)
                 loss = loss + config.loss.consistency * parts["consistency"]
@@ -267,14 +270,9 @@ class Trainer:
         return "the gradient norm"
 
     def _learning_rate(self) -> float:
-        """One-cycle: up over a tenth of the training, down to 1e-3 of the peak on a cosine. Plateau: halved when `monitor` stands still."""
-        optimiser: OptimiserConfig = self.config.optimiser
-        if optimiser.schedule == "one-cycle":
-            progress = self.state.step / (self.steps_per_epoch * self.config.epochs)
-            if progress < 0.1:
-                return optimiser.lr * (0.04 + 0.96 * progress / 0.1)
-            return optimiser.lr * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))
-        return float(self.optimiser.param_groups[0]["lr"])
+        """What the schedule says; plateau: halved when `monitor` stands still."""
+        rate = scheduled_rate(self.config.optimiser, self.state.step / (self.steps_per_epoch * self.config.epochs))
+        return float(self.optimiser.param_groups[0]["lr"]) if rate is None else rate
 
     def _keep(self, record: dict[str, Any], log: list[dict[str, Any]], draw: bool) -> bool:
         """Judge the epoch, write everything; True if training should stop early."""
@@ -324,7 +322,7 @@ class Trainer:
         optimiser["state"] = {
             index: _part(tensors, f"optimiser.{name}.")
             for index, (name, _) in enumerate(self.network.named_parameters())
-            if f"optimiser.{name}.step" in tensors
+            if any(key.startswith(f"optimiser.{name}.") for key in tensors)
         }
         self.optimiser.load_state_dict(optimiser)
         self.state = TrainState(**{key: facts[key] for key in vars(self.state)})
@@ -382,7 +380,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, run: Path) -> None:
-    may_change = {"epochs", "num_workers", "patience", "validate_every", "amp"}
+    may_change = {"epochs", "num_workers", "patience", "validate_every", "amp", "checkpoint_activations"}
     new, old = config.model_dump(mode="json"), facts["config"]
     changed = sorted(key for key in new if new[key] != old.get(key) and key not in may_change)
     if changed:
