@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rarecli.commands.console import Console, Device, Json, print_json
+from rarecli.commands.tables import print_plan
 
 
 class Arch(str, Enum):
@@ -22,6 +23,13 @@ class Targets(str, Enum):
 
     centred = "centred"
     paper = "paper"
+
+
+class Tracking(str, Enum):
+    """Where epochs are logged beside log.jsonl."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def run(
@@ -49,6 +57,12 @@ def run(
     ] = None,
     device: Device = "auto",
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
+    track: Annotated[
+        Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the training would be (network, cases, steps, peak memory), and write nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a network that can be entered at every depth.
@@ -73,10 +87,20 @@ def run(
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     settings = load_train_config(preset, config, overrides)
     try:
+        from rarecli.core.dry_run import dry_run as plan_training
         from rarecli.core.trainer import train
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    record = train(prepared, output, settings, device=device, resume=resume, splits=splits, init=init, reporter=Console())
+    if dry_run:
+        facts = plan_training(prepared, settings, device=device, splits=splits)
+        if json:
+            print_json(facts)
+        else:
+            print_plan(facts)
+        return
+    record = train(
+        prepared, output, settings, device=device, resume=resume, splits=splits, init=init, track=track and track.value, reporter=Console()
+    )
     if json:
         print_json(record)
 

@@ -50,7 +50,9 @@ def _chosen(names: list[str], config: TrainConfig) -> list[str]:
     else:
         wanted = set(config.cases)
         if stray := sorted(wanted - set(names)):
-            raise UsageError("the dataset has no such cases", field="cases", found=some(stray), expected=f"{len(names)} cases, e.g. {names[0]}")
+            raise UsageError(
+                "the dataset has no such cases", field="cases", found=some(stray), expected=f"{len(names)} cases, e.g. {names[0]}"
+            )
     return [name for name in names if name in wanted]
 
 

@@ -32,7 +32,7 @@ def _one_cycle(progress: float) -> float:
 _SCHEDULES: dict[str, Callable[[float], float]] = {
     "one-cycle": _one_cycle,
     "polynomial": lambda progress: (1 - progress) ** _POWER,
-    "constant": lambda progress: 1.0,
+    "constant": lambda _: 1.0,
 }
 
 

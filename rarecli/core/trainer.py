@@ -27,12 +27,14 @@ from rarecli.core.evaluator import validate
 from rarecli.core.files import atomic_file, require_writable, sha256
 from rarecli.core.folds import Split, choose_split, kept_split
 from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
+from rarecli.core.memory import memory_of
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.optimisation import make_optimiser, scheduled_rate, set_deterministic
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
 from rarecli.core.samples import Batch, SampleSource, load_batches
+from rarecli.core.tracking import open_tracker
 from rarecli.core.versions import installed_versions
 
 _MOST_BAD_STEPS = 5
@@ -59,11 +61,12 @@ def train(
     resume: bool = False,
     splits: Path | None = None,
     init: Path | None = None,
+    track: str | None = None,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
 
-    init: a model whose weights a new run starts with.
+    init: a model whose weights a new run starts with. track: tensorboard or wandb, to log epochs to as well.
     Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
     ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite.
     """
@@ -88,7 +91,11 @@ def train(
         if init:
             trainer.start_from(find_model(init))
         run_folder.save_run_info(run, trainer.info())
-    return trainer.fit()
+    trainer.tracker = open_tracker(track, run, spec.name, config.model_dump(mode="json"), reporter)
+    try:
+        return trainer.fit()
+    finally:
+        trainer.tracker.close()
 
 
 def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
@@ -152,6 +159,7 @@ class Trainer:
         self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
         self.state = TrainState()
         self.started_from: str | None = None
+        self.tracker = open_tracker(None, run, spec.name, {}, reporter)
         self._bad_steps = 0
         self._drawn_at = -math.inf
         # a case coarser than the network's deepest entry has nothing to teach it
@@ -182,6 +190,7 @@ class Trainer:
             log.append(record)
             stop = self._keep(record, log, draw=last)
             self._tell(record)
+            self.tracker.log(record)
             if stop:
                 self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
                 break
@@ -356,6 +365,8 @@ class Trainer:
             f"{len(self.cases)} cases to train, {len(self.split['val'])} to validate; "
             f"{self.device}, {'bfloat16' if self.amp else 'float32'}, {torch.get_num_threads()} threads"
         )
+        memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.amp)
+        self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB, beside the process itself")
 
     def _tell(self, record: dict[str, Any]) -> None:
         depths = " ".join(f"{record[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in record)
