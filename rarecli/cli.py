@@ -9,6 +9,7 @@ import typer
 
 from rarecli.commands import benchmark, convert, demo, evaluate, export, info, predict, preprocess, score, train
 from rarecli.commands.console import settings
+from rarecli.core.distributed import find_ranks
 from rarecli.core.errors import RareError
 
 app = typer.Typer(
@@ -51,7 +52,8 @@ def main() -> None:
     except RareError as error:
         if settings.debug:
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        if find_ranks().leads or error.rank is not None:  # what all ranks meet is said once
+            print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if settings.debug:

@@ -6,7 +6,7 @@ from rarecli.core.phantoms import Phantom, write_phantoms
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.preprocessing import prepare_scan
-from rarecli.core.samples import SampleSource, batch_keys, collate, epoch_order
+from rarecli.core.samples import SampleSource, collate, epoch_order
 from rarecli.core.trainer import make_spec
 from rarecli.core.volume import Volume, write_image, write_labels
 
@@ -127,11 +127,3 @@ def test_an_epoch_shows_every_case_once_and_each_epoch_another_order():
     orders = [epoch_order(cases, 42, epoch) for epoch in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(cases)
     assert orders[0] != orders[1]
-
-
-def test_batches_from_a_later_epoch_are_the_rest_of_all_batches():
-    config = load_train_config(overrides={"epochs": 4, "batch_size": 2})
-    cases = ["a", "b", "c"]
-    everything = list(batch_keys(cases, config, 0))
-    assert len(everything) == 8
-    assert list(batch_keys(cases, config, 3)) == everything[6:]

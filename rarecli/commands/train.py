@@ -1,5 +1,6 @@
 """`rare train`."""
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,10 +52,18 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs.")] = None,
     fold: Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped, with the options it was started with.")] = False,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model.")
     ] = None,
+    nproc: Annotated[
+        int,
+        typer.Option("--nproc", min=1, metavar="N", help="Processes on this machine, e.g. one per GPU; they share every step."),
+    ] = 1,
     device: Device = "auto",
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
     track: Annotated[
@@ -68,9 +77,13 @@ def run(
     """Train a network that can be entered at every depth.
 
     Example: rare train prepared -o run --preset hippocampus --fold 0
+
+    Several machines: torchrun ... -m rarecli train ..., or srun rare train ... under SLURM (docs/training.md).
     """
     from rarecli.core.config import load_train_config
+    from rarecli.core.distributed import find_ranks
     from rarecli.core.errors import missing_extra
+    from rarecli.core.run_folder import load_resumed_config
 
     overrides = _overrides(set_ or [])
     chosen: dict[str, Any] = {
@@ -85,10 +98,12 @@ def run(
         "amp": amp,
     }
     overrides |= {key: value for key, value in chosen.items() if value is not None}
-    settings = load_train_config(preset, config, overrides)
+    source = output if resume else resume_from
+    settings = load_train_config(preset, config, overrides, load_resumed_config(source) if source else None)
     try:
         from rarecli.core.dry_run import dry_run as plan_training
         from rarecli.core.trainer import train
+        from rarecli.core.training.launch import launch, ranks_wanted
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     if dry_run:
@@ -98,10 +113,23 @@ def run(
         else:
             print_plan(facts)
         return
+    num_ranks = ranks_wanted(nproc, device)
+    if num_ranks > 1 and find_ranks().num == 1:
+        launch(num_ranks, sys.argv[1:], device)
+        return
     record = train(
-        prepared, output, settings, device=device, resume=resume, splits=splits, init=init, track=track and track.value, reporter=Console()
+        prepared,
+        output,
+        settings,
+        device=device,
+        resume=resume,
+        resume_from=resume_from,
+        splits=splits,
+        init=init,
+        track=track and track.value,
+        reporter=Console(),
     )
-    if json:
+    if json and find_ranks().leads:
         print_json(record)
 
 

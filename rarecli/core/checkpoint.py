@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from torch import Tensor, nn
 
 from rarecli.core.errors import EnvironmentFault, ModelError
 from rarecli.core.files import atomic_file
+from rarecli.core.progress import Reporter, Silent
+from rarecli.core.run_folder import LAST, PREVIOUS
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None) -> None:
-    """Write tensors, and `facts` as JSON in the file's header, atomically."""
+def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None, *, keep: Path | None = None) -> None:
+    """Write tensors, and `facts` as JSON in the file's header with a SHA-256 over all, atomically.
+
+    keep: where the file that is replaced goes. Raises EnvironmentFault if it cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with atomic_file(path) as temporary:
+    text = json.dumps(facts or {})
+    with atomic_file(path, keep=keep) as temporary:
         try:
-            save_file(tensors, temporary, {"facts": json.dumps(facts or {})})
+            save_file(tensors, temporary, {"facts": text, "sha256": _digest(tensors, text)})
         except SafetensorError as error:
             raise EnvironmentFault("cannot write the weights", path=path, found=error, remedy="free some space") from error
 
@@ -29,12 +36,42 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file that `save_weights` wrote. Raises ModelError for anything else, a renamed pickle included."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-        return load_file(path), facts
+            header = file.metadata() or {}
+        tensors, text = load_file(path), header.get("facts", "{}")
+        facts = json.loads(text)
     except FileNotFoundError:
         raise ModelError("the weights are missing", path=path, remedy="train first, or choose another model") from None
     except (SafetensorError, ValueError, OSError) as error:
         raise ModelError("this is no safetensors file", path=path, found=error, expected="weights that rare wrote") from error
+    if "sha256" in header and header["sha256"] != _digest(tensors, text):
+        raise ModelError("the file is damaged", path=path, field="sha256", found="other content than was written")
+    return tensors, facts
+
+
+def save_state(run: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write the checkpoint that a training resumes from; the one before is kept beside it. At every instant one of them is whole."""
+    save_weights(run / LAST, tensors, facts, keep=run / PREVIOUS)
+
+
+def load_state(run: Path, reporter: Reporter = Silent(), *, mend: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the newest checkpoint of a run that is whole; warns if that is not the newest. Raises ModelError if there is none.
+
+    mend: remove a damaged one, so that it does not take the place of the whole one when the next is written.
+    """
+    last, previous = run / LAST, run / PREVIOUS
+    if not last.exists():  # killed between the two renames
+        return load_tensors(previous)
+    try:
+        return load_tensors(last)
+    except ModelError as error:
+        try:
+            state = load_tensors(previous)
+        except ModelError:
+            raise error from None
+        reporter.warn(f"{last.name} cannot be used ({error.problem}); {previous.name}, the checkpoint before it, is")
+        if mend:
+            last.unlink(missing_ok=True)
+        return state
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -64,3 +101,12 @@ def put_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
         if not torch.isfinite(tensor).all():
             raise ModelError("a weight is not finite", path=path, field=name)
     network.load_state_dict(tensors)
+
+
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    """Over names, types, shapes, bytes and facts: whatever byte of the file changes, this does, or the file is none any more."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

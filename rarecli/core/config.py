@@ -202,6 +202,9 @@ class TrainConfig(Frozen):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 2
+    """Scans of a step, on all ranks together: more ranks make the same training faster."""
+    accumulate: PositiveInt = 1
+    """Parts that a rank takes its scans of a step in, one after the other: less memory, the same training."""
     seed: int = 42
     fold: int | Literal["all"] = 0
     num_folds: int = Field(default=5, ge=2)
@@ -218,6 +221,8 @@ class TrainConfig(Frozen):
     """Epochs without a better `monitor` before training stops; None never stops early."""
     validate_every: PositiveInt = 1
     num_workers: int = Field(default=0, ge=0)
+    checkpoint_minutes: float = Field(default=10, ge=0)
+    """A checkpoint is written so long after the last one, and after every epoch; 0: after every step."""
     checkpoint_activations: bool = False
     """Keep few of a step's activations and compute the others again when they are needed: less memory, more time, the same result."""
     deterministic: bool = False
@@ -247,8 +252,13 @@ def preset_names() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in resources.files("rarecli.presets").iterdir() if item.name.endswith(".yaml"))
 
 
-def load_train_config(preset: str | None = None, file: Path | None = None, overrides: dict[str, Any] | None = None) -> TrainConfig:
-    """Defaults, then a preset or a YAML/JSON file, then dotted overrides such as {"optimiser.lr": 1e-3}.
+def load_train_config(
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    base: TrainConfig | None = None,
+) -> TrainConfig:
+    """Defaults, or `base`, then a preset or a YAML/JSON file, then dotted overrides such as {"optimiser.lr": 1e-3}.
 
     Raises UsageError for an unknown preset or key (naming the nearest) and for values out of range.
     """
@@ -264,6 +274,8 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
             raise UsageError("the configuration cannot be read", path=file, found=error) from error
         if not isinstance(content, dict):
             raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
+    if base is not None:
+        content = _merged(base.model_dump(mode="json"), content)
     for key, value in (overrides or {}).items():
         *parents, leaf = key.split(".")
         target = content
@@ -273,6 +285,14 @@ def load_train_config(preset: str | None = None, file: Path | None = None, overr
                 raise UsageError("the key goes below a plain value", field=key)
         target[leaf] = value
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
+
+
+def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(content)
+    for key, value in changes.items():
+        old = content.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def validate(

@@ -14,7 +14,7 @@ from rarecli.core.folds import choose_split
 from rarecli.core.memory import memory_of
 from rarecli.core.model import build_network
 from rarecli.core.prepared import open_prepared
-from rarecli.core.trainer import make_spec
+from rarecli.core.training.model_spec import make_spec, require_known_metric
 
 
 def dry_run(prepared: Path, config: TrainConfig, *, device: str = "auto", splits: Path | None = None) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def dry_run(prepared: Path, config: TrainConfig, *, device: str = "auto", splits
     """
     dataset = open_prepared(prepared)
     spec = make_spec(dataset, config)
+    require_known_metric(config, spec)
     split = choose_split(dataset, config, splits)
     place = choose_device(device)
     amp = config.amp if config.amp is not None else has_fast_bfloat16(place)

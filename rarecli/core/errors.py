@@ -6,7 +6,7 @@ RareError                   1  a bug, if raised as such
 ├── ModelError              4  weights, a bundle, a configuration, a failed parity gate
 ├── EnvironmentFault        5  a missing extra, a device, a full or read-only disk
 ├── SomeCasesFailed         6  the rest of a batch was done
-└── Preempted              75  reserved: stopped from outside after saving
+└── Preempted              75  stopped from outside, after saving
 
 An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 """
@@ -20,6 +20,8 @@ class RareError(Exception):
     """What is wrong, where, what was found and expected, and what to do. All parts but `problem` are optional."""
 
     exit_code = 1
+    rank: int | None = None
+    """The rank of a training whose own error it is; None for what all ranks meet alike."""
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class RareError(Exception):
     def __str__(self) -> str:
         """The problem on the first line, then one indented line for each known part."""
         parts = {
+            "rank": self.rank,
             "case": self.case,
             "path": self.path,
             "field": self.field,
@@ -95,7 +98,7 @@ class SomeCasesFailed(RareError):
 
 
 class Preempted(RareError):
-    """Reserved for a training that is stopped from outside after saving; nothing raises it yet."""
+    """A training was asked to stop (SIGTERM); its state is saved. 75 is what schedulers take for `try again`."""
 
     exit_code = 75
 

@@ -1,4 +1,4 @@
-"""`rare evaluate` and the validation of a training: Dice and its kin at every resolution.
+"""`rare evaluate`: Dice and its kin at every resolution.
 
 Scores are taken at the downsampled scan's own resolution; under protocol native also restored to the scan's full grid,
 beside the ceiling that perfect labels of that resolution reach there.
@@ -6,28 +6,22 @@ beside the ceiling that perfect labels of that resolution reach there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rarecli.core import figures
 from rarecli.core.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
 from rarecli.core.config import ModelSpec
 from rarecli.core.curve import curve_facts, dice_curve
 from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, undeclared_name
-from rarecli.core.engines.runners import Runner
 from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError, some
 from rarecli.core.files import read_json, require_writable, write_json
-from rarecli.core.metrics import Record, case_record, confusion_matrix, foreground_mean
-from rarecli.core.patches import sliding_logits
 from rarecli.core.predictor import Predictor
-from rarecli.core.prepared import PreparedDataset
-from rarecli.core.preprocessing import normalise, to_ras
+from rarecli.core.preprocessing import to_ras
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.protocols import Protocol, Resolution, downsampled, resolutions_of, thresholds_mm, view_at
+from rarecli.core.protocols import Protocol, Resolution, resolutions_of, thresholds_mm, view_at
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
 from rarecli.core.types import IntArray
@@ -137,26 +131,6 @@ def _compared(summary: dict[str, Any], other: Result, output: Path) -> dict[str,
     comparison = compare(result_of(summary, output), other)
     write_json(output / FILE_NAME, comparison)
     return summary | {"comparison": comparison}
-
-
-def validate(runner: Runner, dataset: PreparedDataset, spec: ModelSpec, names: Iterable[str]) -> dict[str, float]:
-    """Mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME)."""
-    by_depth: dict[int, list[Record]] = {}
-    with runner:
-        for name in names:
-            image, labels = dataset.read(name)
-            finest = dataset.records[name].depth
-            for depth in range(finest, spec.network.num_depths):
-                coarse, reference = downsampled(image, labels, spec, depth - finest, spec.targets)
-                view = normalise(coarse, spec.plan.normalisation)
-                prediction = sliding_logits(view, spec, depth, runner.run).argmax(axis=0)
-                confusion = confusion_matrix(prediction, reference, spec.plan.num_classes)
-                by_depth.setdefault(depth, []).append(case_record(confusion, spec.plan.label_names))
-    result = {f"dice_depth{depth}": float(np.mean([foreground_mean(r) for r in by_depth[depth]])) for depth in sorted(by_depth)}
-    result["dice_mean"] = float(np.mean(list(result.values())))
-    for label in spec.plan.label_names[1:]:
-        result[f"dice_{label}"] = float(np.mean([np.mean([r[label]["dice"] for r in records]) for records in by_depth.values()]))
-    return result
 
 
 def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[list[Score], list[Picture]]:

@@ -5,17 +5,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.errors import DataError, EnvironmentFault
+from rarecli.core.errors import DataError, EnvironmentFault, UsageError
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
+
+    keep: in the same folder, where the file that stood at `path` is renamed to, once the new one is on the disk.
 
     The temporary name keeps the suffixes of `path`, since writers (nibabel) choose the format by them.
     """
@@ -31,12 +33,49 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         _sync(temporary)
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The temporary files that a killed process left while it wrote files of these names."""
+    starts = tuple(f".{name[:40]}." for name in names)
+    return [path for path in folder.iterdir() if path.name.startswith(starts)]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is removed in the end. The lock dies with its holder, however that ends; the file may stay.
+
+    Raises UsageError if another process holds it, EnvironmentFault where there are no locks.
+    """
+    import fcntl
+
+    try:
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+                break
+            os.close(handle)  # its last holder has just removed it
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError("another process is writing here", path=path.parent, remedy="wait for it, or choose another -o") from None
+    except OSError as error:
+        raise EnvironmentFault(
+            f"cannot lock: {error.strerror or error}", path=path, remedy="choose an output on a file system with locks"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ a convolution library allocates for itself is not among them.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,14 +69,17 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
     return MemoryPlan(parameters * num_copies(config.optimiser), parameters + training, validation)
 
 
-def memory_of(dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig, cases: Sequence[str], amp: bool) -> MemoryPlan:
-    """The memory that a training on these cases takes at its largest step."""
+def memory_of(
+    dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig, cases: Sequence[str], amp: bool, num_ranks: int = 1
+) -> MemoryPlan:
+    """The memory that each rank of a training on these cases takes at its largest step."""
     patch = spec.plan.patch_size
     records = [dataset.records[name] for name in cases]
     sizes = [[min(size * 2**record.depth, most) for size, most in zip(record.shape, patch, strict=True)] for record in records]
     x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
     shape: Shape = spec.engine_shape((x, y, z), 0)
-    return plan_memory(spec.network, config, shape, min(config.batch_size, max(1, len(cases))), amp)
+    at_once = math.ceil(min(config.batch_size, max(1, len(cases))) / (num_ranks * config.accumulate))
+    return plan_memory(spec.network, config, shape, at_once, amp)
 
 
 def num_copies(optimiser: OptimiserConfig) -> int:
@@ -104,11 +108,11 @@ def _images(network: NetworkConfig, shape: Shape, batch_size: int) -> dict[int, 
     return {k: torch.empty(batch_size, network.in_channels, *(size // 2**k for size in shape)) for k in range(network.num_depths)}
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operations give, for as long as these live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._now = 0
         self._known: dict[int, Any] = {}

@@ -5,9 +5,10 @@ RUN/
   weights.safetensors  averaged (EMA) weights after the newest epoch: what a run predicts with
   best.safetensors     averaged weights of the epoch with the best `monitor`
   last.safetensors     everything that resuming needs; the numbers among it as JSON in the file's own header
+  previous.safetensors the same, one checkpoint before
   log.jsonl            a line per epoch;  progress.png  the same as a picture
 
-Every file is replaced atomically, `last.safetensors` after the others.
+Every file is replaced atomically, `last.safetensors` after the others. While a training writes, it holds `.lock`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rarecli.core.config import Frozen, ModelSpec, TrainConfig, load_spec, validate
-from rarecli.core.errors import ModelError
+from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.files import read_json, write_json
 
-RUN, WEIGHTS, BEST, LAST, LOG = "run.json", "weights.safetensors", "best.safetensors", "last.safetensors", "log.jsonl"
+RUN, WEIGHTS, BEST, LOG, PICTURE = "run.json", "weights.safetensors", "best.safetensors", "log.jsonl", "progress.png"
+LAST, PREVIOUS, LOCK = "last.safetensors", "previous.safetensors", ".lock"
+FILES = (RUN, WEIGHTS, BEST, LOG, PICTURE, LAST, PREVIOUS)
 
 
 class RunInfo(Frozen):
@@ -40,6 +43,18 @@ def save_run_info(run: Path, info: RunInfo) -> None:
 def load_run_info(run: Path) -> RunInfo:
     """Read run.json. Raises ModelError if it is broken."""
     return validate(RunInfo, read_json(run / RUN), "the run's description", ModelError, path=run / RUN)
+
+
+def has_state(run: Path) -> bool:
+    """Whether there is a checkpoint to resume from."""
+    return (run / RUN).is_file() and ((run / LAST).is_file() or (run / PREVIOUS).is_file())
+
+
+def load_resumed_config(run: Path) -> TrainConfig:
+    """The configuration that a run was started with. Raises UsageError if there is nothing to resume."""
+    if not has_state(run):
+        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start anew")
+    return load_run_info(run).config
 
 
 def load_run_spec(run: Path) -> ModelSpec:

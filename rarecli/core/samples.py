@@ -6,9 +6,12 @@ A sample is a function of (seed, epoch, case) alone, whichever process makes it 
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rarecli.core.augmentation import add_noise, augment, draw_spacing, random_contrast
 from rarecli.core.config import ModelSpec, PercentileNormalisation, TrainConfig
+from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.prepared import PreparedDataset
 from rarecli.core.preprocessing import Limits, downsample, downsample_labels, edge_pad, normalise, pad_to, percentile_limits
 from rarecli.core.resampling import resample, resample_labels
@@ -166,22 +170,87 @@ def epoch_order(cases: Sequence[str], seed: int, epoch: int) -> list[str]:
     return [cases[index] for index in order]
 
 
-def batch_keys(cases: Sequence[str], config: TrainConfig, first_epoch: int) -> Iterator[list[Key]]:
-    """Keys of every batch from `first_epoch` to the end of the training."""
-    for epoch in range(first_epoch, config.epochs):
-        order = epoch_order(cases, config.seed, epoch)
-        for start in range(0, len(order), config.batch_size):
-            yield [(epoch, name) for name in order[start : start + config.batch_size]]
+class BatchSource(Dataset["Batch | RareError"]):
+    """Makes the batch of several keys, in a data worker or in the training's own process.
+
+    What is wrong with a case comes back as a value: raised in a worker, it would arrive as text.
+    """
+
+    def __init__(self, source: SampleSource) -> None:
+        self.source = source
+
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | RareError:
+        """The batch of these keys, or what is wrong with one of them."""
+        try:
+            return collate([self.source[key] for key in keys], self.source.spec)
+        except RareError as error:
+            return error
 
 
-def load_batches(source: SampleSource, cases: Sequence[str], first_epoch: int, pin_memory: bool) -> DataLoader[Sample]:
-    """One loader for the whole training, so that its workers start once."""
-    workers = source.config.num_workers
-    return DataLoader(
-        source,
-        batch_sampler=list(batch_keys(cases, source.config, first_epoch)),
-        collate_fn=partial(collate, spec=source.spec),
-        num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
-        pin_memory=pin_memory,
-    )
+class Batches:
+    """The batches of a training, one after the other, and how long they were waited for.
+
+    num_workers processes make them ahead, started once; with 0 they are made when they are asked for.
+    """
+
+    def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], pin_memory: bool) -> None:
+        self.waited_s = 0.0
+        self._num_workers = source.config.num_workers
+        if self._num_workers:
+            _require_shared_memory(source)
+        self._batches = iter(
+            DataLoader(
+                BatchSource(source),
+                batch_size=None,
+                sampler=keys,
+                collate_fn=_unchanged,
+                num_workers=self._num_workers,
+                multiprocessing_context="spawn" if self._num_workers else None,
+                pin_memory=pin_memory,
+            )
+        )
+
+    def take(self, num: int) -> Iterator[Batch]:
+        """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault if a data worker died."""
+        for _ in range(num):
+            started = time.perf_counter()
+            try:
+                batch = next(self._batches)
+            except RuntimeError as error:
+                raise _data_worker_fault(error, self._num_workers) from error
+            self.waited_s += time.perf_counter() - started
+            if isinstance(batch, RareError):
+                raise batch
+            yield batch
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _data_worker_fault(error: RuntimeError, num_workers: int) -> Exception:
+    """What torch says of a worker that died, in our words; any other error as it is."""
+    text = str(error)
+    if "DataLoader worker" not in text or not num_workers:
+        return error
+    remedy = "was memory short? try a smaller num_workers"
+    if "Bus error" in text or "shared memory" in text:
+        remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
+    return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
+
+
+def _require_shared_memory(source: SampleSource, folder: Path = Path("/dev/shm")) -> None:
+    """Raise EnvironmentFault if the batches that workers hold ready do not fit into shared memory: they would wait for ever or crash."""
+    spec, config = source.spec, source.config
+    voxels = sum(math.prod(spec.patch_shape(depth)) for depth in range(spec.network.num_depths))
+    per_batch = voxels * (4 * spec.network.in_channels + 1) * config.batch_size
+    needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
+        raise EnvironmentFault(
+            "there is too little shared memory for data workers",
+            path=folder,
+            field="num_workers",
+            found=f"{free / 2**20:.0f} MiB free",
+            expected=f"{needed / 2**20:.0f} MiB for {config.num_workers} workers",
+            remedy="enlarge it (docker run --shm-size=8g), or --set num_workers=0",
+        )

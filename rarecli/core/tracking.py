@@ -25,18 +25,18 @@ class Tracker(Protocol):
 class _TensorBoard:
     """Event files in RUN/tensorboard."""
 
-    def __init__(self, run: Path, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(run / "tensorboard"))
 
     def log(self, record: Mapping[str, Any]) -> None:
         for key, value in _numbers(record).items():
-            self._writer.add_scalar(_group(key), value, record["epoch"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(_group(key), value, record["epoch"])
+        self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class _Wandb:
@@ -90,7 +90,8 @@ def open_tracker(kind: str | None, run: Path, name: str, config: Mapping[str, An
     if kind is None:
         return _Untracked()
     try:
-        return _Guarded({"tensorboard": _TensorBoard, "wandb": _Wandb}[kind](run, name, config), kind, reporter)
+        tracker: Tracker = _TensorBoard(run) if kind == "tensorboard" else _Wandb(run, name, config)
+        return _Guarded(tracker, kind, reporter)
     except ModuleNotFoundError as error:
         raise missing_extra(kind, kind, "leave --track out") from error
     except Exception as error:  # no network, no key, a server that is down

@@ -1,55 +1,51 @@
-"""`rare train`: all depths in every step, averaged weights, whole checkpoints.
+"""`rare train`: all depths in every step, averaged weights, checkpoints that survive whatever ends the process.
 
-One step, read from top to bottom, is `Trainer._step`.
+One step, read from top to bottom, is `Learner.step` in `training/learner.py`; the way through a training is `Trainer.fit`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import platform
+import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
-from rarecli.core import checkpoint, figures, run_folder
-from rarecli.core.config import ModelSpec, NetworkConfig, TrainConfig
+from rarecli.core import checkpoint, run_folder
+from rarecli.core.config import ModelSpec, TrainConfig
+from rarecli.core.distributed import Ranks, find_ranks, joined, require_useful
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
-from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.evaluator import validate
-from rarecli.core.files import atomic_file, require_writable, sha256
+from rarecli.core.errors import DataError, ModelError, Preempted, UsageError
+from rarecli.core.files import leftovers, locked, require_writable
 from rarecli.core.folds import Split, choose_split, kept_split
-from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
+from rarecli.core.initial_weights import initialise
 from rarecli.core.memory import memory_of
 from rarecli.core.model import RareUNet, build_network
-from rarecli.core.optimisation import make_optimiser, scheduled_rate, set_deterministic
+from rarecli.core.optimisation import scheduled_rate
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
-from rarecli.core.samples import Batch, SampleSource, load_batches
+from rarecli.core.samples import Batch, Batches, SampleSource
 from rarecli.core.tracking import open_tracker
+from rarecli.core.training.learner import Learner
+from rarecli.core.training.model_spec import make_spec, require_known_metric
+from rarecli.core.training.record import Record
+from rarecli.core.training.schedule import Step, num_steps, plan_steps
+from rarecli.core.training.signals import StopRequest
+from rarecli.core.training.state import EpochSums, TrainState, origin, pack, require_same_network, require_same_origin, unpack
+from rarecli.core.training.validation import validate
 from rarecli.core.versions import installed_versions
 
+__all__ = ["Trainer", "make_spec", "train"]
+
 _MOST_BAD_STEPS = 5
-
-
-@dataclass
-class TrainState:
-    """The numbers that go on from epoch to epoch."""
-
-    epoch: int = 0
-    """Epochs that are done."""
-    step: int = 0
-    best: float = -math.inf
-    best_epoch: int = 0
-    plateau: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -60,81 +56,68 @@ def train(
     device: str = "auto",
     resume: bool = False,
     splits: Path | None = None,
+    resume_from: Path | None = None,
     init: Path | None = None,
     track: str | None = None,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
 
-    init: a model whose weights a new run starts with. track: tensorboard or wandb, to log epochs to as well.
+    One of several ranks, if torchrun or SLURM started the process as such: all call this alike, the first writes and speaks.
+    resume_from: another run whose state (weights, optimiser, epoch) and split a new run takes.
+    init: a model whose weights a new run starts with, as far as they fit.
+    track: tensorboard or wandb, to log epochs to as well.
     Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
-    ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite.
+    ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite, EnvironmentFault for
+    what this machine lacks and for another rank that is gone, Preempted after SIGTERM, when the state is saved.
     """
     dataset = open_prepared(prepared)
-    started = (run / run_folder.LAST).is_file()
-    if resume and not started:
-        raise UsageError("there is nothing to resume", path=run, expected=run_folder.LAST, remedy="leave --resume out to start anew")
-    if started and not resume:
-        raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
-    if resume and init:
-        raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
-    if not (run / run_folder.RUN).is_file() and run.is_dir() and any(run.iterdir()):
-        raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
+    _require_startable(run, resume, resume_from, init)
     spec = make_spec(dataset, config)
-    split = kept_split(run, splits) if resume else choose_split(dataset, config, splits)
-    _require_known_metric(config, spec)
-    require_writable(run)
-    trainer = Trainer(dataset, run, spec, config, split, choose_device(device), reporter)
-    if resume:
-        trainer.load()
-    else:
-        if init:
-            trainer.start_from(find_model(init))
-        run_folder.save_run_info(run, trainer.info())
-    trainer.tracker = open_tracker(track, run, spec.name, config.model_dump(mode="json"), reporter)
-    try:
-        return trainer.fit()
-    finally:
-        trainer.tracker.close()
+    source = run if resume else resume_from
+    split = kept_split(source, splits) if source else choose_split(dataset, config, splits)
+    require_known_metric(config, spec)
+    ranks = find_ranks()
+    chosen = choose_device(device, ranks.local_rank)
+    with joined(ranks, chosen):
+        ranks.wait(chosen)  # nobody writes before everybody has looked
+        if ranks.leads:
+            require_writable(run)
+        with locked(run / run_folder.LOCK) if ranks.leads else nullcontext():
+            if ranks.leads:
+                for path in leftovers(run, run_folder.FILES):
+                    path.unlink(missing_ok=True)
+            trainer = Trainer(dataset, run, spec, config, split, chosen, reporter if ranks.leads else Silent(), ranks)
+            if source:
+                trainer.load(source)
+            else:
+                trainer.start(find_model(init) if init else None)
+            trainer.tracker = open_tracker(track if ranks.leads else None, run, spec.name, config.model_dump(mode="json"), reporter)
+            try:
+                return trainer.fit()
+            finally:
+                trainer.tracker.close()
 
 
-def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
-    """The model that a configuration asks for on a dataset."""
-    plan = dataset.plan
-    num_levels = config.num_levels or plan.num_levels
-    if num_levels > plan.num_levels:
-        raise UsageError(
-            "the dataset was prepared for fewer levels",
-            field="num_levels",
-            found=num_levels,
-            expected=f"at most {plan.num_levels}",
-            remedy="rare preprocess --num-levels",
-        )
-    if config.targets == "paper" and not plan.fixed_shape:
-        raise UsageError("the paper's targets need its fixed shape", field="targets", found="paper", remedy="rare preprocess --fixed-shape")
-    rare = config.arch == "rare-unet"
-    if rare and config.num_depths > num_levels:
-        raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
-    network = NetworkConfig(
-        arch=config.arch,
-        in_channels=len(plan.channel_names),
-        num_classes=plan.num_classes,
-        num_filters=config.num_filters,
-        num_levels=num_levels,
-        num_depths=config.num_depths if rare else 1,
-        dropout=config.dropout,
-    )
-    return ModelSpec(
-        name=config.name or plan.dataset,
-        plan=plan,
-        network=network,
-        targets=config.targets,
-        as_is_octaves=config.augmentation.spacing_octaves,
-    )
+def _require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:
+    if resume and resume_from:
+        raise UsageError("--resume and --resume-from exclude each other", path=run, remedy="leave --resume out to start a new run")
+    if resume or resume_from:
+        run_folder.load_resumed_config(resume_from or run)
+    if (resume or resume_from) and init:
+        raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
+    if run_folder.has_state(run) and not resume:
+        raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+    if (
+        run.is_dir()
+        and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(leftovers(run, run_folder.FILES))
+        and not (run / run_folder.RUN).is_file()
+    ):
+        raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
 
 
 class Trainer:
-    """One training: network, averaged network, optimiser, data, run folder."""
+    """One training: what learns, its data, its state, its run folder."""
 
     def __init__(
         self,
@@ -145,275 +128,217 @@ class Trainer:
         split: Split,
         device: torch.device,
         reporter: Reporter,
+        ranks: Ranks = Ranks(),
     ) -> None:
         torch.manual_seed(config.seed)
         self.dataset, self.run, self.spec, self.config, self.split = dataset, run, spec, config, split
-        self.device, self.reporter = device, reporter
-        self.network: RareUNet = build_network(spec.network).to(device)
-        self.average = AveragedModel(self.network, multi_avg_fn=_averaging(config.ema_decay))
-        if config.checkpoint_activations:
-            self.network.checkpoint_activations()
-        set_deterministic(config.deterministic)
-        self.optimiser = make_optimiser(self.network.parameters(), config.optimiser)
-        self.plateau = ReduceLROnPlateau(self.optimiser, mode="max", factor=0.5, patience=10)
-        self.amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
-        self.state = TrainState()
-        self.started_from: str | None = None
-        self.tracker = open_tracker(None, run, spec.name, {}, reporter)
-        self._bad_steps = 0
-        self._drawn_at = -math.inf
+        self.device, self.reporter, self.ranks = device, reporter, ranks
         # a case coarser than the network's deepest entry has nothing to teach it
-        self.cases = [name for name in split["train"] if dataset.records[name].depth < spec.network.num_depths]
+        self.depths = {name: dataset.records[name].depth for name in split["train"]}
+        self.cases = [name for name, depth in self.depths.items() if depth < spec.network.num_depths]
         if not self.cases:
             deepest = spec.network.num_depths - 1
             raise DataError("no training case can enter the network", field="depth", expected=f"a case at depth 0 to {deepest}")
-        self.steps_per_epoch = math.ceil(len(self.cases) / config.batch_size)
+        require_useful(ranks, config.batch_size, len(self.cases))
+        amp = config.amp if config.amp is not None else has_fast_bfloat16(device)
+        self.learner = Learner(build_network(spec.network).to(device), config, amp, ranks)
+        self.plateau = ReduceLROnPlateau(self.learner.optimiser, mode="max", factor=0.5, patience=10)
+        self.state = TrainState()
+        self.record = Record(run, reporter)
+        self.tracker = open_tracker(None, run, spec.name, {}, reporter)
+        self.started_from: str | None = None
+        self.steps_per_epoch = num_steps(self.cases, config)
+        self._stop = StopRequest()
+        self._saved_at = time.monotonic()
+
+    def start(self, model: ModelFiles | None) -> None:
+        """Begin a run, with a model's weights if there is one. Raises ModelError if hardly any of them fit."""
+        if model:
+            loaded = initialise(self.learner.network, self.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
+            for line in loaded.words():
+                self.reporter.say(line)
+            self.learner.average.module.load_state_dict(self.learner.network.state_dict())
+            self.started_from = model.spec.name
+        if self.ranks.leads:
+            run_folder.save_run_info(self.run, self.info())
+            self._save()
+
+    def load(self, source: Path) -> None:
+        """Go on where the last checkpoint of `source` is: of this run, or of another one, which is left as it is.
+
+        Raises UsageError if the configuration of this run has changed in more than its length, or another one's network is another.
+        """
+        here = source == self.run
+        tensors, facts = checkpoint.load_state(source, self.reporter, mend=self.ranks.leads and here)
+        if "state" not in facts:
+            remedy = "start a new run, with --init from this one"
+            raise ModelError("another version of rare wrote this checkpoint", path=source, remedy=remedy)
+        if here:
+            require_same_origin(origin(self.config, self.spec, self.dataset, self.split), facts, self.run)
+        else:
+            require_same_network(self.spec, facts, source)
+        unpack(tensors, facts["plateau"], self.learner, self.plateau)
+        self.state = TrainState.from_facts(facts["state"])
+        if not here and facts["config"] != self.config.model_dump(mode="json"):
+            self.state.position, self.state.sums = 0, EpochSums()  # other steps: the epoch under way begins again
+        if self.state.epoch >= self.config.epochs:
+            raise UsageError(
+                "the run is finished", path=source, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
+            )
+        self.started_from = run_folder.load_run_info(source).started_from if here else f"{source.name}, epoch {self.state.epoch}"
+        self.record.read(self.state.epoch, source)
+        if self.ranks.leads:
+            if not here and (source / run_folder.BEST).is_file():
+                shutil.copyfile(source / run_folder.BEST, self.run / run_folder.BEST)
+            run_folder.save_run_info(self.run, self.info())
 
     def fit(self) -> dict[str, Any]:
-        """Train from the state to the last epoch; returns the last log line."""
+        """Train from the state to the last epoch; returns the last log line. Raises Preempted if SIGTERM came, after saving."""
         config, state = self.config, self.state
-        source = SampleSource(self.dataset, self.spec, config)
-        loader = iter(load_batches(source, self.cases, state.epoch, self.device.type == "cuda"))
-        log = self._read_log()
-        record: dict[str, Any] = {}
         self._introduce()
-        for epoch in range(state.epoch, config.epochs):
-            started = time.perf_counter()
-            self.network.train()
-            losses, waited_s = self._run_epoch(loader, epoch)
-            train_s = time.perf_counter() - started
-            record = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": train_s, "waited_for_data": waited_s / train_s, **losses}
-            last = epoch + 1 == config.epochs
-            if self.split["val"] and ((epoch + 1) % config.validate_every == 0 or last):
-                record |= validate(self.averaged_runner(), self.dataset, self.spec, self.split["val"])
-            state.epoch = epoch + 1
-            log.append(record)
-            stop = self._keep(record, log, draw=last)
-            self._tell(record)
-            self.tracker.log(record)
-            if stop:
-                self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
-                break
-        self._draw(log)
-        return {**record, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
+        self._hold_the_same_weights()
+        steps = list(plan_steps(self.cases, config, self.ranks, state.epoch, state.position))
+        line: dict[str, Any] = {}
+        with self._stop:
+            source = SampleSource(self.dataset, self.spec, config)
+            batches = Batches(source, [part for step in steps for part in step.parts], self.device.type == "cuda")
+            planned = iter(steps)
+            for epoch in range(state.epoch, config.epochs):
+                self._run_epoch(planned, batches)
+                line = self._close_epoch(epoch)
+                if "dice_mean" in line and config.patience is not None and state.epoch - state.best_epoch >= config.patience:
+                    self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
+                    break
+        if self.ranks.leads:
+            self.record.draw()
+        return {**line, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
 
     def info(self) -> RunInfo:
         """What run.json says."""
         return RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions(), started_from=self.started_from)
 
-    def start_from(self, model: ModelFiles) -> None:
-        """Take a model's weights to start with. Raises ModelError if they do not fit."""
-        checkpoint.load_weights(self.network, model.weights)
-        self.average.module.load_state_dict(self.network.state_dict())
-        self.started_from = model.spec.name
-
     def averaged_runner(self) -> TorchRunner:
         """The averaged weights, ready to predict."""
-        network = self.average.module
+        network = self.learner.average.module
         assert isinstance(network, RareUNet)
         return TorchRunner(network, self.device)
 
-    def _run_epoch(self, loader: Any, epoch: int) -> tuple[dict[str, float], float]:
-        totals: dict[str, float] = {}
-        waited_s, good = 0.0, 0
-        for _ in self.reporter.track(range(self.steps_per_epoch), f"epoch {epoch + 1}/{self.config.epochs}", self.steps_per_epoch):
-            started = time.perf_counter()
-            batch: Batch = next(loader)
-            waited_s += time.perf_counter() - started
-            parts, fault = self._step(batch.to(self.device))
-            self.state.step += 1
-            if fault is None:
-                self._bad_steps, good = 0, good + 1
-                for name, value in parts.items():
-                    totals[name] = totals.get(name, 0.0) + value
-                continue
-            self._bad_steps += 1
-            self.reporter.warn(f"step {self.state.step}: {fault} is not finite; the step is skipped")
-            if self._bad_steps == _MOST_BAD_STEPS:
-                raise ModelError(
-                    f"{_MOST_BAD_STEPS} steps in a row were not finite",
-                    path=self.run,
-                    field=fault,
-                    found="NaN or infinity",
-                    expected="finite losses and gradients",
-                    remedy="a lower optimiser.lr, or --no-amp; the weights of the last whole epoch are kept",
-                )
-        return {name: value / max(good, 1) for name, value in totals.items()}, waited_s
+    def _run_epoch(self, planned: Iterator[Step], batches: Batches) -> None:
+        """The steps of an epoch that are not done yet."""
+        config, state, sums = self.config, self.state, self.state.sums
+        self.learner.network.train()
+        label = f"epoch {state.epoch + 1}/{config.epochs}"
+        for _ in self.reporter.track(range(state.position, self.steps_per_epoch), label, self.steps_per_epoch - state.position):
+            started, waited_s = time.perf_counter(), batches.waited_s
+            stop = self._step(next(planned), batches)
+            sums.seconds += time.perf_counter() - started
+            sums.waited_s += batches.waited_s - waited_s
+            if stop:
+                self._leave()
+            if time.monotonic() - self._saved_at >= 60 * config.checkpoint_minutes:
+                self._save()
 
-    def _step(self, batch: Batch) -> tuple[dict[str, float], str | None]:
-        """One optimisation step. Returns the losses by name, and what was not finite, if anything: then nothing was changed."""
-        config, sizes = self.config, batch.sizes
-        torch.manual_seed(config.seed * 1_000_003 + self.state.step)  # for dropout: a resumed run drops the same
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            features = self.network.encode(batch.images)
-            logits = self.network.decode(features, sizes)
-            alpha = config.loss.alpha
-            parts = {f"loss_depth{depth}": segmentation_loss(logits[depth], batch.labels[depth], alpha) for depth in sorted(sizes)}
-            shares = depth_shares(config.loss.depth_weights, sizes)
-            loss = torch.stack([shares[depth] * parts[f"loss_depth{depth}"] for depth in sizes]).sum()
-            if config.loss.consistency and self.state.epoch >= config.loss.consistency_start_epoch and 0 in sizes and len(sizes) > 1:
-                parts["consistency"] = consistency_loss(features, sizes)
-                loss = loss + config.loss.consistency * parts["consistency"]
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
-        values = dict(zip(["gradient norm", *parts], torch.stack([norm, *parts.values()]).tolist(), strict=True))  # the one host sync
-        if not all(map(math.isfinite, values.values())):
-            return {}, self._first_fault(parts)
-        nn.utils.clip_grads_with_norm_(self.network.parameters(), config.optimiser.grad_clip, norm)
-        self.optimiser.step()
-        self.average.update_parameters(self.network)
-        del values["gradient norm"]
-        return {"loss": float(loss.detach()), **values}, None
+    def _step(self, step: Step, batches: Batches) -> bool:
+        """Take a step and count it; returns whether the training has been asked to stop."""
+        config, state, sums = self.config, self.state, self.state.sums
+        result = self.learner.step(
+            self._mine(batches, len(step.parts)),
+            step.scans(self.depths, self.spec.network.num_depths),
+            seed=config.seed * 1_000_003 + state.step + (self.ranks.rank << 40),
+            lr=self._learning_rate(),
+            consistency=config.loss.consistency if step.epoch >= config.loss.consistency_start_epoch else 0.0,
+            stop=self._stop.received,
+        )
+        state.step += 1
+        state.position += 1
+        if result.fault is None:
+            state.bad_steps = 0
+            sums.good_steps += 1
+            for name, value in result.losses.items():
+                sums.losses[name] = sums.losses.get(name, 0.0) + value
+            return result.stop
+        state.bad_steps += 1
+        self.reporter.warn(f"step {state.step}: {result.fault} is not finite; the step is skipped")
+        if state.bad_steps == _MOST_BAD_STEPS:
+            raise ModelError(
+                f"{_MOST_BAD_STEPS} steps in a row were not finite",
+                path=self.run,
+                field=result.fault,
+                found="NaN or infinity",
+                expected="finite losses and gradients",
+                remedy="a lower optimiser.lr, or --no-amp; the weights of the last whole epoch are kept",
+            )
+        return result.stop
 
-    def _first_fault(self, parts: dict[str, Tensor]) -> str:
-        """Name the first loss, else the first gradient from the output backwards, that is not finite."""
-        for name, value in parts.items():
-            if not bool(torch.isfinite(value)):
-                return name
-        for name, parameter in reversed(list(self.network.named_parameters())):
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                return f"the gradient of {name}"
-        return "the gradient norm"
+    def _mine(self, batches: Batches, num: int) -> Iterator[Batch]:
+        with self.ranks.signing():
+            yield from batches.take(num)
+
+    def _close_epoch(self, epoch: int) -> dict[str, Any]:
+        """Validate, judge, write everything; returns the epoch's log line."""
+        config, state, sums = self.config, self.state, self.state.sums
+        line = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": sums.seconds, "waited_for_data": sums.waited_s / sums.seconds}
+        line |= {name: value / sums.good_steps for name, value in sums.losses.items()}
+        if self.split["val"] and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
+            scores = validate(
+                self.averaged_runner(), self.dataset, self.spec, self.split["val"], self.ranks, self.device, lambda: self._stop.received
+            )
+            if scores is None:
+                self._leave()
+            line |= scores or {}
+        state.epoch, state.position, state.sums = epoch + 1, 0, EpochSums()
+        best = "dice_mean" in line and line[config.monitor] > state.best
+        if best:
+            state.best, state.best_epoch = line[config.monitor], state.epoch
+        if "dice_mean" in line and config.optimiser.schedule == "plateau":
+            self.plateau.step(line[config.monitor])
+        if self.ranks.leads:
+            weights = self.learner.average.module.state_dict()
+            facts = {key: value for key, value in line.items() if key == "epoch" or key.startswith("dice")}
+            for name in [run_folder.BEST] * best + [run_folder.WEIGHTS]:
+                checkpoint.save_weights(self.run / name, weights, facts)
+            self.record.add(line)
+        self._save()
+        self.record.tell(line, config.epochs, config.num_workers)
+        self.tracker.log(line)
+        return line
 
     def _learning_rate(self) -> float:
-        """What the schedule says; plateau: halved when `monitor` stands still."""
+        """Of the next step. Plateau: halved when `monitor` stands still."""
         rate = scheduled_rate(self.config.optimiser, self.state.step / (self.steps_per_epoch * self.config.epochs))
-        return float(self.optimiser.param_groups[0]["lr"]) if rate is None else rate
+        return float(self.learner.optimiser.param_groups[0]["lr"]) if rate is None else rate
 
-    def _keep(self, record: dict[str, Any], log: list[dict[str, Any]], draw: bool) -> bool:
-        """Judge the epoch, write everything; True if training should stop early."""
-        config, state = self.config, self.state
-        weights = self.average.module.state_dict()
-        facts = {key: value for key, value in record.items() if key == "epoch" or key.startswith("dice")}
-        stop = False
-        if any(key.startswith("dice") for key in record):
-            if record[config.monitor] > state.best:
-                state.best, state.best_epoch = record[config.monitor], state.epoch
-                checkpoint.save_weights(self.run / run_folder.BEST, weights, facts)
-            stop = config.patience is not None and state.epoch - state.best_epoch >= config.patience
-            if config.optimiser.schedule == "plateau":
-                self.plateau.step(record[config.monitor])
-        checkpoint.save_weights(self.run / run_folder.WEIGHTS, weights, facts)
-        with atomic_file(self.run / run_folder.LOG) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+    def _leave(self) -> None:
         self._save()
-        if draw or time.monotonic() - self._drawn_at > 30:
-            self._draw(log)
-        return stop
-
-    def _draw(self, log: list[dict[str, Any]]) -> None:
-        figures.draw_progress(log, self.run / "progress.png")
-        self._drawn_at = time.monotonic()
+        raise Preempted("stopped by SIGTERM, as a scheduler sends it; the state is saved", path=self.run, remedy="go on with --resume")
 
     def _save(self) -> None:
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
-        tensors["average_count"] = self.average.n_averaged.clone()
-        names = [name for name, _ in self.network.named_parameters()]
-        for index, entries in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{names[index]}.{key}": value.clone() for key, value in entries.items()}
-        self.state.plateau = {**self.plateau.state_dict(), "lr": self.optimiser.param_groups[0]["lr"]}
-        facts = {**vars(self.state), "config": self.config.model_dump(mode="json"), "spec": self.spec.model_dump(mode="json")}
-        facts["prepared_sha256"] = sha256(self.dataset.root / "prepared.json")
-        checkpoint.save_weights(self.run / run_folder.LAST, tensors, facts)
+        """Write a checkpoint; the first rank's doing, since all hold the same."""
+        self._saved_at = time.monotonic()
+        if self.ranks.leads:
+            tensors, plateau = pack(self.learner, self.plateau)
+            facts = {"state": self.state.facts(), "plateau": plateau, "num_ranks": self.ranks.num}
+            checkpoint.save_state(self.run, tensors, facts | origin(self.config, self.spec, self.dataset, self.split))
 
-    def load(self) -> None:
-        """Go on where the run's last checkpoint is. Raises UsageError if the configuration has changed in more than its length."""
-        tensors, facts = checkpoint.load_tensors(self.run / run_folder.LAST)
-        _require_same(facts, self.config, self.spec, self.dataset, self.run)
-        self.network.load_state_dict(_part(tensors, "network."))
-        self.average.module.load_state_dict(_part(tensors, "average."))
-        self.average.n_averaged = tensors["average_count"].to(self.device)
-        optimiser = self.optimiser.state_dict()
-        optimiser["state"] = {
-            index: _part(tensors, f"optimiser.{name}.")
-            for index, (name, _) in enumerate(self.network.named_parameters())
-            if any(key.startswith(f"optimiser.{name}.") for key in tensors)
-        }
-        self.optimiser.load_state_dict(optimiser)
-        self.state = TrainState(**{key: facts[key] for key in vars(self.state)})
-        if self.state.epoch >= self.config.epochs:
-            raise UsageError(
-                "the run is finished", path=self.run, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
-            )
-        self.optimiser.param_groups[0]["lr"] = self.state.plateau.pop("lr")
-        self.plateau.load_state_dict(self.state.plateau)
-        self.started_from = run_folder.load_run_info(self.run).started_from
-        run_folder.save_run_info(self.run, self.info())
-
-    def _read_log(self) -> list[dict[str, Any]]:
-        """Log lines up to the checkpoint; an epoch that was logged but not saved is done again."""
-        path = self.run / run_folder.LOG
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        records = []
-        for line in lines:
-            try:
-                records.append(json.loads(line))
-            except ValueError:  # a line that another program tore
-                continue
-        return [record for record in records if record["epoch"] <= self.state.epoch]
+    def _hold_the_same_weights(self) -> None:
+        """Whatever differs between the ranks' machines, all begin with the first one's weights."""
+        for network in (self.learner.network, self.learner.average.module):
+            for tensor in network.state_dict().values():
+                self.ranks.copy_from_first(tensor)
 
     def _introduce(self) -> None:
-        num = sum(parameter.numel() for parameter in self.network.parameters())
+        num = sum(parameter.numel() for parameter in self.learner.network.parameters())
         network = self.spec.network
         entries = "1 entry" if network.num_depths == 1 else f"{network.num_depths} entries"
+        ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
         self.reporter.say(
             f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {entries}; "
             f"{len(self.cases)} cases to train, {len(self.split['val'])} to validate; "
-            f"{self.device}, {'bfloat16' if self.amp else 'float32'}, {torch.get_num_threads()} threads"
+            f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {torch.get_num_threads()} threads"
         )
-        memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.amp)
-        self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB, beside the process itself")
-
-    def _tell(self, record: dict[str, Any]) -> None:
-        depths = " ".join(f"{record[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in record)
-        dice = f"  Dice by depth {depths}, mean {record['dice_mean']:.4f}" if depths else ""
-        starved = f"  ({record['waited_for_data']:.0%} spent waiting for data)" if record["waited_for_data"] > 0.2 else ""
-        loss = record.get("loss", math.nan)
-        self.reporter.say(f"epoch {record['epoch']}/{self.config.epochs}  loss {loss:.4f}{dice}  {record['seconds']:.1f} s{starved}")
-
-
-def _averaging(decay: float) -> Any:
-    """Exponential average that forgets faster in the beginning, so that a short training is not held back by its first weights."""
-
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        weight = max(1 - decay, 9 / (float(num_averaged) + 10))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return update
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _require_same(facts: dict[str, Any], config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, run: Path) -> None:
-    may_change = {"epochs", "num_workers", "patience", "validate_every", "amp", "checkpoint_activations"}
-    new, old = config.model_dump(mode="json"), facts["config"]
-    changed = sorted(key for key in new if new[key] != old.get(key) and key not in may_change)
-    if changed:
-        raise UsageError(
-            "the run was started with another configuration",
-            path=run,
-            field=", ".join(changed),
-            found=", ".join(str(new[key]) for key in changed),
-            expected=", ".join(str(old.get(key)) for key in changed),
-            remedy="resume with the same options, or start a new run",
-        )
-    if spec.model_dump(mode="json") != facts["spec"] or sha256(dataset.root / "prepared.json") != facts["prepared_sha256"]:
-        expected = facts["spec"]["plan"]["dataset"]
-        raise UsageError("the run was started on another dataset", path=run, found=spec.plan.dataset, expected=expected)
-
-
-def _require_known_metric(config: TrainConfig, spec: ModelSpec) -> None:
-    """Raise UsageError for a `monitor` that validation will not give."""
-    depths = [f"dice_depth{depth}" for depth in range(spec.network.num_depths)]
-    known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
-    if config.monitor not in known:
-        raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
+        if self.ranks.leads:
+            memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
+            self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB per rank, beside the process itself")
 
 
 def _versions() -> dict[str, str]:

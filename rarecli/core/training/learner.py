@@ -1,0 +1,129 @@
+"""What learns: network, averaged weights, optimiser, and the gradients that all ranks add up.
+
+One step, read from top to bottom, is `Learner.step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from rarecli.core.config import TrainConfig
+from rarecli.core.distributed import Ranks
+from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
+from rarecli.core.model import RareUNet
+from rarecli.core.optimisation import make_optimiser, set_deterministic
+from rarecli.core.samples import Batch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step gave, alike on all ranks."""
+
+    losses: dict[str, float]
+    """Losses by name; not finite where `fault` says so."""
+    fault: str | None
+    """What was not finite, if anything: then nothing was changed."""
+    stop: bool
+    """Whether any rank was asked to stop."""
+
+
+class Learner:
+    """Network, averaged weights and optimiser of one rank; all ranks hold the same bits.
+
+    All gradients lie in one tensor, with the step's losses behind them: ranks add it up in one go, before anything is decided,
+    so that they decide alike. A weight that no scan has reached has the gradient 0 (docs/decisions/0010).
+    """
+
+    def __init__(self, network: RareUNet, config: TrainConfig, amp: bool, ranks: Ranks = Ranks()) -> None:
+        self.network, self.config, self.amp, self.ranks = network, config, amp, ranks
+        set_deterministic(config.deterministic)
+        if config.checkpoint_activations:
+            network.checkpoint_activations()
+        self.device = next(network.parameters()).device
+        self.average = AveragedModel(network, multi_avg_fn=_averaging(config.ema_decay))
+        parameters = list(network.parameters())
+        self.optimiser = make_optimiser(parameters, config.optimiser)
+        self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "stop"]
+        sizes = [parameter.numel() for parameter in parameters]
+        self._sums = torch.zeros(sum(sizes) + len(self._names), device=self.device)
+        self._gradients, self._losses = torch.split(self._sums, [sum(sizes), len(self._names)])
+        for parameter, gradient in zip(parameters, torch.split(self._gradients, sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    def step(
+        self, batches: Iterable[Batch], scans: Mapping[int, int], *, seed: int, lr: float, consistency: float, stop: bool
+    ) -> StepResult:
+        """Learn from this rank's batches.
+
+        scans: how many the step has at every depth, on all ranks together. consistency: weight of that loss.
+        stop: whether this rank has been asked to stop.
+        """
+        torch.manual_seed(seed)  # for dropout: a resumed run drops the same
+        self._sums.zero_()
+        self._losses[-1] = float(stop)
+        for batch in batches:
+            self._add_gradients(batch.to(self.device), scans, consistency)
+        self.ranks.add(self._sums)
+        norm = torch.linalg.vector_norm(self._gradients)
+        length, *values = torch.cat([norm[None], self._losses]).tolist()  # the one host sync
+        known = [f"loss_depth{depth}" for depth in scans] + ["consistency"] * (consistency > 0 and self._has_partners(scans))
+        losses = {name: value for name, value in zip(self._names, values, strict=True) if name in known}
+        if not all(map(math.isfinite, (length, *losses.values()))):
+            return StepResult(losses, self._first_fault(losses), values[-1] > 0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        self._gradients.mul_(min(1.0, self.config.optimiser.grad_clip / (length + 1e-6)))
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        shares = depth_shares(self.config.loss.depth_weights, scans)
+        loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items()) + consistency * losses.get("consistency", 0.0)
+        return StepResult({"loss": loss, **losses}, None, values[-1] > 0)
+
+    def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
+        """Forward and backward of one batch, which counts by its share of the step's scans at every depth."""
+        sizes = batch.sizes
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            features = self.network.encode(batch.images)
+            logits = self.network.decode(features, sizes)
+            parts = {
+                depth: segmentation_loss(logits[depth], batch.labels[depth], self.config.loss.alpha) * (size / scans[depth])
+                for depth, size in sizes.items()
+            }
+            shares = depth_shares(self.config.loss.depth_weights, scans)
+            loss = torch.stack([shares[depth] * part for depth, part in parts.items()]).sum()
+            if consistency and self._has_partners(sizes):
+                parts[self.network.num_depths] = consistency_loss(features, sizes) * (sizes[0] / scans[0])
+                loss = loss + consistency * parts[self.network.num_depths]
+        loss.backward()  # type: ignore[no-untyped-call]
+        for column, value in parts.items():
+            self._losses[column] += value.detach()
+
+    def _has_partners(self, sizes: Mapping[int, int]) -> bool:
+        """Whether some scan enters at depth 0, and so at other depths as well: what the consistency loss compares."""
+        return 0 in sizes and self.network.num_depths > 1
+
+    def _first_fault(self, losses: dict[str, float]) -> str:
+        """Name the first loss, else the first gradient from the output backwards, that is not finite."""
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                return name
+        for name, parameter in reversed(list(self.network.named_parameters())):
+            if not bool(torch.isfinite(parameter.grad).all()):  # type: ignore[arg-type]
+                return f"the gradient of {name}"
+        return "the gradient norm"
+
+
+def _averaging(decay: float) -> Any:
+    """Exponential average that forgets faster in the beginning, so that a short training is not held back by its first weights."""
+
+    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
+        weight = max(1 - decay, 9 / (float(num_averaged) + 10))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return update

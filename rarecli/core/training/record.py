@@ -1,0 +1,65 @@
+"""What a training says and writes of its epochs: log.jsonl for programs, a line for people, a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rarecli.core import figures, run_folder
+from rarecli.core.files import atomic_file
+from rarecli.core.progress import Reporter
+
+_STARVED = 0.2
+"""Share of an epoch spent waiting for data from which on it is said."""
+_SECONDS_BETWEEN_PICTURES = 30
+
+
+class Record:
+    """The log of a run; in memory, and on disk whenever it is written."""
+
+    def __init__(self, run: Path, reporter: Reporter) -> None:
+        self.run, self.reporter = run, reporter
+        self.lines: list[dict[str, Any]] = []
+        self._drawn_at, self._num_drawn = -math.inf, 0
+        self._starvation_said = False
+
+    def read(self, num_epochs: int, run: Path) -> None:
+        """Take up the log of a run up to its checkpoint; an epoch that was logged but not saved is done again."""
+        path = run / run_folder.LOG
+        lines = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # a line that another program tore
+                continue
+        self.lines = [line for line in lines if line["epoch"] <= num_epochs]
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append an epoch and write the log."""
+        self.lines.append(line)
+        with atomic_file(self.run / run_folder.LOG) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw progress.png, if there is something new."""
+        if len(self.lines) > self._num_drawn:
+            figures.draw_progress(self.lines, self.run / run_folder.PICTURE)
+            self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
+
+    def tell(self, line: dict[str, Any], num_epochs: int, num_workers: int) -> None:
+        """One line for people; the first time that steps wait for their data, why and what to do."""
+        depths = " ".join(f"{line[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in line)
+        dice = f"  Dice by depth {depths}, mean {line['dice_mean']:.4f}" if depths else ""
+        loss = line.get("loss", math.nan)
+        self.reporter.say(f"epoch {line['epoch']}/{num_epochs}  loss {loss:.4f}{dice}  {line['seconds']:.1f} s")
+        if line["waited_for_data"] > _STARVED and not self._starvation_said:
+            self._starvation_said = True
+            self.reporter.warn(
+                f"steps wait for their data {line['waited_for_data']:.0%} of the time, with num_workers {num_workers}; "
+                "processes that make it beside may help, if there are cores for them: --set num_workers=N"
+            )

@@ -1,0 +1,46 @@
+"""What every step of a training is given: its scans. A function of the configuration alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rarecli.core.config import TrainConfig
+from rarecli.core.distributed import Ranks
+from rarecli.core.samples import Key, epoch_order
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the optimiser: the scans of all ranks, and those of this rank in the parts that it takes them in."""
+
+    epoch: int
+    names: tuple[str, ...]
+    parts: tuple[tuple[Key, ...], ...]
+    """Empty for a rank that has no scan in the last, smaller step of an epoch."""
+
+    def scans(self, depths: Mapping[str, int], num_depths: int) -> dict[int, int]:
+        """How many scans of all ranks the step has at every depth. depths: the finest depth of each case."""
+        counts = {depth: sum(depths[name] <= depth for name in self.names) for depth in range(num_depths)}
+        return {depth: count for depth, count in counts.items() if count}
+
+
+def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: int = 0, position: int = 0) -> Iterator[Step]:
+    """Every step from `position` (steps that are done) in `epoch` to the end of the training.
+
+    The steps are the same on any number of ranks: they share the `batch_size` scans of each.
+    """
+    for number in range(epoch, config.epochs):
+        order = epoch_order(cases, config.seed, number)
+        starts = range(0, len(order), config.batch_size)
+        for start in starts[position if number == epoch else 0 :]:
+            names = order[start : start + config.batch_size]
+            mine: list[Key] = [(number, name) for name in ranks.share(names)]
+            parts = (tuple(mine[part :: config.accumulate]) for part in range(config.accumulate))
+            yield Step(number, tuple(names), tuple(part for part in parts if part))
+
+
+def num_steps(cases: Sequence[str], config: TrainConfig) -> int:
+    """Steps of an epoch."""
+    return math.ceil(len(cases) / config.batch_size)

@@ -1,0 +1,132 @@
+"""All that goes on from step to step: into tensors and facts for a checkpoint, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from rarecli.core.config import ModelSpec, TrainConfig
+from rarecli.core.errors import UsageError
+from rarecli.core.files import sha256
+from rarecli.core.folds import Split
+from rarecli.core.prepared import PreparedDataset
+from rarecli.core.training.learner import Learner
+
+_MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
+"""What a resumed training may do otherwise."""
+
+
+@dataclass
+class EpochSums:
+    """What has been added up in the epoch that is under way."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    good_steps: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass
+class TrainState:
+    """The numbers that go on. All randomness is a function of (seed, epoch, case) or (seed, step), so these place it, too."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    position: int = 0
+    """Steps that are done in the epoch under way."""
+    step: int = 0
+    """Steps that are done in all."""
+    bad_steps: int = 0
+    """Steps in a row that were not finite."""
+    best: float = -math.inf
+    best_epoch: int = 0
+    sums: EpochSums = field(default_factory=EpochSums)
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> TrainState:
+        """What `vars` of a state gave, by way of JSON."""
+        return cls(**{**facts, "sums": EpochSums(**facts["sums"])})
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers as JSON can hold them."""
+        return {**vars(self), "sums": vars(self.sums)}
+
+
+def origin(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, split: Split) -> dict[str, Any]:
+    """What a training is made from, to be found the same when it goes on."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json"),
+        "prepared_sha256": sha256(dataset.root / "prepared.json"),
+        "split_sha256": hashlib.sha256(json.dumps(split, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) -> None:
+    """Raise UsageError, naming the field, if a training that goes on is made from something else than the checkpoint was."""
+    new, old = found["config"], kept["config"]
+    changed = sorted(key for key in new if new[key] != old.get(key, new[key]) and key not in _MAY_CHANGE)
+    if changed:
+        raise UsageError(
+            "the run was started with another configuration",
+            path=run,
+            field=", ".join(changed),
+            found=", ".join(str(new[key]) for key in changed),
+            expected=", ".join(str(old.get(key)) for key in changed),
+            remedy="leave these options out to resume, or start a new run",
+        )
+    names = [content["spec"]["plan"]["dataset"] for content in (found, kept)]
+    if found["spec"] != kept["spec"] or found["prepared_sha256"] != kept["prepared_sha256"]:
+        raise UsageError("the run was started on another dataset", path=run, field="prepared dataset", found=names[0], expected=names[1])
+    if found["split_sha256"] != kept["split_sha256"]:
+        raise UsageError("the run was started with other cases", path=run, field="split", found="another split in run.json")
+
+
+def require_same_network(spec: ModelSpec, kept: dict[str, Any], run: Path) -> None:
+    """Raise UsageError, naming the fields, if another run's state is of another network or of other data."""
+    new, old = spec.model_dump(mode="json"), kept["spec"]
+    changed = [f"network.{key}" for key, value in new["network"].items() if value != old["network"].get(key) and key != "dropout"]
+    changed += [f"plan.{key}" for key, value in new["plan"].items() if value != old["plan"].get(key) and key != "fingerprint"]
+    if changed:
+        raise UsageError(
+            "that run trained another network, or on other data", path=run, field=", ".join(changed), remedy="--init takes weights"
+        )
+
+
+def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of everything that learns."""
+    tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in learner.average.module.state_dict().items()}
+    tensors["average_count"] = learner.average.n_averaged
+    names = [name for name, _ in learner.network.named_parameters()]
+    for index, entries in learner.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{names[index]}.{key}": value for key, value in entries.items()}
+    return tensors, {**plateau.state_dict(), "lr": learner.optimiser.param_groups[0]["lr"]}
+
+
+def unpack(tensors: dict[str, Tensor], plateau_facts: dict[str, Any], learner: Learner, plateau: ReduceLROnPlateau) -> None:
+    """Put back what `pack` gave."""
+    learner.network.load_state_dict(_part(tensors, "network."))
+    learner.average.module.load_state_dict(_part(tensors, "average."))
+    learner.average.n_averaged.copy_(tensors["average_count"])
+    optimiser = learner.optimiser.state_dict()
+    optimiser["state"] = {
+        index: _part(tensors, f"optimiser.{name}.")
+        for index, (name, _) in enumerate(learner.network.named_parameters())
+        if any(key.startswith(f"optimiser.{name}.") for key in tensors)
+    }
+    learner.optimiser.load_state_dict(optimiser)
+    facts = dict(plateau_facts)
+    learner.optimiser.param_groups[0]["lr"] = facts.pop("lr")
+    plateau.load_state_dict(facts)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

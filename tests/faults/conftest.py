@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from rarecli.core.phantoms import Phantom
+from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.volume import write_image, write_labels
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven prepared cases of 16 x 16 x 16 voxels, for two levels: a step takes some ten milliseconds."""
+    root = tmp_path_factory.mktemp("small")
+    for seed in range(7):
+        image, labels = Phantom(seed, (16.0, 16.0, 16.0)).acquire(1.0)
+        write_image(root / "data" / "images" / f"case{seed}.nii.gz", image.data[0], image)
+        write_labels(root / "data" / "labels" / f"case{seed}.nii.gz", labels.data[0], labels)
+    preprocess(root / "data", root / "prepared", PreprocessOptions(num_levels=2, num_jobs=1))
+    return root / "prepared"

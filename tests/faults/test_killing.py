@@ -1,0 +1,89 @@
+"""Trainings killed at random instants, for real: each goes on to the same bits."""
+
+import json
+import random
+import time
+
+import pytest
+import torch
+from processes import ended, exit_codes, start_training
+from safetensors.torch import load_file
+
+from rarecli.core import figures, run_folder
+from rarecli.core.checkpoint import load_state
+from rarecli.core.files import atomic_file
+
+CONFIG = {
+    "num_filters": 2,
+    "num_depths": 2,
+    "epochs": 2,
+    "num_folds": 3,
+    "dropout": 0.1,
+    "checkpoint_minutes": 0,
+}
+
+
+def draw_quickly():
+    """Put a picture into its place as the real one is, without the seconds that drawing takes."""
+
+    def draw(log, path):
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(bytes(10_000))
+
+    figures.draw_progress = draw
+
+
+def result(run):
+    """What a training leaves that must not depend on how often it was killed."""
+    log = [json.loads(line) for line in (run / run_folder.LOG).read_text().splitlines()]
+    timeless = [{key: value for key, value in line.items() if key not in ("seconds", "waited_for_data")} for line in log]
+    return load_file(run / run_folder.WEIGHTS), load_file(run / run_folder.BEST), load_state(run)[0], timeless
+
+
+def same(one, other):
+    *tensors, log = one
+    *other_tensors, other_log = other
+    equal = all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(tensors, other_tensors, strict=True)
+    )
+    return equal and log == other_log
+
+
+def kill_and_resume(prepared, tmp_path, num_kills, seed):
+    """Kill trainings `num_kills` times, resume each until it ends, and compare it with one that nobody disturbed."""
+    whole = tmp_path / "whole"
+    assert exit_codes([start_training(prepared, whole, CONFIG, spoil=draw_quickly)]) == [0]
+    expected, rng, kills, num_resumed = result(whole), random.Random(seed), 0, 0
+    started = time.monotonic()
+    assert exit_codes([start_training(prepared, tmp_path / "timed", CONFIG, spoil=draw_quickly)]) == [0]
+    seconds = time.monotonic() - started
+    assert same(result(tmp_path / "timed"), expected), "gradients do not repeat on this machine: the rest would tell nothing"
+    for number in range(10**6):
+        if kills >= num_kills:
+            break
+        run = tmp_path / f"run{number}"
+        finished = False
+        while not finished:
+            resume = run_folder.has_state(run)
+            num_resumed += resume
+            process = start_training(prepared, run, {} if resume else CONFIG, spoil=draw_quickly, resume=resume)
+            with ended(process):
+                process.join(rng.uniform(0, seconds) if kills < num_kills else None)
+                killed = process.is_alive()
+                kills += killed
+            if not killed:
+                finished = process.exitcode == 0 or "the run is finished" in process.words.read_text()
+                assert finished, process.words.read_text()
+        assert same(result(run), expected), f"run {number}, after {kills} kills"
+        assert {path.name for path in run.iterdir()} == set(run_folder.FILES), "stale files"
+    assert num_resumed > num_kills / 3
+
+
+def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_path):
+    kill_and_resume(small, tmp_path, num_kills=10, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_fault_41_200_kills(small, tmp_path):
+    kill_and_resume(small, tmp_path, num_kills=200, seed=2)

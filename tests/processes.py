@@ -1,0 +1,97 @@
+"""Trainings in processes of their own, to be killed for real: forked from a server that has imported torch once."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from contextlib import contextmanager
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["rarecli.core.trainer", "matplotlib.backends.backend_agg"])
+
+BOUND_S = 60
+"""Whatever happens to one process, all others end within this time."""
+
+
+class Told:
+    """A reporter that writes what it hears into a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def say(self, text):
+        with self.path.open("a") as file:
+            file.write(f"{text}\n")
+
+    warn = say
+
+    def track(self, items, label, total):
+        yield from items
+
+
+def _train(prepared, run, overrides, environment, spoil, words, options):
+    import torch
+
+    from rarecli.core import run_folder
+    from rarecli.core.config import load_train_config
+    from rarecli.core.errors import RareError
+    from rarecli.core.trainer import train
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if spoil:
+        spoil()
+    base = run_folder.load_resumed_config(run) if options.get("resume") else None
+    try:
+        train(prepared, run, load_train_config(overrides=overrides, base=base), device="cpu", reporter=Told(words), **options)
+    except RareError as error:
+        Told(words).say(f"Error: {error}")
+        sys.exit(error.exit_code)
+
+
+def start_training(prepared, run, overrides, *, environment=None, spoil=None, **options):
+    """Start a training with one thread; what it says goes to a file beside the run. spoil: called in the process first."""
+    rank = (environment or {}).get("RANK", "0")
+    words = run.with_name(f"{run.name}.said{rank}")
+    process = CONTEXT.Process(target=_train, args=(prepared, run, overrides, environment or {}, spoil, words, options))
+    process.start()
+    process.words = words
+    return process
+
+
+def start_ranks(num, prepared, run, overrides, *, spoil=None, environments=None, **options):
+    """Start a training on several ranks as torchrun would. spoil: by rank, called in its process first."""
+    environments = environments or torchrun_environments(num)
+    spoil = spoil or {}
+    return [start_training(prepared, run, overrides, environment=environments[i], spoil=spoil.get(i), **options) for i in range(num)]
+
+
+def torchrun_environments(num):
+    port = free_port()
+    return [
+        {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} for i in range(num)
+    ]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def ended(*processes):
+    """Leave no process behind, whatever the test finds."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def exit_codes(processes):
+    """Exit codes of all processes, which must come in bounded time; None where one did not."""
+    for process in processes:
+        process.join(BOUND_S)
+    return [process.exitcode for process in processes]
