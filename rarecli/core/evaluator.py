@@ -18,6 +18,7 @@ from rarecli.core.curve import curve_facts, dice_curve
 from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, undeclared_name
 from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError, some
 from rarecli.core.files import read_json, require_writable, write_json
+from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.progress import Reporter, Silent
@@ -51,7 +52,7 @@ class Request:
 
 def evaluate(
     dataset: Path,
-    predictor: Predictor,
+    predictor: Predictor | Folds,
     output: Path,
     *,
     depths: Sequence[int] | None = None,
@@ -68,12 +69,15 @@ def evaluate(
     spacings_mm: instead of depths, acquire every scan at these isotropic spacings, and just beside those where the depth
     changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
     upsampled: also score what everyone does today, the same weights given the scan upsampled to depth 0.
+    With `Folds` as the predictor, only held-out cases are scored, each by the run that has not seen it.
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
     source = open_dataset(dataset)
-    cases = _choose_cases(source.cases, names)
+    cases = _choose_cases(source.cases, predictor.case_names if names is None else names)
+    for case in cases:
+        predictor.for_case(case.name)  # says now if there is none
     spec = predictor.spec
     request = Request(_choose_resolutions(spec, depths, spacings_mm, protocol), protocol, upsampled, surface)
     _require_fit(source.label_names, spec, dataset)
@@ -94,7 +98,7 @@ def evaluate(
     failures: dict[str, RareError] = {}
     for case in reporter.track(cases, "evaluate", len(cases)):
         try:
-            case_scores, pictures = _evaluate_case(case, predictor, request)
+            case_scores, pictures = _evaluate_case(case, predictor.for_case(case.name), request)
         except RareError as error:
             if len(cases) == 1:
                 raise

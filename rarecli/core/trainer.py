@@ -24,7 +24,7 @@ from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
 from rarecli.core.errors import DataError, ModelError, Preempted, UsageError
 from rarecli.core.files import leftovers, locked, require_writable
-from rarecli.core.folds import Split, choose_split, kept_split
+from rarecli.core.folds import Split, all_folds, choose_split, kept_split, write_splits
 from rarecli.core.initial_weights import initialise
 from rarecli.core.memory import memory_of
 from rarecli.core.model import RareUNet, build_network
@@ -92,6 +92,8 @@ def train(
                 trainer.load(source)
             else:
                 trainer.start(find_model(init) if init else None)
+                if ranks.leads and config.fold != "all":
+                    write_splits(run, all_folds(dataset, config, splits))
             trainer.tracker = open_tracker(track if ranks.leads else None, run, spec.name, config.model_dump(mode="json"), reporter)
             try:
                 return trainer.fit()
