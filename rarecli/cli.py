@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands import benchmark, demo, evaluate, export, info, predict, preprocess, score, train
+from rarecli.commands import benchmark, convert, demo, evaluate, export, info, predict, preprocess, score, train
 from rarecli.commands.console import settings
 from rarecli.core.distributed import find_ranks
 from rarecli.core.errors import RareError
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (preprocess, train, predict, evaluate, score, export, benchmark, info, demo):
+for room in (preprocess, train, predict, evaluate, score, export, benchmark, info, convert, demo):
     app.command(room.__name__.rpartition(".")[2])(room.run)
 
 

@@ -21,7 +21,7 @@ from rarecli.core.predictor import predict_files
 from rarecli.core.scoring import score
 from rarecli.core.volume import write_image
 
-COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "demo"]
+COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
 
 
 def rare(*arguments, **options):
@@ -144,6 +144,9 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["benchmark", "none", "-o", "x"], 4, ["no model", "none"]),
         (["benchmark", "-o", "x", "--suite", "smoke", "--dataset", "DATASET"], 2, ["random weights have no Dice"]),
         (["info", "none"], 3, ["no such file"]),
+        (["convert", "none.pth", "-o", "x"], 4, ["no such file", "none.pth"]),
+        (["convert", "RUN", "-o", "x"], 3, ["neither a checkpoint nor cases", "best_model.pth"]),
+        (["convert", "RUN/run.json", "-o", "RUN"], 2, ["output exists"]),
         (["train"], 2, ["PREPARED"]),
     ],
 )

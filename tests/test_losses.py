@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from rarecli.core.losses import consistency_loss, segmentation_loss, soft_dice_loss
+from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss, soft_dice_loss
 
 
 def test_soft_dice_equals_monai():
@@ -41,3 +41,9 @@ def test_consistency_averages_over_gateways_and_skips_scans_without_full_resolut
     level2 = torch.tensor([1.0, 9.0, 9.0, 2.0, 9.0]).view(5, 1)
     loss = consistency_loss([torch.zeros(1), level1, level2], {0: 1, 1: 2, 2: 2})
     assert loss.item() == pytest.approx(((3 - 1) ** 2 + (2 - 1) ** 2) / 2)
+
+
+def test_depths_count_alike_or_by_powers_of_two():
+    assert depth_shares("equal", [0, 1, 2, 3]) == dict.fromkeys(range(4), 0.25)
+    assert depth_shares("power-of-two", [0, 1, 2]) == pytest.approx({0: 4 / 7, 1: 2 / 7, 2: 1 / 7})
+    assert depth_shares("power-of-two", [2, 3]) == pytest.approx({2: 2 / 3, 3: 1 / 3})  # a case that is coarse

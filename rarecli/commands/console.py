@@ -101,6 +101,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def models(text: str) -> list[Path]:
+    """RUN1,RUN2 -> both; a path that is there is one, commas and all."""
+    return [Path(text)] if Path(text).exists() or "," not in text else [Path(part.strip()) for part in text.split(",") if part.strip()]
+
+
 def integers(text: str | list[str] | None, option: str) -> list[int] | None:
     """0,1,2 (or the option repeated) -> [0, 1, 2]."""
     if not text:

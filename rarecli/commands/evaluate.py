@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Against, Console, Device, Json, Resume, Surface, Threads, integers, numbers_or_range, print_json
+from rarecli.commands.console import (
+    Against,
+    Console,
+    Device,
+    Json,
+    Resume,
+    Surface,
+    Threads,
+    integers,
+    models,
+    numbers_or_range,
+    print_json,
+)
 from rarecli.commands.tables import print_comparison, print_scores
 
 
@@ -20,12 +32,19 @@ class Protocol(str, Enum):
 
 def run(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run; several, RUN1,RUN2: see --folds."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")] = None,
     cases: Annotated[
         Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
     ] = None,
+    folds: Annotated[
+        bool,
+        typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
+    ] = False,
     protocol: Annotated[
         Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
     ] = Protocol.native,
@@ -54,11 +73,13 @@ def run(
     """
     from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.evaluator import evaluate, read_case_names
+    from rarecli.core.pooling import Folds
     from rarecli.core.predictor import Predictor
 
     names = read_case_names(cases) if cases else None
     show: Callable[[Any], None] = print_json if json else _show
-    with Predictor(model, device, backend, threads) as predictor:
+    chosen = models(model)
+    with Folds(chosen, device, backend, threads) if folds else Predictor(chosen, device, backend, threads) as predictor:
         try:
             summary = evaluate(
                 dataset,

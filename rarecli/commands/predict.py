@@ -5,14 +5,19 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Resume, Threads, print_json
+from rarecli.commands.console import Console, Device, Json, Resume, Threads, models, print_json
 
 
 def run(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
     ],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A run, a bundle, or the name of a built-in model.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="A run, a bundle, or the name of a built-in model; several, RUN1,RUN2: their mean probabilities."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],
     depth: Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")] = None,
     backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
@@ -33,7 +38,7 @@ def run(
     from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.predictor import Predictor, predict_files
 
-    with Predictor(model, device, backend, threads, precision) as predictor:
+    with Predictor(models(model), device, backend, threads, precision) as predictor:
         try:
             result = predict_files(
                 inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, resume=resume, reporter=Console()

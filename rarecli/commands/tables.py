@@ -7,6 +7,18 @@ from typing import Any
 from rarecli.commands.console import print_table
 
 
+def print_plan(facts: dict[str, Any]) -> None:
+    """What a training would be."""
+    network, cases = facts["network"], facts["cases"]
+    rows = [[f"weights, {part}", f"{num:,}"] for part, num in facts["parameters"].items()]
+    rows += [[f"cases, {part}", str(num)] for part, num in cases.items()]
+    rows += [["steps", f"{facts['steps']:,} ({facts['steps_per_epoch']} per epoch)"], ["patch", " x ".join(map(str, facts["patch_size"]))]]
+    rows += [["device", f"{facts['device']}, {facts['precision']}"]]
+    rows += [[f"memory, {part}", f"{num / 1e9:.2f} GB"] for part, num in facts["memory_bytes"].items()]
+    title = f"{network['arch']}, {network['num_filters']} filters, {network['num_levels']} levels, {network['num_depths']} entries"
+    print_table(title, ["", "planned"], rows)
+
+
 def print_comparison(comparison: dict[str, Any]) -> None:
     """Differences of Dice per resolution with their intervals, and the mean over resolutions."""
     named = [(_resolution(row["resolution"]), row) for row in comparison["per_resolution"]]

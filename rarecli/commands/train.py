@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rarecli.commands.console import Console, Device, Json, print_json
+from rarecli.commands.tables import print_plan
 
 
 class Arch(str, Enum):
@@ -23,6 +24,13 @@ class Targets(str, Enum):
 
     centred = "centred"
     paper = "paper"
+
+
+class Tracking(str, Enum):
+    """Where epochs are logged beside log.jsonl."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def run(
@@ -45,6 +53,10 @@ def run(
     fold: Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped, with the options it was started with.")] = False,
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
+    ] = None,
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model.")
     ] = None,
@@ -54,6 +66,12 @@ def run(
     ] = 1,
     device: Device = "auto",
     amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
+    track: Annotated[
+        Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the training would be (network, cases, steps, peak memory), and write nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train a network that can be entered at every depth.
@@ -80,16 +98,37 @@ def run(
         "amp": amp,
     }
     overrides |= {key: value for key, value in chosen.items() if value is not None}
-    settings = load_train_config(preset, config, overrides, load_resumed_config(output) if resume else None)
+    source = output if resume else resume_from
+    settings = load_train_config(preset, config, overrides, load_resumed_config(source) if source else None)
     try:
+        from rarecli.core.dry_run import dry_run as plan_training
         from rarecli.core.trainer import train
-        from rarecli.core.training.launch import launch
+        from rarecli.core.training.launch import launch, ranks_wanted
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    if nproc > 1 and find_ranks().num == 1:
-        launch(nproc, sys.argv[1:], device)
+    if dry_run:
+        facts = plan_training(prepared, settings, device=device, splits=splits)
+        if json:
+            print_json(facts)
+        else:
+            print_plan(facts)
         return
-    record = train(prepared, output, settings, device=device, resume=resume, splits=splits, init=init, reporter=Console())
+    num_ranks = ranks_wanted(nproc, device)
+    if num_ranks > 1 and find_ranks().num == 1:
+        launch(num_ranks, sys.argv[1:], device)
+        return
+    record = train(
+        prepared,
+        output,
+        settings,
+        device=device,
+        resume=resume,
+        resume_from=resume_from,
+        splits=splits,
+        init=init,
+        track=track and track.value,
+        reporter=Console(),
+    )
     if json and find_ranks().leads:
         print_json(record)
 

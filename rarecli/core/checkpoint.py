@@ -76,7 +76,11 @@ def load_state(run: Path, reporter: Reporter = Silent(), *, mend: bool = False) 
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load weights into a network. Raises ModelError listing what does not fit, or naming a weight that is not finite."""
-    tensors, _ = load_tensors(path)
+    put_weights(network, load_tensors(path)[0], path)
+
+
+def put_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the tensors of the file at `path` into a network. Raises ModelError as `load_weights` does."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:

@@ -154,11 +154,14 @@ class ModelSpec(Frozen):
 
 
 class OptimiserConfig(Frozen):
-    """AdamW with a one-cycle, plateau or constant learning rate."""
+    """AdamW, or SGD with Nesterov momentum, and how the learning rate goes (`rarecli/core/optimisation.py`)."""
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 2e-3
     weight_decay: float = Field(default=3e-5, ge=0)
-    schedule: Literal["one-cycle", "plateau", "constant"] = "one-cycle"
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Of sgd; adamw has none."""
+    schedule: Literal["one-cycle", "polynomial", "plateau", "constant"] = "one-cycle"
     grad_clip: PositiveFloat = 1.0
 
 
@@ -166,6 +169,8 @@ class LossConfig(Frozen):
     """Mean over depths of alpha * CE + (1 - alpha) * soft Dice, plus the gateways' consistency. Source: RARE-UNet, section 2.3."""
 
     alpha: float = Field(default=0.35, ge=0, le=1)
+    depth_weights: Literal["equal", "power-of-two"] = "equal"
+    """How much a depth counts in the mean: all alike, or 1/2^depth."""
     consistency: float = Field(default=1.0, ge=0)
     consistency_start_epoch: int = Field(default=0, ge=0)
 
@@ -206,6 +211,8 @@ class TrainConfig(Frozen):
     seed: int = 42
     fold: int | Literal["all"] = 0
     num_folds: int = Field(default=5, ge=2)
+    cases: PositiveInt | tuple[str, ...] | None = None
+    """Only these prepared cases, or so many of them, drawn by `seed`; None: all."""
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the patches that are centred on a foreground voxel."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
@@ -219,6 +226,10 @@ class TrainConfig(Frozen):
     num_workers: int = Field(default=0, ge=0)
     checkpoint_minutes: float = Field(default=10, ge=0)
     """A checkpoint is written so long after the last one, and after every epoch; 0: after every step."""
+    checkpoint_activations: bool = False
+    """Keep few of a step's activations and compute the others again when they are needed: less memory, more time, the same result."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time; PyTorch warns of those that have no such form. On the CPU they all do."""
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

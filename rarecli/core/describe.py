@@ -157,6 +157,8 @@ def _run(path: Path) -> Facts:
     log = path / LOG
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     facts: Facts = {"kind": "run"} | _model(info.spec)
+    if info.started_from:
+        facts["weights from"] = info.started_from
     facts["training"] = f"{len(lines)} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
     facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
     return facts

@@ -19,6 +19,7 @@ from rarecli.core.dataset import Case, class_indices, open_dataset, read_case, u
 from rarecli.core.errors import EnvironmentFault, ModelError, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.files import read_json, require_writable, write_json
 from rarecli.core.journal import Journal, key_of
+from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.progress import Reporter, Silent
@@ -52,7 +53,7 @@ class Request:
 
 def evaluate(
     dataset: Path,
-    predictor: Predictor,
+    predictor: Predictor | Folds,
     output: Path,
     *,
     depths: Sequence[int] | None = None,
@@ -70,13 +71,16 @@ def evaluate(
     spacings_mm: instead of depths, acquire every scan at these isotropic spacings, and just beside those where the depth
     changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
     upsampled: also score what everyone does today, the same weights given the scan upsampled to depth 0.
+    With `Folds` as the predictor, only held-out cases are scored, each by the run that has not seen it.
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
     resume: leaves out the cases that an earlier call into `output` finished with the same scans, model and options.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
     source = open_dataset(dataset)
-    cases = _choose_cases(source.cases, names)
+    cases = _choose_cases(source.cases, predictor.case_names if names is None else names)
+    for case in cases:
+        predictor.for_case(case.name)  # says now if there is none
     spec = predictor.spec
     request = Request(_choose_resolutions(predictor, depths, spacings_mm, protocol), protocol, upsampled, surface)
     _require_fit(source.label_names, spec, dataset)
@@ -99,11 +103,12 @@ def evaluate(
     for case in reporter.track(cases, "evaluate", len(cases)):
         try:
             with blamed_on(case.name):
-                key = _key(case, predictor, request)
+                scorer = predictor.for_case(case.name)
+                key = _key(case, scorer, request)
                 if finished := journal.find(case.name, key):
                     scored += [Score(**facts) for facts in finished]
                     continue
-                case_scores, pictures = _evaluate_case(case, predictor, request)
+                case_scores, pictures = _evaluate_case(case, scorer, request)
         except RareError as error:
             # a wrong option or a missing package would fail for every case alike
             if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):

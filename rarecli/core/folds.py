@@ -10,7 +10,7 @@ import numpy as np
 from rarecli.core import run_folder
 from rarecli.core.config import TrainConfig
 from rarecli.core.errors import DataError, UsageError, some
-from rarecli.core.files import read_json
+from rarecli.core.files import read_json, write_json
 from rarecli.core.prepared import PreparedDataset
 
 Split = dict[str, list[str]]
@@ -19,22 +19,56 @@ Split = dict[str, list[str]]
 
 def choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> Split:
     """The split that a configuration asks for. Raises UsageError for a fold that is not there, DataError for broken splits."""
-    names = list(dataset.records)
     if config.fold == "all":
-        return {"train": sorted(names), "val": []}
-    if splits is not None:
-        folds = _read_splits(splits)
-        stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(names))
-        if stray:
-            raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
-    else:
+        return {"train": sorted(_chosen(list(dataset.records), config)), "val": []}
+    folds = all_folds(dataset, config, splits)
+    if not 0 <= config.fold < len(folds):
+        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
+    return folds[config.fold]
+
+
+def all_folds(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> list[Split]:
+    """The folds that the split is one of: of `splits`, of splits_final.json in the prepared dataset, else drawn by us.
+
+    Raises what `choose_split` raises.
+    """
+    names = _chosen(list(dataset.records), config)
+    if splits is None and (dataset.root / run_folder.SPLITS).is_file():
+        splits = dataset.root / run_folder.SPLITS
+    if splits is None:
         if len(names) < config.num_folds:
             least = f"at least {config.num_folds}"
             raise UsageError("fewer cases than folds", field="num_folds", found=len(names), expected=least, remedy="--fold all")
-        folds = split_folds(names, config.num_folds)
-    if not 0 <= config.fold < len(folds):
-        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
-    return {part: list(folds[config.fold][part]) for part in ("train", "val")}
+        return split_folds(names, config.num_folds)
+    folds = _read_splits(splits)
+    stray = sorted({name for fold in folds for part in fold.values() for name in part} - set(dataset.records))
+    if stray:
+        raise DataError("the splits name cases that are not prepared", path=splits, found=", ".join(stray[:5]))
+    kept = set(names)
+    return [{part: [name for name in fold[part] if name in kept] for part in ("train", "val")} for fold in folds]
+
+
+def write_splits(run: Path, folds: list[Split]) -> None:
+    """Write all folds into a run, for the other folds' trainings and for nnU-Net."""
+    write_json(run / run_folder.SPLITS, folds)
+
+
+def _chosen(names: list[str], config: TrainConfig) -> list[str]:
+    """The cases that a configuration keeps, in the order of `names`."""
+    if config.cases is None:
+        return names
+    if isinstance(config.cases, int):
+        if config.cases > len(names):
+            raise UsageError("there are not so many cases", field="cases", found=config.cases, expected=f"at most {len(names)}")
+        order = np.random.default_rng([config.seed, len(names)]).permutation(len(names))
+        wanted = {sorted(names)[index] for index in order[: config.cases]}
+    else:
+        wanted = set(config.cases)
+        if stray := sorted(wanted - set(names)):
+            raise UsageError(
+                "the dataset has no such cases", field="cases", found=some(stray), expected=f"{len(names)} cases, e.g. {names[0]}"
+            )
+    return [name for name in names if name in wanted]
 
 
 def kept_split(run: Path, splits: Path | None) -> Split:

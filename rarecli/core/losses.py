@@ -3,7 +3,7 @@
 Logits (B, K, X, Y, Z) float, labels (B, X, Y, Z) integer class indices; losses are float32 scalars.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def segmentation_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
     """Alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
     return alpha * functional.cross_entropy(logits.float(), labels.long()) + (1 - alpha) * soft_dice_loss(logits, labels)
+
+
+def depth_shares(kind: str, depths: Iterable[int]) -> dict[int, float]:
+    """How much each depth counts in the loss; they sum to 1. kind: equal, or power-of-two (a depth counts half of the one above)."""
+    weights = {depth: 0.5**depth if kind == "power-of-two" else 1.0 for depth in depths}
+    return {depth: weight / sum(weights.values()) for depth, weight in weights.items()}
 
 
 def consistency_loss(features: Sequence[Tensor], batch_sizes: Mapping[int, int]) -> Tensor:

@@ -16,13 +16,14 @@ import numpy as np
 from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.runners import Runner, open_model
+from rarecli.core.ensemble import require_one_plan
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.fingerprint import differences
 from rarecli.core.journal import Journal, key_of
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
-from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.preprocessing import RoutedScan, label_values, prepare_scan
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
 from rarecli.core.volume import Volume, read_volume, require_finite, write_image, write_labels
@@ -47,18 +48,28 @@ class Prediction:
 class Predictor:
     """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
 
-    model: a run, a weights file inside a run, a bundle, or the name of a built-in model. device: auto, cpu, cuda, cuda:N.
+    model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged:
+    they must agree on everything but their weights. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
     precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
     """
 
     def __init__(
-        self, model: str | Path, device: str = "auto", backend: str = "auto", num_threads: int | None = None, precision: str = "fp32"
+        self,
+        model: str | Path | Sequence[str | Path],
+        device: str = "auto",
+        backend: str = "auto",
+        num_threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
+        paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+        opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
+        self.spec = opened[0][0]
+        require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
-        self._model, self._precision = Path(model), precision
-        self.spec, runner = open_model(Path(model), backend, device, num_threads, precision)
-        self.runner: Runner = self._stack.enter_context(runner)
+        self._models, self._precision = paths, precision
+        self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
+        self.runner = self.runners[0]
 
     def __enter__(self) -> Predictor:
         return self
@@ -72,8 +83,15 @@ class Predictor:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the model and of how it is computed: what a stored result depends on beside the scan."""
-        return key_of([], find_model(self._model).digest, self.runner.backend, self._precision)
+        """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
+        return key_of([], [find_model(path).digest for path in self._models], self.runner.backend, self._precision)
+
+    case_names = None
+    """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
+
+    def for_case(self, name: str) -> Predictor:
+        """The predictor for a case of this name."""
+        return self
 
     def predict(
         self,
@@ -92,9 +110,9 @@ class Predictor:
         started = time.perf_counter()
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
-        logits = sliding_logits(routed.image, self.spec, routed.route.depth, self.runner.run, pad=pad)
-        classes = routed.restore_labels(best_classes(logits))
-        maps = routed.restore_image(softmax(logits)) if probabilities else None
+        scores = self._scores(routed, pad)
+        classes = routed.restore_labels(best_classes(scores))
+        maps = routed.restore_image(scores if len(self.runners) > 1 else softmax(scores)) if probabilities else None
         return Prediction(
             label_values(classes, self.spec),
             volume.affine,
@@ -105,6 +123,17 @@ class Predictor:
             time.perf_counter() - started,
             differences(routed, self.spec.plan),
         )
+
+    def _scores(self, routed: RoutedScan, pad: bool) -> FloatArray:
+        """(K, X, Y, Z) on the routed grid: logits of the one model, or the mean of several models' probabilities."""
+        depth = routed.route.depth
+        if len(self.runners) == 1:
+            return sliding_logits(routed.image, self.spec, depth, self.runner.run, pad=pad)
+        mean = softmax(sliding_logits(routed.image, self.spec, depth, self.runner.run, pad=pad))
+        for runner in self.runners[1:]:
+            mean += softmax(sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad))
+        mean /= len(self.runners)
+        return mean
 
 
 def predict_files(
@@ -136,7 +165,8 @@ def predict_files(
         if any(targets[case.name].resolve() == image.resolve() for image in case.images):
             raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
     require_writable(output.parent if to_file else output)
-    reporter.say(f"model {predictor.spec.name}, backend {predictor.runner.backend}")
+    several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
+    reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
     journal = None if to_file else Journal(output, resume=resume)
@@ -163,6 +193,7 @@ def predict_files(
             reporter.warn(f"{case.name}: {error}")
     result = {
         "model": predictor.spec.name,
+        "num_models": len(predictor.runners),
         "backend": predictor.runner.backend,
         "cases": records,
         "failed": {name: error.brief for name, error in failures.items()},

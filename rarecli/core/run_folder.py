@@ -6,6 +6,7 @@ RUN/
   best.safetensors     averaged weights of the epoch with the best `monitor`
   last.safetensors     everything that resuming needs; the numbers among it as JSON in the file's own header
   previous.safetensors the same, one checkpoint before
+  splits_final.json    all folds, in nnU-Net's layout (none with --fold all)
   log.jsonl            a line per epoch;  progress.png  the same as a picture
 
 Every file is replaced atomically, `last.safetensors` after the others. While a training writes, it holds `.lock`.
@@ -20,8 +21,8 @@ from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.files import read_json, write_json
 
 RUN, WEIGHTS, BEST, LOG, PICTURE = "run.json", "weights.safetensors", "best.safetensors", "log.jsonl", "progress.png"
-LAST, PREVIOUS, LOCK = "last.safetensors", "previous.safetensors", ".lock"
-FILES = (RUN, WEIGHTS, BEST, LOG, PICTURE, LAST, PREVIOUS)
+LAST, PREVIOUS, LOCK, SPLITS = "last.safetensors", "previous.safetensors", ".lock", "splits_final.json"
+FILES = (RUN, WEIGHTS, BEST, LOG, PICTURE, LAST, PREVIOUS, SPLITS)
 
 
 class RunInfo(Frozen):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,18 +24,22 @@ from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
 from rarecli.core.errors import DataError, ModelError, Preempted, UsageError
 from rarecli.core.files import leftovers, locked, require_writable
-from rarecli.core.folds import Split, choose_split, kept_split
+from rarecli.core.folds import Split, all_folds, choose_split, kept_split, write_splits
+from rarecli.core.initial_weights import initialise
+from rarecli.core.memory import memory_of
 from rarecli.core.model import RareUNet, build_network
+from rarecli.core.optimisation import scheduled_rate
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
 from rarecli.core.samples import Batch, Batches, SampleSource, naming_dead_workers
+from rarecli.core.tracking import open_tracker
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.model_spec import make_spec, require_known_metric
 from rarecli.core.training.record import Record
-from rarecli.core.training.schedule import Step, num_steps, one_cycle, plan_steps
+from rarecli.core.training.schedule import Step, num_steps, plan_steps
 from rarecli.core.training.signals import StopRequest
-from rarecli.core.training.state import EpochSums, TrainState, origin, pack, require_same_origin, unpack
+from rarecli.core.training.state import EpochSums, TrainState, origin, pack, require_same_network, require_same_origin, unpack
 from rarecli.core.training.validation import validate
 from rarecli.core.versions import installed_versions
 
@@ -51,21 +56,26 @@ def train(
     device: str = "auto",
     resume: bool = False,
     splits: Path | None = None,
+    resume_from: Path | None = None,
     init: Path | None = None,
+    track: str | None = None,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
 
     One of several ranks, if torchrun or SLURM started the process as such: all call this alike, the first writes and speaks.
-    init: a model whose weights a new run starts with.
+    resume_from: another run whose state (weights, optimiser, epoch) and split a new run takes.
+    init: a model whose weights a new run starts with, as far as they fit.
+    track: tensorboard or wandb, to log epochs to as well.
     Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
     ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite, EnvironmentFault for
     what this machine lacks and for another rank that is gone, Preempted after SIGTERM, when the state is saved.
     """
     dataset = open_prepared(prepared)
-    _require_startable(run, resume, init)
+    _require_startable(run, resume, resume_from, init)
     spec = make_spec(dataset, config)
-    split = kept_split(run, splits) if resume else choose_split(dataset, config, splits)
+    source = run if resume else resume_from
+    split = kept_split(source, splits) if source else choose_split(dataset, config, splits)
     require_known_metric(config, spec)
     ranks = find_ranks()
     chosen = choose_device(device, ranks.local_rank)
@@ -78,17 +88,25 @@ def train(
                 for path in leftovers(run, run_folder.FILES):
                     path.unlink(missing_ok=True)
             trainer = Trainer(dataset, run, spec, config, split, chosen, reporter if ranks.leads else Silent(), ranks)
-            if resume:
-                trainer.load()
+            if source:
+                trainer.load(source)
             else:
                 trainer.start(find_model(init) if init else None)
-            return trainer.fit()
+                if ranks.leads and config.fold != "all":
+                    write_splits(run, all_folds(dataset, config, splits))
+            trainer.tracker = open_tracker(track if ranks.leads else None, run, spec.name, config.model_dump(mode="json"), reporter)
+            try:
+                return trainer.fit()
+            finally:
+                trainer.tracker.close()
 
 
-def _require_startable(run: Path, resume: bool, init: Path | None) -> None:
-    if resume:
-        run_folder.load_resumed_config(run)
-    if resume and init:
+def _require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:
+    if resume and resume_from:
+        raise UsageError("--resume and --resume-from exclude each other", path=run, remedy="leave --resume out to start a new run")
+    if resume or resume_from:
+        run_folder.load_resumed_config(resume_from or run)
+    if (resume or resume_from) and init:
         raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if run_folder.has_state(run) and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
@@ -129,37 +147,51 @@ class Trainer:
         self.plateau = ReduceLROnPlateau(self.learner.optimiser, mode="max", factor=0.5, patience=10)
         self.state = TrainState()
         self.record = Record(run, reporter)
+        self.tracker = open_tracker(None, run, spec.name, {}, reporter)
         self.started_from: str | None = None
         self.steps_per_epoch = num_steps(self.cases, config)
         self._stop = StopRequest()
         self._saved_at = time.monotonic()
 
     def start(self, model: ModelFiles | None) -> None:
-        """Begin a run, with a model's weights if there is one. Raises ModelError if they do not fit."""
+        """Begin a run, with a model's weights if there is one. Raises ModelError if hardly any of them fit."""
         if model:
-            checkpoint.load_weights(self.learner.network, model.weights)
+            loaded = initialise(self.learner.network, self.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
+            for line in loaded.words():
+                self.reporter.say(line)
             self.learner.average.module.load_state_dict(self.learner.network.state_dict())
             self.started_from = model.spec.name
         if self.ranks.leads:
             run_folder.save_run_info(self.run, self.info())
             self._save()
 
-    def load(self) -> None:
-        """Go on where the run's last checkpoint is. Raises UsageError if the configuration has changed in more than its length."""
-        tensors, facts = checkpoint.load_state(self.run, self.reporter, mend=self.ranks.leads)
+    def load(self, source: Path) -> None:
+        """Go on where the last checkpoint of `source` is: of this run, or of another one, which is left as it is.
+
+        Raises UsageError if the configuration of this run has changed in more than its length, or another one's network is another.
+        """
+        here = source == self.run
+        tensors, facts = checkpoint.load_state(source, self.reporter, mend=self.ranks.leads and here)
         if "state" not in facts:
             remedy = "start a new run, with --init from this one"
-            raise ModelError("another version of rare wrote this checkpoint", path=self.run, remedy=remedy)
-        require_same_origin(origin(self.config, self.spec, self.dataset, self.split), facts, self.run)
+            raise ModelError("another version of rare wrote this checkpoint", path=source, remedy=remedy)
+        if here:
+            require_same_origin(origin(self.config, self.spec, self.dataset, self.split), facts, self.run)
+        else:
+            require_same_network(self.spec, facts, source)
         unpack(tensors, facts["plateau"], self.learner, self.plateau)
         self.state = TrainState.from_facts(facts["state"])
+        if not here and facts["config"] != self.config.model_dump(mode="json"):
+            self.state.position, self.state.sums = 0, EpochSums()  # other steps: the epoch under way begins again
         if self.state.epoch >= self.config.epochs:
             raise UsageError(
-                "the run is finished", path=self.run, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
+                "the run is finished", path=source, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
             )
-        self.started_from = run_folder.load_run_info(self.run).started_from
-        self.record.read(self.state.epoch)
+        self.started_from = run_folder.load_run_info(source).started_from if here else f"{source.name}, epoch {self.state.epoch}"
+        self.record.read(self.state.epoch, source)
         if self.ranks.leads:
+            if not here and (source / run_folder.BEST).is_file():
+                shutil.copyfile(source / run_folder.BEST, self.run / run_folder.BEST)
             run_folder.save_run_info(self.run, self.info())
 
     def fit(self) -> dict[str, Any]:
@@ -270,13 +302,13 @@ class Trainer:
             self.record.add(line)
         self._save()
         self.record.tell(line, config.epochs, config.num_workers)
+        self.tracker.log(line)
         return line
 
     def _learning_rate(self) -> float:
         """Of the next step. Plateau: halved when `monitor` stands still."""
-        if self.config.optimiser.schedule == "one-cycle":
-            return one_cycle(self.config.optimiser, self.state.step / (self.steps_per_epoch * self.config.epochs))
-        return float(self.learner.optimiser.param_groups[0]["lr"])
+        rate = scheduled_rate(self.config.optimiser, self.state.step / (self.steps_per_epoch * self.config.epochs))
+        return float(self.learner.optimiser.param_groups[0]["lr"]) if rate is None else rate
 
     def _leave(self) -> None:
         self._save()
@@ -306,6 +338,9 @@ class Trainer:
             f"{len(self.cases)} cases to train, {len(self.split['val'])} to validate; "
             f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {torch.get_num_threads()} threads"
         )
+        if self.ranks.leads:
+            memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
+            self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB per rank, beside the process itself")
 
 
 def _versions() -> dict[str, str]:

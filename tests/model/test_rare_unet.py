@@ -80,3 +80,45 @@ def test_the_bottleneck_stays_in_float32_under_autocast():
         features = network.encode({0: torch.randn(1, 2, 32, 32, 32)})
     assert features[-2].dtype == torch.bfloat16 or features[-2].dtype == torch.float32
     assert features[-1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_activations_computed_again_change_no_loss_and_no_gradient(amp):
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(3)
+        network = RareUNet(**SMALL, dropout=0.3)
+        if recompute:
+            network.checkpoint_activations()
+        images = {depth: torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            features = network.encode(images)
+            logits = network.decode(features, {depth: len(image) for depth, image in images.items()})
+            loss = sum(value.float().square().mean() for value in logits.values()) + features[1].float().abs().mean()
+        loss.backward()
+        results.append((loss, {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}))
+    (loss, gradients), (again, others) = results
+    assert torch.equal(loss, again)
+    assert gradients.keys() == others.keys()
+    assert len(gradients) > 40
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_activations_that_are_not_kept_need_no_memory():
+    saved = []
+    for recompute in (False, True):
+        network = RareUNet(**SMALL)
+        if recompute:
+            network.checkpoint_activations()
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logits = network(torch.randn(1, 2, 32, 32, 32))
+        del logits
+        saved.append(sum(kept.values()))
+    assert saved[1] < 0.5 * saved[0]

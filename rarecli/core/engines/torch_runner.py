@@ -10,6 +10,8 @@ from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.model import RareUNet
 from rarecli.core.types import FloatArray
 
+_DEVICES = "auto, cpu, cuda or cuda:N"
+
 
 class TorchRunner:
     """A network in evaluation mode, float32. depths: those that may be entered, all by default. See `runners.Runner`."""
@@ -36,21 +38,28 @@ class TorchRunner:
         return logits
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto, cpu, cuda or cuda:N -> a device that is there. Raises EnvironmentFault if it is not, UsageError for another word.
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """auto, cpu, cuda, cuda:N or N -> a device that is there. Raises EnvironmentFault if it is not, UsageError for another word.
 
-    local_rank: of several processes on this machine; with auto and cuda each takes the GPU of its number.
+    local_rank: of several processes on this machine; with auto and cuda each takes the GPU of its number, of a list (0,1,2) its own.
     """
+    if "," in name:
+        listed = name.split(",")
+        if local_rank is None or local_rank >= len(listed):
+            raise UsageError("a list of devices is for several processes of rare train", field="device", found=name, expected=_DEVICES)
+        name = listed[local_rank].strip()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and local_rank:
         name = f"cuda:{local_rank}"
+    if name.isdigit():
+        name = f"cuda:{name}"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError("there is no such device", field="device", found=name, expected="auto, cpu, cuda or cuda:N") from None
+        raise UsageError("there is no such device", field="device", found=name, expected=_DEVICES) from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError("this kind of device is not supported", field="device", found=name, expected="auto, cpu, cuda or cuda:N")
+        raise UsageError("this kind of device is not supported", field="device", found=name, expected=_DEVICES)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentFault(
             "there is no such GPU", field="device", found=f"{torch.cuda.device_count()} GPUs", expected=name, remedy="--device cpu"

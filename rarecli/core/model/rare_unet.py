@@ -7,10 +7,12 @@ depth.
 Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of that at depth 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rarecli.core.model.blocks import ConvBlock, UpBlock
 
@@ -32,6 +34,7 @@ class RareUNet(nn.Module):
             raise ValueError(f"num_depths {num_depths} must lie between 1 and num_levels {num_levels}")
         channels = [min(num_filters * 2**level, MAX_FILTERS) for level in range(num_levels + 1)]
         self.num_levels, self.num_depths = num_levels, num_depths
+        self._recompute = False
         self.encoder = nn.ModuleList(
             ConvBlock(channels[level - 1] if level else in_channels, channels[level]) for level in range(num_levels)
         )
@@ -41,6 +44,20 @@ class RareUNet(nn.Module):
         self.heads = nn.ModuleList(nn.Conv3d(channels[depth], num_classes, kernel_size=1) for depth in range(num_depths))
         self.pool = nn.MaxPool3d(2)
         self.dropout = nn.Dropout3d(dropout)
+
+    def checkpoint_activations(self) -> None:
+        """From now on, when training, keep only what blocks are given and compute the rest again on the way back: half the memory."""
+        self._recompute = True
+        for module in self.modules():
+            if isinstance(module, nn.LeakyReLU):
+                # a gradient through an operation in place on a view (instance norm's) copies twice, which now costs more than it saves
+                module.inplace = False
+
+    def _run(self, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        if self._recompute and torch.is_grad_enabled():
+            # once more with the same dropout, and the same precision: PyTorch restores both
+            return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(*inputs)
 
     def forward(self, image: Tensor, depth: int = 0) -> Tensor:
         """(B, C, X, Y, Z) on the grid of `depth` -> logits (B, K, X, Y, Z) on the same grid."""
@@ -56,16 +73,16 @@ class RareUNet(nn.Module):
         features: list[Tensor] = []
         walking: Tensor | None = None
         for level in range(min(images), self.num_levels):
-            arriving = [] if walking is None else [self.encoder[level](self._down(walking))]
+            arriving = [] if walking is None else [self._run(self._encode_level, walking, level)]
             if level in images:
                 entry = self.encoder[0] if level == 0 else self.gateways[level - 1]
-                arriving.append(entry(images[level]))
+                arriving.append(self._run(entry, images[level]))
             walking = arriving[0] if len(arriving) == 1 else torch.cat(arriving)
             features.append(walking)
         assert walking is not None
         # bfloat16 weight gradients of this convolution are not finite on some CPUs, and it costs next to nothing
         with torch.autocast(walking.device.type, enabled=False):
-            features.append(self.bottleneck(self._down(walking).float()))
+            features.append(self._run(self._encode_bottom, walking))
         return features
 
     def decode(self, features: list[Tensor], batch_sizes: Mapping[int, int]) -> dict[int, Tensor]:
@@ -74,13 +91,23 @@ class RareUNet(nn.Module):
         logits: dict[int, Tensor] = {}
         top = min(batch_sizes)
         for level in range(self.num_levels - 1, top - 1, -1):
-            walking = self.decoder[level](walking, skips[level - top])
+            walking = self._run(self.decoder[level], walking, skips[level - top])
             if level in batch_sizes:
                 staying = walking.shape[0] - batch_sizes[level]
                 logits[level] = self.heads[level](walking[staying:] if staying else walking)
                 walking = walking[:staying]
         return logits
 
+    def _encode_level(self, above: Tensor, level: int) -> Tensor:
+        encoded: Tensor = self.encoder[level](self._down(above))
+        return encoded
+
+    def _encode_bottom(self, above: Tensor) -> Tensor:
+        encoded: Tensor = self.bottleneck(self._down(above).float())
+        return encoded
+
     def _down(self, features: Tensor) -> Tensor:
-        dropped: Tensor = self.dropout(self.pool(features))
+        # autocast would copy the features to float32 here, and keep the copy; the largest of some numbers needs no precision
+        with torch.autocast(features.device.type, enabled=False):
+            dropped: Tensor = self.dropout(self.pool(features))
         return dropped

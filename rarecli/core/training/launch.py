@@ -10,6 +10,14 @@ import sys
 from rarecli.core.errors import EnvironmentFault, Preempted, RareError, UsageError
 
 
+def ranks_wanted(nproc: int, device: str) -> int:
+    """How many processes `--nproc` and a list of devices ask for. Raises UsageError if they disagree."""
+    listed = len(device.split(","))
+    if listed > 1 and nproc not in (1, listed):
+        raise UsageError("--nproc and --device disagree", field="nproc", found=nproc, expected=f"{listed}, or leave it out")
+    return max(nproc, listed)
+
+
 def launch(num_ranks: int, arguments: list[str], device: str) -> None:
     """Run `rare ARGUMENTS` in `num_ranks` processes and wait for them.
 

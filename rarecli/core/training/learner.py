@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from rarecli.core.config import TrainConfig
 from rarecli.core.distributed import Ranks
-from rarecli.core.losses import consistency_loss, segmentation_loss
+from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.model import RareUNet
+from rarecli.core.optimisation import make_optimiser, set_deterministic
 from rarecli.core.samples import Batch
 
 
@@ -41,10 +42,13 @@ class Learner:
 
     def __init__(self, network: RareUNet, config: TrainConfig, amp: bool, ranks: Ranks = Ranks()) -> None:
         self.network, self.config, self.amp, self.ranks = network, config, amp, ranks
+        set_deterministic(config.deterministic)
+        if config.checkpoint_activations:
+            network.checkpoint_activations()
         self.device = next(network.parameters()).device
         self.average = AveragedModel(network, multi_avg_fn=_averaging(config.ema_decay))
         parameters = list(network.parameters())
-        self.optimiser = torch.optim.AdamW(parameters, lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay, fused=True)
+        self.optimiser = make_optimiser(parameters, config.optimiser)
         self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "stop"]
         sizes = [parameter.numel() for parameter in parameters]
         self._sums = torch.zeros(sum(sizes) + len(self._names), device=self.device)
@@ -77,8 +81,8 @@ class Learner:
         self._gradients.mul_(min(1.0, self.config.optimiser.grad_clip / (length + 1e-6)))
         self.optimiser.step()
         self.average.update_parameters(self.network)
-        depths = [losses[f"loss_depth{depth}"] for depth in scans]
-        loss = sum(depths) / len(depths) + consistency * losses.get("consistency", 0.0)
+        shares = depth_shares(self.config.loss.depth_weights, scans)
+        loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items()) + consistency * losses.get("consistency", 0.0)
         return StepResult({"loss": loss, **losses}, None, values[-1] > 0)
 
     def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
@@ -91,7 +95,8 @@ class Learner:
                 depth: segmentation_loss(logits[depth], batch.labels[depth], self.config.loss.alpha) * (size / scans[depth])
                 for depth, size in sizes.items()
             }
-            loss = torch.stack(list(parts.values())).sum() / len(scans)
+            shares = depth_shares(self.config.loss.depth_weights, scans)
+            loss = torch.stack([shares[depth] * part for depth, part in parts.items()]).sum()
             if consistency and self._has_partners(sizes):
                 parts[self.network.num_depths] = consistency_loss(features, sizes) * (sizes[0] / scans[0])
                 loss = loss + consistency * parts[self.network.num_depths]

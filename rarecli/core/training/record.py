@@ -26,9 +26,9 @@ class Record:
         self._drawn_at, self._num_drawn = -math.inf, 0
         self._starvation_said = False
 
-    def read(self, num_epochs: int) -> None:
-        """Take up the log on disk up to the checkpoint; an epoch that was logged but not saved is done again."""
-        path = self.run / run_folder.LOG
+    def read(self, num_epochs: int, run: Path) -> None:
+        """Take up the log of a run up to its checkpoint; an epoch that was logged but not saved is done again."""
+        path = run / run_folder.LOG
         lines = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:

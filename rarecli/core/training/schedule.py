@@ -1,4 +1,4 @@
-"""What every step of a training is given: its scans and its learning rate. Functions of the configuration alone."""
+"""What every step of a training is given: its scans. A function of the configuration alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rarecli.core.config import OptimiserConfig, TrainConfig
+from rarecli.core.config import TrainConfig
 from rarecli.core.distributed import Ranks
 from rarecli.core.samples import Key, epoch_order
 
@@ -44,10 +44,3 @@ def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: i
 def num_steps(cases: Sequence[str], config: TrainConfig) -> int:
     """Steps of an epoch."""
     return math.ceil(len(cases) / config.batch_size)
-
-
-def one_cycle(optimiser: OptimiserConfig, progress: float) -> float:
-    """Learning rate at `progress` (0 to 1) of a training: up over the first tenth, down to 1e-3 of the peak on a cosine."""
-    if progress < 0.1:
-        return optimiser.lr * (0.04 + 0.96 * progress / 0.1)
-    return optimiser.lr * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.1) / 0.9))))

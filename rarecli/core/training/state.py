@@ -19,7 +19,7 @@ from rarecli.core.folds import Split
 from rarecli.core.prepared import PreparedDataset
 from rarecli.core.training.learner import Learner
 
-_MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes"}
+_MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
 """What a resumed training may do otherwise."""
 
 
@@ -89,6 +89,17 @@ def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) 
         raise UsageError("the run was started with other cases", path=run, field="split", found="another split in run.json")
 
 
+def require_same_network(spec: ModelSpec, kept: dict[str, Any], run: Path) -> None:
+    """Raise UsageError, naming the fields, if another run's state is of another network or of other data."""
+    new, old = spec.model_dump(mode="json"), kept["spec"]
+    changed = [f"network.{key}" for key, value in new["network"].items() if value != old["network"].get(key) and key != "dropout"]
+    changed += [f"plan.{key}" for key, value in new["plan"].items() if value != old["plan"].get(key) and key != "fingerprint"]
+    if changed:
+        raise UsageError(
+            "that run trained another network, or on other data", path=run, field=", ".join(changed), remedy="--init takes weights"
+        )
+
+
 def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of everything that learns."""
     tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
@@ -109,7 +120,7 @@ def unpack(tensors: dict[str, Tensor], plateau_facts: dict[str, Any], learner: L
     optimiser["state"] = {
         index: _part(tensors, f"optimiser.{name}.")
         for index, (name, _) in enumerate(learner.network.named_parameters())
-        if f"optimiser.{name}.step" in tensors
+        if any(key.startswith(f"optimiser.{name}.") for key in tensors)
     }
     learner.optimiser.load_state_dict(optimiser)
     facts = dict(plateau_facts)

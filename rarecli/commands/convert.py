@@ -1,0 +1,58 @@
+"""`rare convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarecli.commands.console import Console, Json, print_json, three_integers, three_numbers
+
+
+def run(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="best_model.pth of RARE-UNet, or a folder with images/ and masks/ of .pt cases."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run, or the dataset, to write: a new folder.")],
+    prepared: Annotated[
+        Path | None,
+        typer.Option("--prepared", metavar="PREPARED", help="Checkpoint: labels, channels, spacing and patch are those of this."),
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="In mm; neither a checkpoint nor a .pt case says it; 1 by default.")
+    ] = None,
+    patch_size: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Checkpoint: the shape it was trained at, if no configuration says it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model or dataset.")] = None,
+    json: Json = False,
+) -> None:
+    """Turn what the released RARE-UNet wrote into a run or a dataset. Nothing in the files is run.
+
+    Example: rare convert trained_models/rare_unet/best_model.pth -o run
+    """
+    from rarecli.core.errors import missing_extra
+
+    try:
+        from rarecli.core.converting import convert
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    facts = convert(
+        source,
+        output,
+        prepared=prepared,
+        spacing_mm=three_numbers(spacing, "--spacing"),
+        patch_size=three_integers(patch_size, "--patch-size"),
+        name=name,
+        reporter=Console(),
+    )
+    if json:
+        print_json(facts)
+    elif facts["kind"] == "run":
+        network = facts["network"]
+        typer.echo(
+            f"{output}: a run, {network['arch']}, {facts['num_parameters'] / 1e6:.1f} M parameters, "
+            f"{network['num_depths']} entries, patch {' x '.join(map(str, facts['patch_size']))}"
+        )
+    else:
+        typer.echo(f"{output}: a dataset of {facts['cases']} cases; go on with rare preprocess")

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.errors import ModelError
+from rarecli.core.initial_weights import initialise
+from rarecli.core.model import build_network
+
+
+def model(labels=("background", "head", "tail"), channels=1, **sizes):
+    plan = Plan(
+        dataset="d",
+        channel_names=tuple(f"c{index}" for index in range(channels)),
+        label_names=labels,
+        label_values=tuple(range(len(labels))),
+        spacing_mm=(1, 1, 1),
+        patch_size=(32, 32, 32),
+        num_levels=4,
+    )
+    network = NetworkConfig(**{"num_filters": 4, "in_channels": channels, "num_classes": len(labels)} | sizes)
+    spec = ModelSpec(name="other", plan=plan, network=network)
+    return spec, build_network(network)
+
+
+def start(ours, theirs, tmp_path):
+    (spec, network), (other, source) = ours, theirs
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    loaded = initialise(network, spec, other, source.state_dict(), tmp_path / "w.safetensors")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in loaded.random else source.state_dict()[name])
+    return loaded
+
+
+def test_all_is_taken_from_the_same_network(tmp_path):
+    loaded = start(model(), model(), tmp_path)
+    assert (loaded.share, loaded.random, loaded.unused) == (1, {}, ())
+    assert loaded.words() == [f"weights of other: {loaded.num_loaded} tensors loaded, 100.0% of the network"]
+
+
+def test_another_number_of_channels_leaves_the_first_convolutions_random(tmp_path):
+    loaded = start(model(channels=2), model(), tmp_path)
+    assert set(loaded.random) == {"encoder.0.0.weight", *(f"gateways.{index}.0.weight" for index in range(3))}
+    assert "random, since other has another shape: encoder.0.0.weight, gateways.0.0.weight" in loaded.words()[1]
+
+
+def test_entries_that_the_model_lacks_stay_random_and_those_too_many_are_not_used(tmp_path):
+    loaded = start(model(), model(arch="unet", num_depths=1), tmp_path)
+    assert {name.split(".")[0] for name in loaded.random} == {"gateways", "heads"}
+    assert "heads.0.weight" not in loaded.random
+    loaded = start(model(arch="unet", num_depths=1), model(), tmp_path)
+    assert not loaded.random
+    assert "heads.3.bias" in loaded.unused
+
+
+def test_heads_are_taken_only_for_the_same_labels(tmp_path):
+    loaded = start(model(), model(("background", "tail", "head")), tmp_path)
+    assert set(loaded.random) == {f"heads.{depth}.{part}" for depth in range(4) for part in ("weight", "bias")}
+    assert "label head is tail in other" in loaded.words()[1]
+    assert not start(model(), model(("background", "Head", "TAIL")), tmp_path).random
+    # where no dataset declared names, they say nothing
+    assert not start(model(), model(("background", "class 1", "class 2")), tmp_path).random
+    assert len(start(model(("background", "head")), model(), tmp_path).random) == 8
+
+
+def test_fault_48_another_network_is_refused_with_its_keys(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        start(model(), model(num_filters=8), tmp_path)
+    assert "of another shape: encoder.0.0.weight" in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        start(model(), model(num_levels=3, num_depths=3), tmp_path)
+    assert "missing" in str(caught.value)
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path):
+    theirs = model()
+    theirs[1].bottleneck[0].bias.data[0] = torch.nan
+    with pytest.raises(ModelError, match="not finite"):
+        start(model(), theirs, tmp_path)

@@ -1,0 +1,46 @@
+import gc
+
+import pytest
+import torch
+
+from rarecli.core.config import NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.memory import _LiveBytes, num_copies, plan_memory
+
+PAPER = NetworkConfig(in_channels=4, num_classes=4, num_filters=32, num_levels=5, num_depths=4)
+
+
+def test_bytes_are_counted_while_they_live():
+    with _LiveBytes() as live:
+        kept = torch.zeros(1000)  # 4000
+        (torch.zeros(500) + 1).sum()  # 2000, and 2000 more for the result of the addition
+        view = kept[:10]  # nothing of its own
+        del view
+        gc.collect()
+        kept.add_(1)
+    assert live.peak == 4000 + 2000 + 2000
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_activation_checkpointing_halves_the_paper_s_training(amp):
+    plans = [plan_memory(PAPER, TrainConfig(checkpoint_activations=recompute), (256, 256, 128), 1, amp) for recompute in (False, True)]
+    assert plans[0].state == plans[1].state
+    assert plans[1].step < 0.5 * plans[0].step
+    # what goes into every pass through level 0 alone: features of 32 channels at full size, kept twice per convolution
+    assert plans[0].step > 3 * 2 * 32 * 256 * 256 * 128 * (2 if amp else 4)
+
+
+def test_memory_goes_with_the_shape_and_the_batch():
+    small = plan_memory(PAPER, TrainConfig(), (64, 64, 64), 1, False)
+    parameters = small.state // 4
+    larger = plan_memory(PAPER, TrainConfig(), (128, 64, 64), 1, False)
+    twice = plan_memory(PAPER, TrainConfig(), (64, 64, 64), 2, False)
+    for plan in (larger, twice):
+        assert plan.step - parameters == pytest.approx(2 * (small.step - parameters), rel=0.05)
+
+
+def test_state_is_what_the_optimiser_keeps():
+    # the paper's network at depth 0 (tests/model), and for each gateway two convolutions with bias and norm, and a head
+    gateways = sum(27 * 4 * c + 27 * c * c + 6 * c + 4 * c + 4 for c in (64, 128, 256))
+    assert plan_memory(PAPER, TrainConfig(), (64, 64, 64), 1, True).state == 4 * 4 * (30_398_660 + gateways)
+    assert num_copies(OptimiserConfig(kind="sgd")) == 3
+    assert num_copies(OptimiserConfig(kind="sgd", momentum=0)) == 2
