@@ -178,7 +178,7 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
 
 
 def _choose_resolutions(
-    predictor: Predictor, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
+    predictor: Predictor | Folds, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
 ) -> list[Resolution]:
     if spacings_mm is None:
         chosen = _choose_depths(predictor.spec, depths)
