@@ -6,11 +6,13 @@
 
 The router takes the scan and answers labels; the depth's model takes the normalised image and answers logits, as it would from a client
 that does the router's work itself. What that client then does itself (prepare, argmax) is timed as well, in seconds of the CPU; it is no
-part of the direct call.
+part of the direct call. With --server-pid (on the server's machine, Linux) also the CPU time that the server, the router's processes and
+this client take per request, the depths' models left out: what can be told of the overhead on a machine that others use as well.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -31,11 +33,26 @@ from client import Client
 OUTPUTS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM)
 
 
+def processes_but_models(server: int, name: str) -> list[int]:
+    """The server, the processes of its router, and this one."""
+    found = [server]
+    for process in found:
+        found += [int(child) for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()]
+    router = [process for process in found[1:] if f"/{name}/1/" in Path(f"/proc/{process}/cmdline").read_text()]
+    return [server, *router, os.getpid()]
+
+
+def cpu_ms(processes: list[int]) -> float:
+    tasks = [task for process in processes for task in Path(f"/proc/{process}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="the bundle that is served, or a built-in name")
     parser.add_argument("--url", default="localhost:8001")
     parser.add_argument("--name", default="rare", help="the router's name")
+    parser.add_argument("--server-pid", type=int)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -66,6 +83,16 @@ def main() -> None:
                         seconds[name].append(end - start)
             medians = {f"{name}_ms": 1e3 * statistics.median(values) for name, values in seconds.items()}
             differences = [router - direct for router, direct in zip(seconds["router"], seconds["direct"], strict=True)]
+            if options.server_pid:
+                watched = processes_but_models(options.server_pid, options.name)
+                before = cpu_ms(watched)
+                for _ in range(options.requests):
+                    client.infer(model, {engine.input.name: image}, (engine.output.name,))
+                between = cpu_ms(watched)
+                for _ in range(options.requests):
+                    client.infer(options.name, {contract.IMAGE: data, contract.SPACING: np.array(engine.grid_spacing_mm)}, OUTPUTS)
+                medians["direct_cpu_ms"] = (between - before) / options.requests
+                medians["router_cpu_ms"] = (cpu_ms(watched) - between) / options.requests
             rows.append(
                 {"depth": engine.depth, "shape": engine.patch_shape, **medians, "overhead_ms": 1e3 * statistics.median(differences)}
             )
