@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from safetensors.torch import load_file
 from rarecli.core import losses, run_folder, trainer
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.folds import choose_split
+from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.trainer import train
 from rarecli.core.training import learner
@@ -207,3 +210,48 @@ def test_weights_to_start_with_that_do_not_fit_are_refused(prepared, run, tmp_pa
     assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(UsageError, match="its own weights"):
         train(prepared, run, load_train_config(overrides=dict(TINY)), device="cpu", resume=True, init=run)
+
+
+def test_all_folds_are_written_and_found_again(prepared, tmp_path):
+    config = load_train_config(overrides=TINY | {"epochs": 1})
+    train(prepared, tmp_path / "run", config, device="cpu")
+    folds = json.loads((tmp_path / "run" / "splits_final.json").read_text())
+    assert len(folds) == 4
+    assert folds[0] == json.loads((tmp_path / "run" / "run.json").read_text())["split"]
+    shutil.copytree(prepared, tmp_path / "prepared")
+    (tmp_path / "prepared" / "splits_final.json").write_text(json.dumps(folds[::-1]))
+    assert choose_split(open_prepared(tmp_path / "prepared"), config, None) == folds[3]
+    assert choose_split(open_prepared(tmp_path / "prepared"), config, tmp_path / "run" / "splits_final.json") == folds[0]
+
+
+def test_a_new_run_goes_on_from_another_s_state(prepared, tmp_path):
+    config = load_train_config(overrides=TINY | {"optimiser.schedule": "constant", "optimiser.kind": "sgd", "optimiser.lr": 1e-2})
+    train(prepared, tmp_path / "whole", config, device="cpu")
+    train(prepared, tmp_path / "one", config.model_copy(update={"epochs": 2}), device="cpu")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir() if path.is_file()}
+    train(prepared, tmp_path / "two", config, device="cpu", resume_from=tmp_path / "one")
+    whole, two = weights(tmp_path / "whole"), weights(tmp_path / "two")
+    assert all(torch.equal(whole[name], two[name]) for name in whole)  # momentum and all
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir() if path.is_file()}
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["started_from"] == "one, epoch 2"
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 3
+    # other options are allowed, another network is not
+    other = load_train_config(
+        overrides=TINY | {"epochs": 3, "optimiser.kind": "sgd", "optimiser.lr": 1e-3, "loss.depth_weights": "power-of-two"}
+    )
+    assert train(prepared, tmp_path / "three", other, device="cpu", resume_from=tmp_path / "one")["epoch"] == 3
+    with pytest.raises(UsageError, match="another network") as caught:
+        train(
+            prepared, tmp_path / "four", load_train_config(overrides=TINY | {"num_filters": 3}), device="cpu", resume_from=tmp_path / "one"
+        )
+    assert "network.num_filters" in str(caught.value)
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train(prepared, tmp_path / "four", config, device="cpu", resume_from=prepared)
+
+
+def test_depth_weights_decide_what_the_loss_is(prepared, tmp_path):
+    line = train(
+        prepared, tmp_path / "run", load_train_config(overrides=TINY | {"epochs": 1, "loss.depth_weights": "power-of-two"}), device="cpu"
+    )
+    expected = sum(line[f"loss_depth{depth}"] * 2 ** (3 - depth) / 15 for depth in range(4)) + line["consistency"]
+    assert line["loss"] == pytest.approx(expected, rel=1e-5)
