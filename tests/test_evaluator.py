@@ -31,11 +31,14 @@ SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
 class Oracle:
     """A predictor whose answers are known: the fixed class `answer` everywhere."""
 
-    spec, key = SPEC, "oracle"
+    spec, key, case_names = SPEC, "oracle", None
     runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})
 
     def __init__(self, answer=0):
         self.answer, self.asked = answer, []
+
+    def for_case(self, name):
+        return self
 
     def predict(self, scan, depth=None):
         self.asked.append((scan, depth))
