@@ -41,7 +41,7 @@ def with_plans(bundle, tmp_path_factory):
             onnx_sha256=engine.sha256,
             shape_min=(1, 1, *(patch if engine.depth == 0 else engine.min_shape)),
             shape_opt=(1, 1, *patch),
-            shape_max=(1 if engine.depth == 0 else 3, 1, *patch),
+            shape_max=(1, 1, *patch) if engine.depth == 0 else (3, 1, *(2 * size for size in patch)),
             flags=(),
         )
         engines.append(engine.model_copy(update={"plan": plan}))
