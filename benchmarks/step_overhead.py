@@ -7,6 +7,8 @@ taken in turns in one process, so that a drift of the machine hits both; the rat
 """
 
 import argparse
+import copy
+import itertools
 import json
 import statistics
 import tempfile
@@ -19,8 +21,9 @@ from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config import load_train_config
 from rarecli.core.prepared import open_prepared
 from rarecli.core.progress import Silent
-from rarecli.core.samples import SampleSource, load_batches
+from rarecli.core.samples import Batches, SampleSource
 from rarecli.core.trainer import Trainer, make_spec
+from rarecli.core.training.schedule import plan_steps
 
 
 def main() -> None:
@@ -28,31 +31,35 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction, help="bfloat16 in both; as rare train chooses by default")
     options = parser.parse_args()
     dataset = open_prepared(options.prepared)
-    config = load_train_config(overrides={"num_filters": 16, "epochs": 1000})
+    config = load_train_config(overrides={"num_filters": 16, "epochs": 1000, "amp": options.amp})
     spec = make_spec(dataset, config)
     cases = sorted(dataset.records)
     with tempfile.TemporaryDirectory() as run:
         trainer = Trainer(dataset, Path(run), spec, config, {"train": cases, "val": []}, torch.device("cpu"), Silent())
-        loader = iter(load_batches(SampleSource(dataset, spec, config), cases, 0, pin_memory=False))
-        fixed = next(loader)
+        bare = copy.deepcopy(trainer.learner.network)
+        steps = list(itertools.islice(plan_steps(trainer.cases, config, trainer.ranks), options.steps + 3))
+        batches = Batches(SampleSource(dataset, spec, config), [part for step in steps for part in step.parts], pin_memory=False)
+        fixed = next(batches.take(len(steps.pop(0).parts)))
         seconds: dict[str, list[float]] = {"bare": [], "whole": []}
-        for step in range(options.steps + 2):
+        for number, step in enumerate(steps):
             started = time.perf_counter()
-            logits = trainer.network.decode(trainer.network.encode(fixed.images), fixed.sizes)
-            sum(value.square().mean() for value in logits.values()).backward()
-            trainer.network.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.learner.amp):
+                logits = bare.decode(bare.encode(fixed.images), fixed.sizes)
+            sum(value.float().square().mean() for value in logits.values()).backward()
+            bare.zero_grad(set_to_none=True)
             between = time.perf_counter()
-            _, fault = trainer._step(next(loader))
-            trainer.state.step += 1
-            assert fault is None
-            if step >= 2:  # the first ones warm up
+            trainer._step(step, batches)
+            assert trainer.state.bad_steps == 0
+            if number >= 2:  # the first ones warm up
                 seconds["bare"].append(between - started)
                 seconds["whole"].append(time.perf_counter() - between)
     medians = {name: statistics.median(samples) for name, samples in seconds.items()}
     result = {
         "machine": describe_machine(torch.get_num_threads()) | {"torch": torch.__version__},
+        "amp": trainer.learner.amp,
         "network": spec.network.model_dump(),
         "patch_size": spec.plan.patch_size,
         "batch_size": config.batch_size,

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rarecli.core.trainer", "matplotlib.backends.backend_agg"])
+CONTEXT.set_forkserver_preload(["rarecli.core.trainer", "torch._dynamo"])  # the latter is imported by the first optimiser
 
 BOUND_S = 60
 """Whatever happens to one process, all others end within this time."""
@@ -29,16 +29,25 @@ class Told:
         yield from items
 
 
+def draw_nothing(log, path):
+    """Put a picture into its place as the real one is, without the seconds that drawing takes."""
+    from rarecli.core.files import atomic_file
+
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(bytes(10_000))
+
+
 def _train(prepared, run, overrides, environment, spoil, words, options):
     import torch
 
-    from rarecli.core import run_folder
+    from rarecli.core import figures, run_folder
     from rarecli.core.config import load_train_config
     from rarecli.core.errors import RareError
     from rarecli.core.trainer import train
 
     os.environ.update(environment)
     torch.set_num_threads(1)
+    figures.draw_progress = draw_nothing
     if spoil:
         spoil()
     base = run_folder.load_resumed_config(run) if options.get("resume") else None
@@ -47,6 +56,15 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
     except RareError as error:
         Told(words).say(f"Error: {error}")
         sys.exit(error.exit_code)
+
+
+def in_environment(environment, function, *args):
+    """Call a function with these environment variables and one thread."""
+    import torch
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    function(*args)
 
 
 def start_training(prepared, run, overrides, *, environment=None, spoil=None, **options):
@@ -69,7 +87,8 @@ def start_ranks(num, prepared, run, overrides, *, spoil=None, environments=None,
 def torchrun_environments(num):
     port = free_port()
     return [
-        {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} for i in range(num)
+        {"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(num), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for i in range(num)
     ]
 
 

@@ -26,9 +26,7 @@ class _Settings:
 settings = _Settings()
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for programs.")]
-Device = Annotated[
-    str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N; rare train also takes a list, 0,1,2: a process each.")
-]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N; rare train also takes a list, 0,1,2.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
 
 Surface = Annotated[bool, typer.Option("--surface/--no-surface", help="HD95 and surface Dice as well; needs MONAI, seconds to load.")]

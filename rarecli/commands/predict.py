@@ -28,6 +28,12 @@ def run(
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
     ] = False,
     pad: Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")] = True,
+    nproc: Annotated[
+        int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
+    ] = 1,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only part I of N of the scans, for a job array; I counts from 1.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.
@@ -35,11 +41,25 @@ def run(
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.predictor import Predictor, predict_files
+    from rarecli.core.predicting import predict_files
+    from rarecli.core.predictor import Predictor
+    from rarecli.core.shards import Shard
+
+    part = Shard.parse(shard or "1/1")
 
     with Predictor(models(model), device, backend, threads, precision) as predictor:
         try:
-            result = predict_files(inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, reporter=Console())
+            result = predict_files(
+                inputs,
+                predictor,
+                output,
+                depth=depth,
+                pad=pad,
+                probabilities=probabilities,
+                num_processes=nproc,
+                shard=part,
+                reporter=Console(),
+            )
         except SomeCasesFailed as failure:
             if json:
                 print_json(failure.result)

@@ -59,7 +59,7 @@ def run(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model, as far as they fit."),
+        typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model that fit."),
     ] = None,
     nproc: Annotated[
         int,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -46,7 +47,8 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
     """The temporary files that a killed process left while it wrote files of these names."""
     starts = tuple(f".{name[:40]}." for name in names)
-    return [path for path in folder.iterdir() if path.name.startswith(starts)]
+    # safetensors writes by way of a file of its own, .tmp and six letters
+    return [path for path in folder.iterdir() if path.name.startswith(starts) or re.fullmatch(r"\.tmp\w{6}", path.name)]
 
 
 @contextmanager

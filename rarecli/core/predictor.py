@@ -8,22 +8,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.runners import Runner, open_model
 from rarecli.core.ensemble import require_one_plan
-from rarecli.core.errors import RareError, SomeCasesFailed, UsageError, some
-from rarecli.core.files import require_writable, write_json
+from rarecli.core.errors import UsageError
 from rarecli.core.fingerprint import differences
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import RoutedScan, label_values, prepare_scan
-from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
-from rarecli.core.volume import Volume, read_volume, require_finite, write_image, write_labels
+from rarecli.core.volume import Volume, read_volume, require_finite
 
 
 @dataclass(frozen=True)
@@ -64,6 +60,7 @@ class Predictor:
         self.spec = opened[0][0]
         require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
+        self.choices = (model, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
         self.runner = self.runners[0]
 
@@ -125,91 +122,6 @@ class Predictor:
             mean += _softmax(sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad))
         mean /= len(self.runners)
         return mean
-
-
-def predict_files(
-    inputs: Sequence[Path],
-    predictor: Predictor,
-    output: Path,
-    *,
-    depth: int | None = None,
-    pad: bool = True,
-    probabilities: bool = False,
-    reporter: Reporter = Silent(),
-) -> dict[str, Any]:
-    """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
-
-    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
-    """
-    cases = find_scans(inputs)
-    to_file = output.name.endswith((".nii", ".nii.gz"))
-    if to_file and len(cases) > 1:
-        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
-    if not to_file and output.is_file():
-        raise UsageError("the output is a file", path=output, expected="a folder, or a name ending in .nii.gz for one scan")
-    targets = {case.name: output if to_file else output / f"{case.name}.nii.gz" for case in cases}
-    for case in cases:
-        if any(targets[case.name].resolve() == image.resolve() for image in case.images):
-            raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
-    require_writable(output.parent if to_file else output)
-    several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
-    reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
-    records: dict[str, dict[str, Any]] = {}
-    failures: dict[str, RareError] = {}
-    for case in reporter.track(cases, "predict", len(cases)):
-        try:
-            records[case.name] = _predict_file(case, predictor, targets[case.name], depth, pad, probabilities)
-            reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
-            for difference in records[case.name]["warnings"]:
-                reporter.warn(f"{case.name} is unlike the training scans: {difference}")
-        except RareError as error:
-            # a wrong option or model would fail for every case alike
-            if len(cases) == 1 or isinstance(error, UsageError):
-                raise
-            failures[case.name] = error
-            reporter.warn(f"{case.name}: {error}")
-    result = {
-        "model": predictor.spec.name,
-        "num_models": len(predictor.runners),
-        "backend": predictor.runner.backend,
-        "cases": records,
-        "failed": {name: str(error) for name, error in failures.items()},
-    }
-    if not to_file:
-        write_json(output / "predictions.json", result)
-    if failures:
-        raise SomeCasesFailed(
-            f"{len(failures)} of {len(cases)} cases failed: {some(failures)}",
-            result=result,
-            path=output,
-            remedy="what failed is said above for each" + ("; the others are written" if records else ""),
-        )
-    return result
-
-
-def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, pad: bool, probabilities: bool) -> dict[str, Any]:
-    started = time.perf_counter()
-    volume = read_image(case)
-    prediction = predictor.predict(volume, depth=depth, pad=pad, probabilities=probabilities)
-    write_labels(target, prediction.labels, volume)
-    if prediction.probabilities is not None:
-        stem = target.name.removesuffix(".gz").removesuffix(".nii")
-        write_image(target.with_name(f"{stem}_probabilities.nii.gz"), prediction.probabilities, volume)
-    plan = predictor.spec.plan
-    voxel_mm3 = float(np.prod(volume.spacing_mm))
-    return {
-        "depth": prediction.depth,
-        "reason": prediction.reason,
-        "residual_zoom": list(prediction.zoom),
-        "spacing_mm": list(volume.spacing_mm),
-        "backend": predictor.runner.backend,
-        "seconds": time.perf_counter() - started,
-        "warnings": list(prediction.warnings),
-        "volumes_mm3": {
-            name: int((prediction.labels == value).sum()) * voxel_mm3
-            for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)
-        },
-    }
 
 
 def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:

@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,8 @@ class Batches:
 
     def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], pin_memory: bool) -> None:
         self.waited_s = 0.0
-        self._num_workers = source.config.num_workers
-        if self._num_workers:
+        workers = source.config.num_workers
+        if workers:
             _require_shared_memory(source)
         self._batches = iter(
             DataLoader(
@@ -204,20 +205,17 @@ class Batches:
                 batch_size=None,
                 sampler=keys,
                 collate_fn=_unchanged,
-                num_workers=self._num_workers,
-                multiprocessing_context="spawn" if self._num_workers else None,
+                num_workers=workers,
+                multiprocessing_context="spawn" if workers else None,
                 pin_memory=pin_memory,
             )
         )
 
     def take(self, num: int) -> Iterator[Batch]:
-        """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault if a data worker died."""
+        """The next `num` batches. Raises what is wrong with a case."""
         for _ in range(num):
             started = time.perf_counter()
-            try:
-                batch = next(self._batches)
-            except RuntimeError as error:
-                raise _data_worker_fault(error, self._num_workers) from error
+            batch = next(self._batches)
             self.waited_s += time.perf_counter() - started
             if isinstance(batch, RareError):
                 raise batch
@@ -228,15 +226,19 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _data_worker_fault(error: RuntimeError, num_workers: int) -> Exception:
-    """What torch says of a worker that died, in our words; any other error as it is."""
-    text = str(error)
-    if "DataLoader worker" not in text or not num_workers:
-        return error
-    remedy = "was memory short? try a smaller num_workers"
-    if "Bus error" in text or "shared memory" in text:
-        remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
-    return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Within, a data worker that dies is an EnvironmentFault. torch raises in the main thread, whatever that is doing."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" not in text:
+            raise
+        remedy = "was memory short? try a smaller num_workers"
+        if "Bus error" in text or "shared memory" in text:
+            remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
+        raise EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy) from error
 
 
 def _require_shared_memory(source: SampleSource, folder: Path = Path("/dev/shm")) -> None:

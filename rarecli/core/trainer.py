@@ -32,7 +32,7 @@ from rarecli.core.optimisation import scheduled_rate
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
-from rarecli.core.samples import Batch, Batches, SampleSource
+from rarecli.core.samples import Batch, Batches, SampleSource, naming_dead_workers
 from rarecli.core.tracking import open_tracker
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.model_spec import make_spec, require_known_metric
@@ -201,7 +201,7 @@ class Trainer:
         self._hold_the_same_weights()
         steps = list(plan_steps(self.cases, config, self.ranks, state.epoch, state.position))
         line: dict[str, Any] = {}
-        with self._stop:
+        with self._stop, naming_dead_workers():
             source = SampleSource(self.dataset, self.spec, config)
             batches = Batches(source, [part for step in steps for part in step.parts], self.device.type == "cuda")
             planned = iter(steps)

@@ -1,10 +1,18 @@
 from pathlib import Path
 
 import pytest
+from processes import draw_nothing
 
+from rarecli.core import figures
 from rarecli.core.phantoms import Phantom
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.volume import write_image, write_labels
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest of these trainings."""
+    monkeypatch.setattr(figures, "draw_progress", draw_nothing)
 
 
 @pytest.fixture(scope="session")

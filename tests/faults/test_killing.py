@@ -9,9 +9,8 @@ import torch
 from processes import ended, exit_codes, start_training
 from safetensors.torch import load_file
 
-from rarecli.core import figures, run_folder
+from rarecli.core import run_folder
 from rarecli.core.checkpoint import load_state
-from rarecli.core.files import atomic_file
 
 CONFIG = {
     "num_filters": 2,
@@ -21,16 +20,6 @@ CONFIG = {
     "dropout": 0.1,
     "checkpoint_minutes": 0,
 }
-
-
-def draw_quickly():
-    """Put a picture into its place as the real one is, without the seconds that drawing takes."""
-
-    def draw(log, path):
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(bytes(10_000))
-
-    figures.draw_progress = draw
 
 
 def result(run):
@@ -52,10 +41,10 @@ def same(one, other):
 def kill_and_resume(prepared, tmp_path, num_kills, seed):
     """Kill trainings `num_kills` times, resume each until it ends, and compare it with one that nobody disturbed."""
     whole = tmp_path / "whole"
-    assert exit_codes([start_training(prepared, whole, CONFIG, spoil=draw_quickly)]) == [0]
+    assert exit_codes([start_training(prepared, whole, CONFIG)]) == [0]
     expected, rng, kills, num_resumed = result(whole), random.Random(seed), 0, 0
     started = time.monotonic()
-    assert exit_codes([start_training(prepared, tmp_path / "timed", CONFIG, spoil=draw_quickly)]) == [0]
+    assert exit_codes([start_training(prepared, tmp_path / "timed", CONFIG)]) == [0]
     seconds = time.monotonic() - started
     assert same(result(tmp_path / "timed"), expected), "gradients do not repeat on this machine: the rest would tell nothing"
     for number in range(10**6):
@@ -66,7 +55,7 @@ def kill_and_resume(prepared, tmp_path, num_kills, seed):
         while not finished:
             resume = run_folder.has_state(run)
             num_resumed += resume
-            process = start_training(prepared, run, {} if resume else CONFIG, spoil=draw_quickly, resume=resume)
+            process = start_training(prepared, run, {} if resume else CONFIG, resume=resume)
             with ended(process):
                 process.join(rng.uniform(0, seconds) if kills < num_kills else None)
                 killed = process.is_alive()
