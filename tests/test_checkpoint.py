@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from rarecli.core.checkpoint import load_tensors, load_weights, save_weights
+from rarecli.core.checkpoint import load_state, load_tensors, load_weights, save_state, save_weights
 from rarecli.core.errors import ModelError
 from rarecli.core.model import RareUNet
 
@@ -55,3 +55,29 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path):
 def test_missing_weights_say_so(tmp_path):
     with pytest.raises(ModelError, match="missing"):
         load_weights(RareUNet(**SMALL), tmp_path / "none.safetensors")
+
+
+def test_every_flipped_byte_is_noticed(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(7)}, {"epoch": 3})
+    content = path.read_bytes()
+    for index in range(len(content)):
+        flipped = bytearray(content)
+        flipped[index] ^= 1
+        path.write_bytes(flipped)
+        try:
+            tensors, facts = load_tensors(path)
+        except ModelError:
+            continue
+        # what is left are bytes that say the same, such as a space that fills up the header
+        assert facts == {"epoch": 3}, index
+        assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3)), index
+        assert torch.equal(tensors["n"], torch.tensor(7)), index
+
+
+def test_two_states_are_kept_and_one_is_always_whole(tmp_path):
+    for step in range(3):
+        save_state(tmp_path, {"a": torch.tensor(float(step))}, {"step": step})
+    assert load_state(tmp_path)[1] == {"step": 2}
+    (tmp_path / "last.safetensors").unlink()  # as between the two renames
+    assert load_state(tmp_path)[1] == {"step": 1}

@@ -17,7 +17,7 @@ from rarecli.cli import app
 from rarecli.core import describe
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.phantoms import write_phantoms
-from rarecli.core.predictor import predict_files
+from rarecli.core.predicting import predict_files
 from rarecli.core.scoring import score
 from rarecli.core.volume import write_image
 

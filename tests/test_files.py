@@ -5,7 +5,7 @@ import os
 import pytest
 
 from rarecli.core import files
-from rarecli.core.errors import DataError, EnvironmentFault
+from rarecli.core.errors import DataError, EnvironmentFault, UsageError
 
 
 def fill_the_disk(monkeypatch):
@@ -132,3 +132,27 @@ def test_files_of_a_folder_are_as_readable_as_the_umask_allows(tmp_path):
     usual = tmp_path / "usual"
     usual.write_bytes(b"x")
     assert (tmp_path / "made" / "inner" / "private").stat().st_mode == usual.stat().st_mode
+
+
+def test_the_file_that_is_replaced_can_be_kept(tmp_path):
+    for content in "abc":
+        with files.atomic_file(tmp_path / "new.txt", keep=tmp_path / "old.txt") as temporary:
+            temporary.write_text(content)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new.txt": "c", "old.txt": "b"}
+
+
+def test_a_lock_is_held_by_one_and_goes_with_it(tmp_path):
+    with files.locked(tmp_path / ".lock"):
+        with pytest.raises(UsageError, match="another process"), files.locked(tmp_path / ".lock"):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+    (tmp_path / ".lock").touch()  # its holder was killed
+    with files.locked(tmp_path / ".lock"):
+        pass
+
+
+def test_leftovers_are_told_from_files(tmp_path):
+    for name in ("run.json", ".run.json.k2j3h4.json", ".tmpAbC123", ".tmpfile", ".other.json.abcdef.json", ".lock"):
+        (tmp_path / name).touch()
+    assert {path.name for path in files.leftovers(tmp_path, ["run.json"])} == {".run.json.k2j3h4.json", ".tmpAbC123"}

@@ -6,7 +6,7 @@ from rarecli import Predictor
 from rarecli.core.config import Fingerprint, PercentileNormalisation
 from rarecli.core.fingerprint import differences, fingerprint, intensity_statistics
 from rarecli.core.phantoms import Phantom
-from rarecli.core.predictor import predict_files
+from rarecli.core.predicting import predict_files
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preprocessing import normalise, prepare_scan
 from rarecli.core.volume import Volume, write_image

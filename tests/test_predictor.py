@@ -12,7 +12,8 @@ from rarecli import Phantom, Predictor, Volume
 from rarecli.core.checkpoint import load_weights
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.model import build_network
-from rarecli.core.predictor import best_classes, predict_files
+from rarecli.core.predicting import predict_files
+from rarecli.core.predictor import best_classes
 from rarecli.core.preprocessing import label_values
 from rarecli.core.run_folder import load_run_spec
 from rarecli.core.volume import write_image

@@ -26,7 +26,7 @@ class _Settings:
 settings = _Settings()
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for programs.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N; rare train also takes a list, 0,1,2.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
 
 Resume = Annotated[

@@ -29,6 +29,12 @@ def run(
     ] = False,
     pad: Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")] = True,
     resume: Resume = False,
+    nproc: Annotated[
+        int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
+    ] = 1,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only part I of N of the scans, for a job array; I counts from 1.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.
@@ -36,12 +42,25 @@ def run(
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.predictor import Predictor, predict_files
+    from rarecli.core.predicting import predict_files
+    from rarecli.core.predictor import Predictor
+    from rarecli.core.shards import Shard
+
+    part = Shard.parse(shard or "1/1")
 
     with Predictor(models(model), device, backend, threads, precision) as predictor:
         try:
             result = predict_files(
-                inputs, predictor, output, depth=depth, pad=pad, probabilities=probabilities, resume=resume, reporter=Console()
+                inputs,
+                predictor,
+                output,
+                depth=depth,
+                pad=pad,
+                probabilities=probabilities,
+                resume=resume,
+                num_processes=nproc,
+                shard=part,
+                reporter=Console(),
             )
         except SomeCasesFailed as failure:
             if json:

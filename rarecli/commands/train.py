@@ -58,7 +58,8 @@ def run(
         typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
     ] = None,
     init: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model.")
+        Path | None,
+        typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model that fit."),
     ] = None,
     nproc: Annotated[
         int,

@@ -15,7 +15,8 @@ from rarecli.core.errors import UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.phantoms import Phantom, write_phantoms
-from rarecli.core.predictor import Predictor, predict_files
+from rarecli.core.predicting import predict_files
+from rarecli.core.predictor import Predictor
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.scoring import score

@@ -128,7 +128,7 @@ def _meeting_point(environment: Mapping[str, str]) -> tuple[str, int]:
     """Where the ranks find each other under SLURM, which names machines but no port: the step's first machine."""
     nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
     # "node[03-07,9],other1" begins at node03
-    host = re.sub(r"\[(\w+).*", r"\1", re.split(r",(?![^[]*\])", nodes)[0])
+    host = re.sub(r"\[(\w+)[^]]*\]", r"\1", re.split(r",(?![^[]*\])", nodes)[0])
     return host, 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
 
 

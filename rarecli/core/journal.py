@@ -20,10 +20,11 @@ FILE_NAME = "finished.jsonl"
 
 
 class Journal:
-    """The finished cases of an output folder. Without `resume` it starts empty."""
+    """The finished cases of an output folder, or of one part of it (`part`, added to the file's name). Without `resume` it starts empty."""
 
-    def __init__(self, folder: Path, *, resume: bool) -> None:
-        self._path = folder / FILE_NAME
+    def __init__(self, folder: Path, *, resume: bool, part: str = "") -> None:
+        name = Path(FILE_NAME)
+        self._path = folder / f"{name.stem}{part}{name.suffix}"
         self._lines = _read(self._path) if resume else {}
         self._path.write_text("".join(f"{json.dumps(line)}\n" for line in self._lines.values()), encoding="utf-8")
 

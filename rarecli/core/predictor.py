@@ -9,24 +9,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.runners import Runner, open_model
 from rarecli.core.ensemble import require_one_plan
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
-from rarecli.core.files import require_writable, write_json
+from rarecli.core.errors import UsageError
 from rarecli.core.fingerprint import differences
-from rarecli.core.journal import Journal, key_of
+from rarecli.core.journal import key_of
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import RoutedScan, label_values, prepare_scan
-from rarecli.core.progress import Reporter, Silent
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
-from rarecli.core.volume import Volume, read_volume, require_finite, write_image, write_labels
+from rarecli.core.volume import Volume, read_volume, require_finite
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Predictor:
         self.spec = opened[0][0]
         require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
-        self._models, self._precision = paths, precision
+        self.choices = (paths, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
         self.runner = self.runners[0]
 
@@ -84,7 +80,8 @@ class Predictor:
     @cached_property
     def key(self) -> str:
         """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
-        return key_of([], [find_model(path).digest for path in self._models], self.runner.backend, self._precision)
+        paths, *_, precision = self.choices
+        return key_of([], [find_model(path).digest for path in paths], self.runner.backend, precision)
 
     case_names = None
     """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
@@ -134,103 +131,6 @@ class Predictor:
             mean += softmax(sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad))
         mean /= len(self.runners)
         return mean
-
-
-def predict_files(
-    inputs: Sequence[Path],
-    predictor: Predictor,
-    output: Path,
-    *,
-    depth: int | None = None,
-    pad: bool = True,
-    probabilities: bool = False,
-    resume: bool = False,
-    reporter: Reporter = Silent(),
-) -> dict[str, Any]:
-    """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
-
-    resume: leaves out what an earlier call finished there from the same scans, with the same model and options.
-    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
-    """
-    cases = find_scans(inputs)
-    to_file = output.name.endswith((".nii", ".nii.gz"))
-    if to_file and resume:
-        raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")
-    if to_file and len(cases) > 1:
-        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
-    if not to_file and output.is_file():
-        raise UsageError("the output is a file", path=output, expected="a folder, or a name ending in .nii.gz for one scan")
-    targets = {case.name: output if to_file else output / f"{case.name}.nii.gz" for case in cases}
-    for case in cases:
-        if any(targets[case.name].resolve() == image.resolve() for image in case.images):
-            raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
-    require_writable(output.parent if to_file else output)
-    several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
-    reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
-    records: dict[str, dict[str, Any]] = {}
-    failures: dict[str, RareError] = {}
-    journal = None if to_file else Journal(output, resume=resume)
-    for case in reporter.track(cases, "predict", len(cases)):
-        target = targets[case.name]
-        try:
-            with blamed_on(case.name):
-                key = key_of(case.images, predictor.key, depth, pad, probabilities) if journal else ""
-                finished = journal.find(case.name, key) if journal else None
-                if finished and target.is_file() and (not probabilities or _probabilities_file(target).is_file()):
-                    records[case.name] = finished
-                    continue
-                records[case.name] = _predict_file(case, predictor, target, depth, pad, probabilities)
-            if journal:
-                journal.add(case.name, key, records[case.name])
-            reporter.say(f"{case.name}: depth {records[case.name]['depth']} ({records[case.name]['reason']})")
-            for difference in records[case.name]["warnings"]:
-                reporter.warn(f"{case.name} is unlike the training scans: {difference}")
-        except RareError as error:
-            # a wrong option or a full disk would fail for every case alike
-            if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):
-                raise
-            failures[case.name] = error
-            reporter.warn(f"{case.name}: {error}")
-    result = {
-        "model": predictor.spec.name,
-        "num_models": len(predictor.runners),
-        "backend": predictor.runner.backend,
-        "cases": records,
-        "failed": {name: error.brief for name, error in failures.items()},
-    }
-    if not to_file:
-        write_json(output / "predictions.json", result)
-    if failures:
-        raise some_failed(failures, len(cases), output, result)
-    return result
-
-
-def _probabilities_file(target: Path) -> Path:
-    return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
-
-
-def _predict_file(case: Case, predictor: Predictor, target: Path, depth: int | None, pad: bool, probabilities: bool) -> dict[str, Any]:
-    started = time.perf_counter()
-    volume = read_image(case)
-    prediction = predictor.predict(volume, depth=depth, pad=pad, probabilities=probabilities)
-    write_labels(target, prediction.labels, volume)
-    if prediction.probabilities is not None:
-        write_image(_probabilities_file(target), prediction.probabilities, volume)
-    plan = predictor.spec.plan
-    voxel_mm3 = float(np.prod(volume.spacing_mm))
-    return {
-        "depth": prediction.depth,
-        "reason": prediction.reason,
-        "residual_zoom": list(prediction.zoom),
-        "spacing_mm": list(volume.spacing_mm),
-        "backend": predictor.runner.backend,
-        "seconds": time.perf_counter() - started,
-        "warnings": list(prediction.warnings),
-        "volumes_mm3": {
-            name: int((prediction.labels == value).sum()) * voxel_mm3
-            for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)
-        },
-    }
 
 
 def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from rarecli.core.config import load_train_config
+from rarecli.core.losses import consistency_loss, segmentation_loss
+from rarecli.core.model import RareUNet
+from rarecli.core.samples import Batch
+from rarecli.core.training.learner import Learner
+
+SMALL = {"in_channels": 1, "num_classes": 3, "num_filters": 2, "num_levels": 3, "num_depths": 3}
+
+
+def learner(**overrides):
+    torch.manual_seed(1)
+    config = load_train_config(overrides={"optimiser.grad_clip": 1e9, **overrides})
+    return Learner(RareUNet(**SMALL), config, amp=False)
+
+
+def scan(seed, finest=0):
+    """Images and labels of one scan that enters at `finest` and below."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {depth: [16 // 2**depth] * 3 for depth in range(finest, 3)}
+    images = {depth: torch.randn(1, 1, *shape, generator=generator) for depth, shape in shapes.items()}
+    labels = {depth: torch.randint(0, 3, (1, *shape), generator=generator) for depth, shape in shapes.items()}
+    return Batch(images, labels)
+
+
+def together(*scans):
+    """Several scans as one batch, those that enter finest first."""
+    depths = sorted({depth for one in scans for depth in one.images})
+    return Batch(
+        {depth: torch.cat([one.images[depth] for one in scans if depth in one.images]) for depth in depths},
+        {depth: torch.cat([one.labels[depth] for one in scans if depth in one.labels]) for depth in depths},
+    )
+
+
+def take(learner, batches, scans):
+    return learner.step(batches, scans, seed=0, lr=1e-3, consistency=0.7, stop=False)
+
+
+@pytest.mark.parametrize("finest", [(0, 0, 0), (0, 0, 1), (0, 2, 1), (1, 1, 2)])
+def test_parts_add_up_to_the_whole(finest):
+    scans = [scan(seed, depth) for seed, depth in enumerate(finest)]
+    counts = together(*scans).sizes
+    whole, parts = learner(), learner()
+    one = take(whole, [together(*sorted(scans, key=lambda item: min(item.images)))], counts)
+    other = take(parts, scans, counts)
+    assert other.losses == pytest.approx(one.losses, rel=1e-5)
+    torch.testing.assert_close(parts._gradients, whole._gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_papers_loss():
+    one, batch = learner(), together(scan(1), scan(2))
+    plain = learner().network
+    features = plain.encode(batch.images)
+    logits = plain.decode(features, batch.sizes)
+    loss = sum(segmentation_loss(logits[depth], batch.labels[depth], 0.35) for depth in range(3)) / 3
+    (loss + 0.7 * consistency_loss(features, batch.sizes)).backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+    result = take(one, [batch], batch.sizes)
+    torch.testing.assert_close(one._gradients, expected, atol=1e-6, rtol=1e-4)
+    assert result.losses["loss"] == pytest.approx((loss + 0.7 * consistency_loss(features, batch.sizes)).item(), rel=1e-5)
+    assert not result.stop
+
+
+def test_what_no_scan_has_reached_has_no_gradient():
+    one = learner()
+    take(one, [scan(1, finest=1)], {1: 1, 2: 1})
+    assert not one.network.encoder[0][0].weight.grad.any()
+    assert one.network.encoder[1][0].weight.grad is not None
+    assert one.network.gateways[0][0].weight.grad.any()
+
+
+def test_a_large_gradient_is_clipped_to_its_norm_and_a_step_without_batches_is_no_fault():
+    one = learner(**{"optimiser.grad_clip": 0.01})
+    take(one, [scan(1)], {0: 1, 1: 1, 2: 1})
+    assert one._gradients.norm() == pytest.approx(0.01, rel=1e-4)
+    assert take(one, [], {0: 1, 1: 1, 2: 1}).fault is None
+
+
+def test_a_request_to_stop_comes_back():
+    assert learner().step([], {0: 1}, seed=0, lr=1e-3, consistency=0.0, stop=True).stop

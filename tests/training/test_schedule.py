@@ -1,0 +1,45 @@
+import pytest
+
+from rarecli.core.config import OptimiserConfig, load_train_config
+from rarecli.core.distributed import Ranks
+from rarecli.core.training.schedule import num_steps, one_cycle, plan_steps
+
+CASES = list("abcde")
+
+
+def plan(*args, **overrides):
+    return list(plan_steps(CASES, load_train_config(overrides={"epochs": 3, **overrides}), *args))
+
+
+def test_steps_from_any_position_are_the_rest_of_all_steps():
+    everything = plan(Ranks())
+    assert len(everything) == 9 == 3 * num_steps(CASES, load_train_config())
+    for done in range(9):
+        assert plan(Ranks(), done // 3, done % 3) == everything[done:]
+    assert plan(Ranks(), 1, 3) == everything[6:]
+
+
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_every_case_is_seen_once_per_epoch_whatever_the_ranks_and_parts(num, accumulate):
+    plans = [plan(Ranks(rank, num), accumulate=accumulate) for rank in range(num)]
+    for steps in zip(*plans, strict=True):
+        assert len({step.names for step in steps}) == 1
+        seen = [key for step in steps for part in step.parts for key in part]
+        assert sorted(seen) == sorted((steps[0].epoch, name) for name in steps[0].names)
+    for epoch in range(3):
+        assert sorted(name for step in plans[0] if step.epoch == epoch for name in step.names) == CASES
+
+
+def test_a_case_counts_at_its_finest_depth_and_below():
+    step = plan(Ranks(), batch_size=5)[0]
+    assert step.scans(dict(zip(CASES, (0, 0, 2, 1, 2), strict=True)), 4) == {0: 2, 1: 3, 2: 5, 3: 5}
+    assert step.scans(dict.fromkeys(CASES, 1), 3) == {1: 5, 2: 5}
+
+
+def test_one_cycle_rises_over_a_tenth_and_falls_on_a_cosine():
+    optimiser = OptimiserConfig(lr=1.0)
+    assert one_cycle(optimiser, 0) == pytest.approx(0.04)
+    assert one_cycle(optimiser, 0.1) == pytest.approx(1)
+    assert one_cycle(optimiser, 0.55) == pytest.approx(0.5005)
+    assert one_cycle(optimiser, 1) == pytest.approx(1e-3)
