@@ -20,6 +20,7 @@ def test_weights_and_facts_come_back(tmp_path):
 
 
 def test_fault_48_weights_of_another_depth_list_their_keys(tmp_path):
+    """Refused, listing the keys."""
     save_weights(tmp_path / "w.safetensors", RareUNet(**SMALL).state_dict())
     with pytest.raises(ModelError) as caught:
         load_weights(RareUNet(**{**SMALL, "num_depths": 1}), tmp_path / "w.safetensors")

@@ -18,7 +18,7 @@ from rarecli import Predictor
 from rarecli.core import routing
 from rarecli.core.evaluator import evaluate
 from rarecli.core.phantoms import write_phantoms
-from rarecli.core.predictor import predict_files
+from rarecli.core.predicting import predict_files
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.volume import Volume
 

@@ -17,7 +17,7 @@ from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import resumable_folder
 from rarecli.core.phantoms import write_phantoms
-from rarecli.core.predictor import predict_files
+from rarecli.core.predicting import predict_files
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.volume import write_image

@@ -40,7 +40,8 @@ def weights(run):
     return load_file(run / "weights.safetensors")
 
 
-def test_a_resumed_training_ends_in_the_same_bits(prepared, tmp_path):
+def test_fault_43_a_resumed_training_ends_in_the_same_bits(prepared, tmp_path):
+    """The weights are bit-equal to those of a training without interruption (CPU)."""
     config = load_train_config(overrides=TINY | {"dropout": 0.1})
     train(prepared, tmp_path / "whole", config, device="cpu")
     with pytest.raises(KeyboardInterrupt):

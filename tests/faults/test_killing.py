@@ -69,10 +69,12 @@ def kill_and_resume(prepared, tmp_path, num_kills, seed):
 
 
 def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_path):
+    """Old or new, never part: `--resume` ends in the bits of a training that nobody killed."""
     kill_and_resume(small, tmp_path, num_kills=10, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_fault_41_200_kills(small, tmp_path):
+    """The same after 200 kills, and nothing stale is left."""
     kill_and_resume(small, tmp_path, num_kills=200, seed=2)

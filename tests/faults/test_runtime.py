@@ -70,6 +70,7 @@ finally:
 
 
 def test_fault_33_a_read_only_output_is_said_before_computing(small, tmp_path):
+    """Exit code 5, naming the folder, before anything is computed."""
     done = in_private_mounts(TRAIN_ON_MOUNT, tmp_path, "ro", "train", small, "-o", tmp_path / "run", "--num-depths", "2")
     assert done.returncode == 5
     assert "cannot write into the output" in done.stderr
@@ -78,7 +79,10 @@ def test_fault_33_a_read_only_output_is_said_before_computing(small, tmp_path):
 
 
 def test_fault_34_on_a_full_disk_what_was_whole_stays_and_nothing_is_left_in_part(small, tmp_path):
-    """No file may grow beyond what the checkpoint takes: as on a full disk, writing fails in the middle."""
+    """Exit code 5; what was whole stays, nothing is left in part.
+
+    No file may grow beyond what the checkpoint takes: as on a full disk, writing fails in the middle.
+    """
     train(small, tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -96,6 +100,7 @@ def test_fault_34_on_a_full_disk_what_was_whole_stays_and_nothing_is_left_in_par
 
 
 def test_fault_34_a_small_disk_in_truth(small, tmp_path):
+    """The same on a file system of one megabyte."""
     command = ["train", small, "-o", tmp_path / "run", "--epochs", "1", "--num-filters", "8", "--num-depths", "2"]
     done = in_private_mounts(TRAIN_ON_MOUNT, tmp_path, "size=1m", *command)
     assert done.returncode == 5
@@ -104,6 +109,7 @@ def test_fault_34_a_small_disk_in_truth(small, tmp_path):
 
 
 def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(tmp_path, small):
+    """Other options prepare anew; a run refuses to go on with another configuration, naming the key."""
     data = small.parent / "data"
     shutil.copytree(small, tmp_path / "prepared")
     train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
@@ -117,6 +123,7 @@ def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(
 
 
 def test_fault_37_a_second_training_is_refused_and_the_lock_dies_with_its_holder(small, tmp_path):
+    """The second is refused; the lock dies with its holder."""
     first = start_training(small, tmp_path / "run", LONG)
     with ended(first):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -145,6 +152,7 @@ def alive(pid):
 
 
 def test_fault_38_a_killed_data_worker_is_named_in_bounded_time_and_leaves_no_orphan(small, tmp_path):
+    """A named error in bounded time; no process is left."""
     training = start_training(small, tmp_path / "run", LONG | {"num_workers": 2})
     with ended(training):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -160,6 +168,7 @@ def test_fault_38_a_killed_data_worker_is_named_in_bounded_time_and_leaves_no_or
 
 
 def test_fault_38_data_workers_end_after_their_training_is_killed(small, tmp_path):
+    """Workers end after their training, however it ended."""
     training = start_training(small, tmp_path / "run", LONG | {"num_workers": 1})
     with ended(training):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -178,6 +187,7 @@ cli.main()
 
 
 def test_fault_39_small_shared_memory_is_named_with_its_remedy(small, tmp_path):
+    """An error that names /dev/shm and what to do."""
     done = in_private_mounts(SMALL_SHARED_MEMORY, "train", small, "-o", tmp_path / "run", "--num-depths", "2", "--set", "num_workers=2")
     assert done.returncode == 5
     assert "too little shared memory" in done.stderr
@@ -186,6 +196,7 @@ def test_fault_39_small_shared_memory_is_named_with_its_remedy(small, tmp_path):
 
 @pytest.mark.parametrize("where", ["header", "tensors", "end", "empty"])
 def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_path, where):
+    """The checkpoint before it is taken, with a warning."""
     run, reporter = tmp_path / "run", Heard()
     train(small, run, load_train_config(overrides=CONFIG), device="cpu")
     content = bytearray((run / run_folder.LAST).read_bytes())
@@ -205,6 +216,7 @@ def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_pa
 
 
 def test_fault_42_two_damaged_checkpoints_are_an_error(small, tmp_path):
+    """Where both are damaged, an error says so."""
     run = tmp_path / "run"
     train(small, run, load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
     for name in (run_folder.LAST, run_folder.PREVIOUS):

@@ -54,6 +54,7 @@ def test_nproc_trains_and_speaks_once_and_resumes_without_options(prepared, tmp_
 
 
 def test_fault_45_a_killed_rank_is_named_by_the_launcher_and_no_rank_is_left(prepared, tmp_path):
+    """`--nproc` names the rank that died, and leaves none behind."""
     training = rare("train", prepared, "-o", tmp_path / "run", *LONG, "--nproc", "2")
     wait_for(tmp_path / "run" / "previous.safetensors", training)
     ranks = ranks_of(training)
@@ -67,6 +68,7 @@ def test_fault_45_a_killed_rank_is_named_by_the_launcher_and_no_rank_is_left(pre
 
 
 def test_fault_40_sigterm_to_the_launcher_saves_and_ends_with_75(prepared, tmp_path):
+    """So does `--nproc`, which passes the signal on."""
     training = rare("train", prepared, "-o", tmp_path / "run", *LONG, "--nproc", "2")
     wait_for(tmp_path / "run" / "previous.safetensors", training)
     training.send_signal(signal.SIGTERM)

@@ -37,7 +37,7 @@ class Learner:
     """Network, averaged weights and optimiser of one rank; all ranks hold the same bits.
 
     All gradients lie in one tensor, with the step's losses behind them: ranks add it up in one go, before anything is decided,
-    so that they decide alike. A weight that no scan has reached has the gradient 0 (docs/decisions/0010).
+    so that they decide alike. A weight that no scan has reached has the gradient 0 (docs/decisions/0014).
     """
 
     def __init__(self, network: RareUNet, config: TrainConfig, amp: bool, ranks: Ranks = Ranks()) -> None:
