@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rarecli.core import losses, run_folder, trainer
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.run_folder import load_resumed_config
 from rarecli.core.trainer import train
 from rarecli.core.training import learner
 
@@ -207,3 +209,20 @@ def test_weights_to_start_with_that_do_not_fit_are_refused(prepared, run, tmp_pa
     assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(UsageError, match="its own weights"):
         train(prepared, run, load_train_config(overrides=dict(TINY)), device="cpu", resume=True, init=run)
+
+
+def test_a_contradicting_option_is_refused_by_name_and_a_length_is_not(prepared, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    base = load_resumed_config(copy)
+    with pytest.raises(UsageError) as caught:
+        train(prepared, copy, load_train_config(overrides={"seed": 7}, base=base), device="cpu", resume=True)
+    assert "field: seed" in str(caught.value)
+    assert "found: 7" in str(caught.value)
+    assert "expected: 42" in str(caught.value)
+    info = json.loads((copy / "run.json").read_text())
+    info["split"]["train"].pop()
+    (copy / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UsageError) as caught:
+        train(prepared, copy, load_train_config(overrides={"epochs": 9}, base=base), device="cpu", resume=True)
+    assert "field: split" in str(caught.value)
