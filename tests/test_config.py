@@ -189,3 +189,10 @@ def test_a_spec_with_a_patch_that_does_not_suit_is_a_model_error(tmp_path):
     with pytest.raises(ModelError) as caught:
         load_spec(content, tmp_path / "model.json")
     assert "model.json" in str(caught.value)
+
+
+def test_a_resumed_run_keeps_what_is_not_said_anew():
+    started = load_train_config(overrides={"epochs": 7, "optimiser.lr": 1.0, "optimiser.weight_decay": 0.5})
+    again = load_train_config(overrides={"optimiser.lr": 2.0}, base=started)
+    assert (again.epochs, again.optimiser.lr, again.optimiser.weight_decay) == (7, 2.0, 0.5)
+    assert load_train_config(base=started) == started

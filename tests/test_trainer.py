@@ -13,6 +13,7 @@ from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.folds import choose_split
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.run_folder import load_resumed_config
 from rarecli.core.trainer import train
 from rarecli.core.training import learner
 
@@ -256,3 +257,20 @@ def test_depth_weights_decide_what_the_loss_is(prepared, tmp_path):
     )
     expected = sum(line[f"loss_depth{depth}"] * 2 ** (3 - depth) / 15 for depth in range(4)) + line["consistency"]
     assert line["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_contradicting_option_is_refused_by_name_and_a_length_is_not(prepared, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    base = load_resumed_config(copy)
+    with pytest.raises(UsageError) as caught:
+        train(prepared, copy, load_train_config(overrides={"seed": 7}, base=base), device="cpu", resume=True)
+    assert "field: seed" in str(caught.value)
+    assert "found: 7" in str(caught.value)
+    assert "expected: 42" in str(caught.value)
+    info = json.loads((copy / "run.json").read_text())
+    info["split"]["train"].pop()
+    (copy / "run.json").write_text(json.dumps(info))
+    with pytest.raises(UsageError) as caught:
+        train(prepared, copy, load_train_config(overrides={"epochs": 9}, base=base), device="cpu", resume=True)
+    assert "field: split" in str(caught.value)

@@ -53,7 +53,9 @@ def convert(
         raise UsageError("the output exists", path=output, remedy="choose another -o, or remove it")
     if source.is_dir() and not (source / "best_model.pth").is_file():
         if prepared or patch_size:
-            raise UsageError("only a checkpoint takes --prepared and --patch-size", path=source)
+            raise UsageError(
+                "only a checkpoint takes --prepared and --patch-size", path=source, found="a folder of cases", remedy="leave them out"
+            )
         return _convert_cases(source, output, spacing_mm or (1.0, 1.0, 1.0), name, reporter)
     file = source / "best_model.pth" if source.is_dir() else source
     return _convert_checkpoint(read_checkpoint(file), file, output, prepared, spacing_mm, patch_size, name, reporter)
@@ -216,5 +218,5 @@ def _labels(file: Path, case: str) -> AnyArray:
     labels = labels[0] if labels.ndim == 4 and labels.shape[0] == 1 else labels
     whole = np.rint(labels)
     if not np.array_equal(whole, labels) or whole.min(initial=0) < 0 or whole.max(initial=0) >= _MOST_CLASSES:
-        raise DataError("labels are not whole numbers of 0 to 255", case=case, path=file)
+        raise DataError("labels are no classes", case=case, path=file, expected="whole numbers of 0 to 255")
     return whole.astype(np.uint8)

@@ -70,7 +70,7 @@ def initialise(network: nn.Module, spec: ModelSpec, other: ModelSpec, tensors: d
         )
     for name, tensor in chosen.items():
         if not torch.isfinite(tensor).all():
-            raise ModelError("a weight is not finite", path=path, field=name)
+            raise ModelError("a weight is not finite", path=path, field=name, found="NaN or infinity")
     network.load_state_dict(chosen, strict=False)
     return Loaded(other.name, len(chosen), share, random, unused)
 

@@ -78,7 +78,7 @@ def load_plain(path: Path, kind: type[RareError]) -> Any:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise kind("there is no such file", path=path) from None
+        raise kind("there is no such file", path=path, expected="what torch.save wrote") from None
     except pickle.UnpicklingError as error:
         raise kind(
             "the file holds more than tensors and plain containers, or is no file of torch.save; nothing of it was run",
