@@ -1,8 +1,8 @@
 import pytest
 
-from rarecli.core.config import OptimiserConfig, load_train_config
+from rarecli.core.config import load_train_config
 from rarecli.core.distributed import Ranks
-from rarecli.core.training.schedule import num_steps, one_cycle, plan_steps
+from rarecli.core.training.schedule import num_steps, plan_steps
 
 CASES = list("abcde")
 
@@ -35,11 +35,3 @@ def test_a_case_counts_at_its_finest_depth_and_below():
     step = plan(Ranks(), batch_size=5)[0]
     assert step.scans(dict(zip(CASES, (0, 0, 2, 1, 2), strict=True)), 4) == {0: 2, 1: 3, 2: 5, 3: 5}
     assert step.scans(dict.fromkeys(CASES, 1), 3) == {1: 5, 2: 5}
-
-
-def test_one_cycle_rises_over_a_tenth_and_falls_on_a_cosine():
-    optimiser = OptimiserConfig(lr=1.0)
-    assert one_cycle(optimiser, 0) == pytest.approx(0.04)
-    assert one_cycle(optimiser, 0.1) == pytest.approx(1)
-    assert one_cycle(optimiser, 0.55) == pytest.approx(0.5005)
-    assert one_cycle(optimiser, 1) == pytest.approx(1e-3)
