@@ -21,7 +21,7 @@ def test_two_processes_write_what_one_does(phantom_dataset, predictor, tmp_path)
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no scan")
     for name, num_processes in (("one", 1), ("two", 2)):
-        with pytest.raises(SomeCasesFailed, match="1 of 4 cases failed: bad"):
+        with pytest.raises(SomeCasesFailed, match="1 of 4 cases failed\n  bad"):
             predict_files([bad, *scans], predictor, tmp_path / name, num_processes=num_processes)
     for scan in scans:
         one, two = (np.asarray(nib.load(tmp_path / name / scan.name).dataobj) for name in ("one", "two"))

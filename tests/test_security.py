@@ -36,7 +36,8 @@ def test_no_code_is_run_from_files():
             if isinstance(node, ast.Import):
                 found += [where for name in node.names if name.name.split(".")[0] in forbidden_modules]
             elif isinstance(node, ast.ImportFrom):
-                found += [where] * ((node.module or "").split(".")[0] in forbidden_modules)
+                only_an_error = (node.module, [name.name for name in node.names]) == ("pickle", ["UnpicklingError"])
+                found += [where] * ((node.module or "").split(".")[0] in forbidden_modules and not only_an_error)
             elif isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
                 arguments = {item.arg: ast.unparse(item.value) for item in node.keywords}

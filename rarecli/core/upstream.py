@@ -5,10 +5,10 @@ They are pickles. Only tensors and plain containers are read from them (`weights
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def load_plain(path: Path, kind: type[RareError]) -> Any:
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (RuntimeError, pickle.UnpicklingError, OSError, ValueError, EOFError):
+    except (RuntimeError, UnpicklingError, OSError, ValueError, EOFError):
         names = []  # of the old format, or broken: torch.load says which
     inert: list[Any] = [(_Inert, name) for name in names if name.startswith("omegaconf.") or name in _HARMLESS]
     try:
@@ -79,7 +79,7 @@ def load_plain(path: Path, kind: type[RareError]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise kind("there is no such file", path=path, expected="what torch.save wrote") from None
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise kind(
             "the file holds more than tensors and plain containers, or is no file of torch.save; nothing of it was run",
             path=path,

@@ -29,7 +29,7 @@ def test_starvation_is_said_once_in_words(tmp_path):
 def test_the_log_goes_on_from_the_checkpoint_over_torn_lines(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
     record = Record(tmp_path, Silent())
-    record.read(num_epochs=2)
+    record.read(num_epochs=2, run=tmp_path)
     assert record.lines == [{"epoch": 1}, {"epoch": 2}]
     record.add({"epoch": 3, "loss": 1.0, "lr": 1e-3, "seconds": 1.0})
     assert [json.loads(line)["epoch"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3]
