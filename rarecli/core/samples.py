@@ -196,7 +196,7 @@ class Batches:
 
     def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], pin_memory: bool) -> None:
         self.waited_s = 0.0
-        workers = source.config.num_workers
+        workers = self._num_workers = source.config.num_workers
         if workers:
             _require_shared_memory(source)
         self._batches = iter(
@@ -218,6 +218,8 @@ class Batches:
             try:
                 batch = next(self._batches)
             except (OSError, EOFError) as error:  # it died while it handed a batch over; what is wrong with a case comes as a value
+                if not self._num_workers:
+                    raise
                 raise _dead_worker(error) from error
             self.waited_s += time.perf_counter() - started
             if isinstance(batch, RareError):
