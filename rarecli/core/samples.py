@@ -196,7 +196,7 @@ class Batches:
 
     def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], pin_memory: bool) -> None:
         self.waited_s = 0.0
-        workers = source.config.num_workers
+        workers = self._num_workers = source.config.num_workers
         if workers:
             _require_shared_memory(source)
         self._batches = iter(
@@ -212,10 +212,15 @@ class Batches:
         )
 
     def take(self, num: int) -> Iterator[Batch]:
-        """The next `num` batches. Raises what is wrong with a case."""
+        """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault for a data worker that died."""
         for _ in range(num):
             started = time.perf_counter()
-            batch = next(self._batches)
+            try:
+                batch = next(self._batches)
+            except (OSError, EOFError) as error:  # it died while it handed a batch over; what is wrong with a case comes as a value
+                if not self._num_workers:
+                    raise
+                raise _dead_worker(error) from error
             self.waited_s += time.perf_counter() - started
             if isinstance(batch, RareError):
                 raise batch
@@ -232,13 +237,17 @@ def naming_dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if "DataLoader worker" not in text:
+        if "DataLoader worker" not in str(error):
             raise
-        remedy = "was memory short? try a smaller num_workers"
-        if "Bus error" in text or "shared memory" in text:
-            remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
-        raise EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy) from error
+        raise _dead_worker(error) from error
+
+
+def _dead_worker(error: Exception) -> EnvironmentFault:
+    text = str(error)
+    remedy = "was memory short? try a smaller num_workers"
+    if "Bus error" in text or "shared memory" in text:
+        remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
+    return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
 
 
 def _require_shared_memory(source: SampleSource, folder: Path = Path("/dev/shm")) -> None:
