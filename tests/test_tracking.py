@@ -1,4 +1,6 @@
+import importlib
 import json
+import os
 import sys
 import types
 
@@ -27,7 +29,9 @@ class Listener:
 
 
 def test_tensorboard_holds_every_number_of_the_log(prepared, tmp_path):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    name = "tensorboard.backend.event_processing.event_accumulator"
+    # of the extra `test`: where all must run, its absence is a failure
+    reader = importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
     listener = Listener()
     train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", track="tensorboard", reporter=listener)
     assert not listener.warned
