@@ -1,4 +1,6 @@
+import importlib
 import json
+import os
 import sys
 import types
 
@@ -20,7 +22,7 @@ class Listener:
         pass
 
     def warn(self, text):
-        if "wait for their data" not in text:  # which so small a network makes its steps do
+        if "log.jsonl has all numbers" in text:  # a tracker's; a training may warn of other things
             self.warned.append(text)
 
     def track(self, items, label, total):
@@ -28,7 +30,9 @@ class Listener:
 
 
 def test_tensorboard_holds_every_number_of_the_log(prepared, tmp_path):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    name = "tensorboard.backend.event_processing.event_accumulator"
+    # of the extra `test`: where all must run, its absence is a failure
+    reader = importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
     listener = Listener()
     train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", track="tensorboard", reporter=listener)
     assert not listener.warned
