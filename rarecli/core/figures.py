@@ -28,13 +28,13 @@ def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss, Dice per depth, gateway consistency and learning rate over epochs."""
     figure = _figure(10, 6.5)
     panels = figure.subplots(2, 2)
-    epochs = [line["epoch"] for line in log]
 
     def plot(panel: Any, prefix: str, title: str, log_scale: bool = False) -> None:
         keys = list(dict.fromkeys(key for line in log for key in line if key.startswith(prefix)))
         for key, colour in zip(keys, _COLOURS * 4, strict=False):
             label = key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
-            panel.plot(epochs, [line.get(key, np.nan) for line in log], ".-", color=colour, label=label)
+            known = [(line["epoch"], line[key]) for line in log if key in line]  # not every epoch is validated
+            panel.plot(*zip(*known, strict=True), ".-", color=colour, label=label)
         panel.set(title=title, xlabel="epoch")
         if log_scale and keys:
             panel.set_yscale("log")
