@@ -94,10 +94,14 @@ def test_a_gain_and_an_offset_of_the_scanner(predictor, scan, expected):
 
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
-def test_threads(scan, expected, backend):
+def test_threads(predictor, scan, expected, backend):
+    """But for voxels whose two best classes are as good as equal: sums in another order may turn them over."""
+    worse, best = np.sort(predictor.predict(*scan, probabilities=True).probabilities, axis=0)[-2:]
+    certain = best - worse > 1e-3
+    assert (~certain).sum() < 5
     for num_threads in (1, 2, 4):
-        with Predictor(MODEL, device="cpu", backend=backend, num_threads=num_threads) as predictor:
-            np.testing.assert_array_equal(predictor.predict(*scan).labels, expected)
+        with Predictor(MODEL, device="cpu", backend=backend, num_threads=num_threads) as other:
+            np.testing.assert_array_equal(other.predict(*scan).labels[certain], expected[certain])
 
 
 def test_alone_or_in_a_folder(predictor, scan, expected, tmp_path):
