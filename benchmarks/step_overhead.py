@@ -22,7 +22,8 @@ from rarecli.core.config import load_train_config
 from rarecli.core.prepared import open_prepared
 from rarecli.core.progress import Silent
 from rarecli.core.samples import Batches, SampleSource
-from rarecli.core.trainer import Trainer, make_spec
+from rarecli.core.trainer import Trainer
+from rarecli.core.training.model_spec import make_spec
 from rarecli.core.training.schedule import plan_steps
 
 

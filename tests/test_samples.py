@@ -7,7 +7,7 @@ from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import PreprocessOptions, preprocess
 from rarecli.core.preprocessing import prepare_scan
 from rarecli.core.samples import SampleSource, collate, epoch_order
-from rarecli.core.trainer import make_spec
+from rarecli.core.training.model_spec import make_spec
 from rarecli.core.volume import Volume, write_image, write_labels
 
 PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}

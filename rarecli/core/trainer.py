@@ -43,8 +43,6 @@ from rarecli.core.training.state import EpochSums, TrainState, origin, pack, req
 from rarecli.core.training.validation import validate
 from rarecli.core.versions import installed_versions
 
-__all__ = ["Trainer", "make_spec", "train"]
-
 _MOST_BAD_STEPS = 5
 
 
