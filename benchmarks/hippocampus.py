@@ -25,7 +25,8 @@ from rarecli.core.config import TrainConfig, load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import write_json
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.run_folder import LAST, load_run_info
 from rarecli.core.trainer import train
 

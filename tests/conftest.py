@@ -9,7 +9,8 @@ import torch
 from rarecli.core.config import load_train_config
 from rarecli.core.engines.bundle import export
 from rarecli.core.phantoms import write_phantoms
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.trainer import train
 
 sys.modules.setdefault("openvino_telemetry", None)  # which would tell of every test over the network

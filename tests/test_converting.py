@@ -17,7 +17,8 @@ from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.phantoms import write_phantoms
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.run_folder import load_run_info
 from rarecli.core.volume import read_volume
 

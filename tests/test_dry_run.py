@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from rarecli.cli import app
 from rarecli.core.config import load_train_config
 from rarecli.core.dry_run import dry_run
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.trainer import train
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "paper_size.py"

@@ -10,9 +10,10 @@ from rarecli.core.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate, read_case_names
 from rarecli.core.phantoms import write_phantoms
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.predictor import Prediction
 from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.protocols import Resolution, view_at
 from rarecli.core.training.validation import validate
 

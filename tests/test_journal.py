@@ -5,6 +5,7 @@ import pytest
 
 from rarecli.core.errors import DataError
 from rarecli.core.journal import FILE_NAME, Journal, key_of
+from rarecli.core.shards import Shard
 
 
 def test_what_was_added_is_found_by_whoever_resumes(tmp_path):
@@ -37,6 +38,33 @@ def test_the_newest_line_of_a_case_counts(tmp_path):
     journal.add("a", "new", 2)
     again = Journal(tmp_path, resume=True)
     assert (again.find("a", "old"), again.find("a", "new")) == (None, 2)
+
+
+def test_a_whole_takes_over_what_its_parts_have_noted(tmp_path):
+    Journal(tmp_path, resume=False).add("a", "old", 0)
+    for number, case in ((1, "a"), (2, "b")):
+        part = Journal(tmp_path, resume=False, shard=Shard(number, 2))
+        os.utime(tmp_path / FILE_NAME, (0, 0))  # longer ago than any clock's tick
+        part.add(case, "key", number)
+    assert {path.name for path in tmp_path.iterdir()} == {"finished.jsonl", "finished_1of2.jsonl", "finished_2of2.jsonl"}
+    whole = Journal(tmp_path, resume=True)
+    assert (whole.find("a", "key"), whole.find("b", "key"), whole.find("a", "old")) == (1, 2, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["finished.jsonl"]
+    assert Journal(tmp_path, resume=True).find("b", "key") == 2
+
+
+def test_a_part_that_is_resumed_finds_what_others_have_done_and_leaves_it_to_them(tmp_path):
+    Journal(tmp_path, resume=False).add("a", "key", 1)
+    Journal(tmp_path, resume=False, shard=Shard(1, 2)).add("b", "key", 2)
+    resumed = Journal(tmp_path, resume=True, shard=Shard(2, 2))
+    assert (resumed.find("a", "key"), resumed.find("b", "key")) == (1, 2)
+    assert (tmp_path / "finished_2of2.jsonl").read_text() == ""
+    assert Journal(tmp_path, resume=True, shard=Shard(1, 2)).find("b", "key") == 2
+    # another start from nothing forgets its own alone; a whole forgets all
+    Journal(tmp_path, resume=False, shard=Shard(2, 2))
+    assert Journal(tmp_path, resume=True, shard=Shard(1, 2)).find("b", "key") == 2
+    Journal(tmp_path, resume=False)
+    assert Journal(tmp_path, resume=True).find("b", "key") is None
 
 
 def test_a_key_changes_with_every_file_and_fact(tmp_path):

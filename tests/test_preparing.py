@@ -8,8 +8,9 @@ from rarecli.core.config import CtNormalisation
 from rarecli.core.describe import describe
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.phantoms import Phantom, write_phantoms
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.preprocessing import fit_shape
 from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
 

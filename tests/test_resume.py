@@ -17,9 +17,10 @@ from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import resumable_folder
 from rarecli.core.phantoms import write_phantoms
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.predicting import predict_files
 from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.volume import write_image
 
 
@@ -142,7 +143,7 @@ def worked(monkeypatch):
         return real(case, *rest)
 
     monkeypatch.setattr(prepare_case, "_prepare_case", count)
-    monkeypatch.setattr("rarecli.core.preparing.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("rarecli.core.workers.ProcessPoolExecutor", Here)
     return names
 
 

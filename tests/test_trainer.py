@@ -11,8 +11,9 @@ from rarecli.core import losses, run_folder, trainer
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.folds import choose_split
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.run_folder import load_resumed_config
 from rarecli.core.trainer import train
 from rarecli.core.training import learner

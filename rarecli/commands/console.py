@@ -32,6 +32,10 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 Resume = Annotated[
     bool, typer.Option("--resume", help="Leave out the cases that are finished there: same files, same model, same options.")
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only part I of N of the cases, for a job array; after all parts, --resume completes it."),
+]
 Surface = Annotated[bool, typer.Option("--surface/--no-surface", help="HD95 and surface Dice as well; needs MONAI, seconds to load.")]
 Against = Annotated[
     Path | None,

@@ -13,6 +13,7 @@ from rarecli.commands.console import (
     Device,
     Json,
     Resume,
+    ShardOption,
     Surface,
     Threads,
     integers,
@@ -65,6 +66,7 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
+    shard: ShardOption = None,
     json: Json = False,
 ) -> None:
     """Score a model on labelled scans at every resolution.
@@ -75,8 +77,10 @@ def run(
     from rarecli.core.evaluator import evaluate, read_case_names
     from rarecli.core.pooling import Folds
     from rarecli.core.predictor import Predictor
+    from rarecli.core.shards import WHOLE, Shard
 
     names = read_case_names(cases) if cases else None
+    part = Shard.parse(shard)
     show: Callable[[Any], None] = print_json if json else _show
     chosen = models(model)
     with Folds(chosen, device, backend, threads) if folds else Predictor(chosen, device, backend, threads) as predictor:
@@ -93,13 +97,15 @@ def run(
                 surface=surface,
                 against=against,
                 resume=resume,
+                shard=part,
                 reporter=Console(),
             )
         except SomeCasesFailed as failure:
-            if failure.result is not None:
+            if failure.result is not None and (json or part == WHOLE):
                 show(failure.result)
             raise
-    show(summary)
+    if json or part == WHOLE:
+        show(summary)
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Resume, Threads, models, print_json
+from rarecli.commands.console import Console, Device, Json, Resume, ShardOption, Threads, models, print_json
 
 
 def run(
@@ -32,9 +32,7 @@ def run(
     nproc: Annotated[
         int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
     ] = 1,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only part I of N of the scans, for a job array; I counts from 1.")
-    ] = None,
+    shard: ShardOption = None,
     json: Json = False,
 ) -> None:
     """Segment scans; labels come out on each scan's own grid.
@@ -45,8 +43,6 @@ def run(
     from rarecli.core.predicting import predict_files
     from rarecli.core.predictor import Predictor
     from rarecli.core.shards import Shard
-
-    part = Shard.parse(shard or "1/1")
 
     with Predictor(models(model), device, backend, threads, precision) as predictor:
         try:
@@ -59,7 +55,7 @@ def run(
                 probabilities=probabilities,
                 resume=resume,
                 num_processes=nproc,
-                shard=part,
+                shard=Shard.parse(shard),
                 reporter=Console(),
             )
         except SomeCasesFailed as failure:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, Resume, print_json, print_table, three_integers, three_numbers
+from rarecli.commands.console import Console, Json, Resume, ShardOption, print_json, print_table, three_integers, three_numbers
 
 
 class Normalisation(str, Enum):
@@ -30,6 +30,7 @@ def run(
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")] = None,
     resume: Resume = False,
+    shard: ShardOption = None,
     json: Json = False,
 ) -> None:
     """Look at a dataset, choose grid and patch, bring every case to its grid.
@@ -37,8 +38,11 @@ def run(
     Example: rare preprocess Task04_Hippocampus -o prepared
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.preparing import PreprocessOptions, preprocess
+    from rarecli.core.planning import PreprocessOptions
+    from rarecli.core.preparing import preprocess, preprocess_part
+    from rarecli.core.shards import WHOLE, Shard
 
+    part = Shard.parse(shard)
     options = PreprocessOptions(
         num_levels=num_levels,
         normalisation=normalisation.value,
@@ -50,6 +54,11 @@ def run(
     )
     console = Console()
     try:
+        if part != WHOLE:
+            result = preprocess_part(dataset, output, part, options, console)
+            if json:
+                print_json(result)
+            return
         index = preprocess(dataset, output, options, console)
     except SomeCasesFailed as failure:
         if json and failure.result is not None:

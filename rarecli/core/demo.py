@@ -15,9 +15,10 @@ from rarecli.core.errors import UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.phantoms import Phantom, write_phantoms
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.predicting import predict_files
 from rarecli.core.predictor import Predictor
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.scoring import score
 from rarecli.core.trainer import train

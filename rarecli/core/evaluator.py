@@ -6,7 +6,7 @@ beside the ceiling that perfect labels of that resolution reach there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import to_ras
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.protocols import Protocol, Resolution, resolutions_of, thresholds_mm, view_at
+from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
 from rarecli.core.types import IntArray
@@ -64,6 +65,7 @@ def evaluate(
     surface: bool = True,
     against: Path | None = None,
     resume: bool = False,
+    shard: Shard = WHOLE,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Score a model on a labelled dataset at every depth; write summary.json, cases.csv and pictures; return the summary.
@@ -75,9 +77,13 @@ def evaluate(
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
     resume: leaves out the cases that an earlier call into `output` finished with the same scans, model and options.
+    shard: only this part of the cases; they are noted as finished, and a call with `resume` after all parts writes the results.
+    What is returned then says which cases those are.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
     source = open_dataset(dataset)
+    if shard != WHOLE and against is not None:
+        raise UsageError("a part of the cases is not compared", field="against", remedy="give --against with the last call, --resume")
     cases = _choose_cases(source.cases, predictor.case_names if names is None else names)
     for case in cases:
         predictor.for_case(case.name)  # says now if there is none
@@ -97,9 +103,53 @@ def evaluate(
     if surface:
         require_monai()
     require_writable(output)
+    journal = Journal(output, resume=resume, shard=shard)
+    pictured = {case.name for case in cases[:_NUM_PICTURES]} if spacings_mm is None else set()
+    part = shard.of(cases)
+    scored, failures = _score(part, predictor, request, journal, output, pictured, reporter)
+    facts = {
+        "model": spec.name,
+        "protocol": protocol,
+        "backend": predictor.runner.backend,
+        "failed": {name: error.brief for name, error in failures.items()},
+    }
+    if shard != WHOLE:
+        facts |= {"shard": str(shard), "cases": [case.name for case in part]}
+        if failures:
+            raise some_failed(failures, len(part), output, facts)
+        reporter.say(f"part {shard} is done: {len(part)} cases; after all parts, --resume instead of --shard writes the results")
+        return facts
+    if not scored:
+        raise some_failed(failures, len(cases), dataset, None)
+    summary = summarise(scored, spec.plan.label_names, "depth" if spacings_mm is None else "spacing_mm") | facts
+    if spacings_mm is not None:
+        points = dice_curve(summary["per_method"], request.resolutions)
+        summary |= {"curve": points, "curve_facts": curve_facts(points)}
+    write_result(scored, summary, output)
+    if spacings_mm is None:
+        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
+    else:
+        figures.draw_dice_over_spacing(summary, thresholds_mm(spec, predictor.runner.depths), output / "dice_over_spacing.png")
+    if failures:
+        raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
+    return _compared(summary, other, output) if other else summary
+
+
+def _score(
+    cases: Sequence[Case],
+    predictor: Predictor | Folds,
+    request: Request,
+    journal: Journal,
+    output: Path,
+    pictured: Container[str],
+    reporter: Reporter,
+) -> tuple[list[Score], dict[str, RareError]]:
+    """Score cases, or find their scores in the journal. Returns the scores and what is wrong with the other cases.
+
+    pictured: names of the cases whose slices are drawn into `output`.
+    """
     scored: list[Score] = []
     failures: dict[str, RareError] = {}
-    journal = Journal(output, resume=resume)
     for case in reporter.track(cases, "evaluate", len(cases)):
         try:
             with blamed_on(case.name):
@@ -117,28 +167,10 @@ def evaluate(
             reporter.warn(f"{case.name}: {error}")
             continue
         scored += case_scores
-        if spacings_mm is None and len(scored) <= _NUM_PICTURES * len(case_scores):
-            figures.draw_slices(pictures, case.name, spec.plan.label_names, output / f"slices_{case.name}.png")
+        if case.name in pictured:
+            figures.draw_slices(pictures, case.name, predictor.spec.plan.label_names, output / f"slices_{case.name}.png")
         journal.add(case.name, key, [vars(score) for score in case_scores])
-    if not scored:
-        raise some_failed(failures, len(cases), dataset, None)
-    summary = summarise(scored, spec.plan.label_names, "depth" if spacings_mm is None else "spacing_mm") | {
-        "model": spec.name,
-        "protocol": protocol,
-        "backend": predictor.runner.backend,
-        "failed": {name: error.brief for name, error in failures.items()},
-    }
-    if spacings_mm is not None:
-        points = dice_curve(summary["per_method"], request.resolutions)
-        summary |= {"curve": points, "curve_facts": curve_facts(points)}
-    write_result(scored, summary, output)
-    if spacings_mm is None:
-        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
-    else:
-        figures.draw_dice_over_spacing(summary, thresholds_mm(spec, predictor.runner.depths), output / "dice_over_spacing.png")
-    if failures:
-        raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
-    return _compared(summary, other, output) if other else summary
+    return scored, failures
 
 
 def _compared(summary: dict[str, Any], other: Result, output: Path) -> dict[str, Any]:

@@ -104,6 +104,31 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
 
     Nobody else may work on it meanwhile: raises EnvironmentFault. The lock dies with its holder.
     """
+    with _unfinished(path, alone=True) as temporary:
+        try:
+            if not resume:
+                for item in temporary.iterdir():
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+            with _replaced_by(path, temporary):
+                yield temporary
+        except RareError as error:
+            if not isinstance(error, EnvironmentFault):
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def shared_folder(path: Path) -> Iterator[Path]:
+    """The folder beside `path` in which `resumable_folder` makes it, for several that each make a part; whoever resumes finishes it."""
+    with _unfinished(path, alone=False) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
+    """The locked folder in which `path` is made. alone: nobody else may hold it; else only nobody who holds it alone."""
+    import fcntl  # not on Windows, where nothing else needs it
+
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
@@ -111,31 +136,16 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        _lock(handle, temporary, path)
-        if not resume:
-            for item in temporary.iterdir():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-        with _replaced_by(path, temporary):
-            yield temporary
-    except RareError as error:
-        if not isinstance(error, EnvironmentFault):
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            mine = os.fstat(handle).st_ino == temporary.stat().st_ino  # whoever held it before may have moved it away by now
+        except OSError:
+            mine = False
+        if not mine:
+            raise EnvironmentFault("another process is writing this output", path=path, remedy="wait for it, or choose another -o")
+        yield temporary
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, folder: Path, path: Path) -> None:
-    """Lock a folder that was opened; whoever held it before may have moved it away by now."""
-    import fcntl  # not on Windows, where nothing else needs it
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = os.fstat(handle).st_ino == folder.stat().st_ino
-    except OSError:
-        mine = False
-    if not mine:
-        raise EnvironmentFault("another process is writing this output", path=path, remedy="wait for it, or choose another -o")
 
 
 @contextmanager

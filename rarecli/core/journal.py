@@ -2,7 +2,8 @@
 
 A line holds the key of what the case was made from: a hash of its files, of the model and of the options. Whoever changes
 one of them finds no line any more, and the case is done again. Lines are appended, so that whatever ends the batch loses
-at most the case that was being done.
+at most the case that was being done. The tasks of a job array, each with its part of the cases, have a file each; whoever
+resumes reads them all, and a batch of all cases takes over what they noted.
 """
 
 from __future__ import annotations
@@ -14,19 +15,34 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.errors import DataError
-from rarecli.core.files import sha256
+from rarecli.core.files import atomic_file, sha256
+from rarecli.core.shards import WHOLE, Shard
 
 FILE_NAME = "finished.jsonl"
 
 
 class Journal:
-    """The finished cases of an output folder, or of one part of it (`part`, added to the file's name). Without `resume` it starts empty."""
+    """The finished cases of an output folder, or of one part of them. Without `resume` it starts empty."""
 
-    def __init__(self, folder: Path, *, resume: bool, part: str = "") -> None:
+    def __init__(self, folder: Path, *, resume: bool, shard: Shard = WHOLE) -> None:
         name = Path(FILE_NAME)
-        self._path = folder / f"{name.stem}{part}{name.suffix}"
-        self._lines = _read(self._path) if resume else {}
-        self._path.write_text("".join(f"{json.dumps(line)}\n" for line in self._lines.values()), encoding="utf-8")
+        self._path = folder / shard.file_name(name)
+        parts = set(folder.glob(f"{name.stem}_*of*{name.suffix}"))
+        self._lines: dict[str, dict[str, Any]] = {}
+        noted_in: dict[str, Path] = {}
+        if resume:
+            there = [path for path in parts | {folder / name, self._path} if path.is_file()]
+            # of two lines on one case the newer counts: the files of the case are its
+            for path in sorted(there, key=lambda path: path.stat().st_mtime_ns):
+                lines = _read(path)
+                self._lines |= lines
+                noted_in |= dict.fromkeys(lines, path)
+        whole = shard == WHOLE
+        kept = [line for case, line in self._lines.items() if whole or noted_in[case] == self._path]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+        for path in parts if whole else ():
+            path.unlink(missing_ok=True)
 
     def find(self, case: str, key: str) -> Any:
         """What was noted of a case that was made from the same; None if there is no such case."""

@@ -20,7 +20,7 @@ from rarecli.core.files import require_writable, write_json
 from rarecli.core.journal import Journal, key_of
 from rarecli.core.predictor import Predictor
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.shards import Shard
+from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.volume import write_image, write_labels
 
 
@@ -52,14 +52,15 @@ def predict_files(
     probabilities: bool = False,
     resume: bool = False,
     num_processes: int = 1,
-    shard: Shard = Shard(1, 1),
+    shard: Shard = WHOLE,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
 
     resume: leaves out what an earlier call finished there from the same scans, with the same model and options.
     num_processes: so many load the model and share the scans, each on a GPU of its own where there are GPUs.
-    shard: only this part of the scans; the records then go to predictions_IofN.json.
+    shard: only this part of the scans; the records then go to predictions_IofN.json. A call with `resume` after all parts finds everything
+    done and writes predictions.json.
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     cases = find_scans(inputs)
@@ -76,10 +77,9 @@ def predict_files(
             raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
     require_writable(output.parent if to_file else output)
     cases = shard.of(cases)
-    part = "" if shard.num == 1 else f"_{shard.number}of{shard.num}"
     several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
     reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
-    journal = None if to_file else Journal(output, resume=resume, part=part)
+    journal = None if to_file else Journal(output, resume=resume, shard=shard)
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
     worker = _Worker(predictor, _Request(depth, pad, probabilities), journal)
@@ -109,7 +109,7 @@ def predict_files(
         "failed": {name: error.brief for name, error in failures.items()},
     }
     if not to_file:
-        write_json(output / f"predictions{part}.json", result)
+        write_json(output / shard.file_name(Path("predictions.json")), result)
     if failures:
         raise some_failed(failures, len(cases), output, result)
     return result

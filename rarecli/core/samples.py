@@ -70,9 +70,18 @@ class SampleSource(Dataset[Sample]):
         self.dataset, self.spec, self.config = dataset, spec, config
 
     def __getitem__(self, key: Key) -> Sample:
-        """The sample of (epoch, case name)."""
+        """The sample of (epoch, case name), at all depths of the case."""
+        return self._draw(key, 0)
+
+    def views(self, key: Key) -> list[Sample]:
+        """All that an epoch shows of a case: its sample, then its coarse views."""
+        deepest = self.spec.network.num_depths - 1
+        return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
+
+    def _draw(self, key: Key, number: int) -> Sample:
         epoch, name = key
-        rng = np.random.default_rng([self.config.seed, epoch, *name.encode()])
+        # a byte of a name is below 256, so that no view of one case is another case
+        rng = np.random.default_rng([self.config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
         record, plan, spec = self.dataset.records[name], self.spec.plan, self.spec
         patch = spec.patch_shape(record.depth)
         spacing = draw_spacing(self.config.augmentation, rng)
@@ -91,7 +100,7 @@ class SampleSource(Dataset[Sample]):
         if self.spec.network.arch == "unet-aug":
             image = self._lose_resolution(image, rng)
         sample = Sample({}, {})
-        for depth in range(record.depth, spec.network.num_depths):
+        for depth in range(max(record.depth, self.config.coarse_from if number else 0), spec.network.num_depths):
             coarser = depth - record.depth
             # the voxels that a scan of this resolution has; what the padding above added beyond them, it has not
             x, y, z = (math.ceil(size / 2**coarser) for size in shape)
@@ -183,7 +192,7 @@ class BatchSource(Dataset["Batch | RareError"]):
     def __getitem__(self, keys: Sequence[Key]) -> Batch | RareError:
         """The batch of these keys, or what is wrong with one of them."""
         try:
-            return collate([self.source[key] for key in keys], self.source.spec)
+            return collate([sample for key in keys for sample in self.source.views(key)], self.source.spec)
         except RareError as error:
             return error
 
@@ -253,7 +262,7 @@ def _dead_worker(error: Exception) -> EnvironmentFault:
 def _require_shared_memory(source: SampleSource, folder: Path = Path("/dev/shm")) -> None:
     """Raise EnvironmentFault if the batches that workers hold ready do not fit into shared memory: they would wait for ever or crash."""
     spec, config = source.spec, source.config
-    voxels = sum(math.prod(spec.patch_shape(depth)) for depth in range(spec.network.num_depths))
+    voxels = sum(math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in range(spec.network.num_depths))
     per_batch = voxels * (4 * spec.network.in_channels + 1) * config.batch_size
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:

@@ -243,7 +243,7 @@ class Trainer:
         config, state, sums = self.config, self.state, self.state.sums
         result = self.learner.step(
             self._mine(batches, len(step.parts)),
-            step.scans(self.depths, self.spec.network.num_depths),
+            step.scans(self.depths, config, self.spec.network.num_depths),
             seed=config.seed * 1_000_003 + state.step + (self.ranks.rank << 40),
             lr=self._learning_rate(),
             consistency=config.loss.consistency if step.epoch >= config.loss.consistency_start_epoch else 0.0,

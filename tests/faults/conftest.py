@@ -5,7 +5,8 @@ from processes import draw_nothing
 
 from rarecli.core import figures
 from rarecli.core.phantoms import Phantom
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.volume import write_image, write_labels
 
 

@@ -17,7 +17,8 @@ from processes import BOUND_S, ended, exit_codes, start_training
 from rarecli.core import run_folder
 from rarecli.core.config import load_train_config
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.planning import PreprocessOptions
+from rarecli.core.preparing import preprocess
 from rarecli.core.trainer import train
 
 CONFIG = {"num_filters": 2, "num_depths": 2, "epochs": 2}

@@ -21,8 +21,9 @@ from rarecli.core.errors import DataError, ModelError, SomeCasesFailed
 from rarecli.core.evaluator import evaluate
 from rarecli.core.model import build_network
 from rarecli.core.phantoms import write_phantoms
+from rarecli.core.planning import PreprocessOptions
 from rarecli.core.predicting import predict_files
-from rarecli.core.preparing import PreprocessOptions, preprocess
+from rarecli.core.preparing import preprocess
 from rarecli.core.run_folder import load_run_spec
 from rarecli.core.trainer import train
 from rarecli.core.volume import write_image, write_labels
