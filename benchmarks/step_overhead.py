@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
+from rarecli.core.batches import Batches
 from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config import load_train_config
 from rarecli.core.prepared import open_prepared
 from rarecli.core.progress import Silent
-from rarecli.core.samples import Batches, SampleSource
+from rarecli.core.samples import SampleSource
 from rarecli.core.trainer import Trainer
 from rarecli.core.training.model_spec import make_spec
 from rarecli.core.training.schedule import plan_steps
@@ -42,7 +43,7 @@ def main() -> None:
         trainer = Trainer(dataset, Path(run), spec, config, {"train": cases, "val": []}, torch.device("cpu"), Silent())
         bare = copy.deepcopy(trainer.learner.network)
         steps = list(itertools.islice(plan_steps(trainer.cases, config, trainer.ranks), options.steps + 3))
-        batches = Batches(SampleSource(dataset, spec, config), [part for step in steps for part in step.parts], pin_memory=False)
+        batches = Batches(SampleSource(dataset, spec, config), [part for step in steps for part in step.parts], torch.device("cpu"))
         fixed = next(batches.take(len(steps.pop(0).parts)))
         seconds: dict[str, list[float]] = {"bare": [], "whole": []}
         for number, step in enumerate(steps):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-pytest.importorskip("torch")
-from rarecli.core.augmentation import add_noise, augment, random_contrast
+from rarecli.core.augmentation import Changes, add_noise, change_contrast, change_gamma, draw_changes, move
 from rarecli.core.config import AugmentationConfig
 from rarecli.core.phantoms import Phantom
 
@@ -20,6 +20,23 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
+def tensors(image, labels):
+    """A batch of one."""
+    return torch.from_numpy(np.array(image))[None], torch.from_numpy(np.array(labels, dtype=np.float32))[None]
+
+
+def augment(image, labels, spacing_mm, depth, config, rng):
+    """Geometry and gamma of one sample, in numpy."""
+    changes = [draw_changes(spacing_mm, depth, 4, config, rng)]
+    images, moved = move(*tensors(image, labels), changes)
+    return change_gamma(images, changes)[0].numpy(), moved[0].numpy().astype(labels.dtype)
+
+
+def noisy(image, config, rng, depth=0):
+    changes = [draw_changes(SPACING, 0, 4, config, rng)]
+    return add_noise(torch.from_numpy(image)[None], depth, changes)[0].numpy()
+
+
 @pytest.fixture(scope="module")
 def scan():
     image, labels = Phantom(0, (16, 20, 24), num_channels=2).acquire(SPACING)
@@ -31,14 +48,14 @@ def test_probability_0_is_the_identity(scan, seed):
     image, labels = augment(*scan, SPACING, 0, AugmentationConfig(probability=0), generator(seed))
     assert np.array_equal(image, scan[0])
     assert np.array_equal(labels, scan[1])
-    assert np.array_equal(add_noise(scan[0], AugmentationConfig(probability=0), generator(seed)), scan[0])
+    assert np.array_equal(noisy(scan[0], AugmentationConfig(probability=0), generator(seed)), scan[0])
 
 
 def test_ranges_of_0_are_the_identity(scan):
     image, labels = augment(*scan, SPACING, 0, NOTHING, generator())
     assert image == pytest.approx(scan[0], abs=1e-5)
     assert np.array_equal(labels, scan[1])
-    assert add_noise(scan[0], NOTHING, generator()) == pytest.approx(scan[0])
+    assert np.array_equal(noisy(scan[0], NOTHING, generator()), scan[0])
 
 
 def test_fault_47_a_seed_is_one_sample_and_another_seed_another(scan):
@@ -48,9 +65,9 @@ def test_fault_47_a_seed_is_one_sample_and_another_seed_another(scan):
     assert np.array_equal(one[0], again[0])
     assert np.array_equal(one[1], again[1])
     assert not np.array_equal(one[0], other[0])
-    noisy = [add_noise(scan[0], config, generator(seed)) for seed in (1, 1, 2)]
-    assert np.array_equal(noisy[0], noisy[1])
-    assert not np.array_equal(noisy[0], noisy[2])
+    found = [noisy(scan[0], config, generator(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -146,25 +163,65 @@ def test_fault_28_thin_scans_keep_shape_and_stay_finite(shape):
     assert np.array_equal(same, labels)
 
 
-def test_noise_has_no_more_than_its_size():
+def test_noise_has_no_more_than_its_size_and_differs_between_depths():
     image = np.full((1, 20, 20, 20), 0.5, np.float32)
-    stds = [(add_noise(image, only(noise=0.1), generator(seed)) - image).std() for seed in range(20)]
+    stds = [(noisy(image, only(noise=0.1), generator(seed)) - image).std() for seed in range(20)]
     assert max(stds) < 0.105
     assert max(stds) > 0.05
     assert min(stds) < 0.05
+    changes = [Changes(noise=(0.1, 0.1), noise_seed=1)]
+    one, other = (add_noise(torch.from_numpy(image)[None], depth, changes) for depth in (0, 1))
+    assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 0.05
 
 
 def test_contrast_stays_within_its_range_and_varies():
-    drawn = np.array([random_contrast(only(contrast=0.2), generator(seed)) for seed in range(50)])
-    assert ((drawn[:, 0] >= 0.8) & (drawn[:, 0] <= 1.2)).all()
-    assert (np.abs(drawn[:, 1]) <= 0.1).all()
-    assert drawn[:, 0].std() > 0.05
-    assert random_contrast(AugmentationConfig(probability=0), generator()) == (1, 0)
+    drawn = [draw_changes(SPACING, 0, 4, only(contrast=0.2), generator(seed)) for seed in range(50)]
+    gains, offsets = np.array([item.gain for item in drawn]), np.array([item.offset for item in drawn])
+    assert ((gains >= 0.8) & (gains <= 1.2)).all()
+    assert (np.abs(offsets) <= 0.1).all()
+    assert gains.std() > 0.05
+    assert offsets.std() > 0.025
+    same = draw_changes(SPACING, 0, 4, AugmentationConfig(probability=0), generator())
+    assert (same.gain, same.offset) == (1, 0)
+    images = torch.rand(2, 1, 2, 2, 2)
+    changed = change_contrast(images, [Changes(gain=1.5, offset=0.25), Changes()])
+    assert torch.equal(changed, torch.stack([images[0] * 1.5 + 0.25, images[1]]))
+
+
+def test_a_sample_does_not_depend_on_the_others(scan):
+    """To the last bit, or ranks that share a step would train otherwise than one."""
+    config = AugmentationConfig(probability=0.6, flip=True)
+    changes = [draw_changes(SPACING, 0, 4, config, generator(seed)) for seed in range(6)]
+    assert any(item.motion is None for item in changes)
+    assert any(item.motion for item in changes)
+    images, labels = tensors(*scan)
+
+    def changed(those):
+        moved, moved_labels = move(images.expand(len(those), -1, -1, -1, -1), labels.expand(len(those), -1, -1, -1), those)
+        return add_noise(change_contrast(change_gamma(moved, those), those), 0, those), moved_labels
+
+    together = changed(changes)
+    for index, item in enumerate(changes):
+        alone = changed([item])
+        for one, other in zip(together, alone, strict=True):
+            assert torch.equal(one[index], other[0])
+
+
+def test_wider_ranges_are_wider_and_stay_sound():
+    plain = AugmentationConfig()
+    assert plain.times(1) == plain
+    wider = plain.times(2)
+    assert (wider.rotation_degrees, wider.scale, wider.gamma) == (30, 0.3, 0.6)
+    assert (wider.probability, wider.spacing_octaves, wider.flip) == (plain.probability, plain.spacing_octaves, plain.flip)
+    most = plain.times(4).times(4)
+    assert AugmentationConfig.model_validate(most.model_dump()) == most
 
 
 def test_the_input_is_left_as_it_is(scan):
-    before = scan[0].copy(), scan[1].copy()
-    augment(*scan, SPACING, 0, AugmentationConfig(probability=1, flip=True), generator())
-    add_noise(scan[0], AugmentationConfig(probability=1), generator())
-    assert np.array_equal(scan[0], before[0])
-    assert np.array_equal(scan[1], before[1])
+    images, labels = tensors(*scan)
+    changes = [draw_changes(SPACING, 0, 4, AugmentationConfig(probability=1, flip=True), generator())]
+    moved, _ = move(images, labels, changes)
+    change_gamma(moved, changes)
+    add_noise(images, 0, changes)
+    assert torch.equal(images, tensors(*scan)[0])
+    assert torch.equal(labels, tensors(*scan)[1])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from rarecli.core.config import load_train_config
 from rarecli.core.phantoms import Phantom, write_phantoms
@@ -9,15 +10,26 @@ from rarecli.core.preparing import preprocess
 from rarecli.core.preprocessing import prepare_scan
 from rarecli.core.samples import SampleSource, collate, epoch_order
 from rarecli.core.training.model_spec import make_spec
+from rarecli.core.views import make_samples
 from rarecli.core.volume import Volume, write_image, write_labels
 
 PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 
 
+class Samples(SampleSource):
+    """As the network is shown them."""
+
+    def views(self, key):
+        return make_samples(super().__getitem__(key), self.spec, torch.device("cpu"))
+
+    def __getitem__(self, key):
+        return self.views(key)[0]
+
+
 def source(prepared, **overrides):
     config = load_train_config(overrides=overrides)
     dataset = open_prepared(prepared)
-    return SampleSource(dataset, make_spec(dataset, config), config)
+    return Samples(dataset, make_spec(dataset, config), config)
 
 
 def test_a_sample_depends_on_seed_epoch_and_case_alone(prepared):
@@ -56,7 +68,7 @@ def test_patches_of_a_large_case_keep_the_whole_scans_percentiles_and_hold_foreg
         sample = samples[epoch, "phantom_000"]
         assert sample.images[0].shape == (1, 32, 32, 32)
         assert sample.labels[0].any()
-        corner = sample.images[0][0, 0, 0, :8]
+        corner = sample.images[0][0, 0, 0, :8].numpy()
         assert any(np.abs(values[:, :, z : z + 8] - corner).max(axis=2).min() < 1e-4 for z in range(65))
 
 
@@ -117,7 +129,7 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
         if size < 30:  # coarser: the whole object, in fewer voxels, whose volume is the same
             sizes.append(size)
             voxel = np.prod(32 / np.array(sample.labels[0].shape))
-            assert sample.labels[0].astype(bool).sum() * voxel == pytest.approx(full, rel=0.12)
+            assert sample.labels[0].bool().sum() * voxel == pytest.approx(full, rel=0.12)
     assert 10 <= unchanged <= 30
     assert min(sizes) < 26
     assert min(sizes) >= 32 / 2**0.6 - 1

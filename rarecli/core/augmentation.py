@@ -1,9 +1,15 @@
-"""Random changes of a training scan: geometry and gamma once at its finest grid, noise at every depth.
+"""Random changes of training scans: geometry and gamma once at their finest grid, contrast once, noise at every depth.
 
-All randomness comes from the generator that is handed in, so a sample is a function of (seed, epoch, case) alone.
+What happens to a sample is drawn first (`draw_changes`), as plain numbers and from the generator that is handed in, so that a sample is a
+function of (seed, epoch, case) alone, whoever draws it. It is then done to several samples at once, on whatever device they lie:
+images (B, C, X, Y, Z) and labels (B, X, Y, Z), float32, B samples of one shape. Nothing here waits for the device, and no sample depends on
+the others.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,9 +18,36 @@ from torch.nn import functional
 
 from rarecli.core.config import AugmentationConfig
 from rarecli.core.routing import AS_IS_ANISOTROPY_OCTAVES
-from rarecli.core.types import FloatArray, IntArray, Triple
+from rarecli.core.types import FloatArray, Triple
 
 _ELASTIC_KNOTS = 5
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where each voxel takes its value from, in voxels about the centre: `matrix` (3, 3) times its place, plus `shift` (3,), plus `bend`.
+
+    bend: (3, K, K, K), at knots from corner to corner, linear between them.
+    """
+
+    matrix: FloatArray
+    shift: FloatArray
+    bend: FloatArray
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happens to one sample."""
+
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    motion: Motion | None = None
+    gamma: float = 1.0
+    gain: float = 1.0
+    offset: float = 0.0
+    """Of the contrast of normalised images; one pair for all depths, so that gateways and encoder see one contrast."""
+    noise: tuple[float, ...] = ()
+    """Standard deviation of the noise of each depth, of normalised images."""
+    noise_seed: int = 0
 
 
 def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
@@ -27,59 +60,28 @@ def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple
     return x, y, z
 
 
-def augment(
-    image: FloatArray, labels: IntArray, spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator
-) -> tuple[FloatArray, IntArray]:
-    """Rotate, scale, shift, bend, flip and change the gamma of image (C, X, Y, Z) and labels (X, Y, Z) alike.
-
-    depth: that of the image's grid; shifts and bends are configured in voxels of depth 0. Interpolation is linear for the image,
-    nearest for the labels; beyond the border the last voxel goes on.
-    """
-    if config.flip:
-        flipped = tuple(axis for axis in range(3) if rng.random() < 0.5)
-        image, labels = np.flip(image, tuple(axis + 1 for axis in flipped)), np.flip(labels, flipped)
+def draw_changes(spacing_mm: Triple, depth: int, num_depths: int, config: AugmentationConfig, rng: np.random.Generator) -> Changes:
+    """Draw what happens to a sample whose finest grid is that of `depth`; shifts and bends are configured in voxels of depth 0."""
+    x, y, z = (bool(config.flip and rng.random() < 0.5) for _ in range(3))
+    motion = _draw_motion(spacing_mm, depth, config, rng) if rng.random() < config.probability else None
+    gamma = float(np.exp(rng.uniform(-config.gamma, config.gamma))) if rng.random() < config.probability else 1.0
+    gain, offset = 1.0, 0.0
     if rng.random() < config.probability:
-        grid = _sampling_grid(labels.shape, spacing_mm, depth, config, rng)
-        image = _sample(image, grid, "bilinear")
-        labels = _sample(labels[None].astype(np.float32), grid, "nearest")[0].astype(labels.dtype)
-    if config.gamma and rng.random() < config.probability:
-        image = _change_gamma(image, float(np.exp(rng.uniform(-config.gamma, config.gamma))))
-    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+        gain = float(rng.uniform(1 - config.contrast, 1 + config.contrast))
+        offset = float(rng.uniform(-config.contrast, config.contrast) / 2)
+    noise = tuple(float(rng.uniform(0, config.noise) * (rng.random() < config.probability)) for _ in range(num_depths))
+    return Changes((x, y, z), motion, gamma, gain, offset, noise, int(rng.integers(2**62)))
 
 
-def random_contrast(config: AugmentationConfig, rng: np.random.Generator) -> tuple[np.float32, np.float32]:
-    """Gain and offset for normalised images; one pair for all depths of a sample, so that gateways and encoder see one contrast."""
-    if rng.random() >= config.probability:
-        return np.float32(1), np.float32(0)
-    gain, offset = rng.uniform(1 - config.contrast, 1 + config.contrast), rng.uniform(-config.contrast, config.contrast) / 2
-    return np.float32(gain), np.float32(offset)
-
-
-def add_noise(image: FloatArray, config: AugmentationConfig, rng: np.random.Generator) -> FloatArray:
-    """Gaussian noise on a normalised image (C, X, Y, Z); a range of 1 is taken for the unit."""
-    if config.noise and rng.random() < config.probability:
-        std = np.float32(rng.uniform(0, config.noise))
-        image = image + std * rng.standard_normal(image.shape, dtype=np.float32)
-    return image
-
-
-def _sampling_grid(shape: tuple[int, ...], spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
-    """Where each voxel takes its value from: (1, X, Y, Z, 3), in grid_sample's -1..1, last axis (z, y, x)."""
+def _draw_motion(spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator) -> Motion:
     angles = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees, 3))
     scales = 1 + rng.uniform(-config.scale, config.scale) + rng.uniform(-config.scale, config.scale, 3) / 3
     spacing = np.asarray(spacing_mm)
     # rotated in mm, so that a right angle stays one where voxels are no cubes
     matrix = np.diag(1 / spacing) @ _rotation(angles) @ np.diag(scales * spacing)
     shift = rng.uniform(-config.shift_voxels, config.shift_voxels, 3) / 2**depth
-    knots = rng.normal(0, config.elastic_voxels / 2 / 2**depth, (1, 3, *[_ELASTIC_KNOTS] * 3)).astype(np.float32)
-
-    axes = [torch.arange(size, dtype=torch.float32) - (size - 1) / 2 for size in shape]
-    centred = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    moved = centred @ torch.from_numpy(matrix.T.astype(np.float32)) + torch.from_numpy(shift.astype(np.float32))
-    bend = functional.interpolate(torch.from_numpy(knots), size=shape, mode="trilinear", align_corners=True)
-    moved = moved + bend[0].permute(1, 2, 3, 0)
-    half = torch.tensor([max(size - 1, 1) / 2 for size in shape])
-    return (moved / half).flip(-1)[None]
+    bend = rng.normal(0, config.elastic_voxels / 2 / 2**depth, (3, *[_ELASTIC_KNOTS] * 3))
+    return Motion(matrix, shift, bend)
 
 
 def _rotation(angles: FloatArray) -> FloatArray:
@@ -93,16 +95,71 @@ def _rotation(angles: FloatArray) -> FloatArray:
     return matrix
 
 
-def _sample(image: FloatArray, grid: Tensor, mode: str) -> FloatArray:
-    values = torch.from_numpy(np.array(image, order="C"))[None]
-    sampled: FloatArray = functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=True)[0].numpy()
-    return sampled
+def move(images: Tensor, labels: Tensor, changes: Sequence[Changes]) -> tuple[Tensor, Tensor]:
+    """Flip, rotate, scale, shift and bend images (B, C, X, Y, Z) and labels (B, X, Y, Z) alike.
+
+    Interpolation is linear for images, nearest for labels; beyond the border the last voxel goes on.
+    """
+    both = torch.cat([images, labels[:, None]], dim=1)
+    flipped = [tuple(axis for axis, flip in enumerate(item.flips, start=1) if flip) for item in changes]
+    if any(flipped):
+        both = torch.stack([sample.flip(axes) if axes else sample for sample, axes in zip(both, flipped, strict=True)])
+    moving = [index for index, item in enumerate(changes) if item.motion]
+    if moving:
+        grid = _sampling_grid(images.shape[2:], [motion for item in changes if (motion := item.motion)], images.device)
+        where = torch.tensor(moving).to(images.device)
+        chosen = both[where]
+        moved = torch.cat([_sample(chosen[:, :-1], grid, "bilinear"), _sample(chosen[:, -1:], grid, "nearest")], dim=1)
+        both = both.index_copy(0, where, moved)
+    return both[:, :-1], both[:, -1]
 
 
-def _change_gamma(image: FloatArray, gamma: float) -> FloatArray:
-    """Raise each channel, mapped to 0..1 by its extremes, to the power of gamma; the extremes stay where they are."""
-    low = image.min(axis=(1, 2, 3), keepdims=True)
-    extent = image.max(axis=(1, 2, 3), keepdims=True) - low
-    extent[extent == 0] = 1
-    powered: FloatArray = ((image - low) / extent) ** np.float32(gamma) * extent + low
-    return powered
+def _sampling_grid(shape: Sequence[int], motions: Sequence[Motion], device: torch.device) -> Tensor:
+    """(B, X, Y, Z, 3), in grid_sample's -1..1, last axis (z, y, x)."""
+    matrix, shift, bend = (_stack([getattr(motion, part) for motion in motions], device) for part in ("matrix", "shift", "bend"))
+    bends = functional.interpolate(bend, size=tuple(shape), mode="trilinear", align_corners=True)
+    x, y, z = torch.meshgrid(*(torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2 for size in shape), indexing="ij")
+    axes = []
+    for axis, size in enumerate(shape):
+        to_x, to_y, to_z, by = (value.view(-1, 1, 1, 1) for value in (*matrix[:, axis].unbind(1), shift[:, axis]))
+        axes.append((to_x * x + to_y * y + to_z * z + by + bends[:, axis]) / (max(size - 1, 1) / 2))
+    return torch.stack(axes[::-1], dim=-1)
+
+
+def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
+def change_gamma(images: Tensor, changes: Sequence[Changes]) -> Tensor:
+    """Raise each channel of (B, C, X, Y, Z), mapped to 0..1 by its extremes, to the power of gamma; the extremes stay where they are."""
+    if all(item.gamma == 1 for item in changes):
+        return images
+    low, high = images.amin((2, 3, 4), keepdim=True), images.amax((2, 3, 4), keepdim=True)
+    extent = torch.where(high > low, high - low, torch.ones_like(low))
+    powered = ((images - low) / extent) ** _numbers(changes, lambda item: item.gamma, images) * extent + low
+    return torch.where(_numbers(changes, lambda item: item.gamma, images) == 1, images, powered)
+
+
+def change_contrast(images: Tensor, changes: Sequence[Changes]) -> Tensor:
+    """Gain and offset on normalised images (B, C, X, Y, Z)."""
+    return images * _numbers(changes, lambda item: item.gain, images) + _numbers(changes, lambda item: item.offset, images)
+
+
+def add_noise(images: Tensor, depth: int, changes: Sequence[Changes]) -> Tensor:
+    """Gaussian noise on normalised images (B, C, X, Y, Z) at `depth`; a range of 1 is taken for the unit."""
+    noisy = []
+    for image, item in zip(images, changes, strict=True):
+        if item.noise and item.noise[depth]:
+            generator = torch.Generator(image.device).manual_seed(item.noise_seed + depth)
+            image = image + item.noise[depth] * torch.randn(image.shape, generator=generator, device=image.device)
+        noisy.append(image)
+    return torch.stack(noisy)
+
+
+def _numbers(changes: Sequence[Changes], of: Callable[[Changes], float], like: Tensor) -> Tensor:
+    """A number of each sample, to be combined with (B, C, X, Y, Z)."""
+    return torch.tensor([of(item) for item in changes], dtype=torch.float32).to(like.device, non_blocking=True).view(-1, 1, 1, 1, 1)
+
+
+def _stack(arrays: Sequence[FloatArray], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(device, non_blocking=True)

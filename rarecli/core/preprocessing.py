@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
@@ -21,6 +21,10 @@ from rarecli.core.resampling import resample, resample_labels, resampled_affine,
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
+if TYPE_CHECKING:  # predicting with a bundle needs no torch
+    from torch import Tensor
+
+Voxels = TypeVar("Voxels", FloatArray, "Tensor")
 Limits = tuple[tuple[float, float], ...]
 """Per channel: the intensities that become 0 and 1."""
 
@@ -56,8 +60,8 @@ def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
     return data
 
 
-def downsample(image: FloatArray, depth: int, targets: Targets) -> FloatArray:
-    """The scan as it would be at `depth`: (C, X, Y, Z) -> 1/2^depth of it; axes must be multiples of 2^depth.
+def downsample(image: Voxels, depth: int, targets: Targets) -> Voxels:
+    """The scan as it would be at `depth`: array or tensor (..., X, Y, Z) -> 1/2^depth of it; axes must be multiples of 2^depth.
 
     centred: mean over each block (a scanner's slice profile). paper: trilinear, not antialiased, align_corners False,
     which for these factors is the mean of the two voxels in the middle of each block.
@@ -66,20 +70,21 @@ def downsample(image: FloatArray, depth: int, targets: Targets) -> FloatArray:
         return image
     factor = 2**depth
     if targets == "paper":
-        for axis in (1, 2, 3):
+        for axis in (-3, -2, -1):
             image = _pair_mean(image, axis, factor // 2 - 1, factor)
         return image
     for _ in range(depth):
-        for axis in (1, 2, 3):
+        for axis in (-3, -2, -1):
             image = _pair_mean(image, axis, 0, 2)
     return image
 
 
-def _pair_mean(image: FloatArray, axis: int, first: int, step: int) -> FloatArray:
+def _pair_mean(image: Voxels, axis: int, first: int, step: int) -> Voxels:
     """Mean of voxels first and first + 1, of those `step` further on, and so on along an axis."""
-    one, other = [slice(None)] * 4, [slice(None)] * 4
+    one, other = [slice(None)] * image.ndim, [slice(None)] * image.ndim
     one[axis], other[axis] = slice(first, None, step), slice(first + 1, None, step)
-    return (image[tuple(one)] + image[tuple(other)]) * np.float32(0.5)
+    mean: Voxels = (image[tuple(one)] + image[tuple(other)]) * 0.5
+    return mean
 
 
 def downsample_labels(labels: IntArray, depth: int, targets: Targets, num_classes: int) -> IntArray:

@@ -18,6 +18,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rarecli.core import checkpoint, run_folder
+from rarecli.core.batches import Batches, naming_dead_workers
 from rarecli.core.config import ModelSpec, TrainConfig
 from rarecli.core.distributed import Ranks, find_ranks, joined, require_useful
 from rarecli.core.engines.model_files import ModelFiles, find_model
@@ -32,7 +33,7 @@ from rarecli.core.optimisation import scheduled_rate
 from rarecli.core.prepared import PreparedDataset, open_prepared
 from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
-from rarecli.core.samples import Batch, Batches, SampleSource, naming_dead_workers
+from rarecli.core.samples import Batch, SampleSource
 from rarecli.core.tracking import open_tracker
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.model_spec import make_spec, require_known_metric
@@ -201,7 +202,7 @@ class Trainer:
         line: dict[str, Any] = {}
         with self._stop, naming_dead_workers():
             source = SampleSource(self.dataset, self.spec, config)
-            batches = Batches(source, [part for step in steps for part in step.parts], self.device.type == "cuda")
+            batches = Batches(source, [part for step in steps for part in step.parts], self.device)
             planned = iter(steps)
             for epoch in range(state.epoch, config.epochs):
                 self._run_epoch(planned, batches)

@@ -68,7 +68,7 @@ class Learner:
         self._sums.zero_()
         self._losses[-1] = float(stop)
         for batch in batches:
-            self._add_gradients(batch.to(self.device), scans, consistency)
+            self._add_gradients(batch, scans, consistency)
         self.ranks.add(self._sums)
         norm = torch.linalg.vector_norm(self._gradients)
         length, *values = torch.cat([norm[None], self._losses]).tolist()  # the one host sync

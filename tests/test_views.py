@@ -1,0 +1,140 @@
+"""The torch side of preparing training data is held to the numpy side that prediction has, and to one device."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rarecli.core import preprocessing, views
+from rarecli.core.augmentation import Changes, draw_changes
+from rarecli.core.batches import make_batch
+from rarecli.core.config import AugmentationConfig, CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
+from rarecli.core.resampling import resample
+from rarecli.core.views import Patch, make_samples
+
+CT = CtNormalisation(lower=(-1.0, 0.2), upper=(1.0, 0.7), mean=(0.1, 0.5), std=(0.5, 0.1))
+PLAN = Plan(
+    dataset="d",
+    channel_names=("a", "b"),
+    label_names=("background", "one", "two"),
+    label_values=(0, 1, 2),
+    spacing_mm=(1.0, 1.0, 1.0),
+    patch_size=(32, 32, 32),
+    num_levels=4,
+)
+SPEC = ModelSpec(name="m", plan=PLAN, network=NetworkConfig(in_channels=2, num_classes=3, num_filters=4))
+
+
+def random_images(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    percents=st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted),
+    seed=st.integers(0, 99),
+)
+def test_percentiles_are_those_of_prediction(shape, percents, seed):
+    images = random_images((2, 2, *shape), seed)
+    rule = PercentileNormalisation(lower=percents[0], upper=percents[1])
+    found = views.percentile_limits(torch.from_numpy(images), rule)
+    expected = [preprocessing.percentile_limits(image, rule.lower, rule.upper) for image in images]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", [PercentileNormalisation(), CT], ids=lambda rule: rule.kind)
+def test_normalised_images_are_those_of_prediction(rule):
+    images = random_images((3, 2, 9, 8, 7))
+    images[1, 0] = 5  # constant
+    images[2] *= 1e30
+    found = views.normalise(torch.from_numpy(images), rule)
+    for one, image in zip(found, images, strict=True):
+        np.testing.assert_allclose(one.numpy(), preprocessing.normalise(image, rule), atol=1e-6)
+    if rule.kind == "percentile":
+        assert not found[1, 0].any()
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_the_extremes_of_float32_become_0_and_1():
+    most = np.finfo(np.float32).max
+    images = np.where(random_images((1, 2, 6, 6, 6)) > 0, most, -most)
+    found = views.normalise(torch.from_numpy(images), PercentileNormalisation())
+    np.testing.assert_array_equal(found[0].numpy(), preprocessing.normalise(images[0], PercentileNormalisation()))
+
+
+def test_a_part_takes_the_limits_of_its_whole():
+    images = random_images((2, 2, 4, 4, 4))
+    limits = [((0.0, 1.0), (-1.0, 1.0)), ((0.5, 0.75), (0.0, 4.0))]
+    found = views.normalise(torch.from_numpy(images), PercentileNormalisation(), torch.tensor(limits, dtype=torch.float64))
+    expected = [preprocessing.normalise(image, PercentileNormalisation(), of) for image, of in zip(images, limits, strict=True)]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", ["centred", "paper"])
+@pytest.mark.parametrize("coarser", [0, 1, 2, 3])
+def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
+    rng = np.random.default_rng(coarser)
+    images, labels = random_images((2, 2, 16, 8, 24)), rng.integers(0, 3, (2, 16, 8, 24)).astype(np.uint8)
+    labels[0, :4] = 2  # so that some majorities are clear; of the others many are ties
+    found = views.downsample_labels(torch.from_numpy(labels).float(), coarser, targets, 3)
+    coarse = preprocessing.downsample(torch.from_numpy(images), coarser, targets)
+    for index in range(2):
+        np.testing.assert_array_equal(found[index].numpy(), preprocessing.downsample_labels(labels[index], coarser, targets, 3))
+        np.testing.assert_array_equal(coarse[index].numpy(), preprocessing.downsample(images[index], coarser, targets))
+    assert found.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 3), (8, 16, 8), (1, 9, 2)])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_lost_resolution_comes_back_linearly(shape, depth):
+    image = random_images((1, *shape))
+    padded = preprocessing.edge_pad(image, 2**depth)
+    np.testing.assert_array_equal(views.edge_pad(torch.from_numpy(image)[None], 2**depth)[0].numpy(), padded)
+    x, y, z = shape
+    expected = resample(preprocessing.downsample(padded, depth, "centred"), (2.0**depth,) * 3)[:, :x, :y, :z]
+    found = views.lose_resolution(torch.from_numpy(image)[None], depth, "centred")
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
+
+
+def patch(shape, seed, *, first_depth=0, noise=0.04):
+    rng = np.random.default_rng(seed)
+    changes = draw_changes((1.0, 1.0, 1.0), 0, 4, AugmentationConfig(noise=noise), rng)
+    labels = torch.from_numpy(rng.integers(0, 3, shape).astype(np.uint8))
+    return Patch(torch.from_numpy(random_images((2, *shape), seed)), labels, 0, first_depth, changes)
+
+
+def test_patches_of_any_shapes_and_depths_are_shown_as_each_alone():
+    patches = [
+        patch((32, 32, 32), 1),
+        patch((20, 32, 17), 2),
+        patch((32, 32, 32), 3, first_depth=2),
+        patch((32, 32, 32), 4),
+        patch((20, 32, 17), 5),
+    ]
+    together = make_samples(patches, SPEC, torch.device("cpu"))
+    for one, other in zip(patches, together, strict=True):
+        [alone] = make_samples([one], SPEC, torch.device("cpu"))
+        assert alone.images.keys() == other.images.keys() == set(range(one.first_depth, 4))
+        for depth, image in alone.images.items():
+            assert torch.equal(image, other.images[depth])
+            assert torch.equal(alone.labels[depth], other.labels[depth])
+    assert together[1].images[3].shape == (2, 3, 4, 3)
+
+
+def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
+    """On PyTorch's device without data: a tensor on the CPU among the others, or a value that is read back, ends it."""
+    plain, small = patch((32, 32, 32), 1, noise=0), patch((20, 32, 17), 2, noise=0)
+    lost = Patch(**{**vars(plain), "lost_depth": 2})
+    part = Patch(**{**vars(plain), "limits": (((0.0, 1.0), (0.0, 1.0)),) * 4})
+    coarse = patch((32, 32, 32), 3, first_depth=2, noise=0)
+    batch = make_batch([plain, small, lost, part, coarse], SPEC, torch.device("meta"))
+    assert {tensor.device.type for tensor in (*batch.images.values(), *batch.labels.values())} == {"meta"}
+    assert batch.sizes == {0: 4, 1: 4, 2: 5, 3: 5}
+
+
+def test_a_sample_without_changes_is_the_scan():
+    scan = random_images((2, 32, 32, 32))
+    [sample] = make_samples([Patch(torch.from_numpy(scan), torch.zeros(32, 32, 32), 0, 0, Changes())], SPEC, torch.device("cpu"))
+    np.testing.assert_allclose(sample.images[0].numpy(), preprocessing.normalise(scan, PercentileNormalisation()), atol=1e-6)
