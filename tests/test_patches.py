@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,3 +129,18 @@ def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expect
 def test_windows_of_a_longer_axis_need_no_padding():
     image = noise(2, 8, 19, 9)
     np.testing.assert_allclose(sliding_logits(image, SPEC, 0, lambda window, depth: window, pad=False), image, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 8), (8, 16, 8), (13, 30, 9)])
+def test_tensors_are_windowed_as_arrays_are(shape):
+    image = noise(2, *shape)
+
+    def run(window, depth):
+        """As a network does: what a voxel gives depends on where in the window it lies."""
+        ramp = np.linspace(0, 1, window[0, 0].numel() if isinstance(window, torch.Tensor) else window[0, 0].size, dtype=np.float32)
+        ramp = ramp.reshape(window.shape[2:])
+        return window * (torch.from_numpy(ramp) if isinstance(window, torch.Tensor) else ramp)
+
+    found = sliding_logits(torch.from_numpy(image), SPEC, 0, run)
+    np.testing.assert_allclose(found.numpy(), sliding_logits(image, SPEC, 0, run), atol=1e-6)
+    assert sliding_logits(torch.empty(2, *shape, device="meta"), SPEC, 0, lambda window, depth: window).device.type == "meta"

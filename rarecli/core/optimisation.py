@@ -19,7 +19,11 @@ def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) 
     """The optimiser of a configuration, fused."""
     if config.kind == "sgd":
         nesterov = config.momentum > 0
-        return SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=True)
+        optimiser = SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=True)
+        for parameter in optimiser.param_groups[0]["params"] if nesterov else ():
+            # what PyTorch would begin with, too, but for a first step that is skipped: then it would go on with what lay in the memory
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimiser
     return AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.errors import DataError
-from rarecli.core.preprocessing import pad_to
+from rarecli.core.preprocessing import Voxels
 from rarecli.core.types import FloatArray, Shape
 
 OVERLAP = 0.5
@@ -24,9 +24,9 @@ SIGMA = 0.125
 MIN_WEIGHT = 1e-4
 """Least weight of a voxel."""
 
-Run = Callable[[FloatArray, int], FloatArray]
+Run = Callable[[Voxels, int], Voxels]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
-Map = Callable[[Callable[[FloatArray], FloatArray], Iterable[FloatArray]], Iterable[FloatArray]]
+Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
 """Applies a function to many arrays and gives the results in order, as `map` does."""
 
 
@@ -54,30 +54,45 @@ def window_weights(window: Shape) -> FloatArray:
     return np.maximum(weights, MIN_WEIGHT).astype(np.float32)
 
 
-def sliding_logits(image: FloatArray, spec: ModelSpec, depth: int, run: Run, *, pad: bool = True, through: Map = map) -> FloatArray:
+def sliding_logits(image: Voxels, spec: ModelSpec, depth: int, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map) -> Voxels:
     """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0.
+
+    image: an array, or a tensor, whose windows and logits then stay on its device.
 
     pad: False refuses an image that would have to be padded. Raises DataError for it, naming both neighbouring sizes.
     through: how the windows, all of one shape, are run: one by one, or many at once.
     """
-    x, y, z = shape = image.shape[1:]
-    window = window_shape(shape, spec, depth)
+    x, y, z = (int(size) for size in image.shape[1:])
+    window = window_shape((x, y, z), spec, depth)
     if not pad:
-        _require_no_padding(shape, window, spec, depth)
-    padded = pad_to(image, window)
-    starts = [window_starts(size, extent) for size, extent in zip(padded.shape[1:], window, strict=True)]
+        _require_no_padding((x, y, z), window, spec, depth)
+    whole: tuple[int, ...] = tuple(max(size, extent) for size, extent in zip((x, y, z), window, strict=True))
+    padded = image
+    if whole != (x, y, z):
+        padded = _as(np.zeros((image.shape[0], *whole), dtype=np.float32), image)
+        padded[:, :x, :y, :z] = image
+    starts = [window_starts(size, extent) for size, extent in zip(whole, window, strict=True)]
     if all(len(axis) == 1 for axis in starts):
         return run(padded[None], depth)[0, :, :x, :y, :z]
-    weights = window_weights(window)
-    total = np.zeros((spec.network.num_classes, *padded.shape[1:]), dtype=np.float32)
-    weight = np.zeros(padded.shape[1:], dtype=np.float32)
+    weights = _as(window_weights(window), image)
+    total = _as(np.zeros((spec.network.num_classes, *whole), dtype=np.float32), image)
+    weight = _as(np.zeros(whole, dtype=np.float32), image)
     boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in product(*starts)]
-    windows = (np.ascontiguousarray(padded[(slice(None), *box)])[None] for box in boxes)
-    for box, logits in zip(boxes, through(lambda image: run(image, depth), windows), strict=True):
-        total[(slice(None), *box)] += weights * logits[0]
-        weight[box] += weights
+    windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
+    for (i, j, k), logits in zip(boxes, through(lambda image: run(image, depth), windows), strict=True):
+        total[:, i, j, k] += weights * logits[0]
+        weight[i, j, k] += weights
     total /= weight
     return total[:, :x, :y, :z]
+
+
+def _as(values: FloatArray, like: Voxels) -> Voxels:
+    """Values in the kind of `like`, an array or a tensor on its device."""
+    return values if isinstance(like, np.ndarray) else like.new_tensor(values)
+
+
+def _contiguous(values: Voxels) -> Voxels:
+    return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
 
 
 def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int) -> None:

@@ -35,7 +35,7 @@ from rarecli.core.progress import Reporter, Silent
 from rarecli.core.run_folder import RunInfo
 from rarecli.core.samples import Batch, SampleSource
 from rarecli.core.tracking import open_tracker
-from rarecli.core.training.learner import Learner
+from rarecli.core.training.learner import Learner, StepResult
 from rarecli.core.training.model_spec import make_spec, require_known_metric
 from rarecli.core.training.record import Record
 from rarecli.core.training.schedule import Step, num_steps, plan_steps
@@ -240,11 +240,12 @@ class Trainer:
                 self._save()
 
     def _step(self, step: Step, batches: Batches) -> bool:
-        """Take a step and count it; returns whether the training has been asked to stop."""
-        config, state, sums = self.config, self.state, self.state.sums
+        """Take a step, and count what is known by now; returns whether the training has been asked to stop."""
+        config, state = self.config, self.state
         result = self.learner.step(
             self._mine(batches, len(step.parts)),
             step.scans(self.depths, config, self.spec.network.num_depths),
+            number=state.step + 1,
             seed=config.seed * 1_000_003 + state.step + (self.ranks.rank << 40),
             lr=self._learning_rate(),
             consistency=config.loss.consistency if step.epoch >= config.loss.consistency_start_epoch else 0.0,
@@ -252,6 +253,13 @@ class Trainer:
         )
         state.step += 1
         state.position += 1
+        return self._count(result)
+
+    def _count(self, result: StepResult | None) -> bool:
+        """Count what a step gave, where there is news; returns whether the training has been asked to stop."""
+        state, sums = self.state, self.state.sums
+        if result is None:
+            return False
         if result.fault is None:
             state.bad_steps = 0
             sums.good_steps += 1
@@ -259,7 +267,7 @@ class Trainer:
                 sums.losses[name] = sums.losses.get(name, 0.0) + value
             return result.stop
         state.bad_steps += 1
-        self.reporter.warn(f"step {state.step}: {result.fault} is not finite; the step is skipped")
+        self.reporter.warn(f"step {result.number}: {result.fault} is not finite; the step is skipped")
         if state.bad_steps == _MOST_BAD_STEPS:
             raise ModelError(
                 f"{_MOST_BAD_STEPS} steps in a row were not finite",
@@ -277,13 +285,13 @@ class Trainer:
 
     def _close_epoch(self, epoch: int) -> dict[str, Any]:
         """Validate, judge, write everything; returns the epoch's log line."""
+        if self._count(self.learner.settle()):
+            self._leave()
         config, state, sums = self.config, self.state, self.state.sums
         line = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": sums.seconds, "waited_for_data": sums.waited_s / sums.seconds}
         line |= {name: value / sums.good_steps for name, value in sums.losses.items()}
         if self.split["val"] and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
-            scores = validate(
-                self.averaged_runner(), self.dataset, self.spec, self.split["val"], self.ranks, self.device, lambda: self._stop.received
-            )
+            scores = validate(self.averaged_runner(), self.dataset, self.spec, self.split["val"], self.ranks, lambda: self._stop.received)
             if scores is None:
                 self._leave()
             line |= scores or {}
@@ -315,6 +323,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint; the first rank's doing, since all hold the same."""
+        self._count(self.learner.settle())
         self._saved_at = time.monotonic()
         if self.ranks.leads:
             tensors, plateau = pack(self.learner, self.plateau)

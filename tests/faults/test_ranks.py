@@ -84,7 +84,7 @@ def write_validation(run, prepared, target):
     spec, runner = open_model(run, "torch", "cpu")
     dataset = open_prepared(prepared)
     with joined(ranks, cpu):
-        result = validation.validate(runner, dataset, spec, sorted(dataset.records), ranks, cpu)
+        result = validation.validate(runner, dataset, spec, sorted(dataset.records), ranks)
     target.with_name(f"{target.name}{ranks.rank}of{ranks.num}").write_text(json.dumps(result))
 
 

@@ -35,7 +35,7 @@ def together(*scans):
 
 
 def take(learner, batches, scans):
-    return learner.step(batches, scans, seed=0, lr=1e-3, consistency=0.7, stop=False)
+    return learner.step(batches, scans, number=1, seed=0, lr=1e-3, consistency=0.7, stop=False)
 
 
 @pytest.mark.parametrize("finest", [(0, 0, 0), (0, 0, 1), (0, 2, 1), (1, 1, 2)])
@@ -79,4 +79,47 @@ def test_a_large_gradient_is_clipped_to_its_norm_and_a_step_without_batches_is_n
 
 
 def test_a_request_to_stop_comes_back():
-    assert learner().step([], {0: 1}, seed=0, lr=1e-3, consistency=0.0, stop=True).stop
+    assert learner().step([], {0: 1}, number=1, seed=0, lr=1e-3, consistency=0.0, stop=True).stop
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("bad", [(), (1,), (1, 2), (3,), (4, 5)])
+def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind, bad):
+    """As on a GPU, which is not waited for: steps that are not finite leave everything as it is, the first one as well."""
+    found = []
+    for late in (False, True):
+        one, results = learner(**{"optimiser.kind": kind}), []
+        one._reads_late = late
+        for number in range(1, 6):
+            batch = scan(number)
+            if number in bad:
+                batch.images[1][..., 0] = torch.nan
+            results.append(one.step([batch], batch.sizes, number=number, seed=number, lr=1e-3, consistency=0.7, stop=number == 4))
+        assert (results[0] is None) == late
+        results.append(one.settle())
+        results = [result for result in results if result]
+        assert [result.number for result in results] == [1, 2, 3, 4, 5]
+        assert [result.number for result in results if result.fault == "loss_depth1"] == list(bad)
+        assert [result.number for result in results if result.stop] == [4]
+        assert one.settle() is None
+        found.append((one, [result.losses["loss"] for result in results if not result.fault]))
+    (prompt, losses), (later, same) = found
+    assert losses == same
+    for name in ("network", "average"):
+        for a, b in zip(getattr(prompt, name).state_dict().values(), getattr(later, name).state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+    # and it is what the sound steps alone would have made
+    sound = learner(**{"optimiser.kind": kind})
+    for number in sorted(set(range(1, 6)) - set(bad)):
+        batch = scan(number)
+        sound.step([batch], batch.sizes, number=number, seed=number, lr=1e-3, consistency=0.7, stop=False)
+    for a, b in zip(sound.network.state_dict().values(), prompt.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    one, batch = learner(), scan(1)
+    one.network.heads[2].bias.register_hook(lambda gradient: gradient * torch.inf)
+    result = take(one, [batch], batch.sizes)
+    assert result.fault == "the gradient of heads.2.bias"
+    assert "loss" not in result.losses

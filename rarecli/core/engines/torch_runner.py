@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 import torch
+from torch import Tensor
 
 from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.model import RareUNet
@@ -32,9 +33,14 @@ class TorchRunner:
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        logits: FloatArray = self.run_there(torch.from_numpy(image).to(self.device), depth).cpu().numpy()
+        return logits
+
+    def run_there(self, image: Tensor, depth: int) -> Tensor:
+        """The same with tensors, which stay on the device."""
         self.network.eval()
         with torch.inference_mode():
-            logits: FloatArray = self.network(torch.from_numpy(image).to(self.device), depth).float().cpu().numpy()
+            logits: Tensor = self.network(image, depth).float()
         return logits
 
 

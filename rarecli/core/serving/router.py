@@ -30,7 +30,7 @@ WINDOWS_IN_FLIGHT = 16
 class Router:
     """A bundle's routing, preparation, windows and stitching, around `infer`: (B, C, X, Y, Z) and a depth -> logits; thread-safe."""
 
-    def __init__(self, manifest: Manifest, infer: Run) -> None:
+    def __init__(self, manifest: Manifest, infer: Run[FloatArray]) -> None:
         self._manifest, self._infer = manifest, infer
         self._pool = ThreadPoolExecutor(WINDOWS_IN_FLIGHT)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from rarecli.core.config import TrainConfig
@@ -25,6 +26,7 @@ from rarecli.core.samples import Batch
 class StepResult:
     """What a step gave, alike on all ranks."""
 
+    number: int
     losses: dict[str, float]
     """Losses by name; not finite where `fault` says so."""
     fault: str | None
@@ -33,11 +35,26 @@ class StepResult:
     """Whether any rank was asked to stop."""
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A step that was taken, and whose numbers are on their way to the host."""
+
+    number: int
+    scans: Mapping[int, int]
+    consistency: float
+    values: Tensor
+    """On the host, once `arrived`: length of the gradient, losses, and the norm of each gradient."""
+    arrived: torch.Event | None
+
+
 class Learner:
     """Network, averaged weights and optimiser of one rank; all ranks hold the same bits.
 
     All gradients lie in one tensor, with the step's losses behind them: ranks add it up in one go, before anything is decided,
     so that they decide alike. A weight that no scan has reached has the gradient 0 (docs/decisions/0014).
+
+    Whether a step is finite is decided on the device. A GPU is never waited for while it has nothing to do: what a step gave is read
+    when the next one is under way.
     """
 
     def __init__(self, network: RareUNet, config: TrainConfig, amp: bool, ranks: Ranks = Ranks()) -> None:
@@ -48,18 +65,21 @@ class Learner:
         self.device = next(network.parameters()).device
         self.average = AveragedModel(network, multi_avg_fn=_averaging(config.ema_decay))
         parameters = list(network.parameters())
-        self.optimiser = make_optimiser(parameters, config.optimiser)
+        self.optimiser: Any = make_optimiser(parameters, config.optimiser)
         self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "stop"]
         sizes = [parameter.numel() for parameter in parameters]
         self._sums = torch.zeros(sum(sizes) + len(self._names), device=self.device)
         self._gradients, self._losses = torch.split(self._sums, [sum(sizes), len(self._names)])
-        for parameter, gradient in zip(parameters, torch.split(self._gradients, sizes), strict=True):
+        self._by_parameter = list(torch.split(self._gradients, sizes))
+        for parameter, gradient in zip(parameters, self._by_parameter, strict=True):
             parameter.grad = gradient.view_as(parameter)
+        self._taken: _Taken | None = None
+        self._reads_late = self.device.type != "cpu"
 
     def step(
-        self, batches: Iterable[Batch], scans: Mapping[int, int], *, seed: int, lr: float, consistency: float, stop: bool
-    ) -> StepResult:
-        """Learn from this rank's batches.
+        self, batches: Iterable[Batch], scans: Mapping[int, int], *, number: int, seed: int, lr: float, consistency: float, stop: bool
+    ) -> StepResult | None:
+        """Learn from this rank's batches. Returns what this step gave, or on a GPU the one before it, if that is not known yet.
 
         scans: how many the step has at every depth, on all ranks together. consistency: weight of that loss.
         stop: whether this rank has been asked to stop.
@@ -70,20 +90,40 @@ class Learner:
         for batch in batches:
             self._add_gradients(batch, scans, consistency)
         self.ranks.add(self._sums)
-        norm = torch.linalg.vector_norm(self._gradients)
-        length, *values = torch.cat([norm[None], self._losses]).tolist()  # the one host sync
-        known = [f"loss_depth{depth}" for depth in scans] + ["consistency"] * (consistency > 0 and self._has_partners(scans))
-        losses = {name: value for name, value in zip(self._names, values, strict=True) if name in known}
-        if not all(map(math.isfinite, (length, *losses.values()))):
-            return StepResult(losses, self._first_fault(losses), values[-1] > 0)
+        norms = torch.stack(torch._foreach_norm(self._by_parameter))
+        length = torch.linalg.vector_norm(norms)
+        values = torch.cat([length[None], self._losses, norms])
+        before = self.settle()  # the device is at work on this step by now
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        self._gradients.mul_(min(1.0, self.config.optimiser.grad_clip / (length + 1e-6)))
+        self._gradients.mul_((self.config.optimiser.grad_clip / (length + 1e-6)).clamp(max=1))
+        self.optimiser.found_inf = (~values.isfinite().all()).float()  # if so, fused optimisers leave everything as it is
         self.optimiser.step()
+        on_host, arrived = values.to("cpu", non_blocking=True), None
+        if self.device.type != "cpu":
+            arrived = torch.Event(self.device)
+            arrived.record()
+        self._taken = _Taken(number, scans, consistency, on_host, arrived)
+        return before if self._reads_late else self.settle()
+
+    def settle(self) -> StepResult | None:
+        """What the last step gave, if that is not known yet; its weights enter the average."""
+        if self._taken is None:
+            return None
+        taken, self._taken = self._taken, None
+        if taken.arrived is not None:
+            taken.arrived.synchronize()
+        length, *values = taken.values.tolist()
+        stop = values[len(self._names) - 1] > 0
+        known = [f"loss_depth{depth}" for depth in taken.scans]
+        known += ["consistency"] * (taken.consistency > 0 and self._has_partners(taken.scans))
+        losses = {name: value for name, value in zip(self._names, values, strict=False) if name in known}
+        if not all(map(math.isfinite, (length, *values))):
+            return StepResult(taken.number, losses, self._first_fault(losses, values[len(self._names) :]), stop)
         self.average.update_parameters(self.network)
-        shares = depth_shares(self.config.loss.depth_weights, scans)
-        loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items()) + consistency * losses.get("consistency", 0.0)
-        return StepResult({"loss": loss, **losses}, None, values[-1] > 0)
+        shares = depth_shares(self.config.loss.depth_weights, taken.scans)
+        loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items())
+        return StepResult(taken.number, {"loss": loss + taken.consistency * losses.get("consistency", 0.0), **losses}, None, stop)
 
     def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
         """Forward and backward of one batch, which counts by its share of the step's scans at every depth."""
@@ -108,15 +148,11 @@ class Learner:
         """Whether some scan enters at depth 0, and so at other depths as well: what the consistency loss compares."""
         return 0 in sizes and self.network.num_depths > 1
 
-    def _first_fault(self, losses: dict[str, float]) -> str:
+    def _first_fault(self, losses: dict[str, float], norms: list[float]) -> str:
         """Name the first loss, else the first gradient from the output backwards, that is not finite."""
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                return name
-        for name, parameter in reversed(list(self.network.named_parameters())):
-            if not bool(torch.isfinite(parameter.grad).all()):  # type: ignore[arg-type]
-                return f"the gradient of {name}"
-        return "the gradient norm"
+        names = [f"the gradient of {name}" for name, _ in self.network.named_parameters()]
+        found = [*losses.items(), *reversed(list(zip(names, norms, strict=True)))]
+        return next((name for name, value in found if not math.isfinite(value)), "the gradient norm")
 
 
 def _averaging(decay: float) -> Any:

@@ -7,51 +7,50 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from rarecli.core.augmentation import Changes
 from rarecli.core.config import ModelSpec
 from rarecli.core.distributed import Ranks
-from rarecli.core.engines.runners import Runner
-from rarecli.core.metrics import Record, case_record, confusion_matrix, foreground_mean
+from rarecli.core.engines.torch_runner import TorchRunner
+from rarecli.core.metrics import Record, case_record, foreground_mean
 from rarecli.core.patches import sliding_logits
 from rarecli.core.prepared import PreparedDataset
-from rarecli.core.preprocessing import normalise
-from rarecli.core.protocols import downsampled
+from rarecli.core.views import Patch, make_samples
 
 
 def validate(
-    runner: Runner,
+    runner: TorchRunner,
     dataset: PreparedDataset,
     spec: ModelSpec,
     names: Sequence[str],
     ranks: Ranks = Ranks(),
-    device: torch.device = torch.device("cpu"),
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
     """Mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
 
-    Ranks share the cases and add up voxel counts, which are whole numbers: the result does not depend on how many they are.
-    device: where the ranks' tensors must lie. stopping: asked between cases; None is returned if it said yes on any rank.
+    Scans are prepared, predicted and compared on the runner's device; what is read back is voxel counts, once. Ranks share the cases
+    and add these up, which are whole numbers: the result does not depend on how many ranks there are.
+    stopping: asked between cases; None is returned if it said yes on any rank.
     """
     num_depths, num_classes = spec.network.num_depths, spec.plan.num_classes
-    counts = torch.zeros(len(names) * num_depths * num_classes**2 + 1, dtype=torch.int64)
-    confusions = counts[:-1].view(len(names), num_depths, num_classes, num_classes).numpy()
+    counts = torch.zeros(len(names) * num_depths * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
+    confusions = counts[:-1].view(len(names), num_depths, num_classes**2)
     with runner, ranks.signing():
         for name in ranks.share(list(names)):
             if stopping():
                 counts[-1] = 1
                 break
-            image, labels = dataset.read(name)
+            image, labels = (torch.from_numpy(np.array(part)) for part in dataset.read(name))
             finest = dataset.records[name].depth
-            for depth in range(finest, num_depths):
-                coarse, reference = downsampled(image, labels, spec, depth - finest, spec.targets)
-                view = normalise(coarse, spec.plan.normalisation)
-                prediction = sliding_logits(view, spec, depth, runner.run).argmax(axis=0)
-                confusions[names.index(name), depth] = confusion_matrix(prediction, reference, num_classes)
-    counts = ranks.add(counts.to(device)).cpu()
-    if counts[-1]:
+            [sample] = make_samples([Patch(image, labels, finest, finest, Changes())], spec, runner.device)
+            for depth, view in sample.images.items():
+                prediction = sliding_logits(view, spec, depth, runner.run_there).argmax(dim=0)
+                pairs = sample.labels[depth].flatten().long() * num_classes + prediction.flatten()
+                confusions[names.index(name), depth].scatter_add_(0, pairs, torch.ones_like(pairs))
+    found = ranks.add(counts).cpu().numpy()
+    if found[-1]:
         return None
-    confusions = counts[:-1].view(len(names), num_depths, num_classes, num_classes).numpy()
     by_depth: dict[int, list[Record]] = {}
-    for name, of_case in zip(names, confusions, strict=True):
+    for name, of_case in zip(names, found[:-1].reshape(len(names), num_depths, num_classes, num_classes), strict=True):
         for depth in range(dataset.records[name].depth, num_depths):
             by_depth.setdefault(depth, []).append(case_record(of_case[depth], spec.plan.label_names))
     result = {f"dice_depth{depth}": float(np.mean([foreground_mean(r) for r in by_depth[depth]])) for depth in sorted(by_depth)}

@@ -1,0 +1,31 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from rarecli import Predictor, dice
+from rarecli.core.engines.runners import open_model
+from rarecli.core.prepared import open_prepared
+from rarecli.core.training.validation import validate
+
+
+def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
+    """Scans averaged over 2^k voxels and written down as such are predicted; their labels are compared by the metric of the Python API."""
+    names = ["phantom_000", "phantom_003"]
+    spec, runner = open_model(run, "torch", "cpu")
+    found = validate(runner, open_prepared(prepared), spec, names)
+    expected = {}
+    with Predictor(run, device="cpu", backend="torch") as predictor:
+        for depth in range(4):
+            step, values = 2**depth, []
+            for name in names:
+                scan, labels = (nib.load(phantom_dataset / folder / f"{name}.nii.gz").get_fdata() for folder in ("imagesTr", "labelsTr"))
+                split = [part for size in scan.shape for part in (size // step, step)]
+                coarse = scan.astype(np.float32).reshape(split).mean(axis=(1, 3, 5))
+                shares = np.stack([(labels == value).reshape(split).mean(axis=(1, 3, 5)) for value in range(3)])
+                prediction = predictor.predict(coarse, np.diag([step, step, step, 1.0]))
+                assert prediction.depth == depth
+                values.append(dice(prediction.labels, shares.argmax(axis=0), num_classes=3)[1:].mean())
+            expected[f"dice_depth{depth}"] = np.mean(values)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels, where two classes are as good as equal
+    assert found["dice_mean"] == pytest.approx(np.mean([found[name] for name in expected]))
