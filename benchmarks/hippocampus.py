@@ -51,7 +51,8 @@ RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
     "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=15),
-    "paper": Recipe("paper", "paper"),
+    # its schedule and its early stopping go by every epoch's validation
+    "paper": Recipe("paper", "paper", {"validate_every": 1}),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
     "unet-aug-native": Recipe("hippocampus", "native", {"arch": "unet-aug"}),
@@ -153,7 +154,8 @@ def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, 
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    path = run / "log.jsonl"  # which a run that was stopped in its first epoch has not
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +101,9 @@ def naming_dead_workers() -> Iterator[None]:
 
 
 def _dead_worker(error: Exception) -> EnvironmentFault:
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler would raise once more for every other worker that ends, in whatever is being tidied up then
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     text = str(error)
     remedy = "was memory short? try a smaller num_workers"
     if "Bus error" in text or "shared memory" in text:
