@@ -11,7 +11,7 @@ KEYS = [[(0, "phantom_000"), (0, "phantom_001")], [(1, "phantom_000")]]
 
 
 def source(prepared, **overrides):
-    config = load_train_config(overrides={"coarse_views": 1, **overrides})
+    config = load_train_config(overrides=overrides)
     dataset = open_prepared(prepared)
     return SampleSource(dataset, make_spec(dataset, config), config)
 
@@ -21,7 +21,7 @@ def test_batches_are_the_same_whoever_makes_them(prepared, num_workers):
     here = source(prepared)
     batches = list(Batches(source(prepared, num_workers=num_workers), KEYS, torch.device("cpu")).take(2))
     for keys, batch in zip(KEYS, batches, strict=True):
-        expected = make_batch([patch for key in keys for patch in here[key]], here.spec, torch.device("cpu"))
+        expected = make_batch([here[key] for key in keys], here.spec, torch.device("cpu"))
         for depth in range(4):
             assert torch.equal(batch.images[depth], expected.images[depth])
             assert torch.equal(batch.labels[depth], expected.labels[depth])
@@ -32,6 +32,6 @@ def test_workers_leave_to_another_device_what_is_its(prepared, num_workers):
     """A GPU is given what was read and drawn; here PyTorch's device without data stands for it."""
     batches = Batches(source(prepared, num_workers=num_workers, **{"augmentation.noise": 0}), KEYS, torch.device("meta"))
     for keys, batch in zip(KEYS, batches.take(2), strict=True):
-        assert batch.sizes == {0: len(keys), 1: len(keys), 2: 2 * len(keys), 3: 2 * len(keys)}
+        assert batch.sizes == dict.fromkeys(range(4), len(keys))
         assert {tensor.device.type for tensor in (*batch.images.values(), *batch.labels.values())} == {"meta"}
     assert batches.waited_s > 0
