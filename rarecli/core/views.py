@@ -62,8 +62,10 @@ def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, 
     """Fill the samples of patches that are alike."""
     first, changes = patches[0], [patch.changes for patch in patches]
     step = 2 ** (max(spec.network.num_depths - 1, first.depth) - first.depth)
-    images = edge_pad(torch.stack([patch.image for patch in patches]).to(device, non_blocking=True), step)
-    labels = edge_pad(torch.stack([patch.labels for patch in patches]).to(device, non_blocking=True)[:, None].float(), step)[:, 0]
+    # each by itself, since what is stacked is in pinned memory no more
+    images = edge_pad(torch.stack([patch.image.to(device, non_blocking=True) for patch in patches]), step)
+    labels = torch.stack([patch.labels.to(device, non_blocking=True) for patch in patches])
+    labels = edge_pad(labels[:, None].float(), step)[:, 0]
     images, labels = move(images, labels, changes)
     images = change_gamma(images, changes)
     if any(patch.lost_depth for patch in patches):
