@@ -13,6 +13,7 @@ from rarecli.core.summaries import ROUTED, UPSAMPLED
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("full", "1/2", "1/4", "1/8")
+HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
 BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("unet-aug-native",)}
 """What each shipped recipe is compared with, on the same cases."""
 
@@ -24,7 +25,7 @@ def read_results(name: str) -> list[dict[str, Any]]:
 
 def table(names: Sequence[str]) -> str:
     """A row per recipe and method: Dice by resolution and their mean, averaged over folds."""
-    rows = ["| recipe | protocol | method | folds | " + " | ".join([*COLUMNS, "mean"]) + " |", "|" + "---|" * 9]
+    rows = [HEADER, "|" + "---|" * 9]
     for name in names:
         folds = read_results(name)
         for method in folds[0]["per_method"] if folds else []:

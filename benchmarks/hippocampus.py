@@ -2,7 +2,7 @@
 
     python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # or go on; writes results/accuracy_RECIPE_foldK.json
     python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # goes on from fold 0 with all cases; writes rarecli/models/RECIPE
-    python benchmarks/hippocampus.py table                              # results/accuracy.md from all results
+    python benchmarks/hippocampus.py table                              # results/accuracy.md and the cards' tables from all results
 
 WORK is a folder for prepared data and runs, many gigabytes of nothing worth keeping. Accuracy is that of the averaged weights after
 the last epoch: no checkpoint is chosen on the cases that it is scored on.
@@ -144,6 +144,15 @@ def ship(dataset: Path, work: Path, name: str) -> None:
     (folder / "README.md").write_text(card.format(table=accuracy_tables.table([name]), **facts), encoding="utf-8")
 
 
+def documents() -> dict[Path, str]:
+    """What is written of the results: accuracy.md, and the cards of the models with their tables as they are now."""
+    found = {accuracy_tables.RESULTS / "accuracy.md": accuracy_tables.document(list(RECIPES))}
+    for path in MODELS.glob("*/README.md"):
+        words, _, _ = path.read_text(encoding="utf-8").partition(accuracy_tables.HEADER)
+        found[path] = words + accuracy_tables.table([path.parent.name])
+    return found
+
+
 def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """Mean foreground Dice by method, depth and case."""
     found: dict[str, dict[str, dict[str, float]]] = {}
@@ -175,7 +184,8 @@ def main() -> None:
         score(options.dataset, options.work, options.recipe, options.fold, run)
     elif options.command == "ship":
         ship(options.dataset, options.work, options.recipe)
-    (accuracy_tables.RESULTS / "accuracy.md").write_text(accuracy_tables.document(list(RECIPES)), encoding="utf-8")
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
