@@ -62,6 +62,35 @@ class Perfect(Oracle):
         return Prediction(labels, scan.affine, 0, "", (1, 1, 1), None, 0.0)
 
 
+class PerfectAtFullResolution(Oracle):
+    """Answers with the labels of a known scan where it is asked at full resolution, with background elsewhere."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+
+    def predict(self, scan, depth=None):
+        found = super().predict(scan, depth)
+        if scan.shape != self.labels.shape:
+            return found
+        assert scan.spacing_mm == pytest.approx((1, 1, 1))
+        return Prediction(self.labels.data[0].astype(np.uint8), scan.affine, 0, "", (1, 1, 1), None, 0.0)
+
+
+@pytest.mark.parametrize("num_depths", [1, 4])
+def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp_path, num_depths):
+    """The paper takes every 2^k-th label, of the reference and of an upsampling network alike: one that is right is so at every depth."""
+    write_phantoms(tmp_path / "data", range(1))
+    _, labels = Phantom(0).acquire(1.0)
+    oracle = PerfectAtFullResolution(labels)
+    if num_depths == 1:
+        oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
+        oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
+    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper")["per_method"]
+    perfect = per_method["upsampled" if num_depths == 4 else "routed"]
+    assert [depth for depth, part in perfect.items() if part["dice"] == 1] == (["1", "2", "3"] if num_depths == 4 else ["0", "1", "2", "3"])
+
+
 def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
     write_phantoms(tmp_path / "data", range(3))
     oracle = Oracle(answer=1)

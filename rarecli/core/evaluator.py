@@ -21,13 +21,14 @@ from rarecli.core.files import read_json, require_writable, write_json
 from rarecli.core.journal import Journal, key_of
 from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
-from rarecli.core.preprocessing import to_ras
+from rarecli.core.preprocessing import downsample_labels, to_ras
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.protocols import Protocol, Resolution, resolutions_of, thresholds_mm, view_at
+from rarecli.core.protocols import Protocol, Resolution, resolutions_of, thresholds_mm, upsampled_back, view_at
 from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
 from rarecli.core.types import IntArray
+from rarecli.core.volume import Volume
 
 _NUM_PICTURES = 3
 
@@ -192,12 +193,14 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
         depth = resolution.depth
         view = view_at(scan, labels, spec, resolution, request.protocol)
         view_mm, full_mm = (view.scan.spacing_mm, scan.spacing_mm) if request.surface else (None, None)
-        methods: dict[str, int | None] = {ROUTED: depth if request.protocol == "paper" and depth < spec.network.num_depths else None}
+        methods: dict[str, int | None] = {ROUTED: None}
+        if request.protocol == "paper":  # which knows no spacing; a network with one entry is given all scans at full resolution
+            methods[ROUTED] = depth if depth < spec.network.num_depths else 0
         between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # there not even depth 0 upsamples by itself
         if request.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
             methods[UPSAMPLED] = 0
         for method, forced in methods.items():
-            prediction = class_indices(predictor.predict(view.scan, depth=forced).labels, spec.plan.label_values)
+            prediction = _predict(predictor, view.scan, forced, depth, request.protocol)
             metrics = measure(prediction, view.reference, names, view_mm)
             restored = ceiling = None
             if view.zoom is not None:
@@ -207,6 +210,15 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
             if method == ROUTED:
                 pictures.append(Picture(depth, view.scan.data[0], view.reference, prediction))
     return scored, pictures
+
+
+def _predict(predictor: Predictor, scan: Volume, forced: int | None, depth: int, protocol: Protocol) -> IntArray:
+    """Class indices on the grid of a view at `depth`, with the network entered at `forced`."""
+    plan = predictor.spec.plan
+    if protocol == "native" or forced == depth:
+        return class_indices(predictor.predict(scan, depth=forced).labels, plan.label_values)
+    fine = predictor.predict(upsampled_back(scan, depth), depth=forced)
+    return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
 
 
 def _choose_resolutions(

@@ -4,7 +4,8 @@ native  the scan as a scanner would have acquired it there: averaged over each v
         aliases; finer than the scan, linear interpolation), labels by majority of volume. At 1/2^depth of the scan's own
         grid, or at an isotropic spacing in mm. The first voxel begins where the scan begins and the last one is whole, the
         scan's last voxels repeated for it: at 1/2^depth these are the blocks that training sees.
-paper   the scan cropped or padded to the patch, trilinear downsampling, labels nearest (arXiv 2507.15524, section 3)
+paper   the scan cropped or padded to the patch, trilinear downsampling, labels nearest (arXiv 2507.15524, section 3); labels of a
+        network that is given the scan upsampled back are taken nearest as well
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
         _require_coverable(scan, resolution.spacing_mm, zoom)
     image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
     return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
+
+
+def upsampled_back(scan: Volume, depth: int) -> Volume:
+    """A view of protocol paper at `depth`, brought back to full resolution for a network that is entered there alone, trilinear.
+
+    Of the labels there, the protocol takes every 2^depth-th, as it does of the reference.
+    """
+    zoom = (2.0**depth,) * 3
+    return Volume(resample(scan.data, zoom), resampled_affine(scan.affine, scan.shape, zoom))
 
 
 def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
