@@ -107,7 +107,7 @@ def move(images: Tensor, labels: Tensor, changes: Sequence[Changes]) -> tuple[Te
     moving = [index for index, item in enumerate(changes) if item.motion]
     if moving:
         grid = _sampling_grid(images.shape[2:], [motion for item in changes if (motion := item.motion)], images.device)
-        where = torch.tensor(moving).to(images.device)
+        where = torch.tensor(moving).to(images.device, non_blocking=True)
         chosen = both[where]
         moved = torch.cat([_sample(chosen[:, :-1], grid, "bilinear"), _sample(chosen[:, -1:], grid, "nearest")], dim=1)
         both = both.index_copy(0, where, moved)
@@ -134,10 +134,14 @@ def change_gamma(images: Tensor, changes: Sequence[Changes]) -> Tensor:
     """Raise each channel of (B, C, X, Y, Z), mapped to 0..1 by its extremes, to the power of gamma; the extremes stay where they are."""
     if all(item.gamma == 1 for item in changes):
         return images
-    low, high = images.amin((2, 3, 4), keepdim=True), images.amax((2, 3, 4), keepdim=True)
+    # one by one: the last bit of a power on a CPU goes with how threads share the whole
+    return torch.stack([_power(image, item.gamma) if item.gamma != 1 else image for image, item in zip(images, changes, strict=True)])
+
+
+def _power(image: Tensor, gamma: float) -> Tensor:
+    low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
     extent = torch.where(high > low, high - low, torch.ones_like(low))
-    powered = ((images - low) / extent) ** _numbers(changes, lambda item: item.gamma, images) * extent + low
-    return torch.where(_numbers(changes, lambda item: item.gamma, images) == 1, images, powered)
+    return ((image - low) / extent) ** gamma * extent + low
 
 
 def change_contrast(images: Tensor, changes: Sequence[Changes]) -> Tensor:

@@ -80,9 +80,8 @@ class Batches:
                 raise _dead_worker(error) from error
             if isinstance(done, RareError):
                 raise done
-            batch = done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
             self.waited_s += time.perf_counter() - started
-            yield batch
+            yield done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
 
 
 def _unchanged(batch: Any) -> Any:

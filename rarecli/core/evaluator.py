@@ -31,6 +31,8 @@ from rarecli.core.types import IntArray
 from rarecli.core.volume import Volume
 
 _NUM_PICTURES = 3
+_SCORING = 2
+"""Goes up with every change of how cases are scored, so that scores of before are not resumed."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ def _compared(summary: dict[str, Any], other: Result, output: Path) -> dict[str,
 
 
 def _key(case: Case, predictor: Predictor, request: Request) -> str:
-    return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(request))
+    return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(request), _SCORING)
 
 
 def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[list[Score], list[Picture]]:

@@ -73,9 +73,7 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
         raise UsageError("another process is writing here", path=path.parent, remedy="wait for it, or choose another -o") from None
     except OSError as error:
-        raise EnvironmentFault(
-            f"cannot lock: {error.strerror or error}", path=path, remedy="choose an output on a file system with locks"
-        ) from error
+        raise _no_locks(path, error) from error
     try:
         yield
     finally:
@@ -138,9 +136,11 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            mine = os.fstat(handle).st_ino == temporary.stat().st_ino  # whoever held it before may have moved it away by now
-        except OSError:
+            mine = os.fstat(handle).st_ino == temporary.stat().st_ino
+        except (BlockingIOError, FileNotFoundError):  # held, or moved away by whoever held it before
             mine = False
+        except OSError as error:
+            raise _no_locks(temporary, error) from error
         if not mine:
             raise EnvironmentFault("another process is writing this output", path=path, remedy="wait for it, or choose another -o")
         yield temporary
@@ -212,6 +212,10 @@ def sha256(path: Path) -> str:
 
 def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
     return EnvironmentFault(f"cannot write: {error.strerror or error}", path=path, remedy="free some space, or choose another output")
+
+
+def _no_locks(path: Path, error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(f"cannot lock: {error.strerror or error}", path=path, remedy="choose an output on a file system with locks")
 
 
 def _sync(path: Path) -> None:

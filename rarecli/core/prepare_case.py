@@ -6,6 +6,7 @@ The file of a case holds the key of what it was made from, so that --resume can 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
                 record = validate(CaseRecord, facts["record"], "the record of a case", DataError, path=path)
                 samples = _samples(file.get_tensor("image"), file.get_tensor("labels"))
             if path != target:
-                shutil.copyfile(path, target)
+                shutil.copyfile(path, _part_of(target))
+                _part_of(target).replace(target)
         except (OSError, SafetensorError, ValueError, KeyError, DataError):
             continue  # cut short, or of another version
         return CaseResult(record, samples)
@@ -95,12 +97,17 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
 
 
 def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".part")  # a kill leaves a part, which must not look like a case
+    temporary = _part_of(path)
     try:
         save_file(arrays, temporary, {"facts": json.dumps(facts)})
         temporary.replace(path)
     except SafetensorError as error:
         raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
+
+
+def _part_of(path: Path) -> Path:
+    """Where this process writes a file of a case: a kill leaves a part, which must not look like a case, nor be another process's."""
+    return path.with_suffix(f".{os.getpid()}.part")
 
 
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:

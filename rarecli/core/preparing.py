@@ -40,7 +40,7 @@ def preprocess(
     Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
     """
     dataset = _open(source, output, options)
-    with _workers(dataset, options) as workers:
+    with _workers(dataset.cases, options) as workers:
         started = time.perf_counter()
         plan = make_plan(dataset, options, workers)
         with resumable_folder(output, resume=options.resume) as folder:
@@ -69,7 +69,7 @@ def preprocess_part(
     """
     dataset = _open(source, output, options)
     cases = shard.of(dataset.cases)
-    with _workers(dataset, options) as workers, shared_folder(output) as folder:
+    with _workers(cases, options) as workers, shared_folder(output) as folder:
         plan = make_plan(dataset, options, workers)
         kept = (folder / "cases", output / "cases")
         results, failures = _prepare(dataset, cases, plan, folder, kept, workers, reporter) if cases else ([], {})
@@ -97,9 +97,9 @@ def _open(source: Path, output: Path, options: PreprocessOptions) -> Dataset:
 
 
 @contextmanager
-def _workers(dataset: Dataset, options: PreprocessOptions) -> Iterator[Workers]:
+def _workers(cases: Sequence[Case], options: PreprocessOptions) -> Iterator[Workers]:
     """Within, there are processes that prepare cases."""
-    with started_workers(min(options.num_jobs or os.cpu_count() or 1, len(dataset.cases))) as workers:
+    with started_workers(min(options.num_jobs or os.cpu_count() or 1, max(1, len(cases)))) as workers:
         list(workers.map(_warm_up, range(workers.num)))
         yield workers
 

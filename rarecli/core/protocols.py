@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from rarecli.core import routing
-from rarecli.core.config import ModelSpec, Targets
+from rarecli.core.config import ModelSpec
 from rarecli.core.errors import DataError
 from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
 from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
@@ -69,7 +69,8 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
     full = labels.data[0]
     if protocol == "paper":
         patch, depth = spec.plan.patch_size, resolution.depth
-        image, reference = downsampled(fit_shape(scan.data, patch), fit_shape(full, patch), spec, depth, "paper")
+        image = downsample(fit_shape(scan.data, patch), depth, "paper")
+        reference = downsample_labels(fit_shape(full, patch), depth, "paper", spec.plan.num_classes)
         # the protocol knows no spacing: a volume of the fixed shape is what the model was trained on
         return View(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
     if resolution.spacing_mm is None:
@@ -102,13 +103,6 @@ def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
             expected=f"well below the scan's {' x '.join(f'{mm:.4g}' for mm in extent)} mm",
             remedy="leave it out of --spacings",
         )
-
-
-def downsampled(image: FloatArray, labels: IntArray, spec: ModelSpec, depth: int, targets: Targets) -> tuple[FloatArray, IntArray]:
-    """Scan and labels of any shape at 1/2^depth, as training sees them."""
-    if targets == "paper":
-        return downsample(image, depth, "paper"), downsample_labels(labels, depth, "paper", spec.plan.num_classes)
-    return _acquired(image, labels, (0.5**depth,) * 3, spec.plan.num_classes)
 
 
 def _acquired(image: FloatArray, labels: IntArray, zoom: Triple, num_classes: int) -> tuple[FloatArray, IntArray]:

@@ -150,6 +150,8 @@ class Trainer:
         self.started_from: str | None = None
         self.steps_per_epoch = num_steps(self.cases, config)
         self._stop = StopRequest()
+        self._asked_to_stop = False
+        self._fault: str | None = None
         self._saved_at = time.monotonic()
 
     def start(self, model: ModelFiles | None) -> None:
@@ -253,31 +255,37 @@ class Trainer:
         )
         state.step += 1
         state.position += 1
-        return self._count(result)
+        self._count(result)
+        return self._decide()
 
-    def _count(self, result: StepResult | None) -> bool:
-        """Count what a step gave, where there is news; returns whether the training has been asked to stop."""
+    def _count(self, result: StepResult | None) -> None:
+        """Count what a step gave, where there is news. What follows from it, all ranks decide at one place, `_decide`."""
         state, sums = self.state, self.state.sums
         if result is None:
-            return False
+            return
+        self._asked_to_stop |= result.stop
         if result.fault is None:
             state.bad_steps = 0
             sums.good_steps += 1
             for name, value in result.losses.items():
                 sums.losses[name] = sums.losses.get(name, 0.0) + value
-            return result.stop
+            return
         state.bad_steps += 1
+        self._fault = result.fault
         self.reporter.warn(f"step {result.number}: {result.fault} is not finite; the step is skipped")
-        if state.bad_steps == _MOST_BAD_STEPS:
+
+    def _decide(self) -> bool:
+        """Whether the training has been asked to stop, by what is known of its steps; raises ModelError if too many were not finite."""
+        if self.state.bad_steps >= _MOST_BAD_STEPS:
             raise ModelError(
                 f"{_MOST_BAD_STEPS} steps in a row were not finite",
                 path=self.run,
-                field=result.fault,
+                field=self._fault,
                 found="NaN or infinity",
                 expected="finite losses and gradients",
                 remedy="a lower optimiser.lr, or --no-amp; the weights of the last whole epoch are kept",
             )
-        return result.stop
+        return self._asked_to_stop
 
     def _mine(self, batches: Batches, num: int) -> Iterator[Batch]:
         with self.ranks.signing():
@@ -285,7 +293,8 @@ class Trainer:
 
     def _close_epoch(self, epoch: int) -> dict[str, Any]:
         """Validate, judge, write everything; returns the epoch's log line."""
-        if self._count(self.learner.settle()):
+        self._count(self.learner.settle())
+        if self._decide():
             self._leave()
         config, state, sums = self.config, self.state, self.state.sums
         line = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": sums.seconds, "waited_for_data": sums.waited_s / sums.seconds}

@@ -76,7 +76,8 @@ def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, 
         x, y, z = (math.ceil(size / 2**coarser) for size in first.labels.shape)
         views = downsample(images, coarser, spec.targets)[..., :x, :y, :z]
         limits = [patch.limits[coarser] for patch in patches if patch.limits is not None]
-        views = normalise(views, spec.plan.normalisation, torch.tensor(limits, dtype=torch.float64).to(device) if limits else None)
+        known = torch.tensor(limits, dtype=torch.float64).to(device, non_blocking=True) if limits else None
+        views = normalise(views, spec.plan.normalisation, known)
         views = add_noise(change_contrast(views, changes), depth, changes)
         coarse = downsample_labels(labels, coarser, spec.targets, spec.plan.num_classes)[..., :x, :y, :z]
         for sample, image, of_image in zip(samples, views, coarse, strict=True):
@@ -94,16 +95,20 @@ def downsample_labels(labels: Tensor, coarser: int, targets: Targets, num_classe
     step = 2**coarser
     if coarser == 0 or targets == "paper":
         return labels[..., ::step, ::step, ::step].to(torch.uint8)
-    classes = torch.arange(num_classes, dtype=labels.dtype, device=labels.device).view(1, -1, 1, 1, 1)
-    shares = functional.avg_pool3d((labels[:, None] == classes).float(), step)  # exact: whole numbers over a power of two
-    return shares.argmax(dim=1).to(torch.uint8)
+    share = functional.avg_pool3d((labels == 0).float(), step)  # exact: whole numbers over a power of two
+    best = torch.zeros_like(share, dtype=torch.uint8)
+    for index in range(1, num_classes):  # one by one, since all together take so many times the memory
+        volume = functional.avg_pool3d((labels == index).float(), step)
+        best = torch.where(volume > share, index, best)
+        share = torch.maximum(volume, share)
+    return best
 
 
 def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None) -> Tensor:
     """Each channel's two percentiles to 0 and 1, clipped; a constant one to 0. limits: (B, C, 2) float64 in place of the percentiles."""
     if isinstance(rule, CtNormalisation):
         low, high, mean, std = (
-            torch.tensor(values, dtype=torch.float32).to(images.device).view(1, -1, 1, 1, 1)
+            torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True).view(1, -1, 1, 1, 1)
             for values in (rule.lower, rule.upper, rule.mean, rule.std)
         )
         return (images.clamp(low, high) - mean) / std

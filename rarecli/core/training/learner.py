@@ -63,7 +63,7 @@ class Learner:
         if config.checkpoint_activations:
             network.checkpoint_activations()
         self.device = next(network.parameters()).device
-        self.average = AveragedModel(network, multi_avg_fn=_averaging(config.ema_decay))
+        self.average = AveragedModel(network)
         parameters = list(network.parameters())
         self.optimiser: Any = make_optimiser(parameters, config.optimiser)
         self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "stop"]
@@ -120,10 +120,21 @@ class Learner:
         losses = {name: value for name, value in zip(self._names, values, strict=False) if name in known}
         if not all(map(math.isfinite, (length, *values))):
             return StepResult(taken.number, losses, self._first_fault(losses, values[len(self._names) :]), stop)
-        self.average.update_parameters(self.network)
+        self._average_in()
         shares = depth_shares(self.config.loss.depth_weights, taken.scans)
         loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items())
         return StepResult(taken.number, {"loss": loss + taken.consistency * losses.get("consistency", 0.0), **losses}, None, stop)
+
+    @torch.no_grad()
+    def _average_in(self) -> None:
+        """Take the weights into their exponential average, which forgets faster in the beginning.
+
+        So a short training is not held back by its first weights. PyTorch's own way would read its counter back from the device.
+        """
+        count = int(self.average.n_averaged)  # on the CPU
+        weight = max(1 - self.config.ema_decay, 9 / (count + 10)) if count else 1.0
+        torch._foreach_lerp_(list(self.average.module.parameters()), list(self.network.parameters()), weight)
+        self.average.n_averaged += 1
 
     def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
         """Forward and backward of one batch, which counts by its share of the step's scans at every depth."""
@@ -153,13 +164,3 @@ class Learner:
         names = [f"the gradient of {name}" for name, _ in self.network.named_parameters()]
         found = [*losses.items(), *reversed(list(zip(names, norms, strict=True)))]
         return next((name for name, value in found if not math.isfinite(value)), "the gradient norm")
-
-
-def _averaging(decay: float) -> Any:
-    """Exponential average that forgets faster in the beginning, so that a short training is not held back by its first weights."""
-
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        weight = max(1 - decay, 9 / (float(num_averaged) + 10))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return update
