@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from rarecli.core.batches import Batches, make_batch
@@ -16,10 +15,9 @@ def source(prepared, **overrides):
     return SampleSource(dataset, make_spec(dataset, config), config)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_batches_are_the_same_whoever_makes_them(prepared, num_workers):
+def test_batches_are_the_same_whoever_makes_them(prepared):
     here = source(prepared)
-    batches = list(Batches(source(prepared, num_workers=num_workers), KEYS, torch.device("cpu")).take(2))
+    batches = list(Batches(source(prepared), KEYS, torch.device("cpu")).take(2))
     for keys, batch in zip(KEYS, batches, strict=True):
         expected = make_batch([here[key] for key in keys], here.spec, torch.device("cpu"))
         for depth in range(4):
@@ -27,10 +25,9 @@ def test_batches_are_the_same_whoever_makes_them(prepared, num_workers):
             assert torch.equal(batch.labels[depth], expected.labels[depth])
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_workers_leave_to_another_device_what_is_its(prepared, num_workers):
+def test_another_device_is_left_what_is_its(prepared):
     """A GPU is given what was read and drawn; here PyTorch's device without data stands for it."""
-    batches = Batches(source(prepared, num_workers=num_workers, **{"augmentation.noise": 0}), KEYS, torch.device("meta"))
+    batches = Batches(source(prepared, **{"augmentation.noise": 0}), KEYS, torch.device("meta"))
     for keys, batch in zip(KEYS, batches.take(2), strict=True):
         assert batch.sizes == dict.fromkeys(range(4), len(keys))
         assert {tensor.device.type for tensor in (*batch.images.values(), *batch.labels.values())} == {"meta"}
