@@ -63,7 +63,7 @@ RAISES = [
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
 ]
 OURS = {"UsageError", "DataError", "ModelError", "EnvironmentFault", "SomeCasesFailed", "Preempted", "RareError", "error", "kind"}
-MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "_cannot_write", "typer.BadParameter"}
+MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "_cannot_write", "_no_locks", "typer.BadParameter"}
 GUARDS = {"__init__.py": "AttributeError", "config.py": "ValueError", "rare_unet.py": "ValueError", "volume.py": "ValueError"}
 """Python's protocol, pydantic's, and two calls that only a bug could make."""
 
