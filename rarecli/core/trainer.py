@@ -90,9 +90,9 @@ def train(
             if source:
                 trainer.load(source)
             else:
-                trainer.start(find_model(init) if init else None)
-                if ranks.leads and config.fold != "all":
+                if ranks.leads and config.fold != "all":  # before the first checkpoint: who resumes from that does not write it
                     write_splits(run, all_folds(dataset, config, splits))
+                trainer.start(find_model(init) if init else None)
             trainer.tracker = open_tracker(track if ranks.leads else None, run, spec.name, config.model_dump(mode="json"), reporter)
             try:
                 return trainer.fit()

@@ -1,7 +1,9 @@
 """Trainings killed at random instants, for real: each goes on to the same bits."""
 
 import json
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -71,6 +73,26 @@ def kill_and_resume(prepared, tmp_path, num_kills, seed):
 def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_path):
     """Old or new, never part: `--resume` ends in the bits of a training that nobody killed."""
     kill_and_resume(small, tmp_path, num_kills=10, seed=1)
+
+
+def die_after_the_first_checkpoint():
+    """As kill -9 at that instant."""
+    from rarecli.core.trainer import Trainer
+
+    save = Trainer._save
+
+    def save_and_die(self):
+        save(self)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer._save = save_and_die
+
+
+def test_fault_41_a_run_killed_after_its_first_checkpoint_lacks_no_file_in_the_end(small, tmp_path):
+    run = tmp_path / "run"
+    assert exit_codes([start_training(small, run, CONFIG, spoil=die_after_the_first_checkpoint)]) == [-signal.SIGKILL]
+    assert exit_codes([start_training(small, run, {}, resume=True)]) == [0]
+    assert {path.name for path in run.iterdir()} == set(run_folder.FILES)
 
 
 @pytest.mark.slow
