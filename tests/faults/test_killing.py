@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import time
+from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -75,24 +77,52 @@ def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_p
     kill_and_resume(small, tmp_path, num_kills=10, seed=1)
 
 
-def die_after_the_first_checkpoint():
+def die_after_checkpoint(number):
     """As kill -9 at that instant."""
     from rarecli.core.trainer import Trainer
 
-    save = Trainer._save
+    save, numbers = Trainer._save, count(1)
 
     def save_and_die(self):
         save(self)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     Trainer._save = save_and_die
 
 
+def read_late():
+    """As on a GPU: what a step gave is read while the next is under way."""
+    from rarecli.core.training.learner import Learner
+
+    start = Learner.__init__
+
+    def start_reading_late(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self._reads_late = True
+
+    Learner.__init__ = start_reading_late
+
+
+def read_late_and_die_after_checkpoint(number):
+    read_late()
+    die_after_checkpoint(number)
+
+
 def test_fault_41_a_run_killed_after_its_first_checkpoint_lacks_no_file_in_the_end(small, tmp_path):
     run = tmp_path / "run"
-    assert exit_codes([start_training(small, run, CONFIG, spoil=die_after_the_first_checkpoint)]) == [-signal.SIGKILL]
+    assert exit_codes([start_training(small, run, CONFIG, spoil=partial(die_after_checkpoint, 1))]) == [-signal.SIGKILL]
     assert exit_codes([start_training(small, run, {}, resume=True)]) == [0]
     assert {path.name for path in run.iterdir()} == set(run_folder.FILES)
+
+
+def test_checkpoints_between_a_step_and_its_late_reading_lose_nothing(small, tmp_path):
+    """CONFIG saves after every step; the third checkpoint is amid an epoch."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert exit_codes([start_training(small, whole, CONFIG)]) == [0]
+    assert exit_codes([start_training(small, run, CONFIG, spoil=partial(read_late_and_die_after_checkpoint, 3))]) == [-signal.SIGKILL]
+    assert exit_codes([start_training(small, run, {}, spoil=read_late, resume=True)]) == [0]
+    assert same(result(run), result(whole))
 
 
 @pytest.mark.slow
