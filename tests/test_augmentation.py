@@ -207,6 +207,16 @@ def test_a_sample_does_not_depend_on_the_others(scan):
             assert torch.equal(one[index], other[0])
 
 
+def test_wider_ranges_are_wider_and_stay_sound():
+    plain = AugmentationConfig()
+    assert plain.times(1) == plain
+    wider = plain.times(2)
+    assert (wider.rotation_degrees, wider.scale, wider.gamma) == (30, 0.3, 0.6)
+    assert (wider.probability, wider.spacing_octaves, wider.flip) == (plain.probability, plain.spacing_octaves, plain.flip)
+    most = plain.times(4).times(4)
+    assert AugmentationConfig.model_validate(most.model_dump()) == most
+
+
 def test_the_input_is_left_as_it_is(scan):
     images, labels = tensors(*scan)
     changes = [draw_changes(SPACING, 0, 4, AugmentationConfig(probability=1, flip=True), generator())]

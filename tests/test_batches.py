@@ -10,7 +10,7 @@ KEYS = [[(0, "phantom_000"), (0, "phantom_001")], [(1, "phantom_000")]]
 
 
 def source(prepared, **overrides):
-    config = load_train_config(overrides=overrides)
+    config = load_train_config(overrides={"coarse_views": 1, **overrides})
     dataset = open_prepared(prepared)
     return SampleSource(dataset, make_spec(dataset, config), config)
 
@@ -19,7 +19,7 @@ def test_batches_are_the_same_whoever_makes_them(prepared):
     here = source(prepared)
     batches = list(Batches(source(prepared), KEYS, torch.device("cpu")).take(2))
     for keys, batch in zip(KEYS, batches, strict=True):
-        expected = make_batch([here[key] for key in keys], here.spec, torch.device("cpu"))
+        expected = make_batch([patch for key in keys for patch in here[key]], here.spec, torch.device("cpu"))
         for depth in range(4):
             assert torch.equal(batch.images[depth], expected.images[depth])
             assert torch.equal(batch.labels[depth], expected.labels[depth])
@@ -29,6 +29,6 @@ def test_another_device_is_left_what_is_its(prepared):
     """A GPU is given what was read and drawn; here PyTorch's device without data stands for it."""
     batches = Batches(source(prepared, **{"augmentation.noise": 0}), KEYS, torch.device("meta"))
     for keys, batch in zip(KEYS, batches.take(2), strict=True):
-        assert batch.sizes == dict.fromkeys(range(4), len(keys))
+        assert batch.sizes == {0: len(keys), 1: len(keys), 2: 2 * len(keys), 3: 2 * len(keys)}
         assert {tensor.device.type for tensor in (*batch.images.values(), *batch.labels.values())} == {"meta"}
     assert batches.waited_s > 0

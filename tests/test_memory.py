@@ -38,6 +38,13 @@ def test_memory_goes_with_the_shape_and_the_batch():
         assert plan.step - parameters == pytest.approx(2 * (small.step - parameters), rel=0.05)
 
 
+def test_coarse_views_add_what_they_take():
+    plain = plan_memory(PAPER, TrainConfig(), (64, 64, 64), 1, False)
+    more, deeper = (plan_memory(PAPER, TrainConfig(coarse_views=2, coarse_from=k), (64, 64, 64), 1, False) for k in (1, 3))
+    assert plain.step < deeper.step < more.step
+    assert plain.validation == more.validation
+
+
 def test_state_is_what_the_optimiser_keeps():
     # the paper's network at depth 0 (tests/model), and for each gateway two convolutions with bias and norm, and a head
     gateways = sum(27 * 4 * c + 27 * c * c + 6 * c + 4 * c + 4 for c in (64, 128, 256))

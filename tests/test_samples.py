@@ -19,8 +19,11 @@ PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 class Samples(SampleSource):
     """As the network is shown them."""
 
+    def views(self, key):
+        return make_samples(super().__getitem__(key), self.spec, torch.device("cpu"))
+
     def __getitem__(self, key):
-        return make_samples([super().__getitem__(key)], self.spec, torch.device("cpu"))[0]
+        return self.views(key)[0]
 
 
 def source(prepared, **overrides):
@@ -130,6 +133,28 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
     assert 10 <= unchanged <= 30
     assert min(sizes) < 26
     assert min(sizes) >= 32 / 2**0.6 - 1
+
+
+@pytest.mark.parametrize("coarse_from", [1, 2, 3])
+def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
+    plain, samples = source(prepared), source(prepared, coarse_views=2, coarse_from=coarse_from)
+    first, *coarse = samples.views((0, "phantom_000"))
+    for depth in range(4):  # what every case shows is not touched
+        np.testing.assert_array_equal(first.images[depth], plain[0, "phantom_000"].images[depth])
+    assert [sorted(view.images) for view in coarse] == [list(range(coarse_from, 4))] * 2
+    shown = [view.images[3] for view in (first, *coarse, samples[1, "phantom_000"])]
+    assert not any(np.array_equal(shown[i], shown[j]) for i in range(4) for j in range(i))
+    again = source(prepared, coarse_views=2, coarse_from=coarse_from).views((0, "phantom_000"))
+    np.testing.assert_array_equal(again[2].images[3], coarse[1].images[3])
+    # and they enter behind those that come from above, as the network and the consistency loss have it
+    batch = collate([*coarse, first], samples.spec)
+    assert batch.sizes == {depth: 3 if depth >= coarse_from else 1 for depth in range(4)}
+    np.testing.assert_array_equal(batch.images[3][0].numpy(), first.images[3])
+
+
+def test_a_network_without_deep_entries_has_no_coarse_views(prepared):
+    assert len(source(prepared, arch="unet", coarse_views=2).views((0, "phantom_000"))) == 1
+    assert len(source(prepared, num_depths=2, coarse_views=2).views((0, "phantom_000"))) == 1
 
 
 def test_an_epoch_shows_every_case_once_and_each_epoch_another_order():

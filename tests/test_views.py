@@ -98,25 +98,25 @@ def test_lost_resolution_comes_back_linearly(shape, depth):
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
 
 
-def patch(shape, seed, *, depth=0, noise=0.04):
+def patch(shape, seed, *, first_depth=0, noise=0.04):
     rng = np.random.default_rng(seed)
-    changes = draw_changes((1.0, 1.0, 1.0), depth, 4, AugmentationConfig(noise=noise), rng)
+    changes = draw_changes((1.0, 1.0, 1.0), 0, 4, AugmentationConfig(noise=noise), rng)
     labels = torch.from_numpy(rng.integers(0, 3, shape).astype(np.uint8))
-    return Patch(torch.from_numpy(random_images((2, *shape), seed)), labels, depth, changes)
+    return Patch(torch.from_numpy(random_images((2, *shape), seed)), labels, 0, first_depth, changes)
 
 
 def test_patches_of_any_shapes_and_depths_are_shown_as_each_alone():
     patches = [
         patch((32, 32, 32), 1),
         patch((20, 32, 17), 2),
-        patch((32, 32, 32), 3, depth=2),
+        patch((32, 32, 32), 3, first_depth=2),
         patch((32, 32, 32), 4),
         patch((20, 32, 17), 5),
     ]
     together = make_samples(patches, SPEC, torch.device("cpu"))
     for one, other in zip(patches, together, strict=True):
         [alone] = make_samples([one], SPEC, torch.device("cpu"))
-        assert alone.images.keys() == other.images.keys() == set(range(one.depth, 4))
+        assert alone.images.keys() == other.images.keys() == set(range(one.first_depth, 4))
         for depth, image in alone.images.items():
             assert torch.equal(image, other.images[depth])
             assert torch.equal(alone.labels[depth], other.labels[depth])
@@ -128,7 +128,7 @@ def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
     plain, small = patch((32, 32, 32), 1, noise=0), patch((20, 32, 17), 2, noise=0)
     lost = Patch(**{**vars(plain), "lost_depth": 2})
     part = Patch(**{**vars(plain), "limits": (((0.0, 1.0), (0.0, 1.0)),) * 4})
-    coarse = patch((32, 32, 32), 3, depth=2, noise=0)
+    coarse = patch((32, 32, 32), 3, first_depth=2, noise=0)
     batch = make_batch([plain, small, lost, part, coarse], SPEC, torch.device("meta"))
     assert {tensor.device.type for tensor in (*batch.images.values(), *batch.labels.values())} == {"meta"}
     assert batch.sizes == {0: 4, 1: 4, 2: 5, 3: 5}
@@ -136,5 +136,5 @@ def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
 
 def test_a_sample_without_changes_is_the_scan():
     scan = random_images((2, 32, 32, 32))
-    [sample] = make_samples([Patch(torch.from_numpy(scan), torch.zeros(32, 32, 32), 0, Changes())], SPEC, torch.device("cpu"))
+    [sample] = make_samples([Patch(torch.from_numpy(scan), torch.zeros(32, 32, 32), 0, 0, Changes())], SPEC, torch.device("cpu"))
     np.testing.assert_allclose(sample.images[0].numpy(), preprocessing.normalise(scan, PercentileNormalisation()), atol=1e-6)

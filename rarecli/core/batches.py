@@ -37,7 +37,7 @@ class _Work(Dataset["Batch | list[Patch] | RareError"]):
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | list[Patch] | RareError:
         try:
-            patches = [self.source[key] for key in keys]
+            patches = [patch for key in keys for patch in self.source[key]]
             return make_batch(patches, self.source.spec, torch.device("cpu")) if self.whole else patches
         except RareError as error:
             return error
@@ -116,7 +116,9 @@ def _require_shared_memory(source: SampleSource, whole: bool, folder: Path = Pat
     whole: batches; else patches, all on the finest grid.
     """
     spec, config = source.spec, source.config
-    voxels = sum(math.prod(spec.patch_shape(depth)) for depth in range(spec.network.num_depths if whole else 1))
+    depths = range(spec.network.num_depths)
+    shown = [math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in depths]
+    voxels = sum(shown) if whole else math.prod(spec.patch_shape(0)) * config.views_at(depths[-1])
     per_batch = voxels * (4 * spec.network.in_channels + 1) * config.batch_size
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:

@@ -191,6 +191,13 @@ class AugmentationConfig(Frozen):
     """Half of the training scans are acquired anew, up to this many octaves finer or coarser. With 0.5, what lies between two depths
     has been seen by both, and enters without being resampled."""
 
+    def times(self, strength: float) -> AugmentationConfig:
+        """The same with wider or narrower ranges, but for the spacings."""
+        wider = {name: strength * getattr(self, name) for name in ("rotation_degrees", "shift_voxels", "elastic_voxels", "gamma", "noise")}
+        # beyond these, scans would shrink to nothing and contrasts turn around
+        wider |= {name: min(0.9, strength * getattr(self, name)) for name in ("scale", "contrast")}
+        return self.model_copy(update=wider)
+
 
 class TrainConfig(Frozen):
     """Everything that decides what a training computes."""
@@ -213,6 +220,12 @@ class TrainConfig(Frozen):
     num_folds: int = Field(default=5, ge=2)
     cases: PositiveInt | tuple[str, ...] | None = None
     """Only these prepared cases, or so many of them, drawn by `seed`; None: all."""
+    coarse_views: int = Field(default=0, ge=0)
+    """How many times more an epoch shows every case, drawn anew each time, at the depths from `coarse_from` on alone. Deep entries
+    see few voxels of a case and are the first to learn them by heart, and cost little."""
+    coarse_from: PositiveInt = 2
+    coarse_strength: float = Field(default=1.0, ge=0, le=4)
+    """The ranges of augmentation in coarse views, times those of the others."""
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the patches that are centred on a foreground voxel."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
@@ -233,6 +246,10 @@ class TrainConfig(Frozen):
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    def views_at(self, depth: int) -> int:
+        """How often an epoch shows a case at a depth that it can enter at."""
+        return 1 + self.coarse_views * (depth >= self.coarse_from)
 
 
 def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,13 @@ class MemoryPlan:
 
 
 def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
-    """The memory of a training whose steps take `batch_size` scans of `shape` (voxels at depth 0), all of which enter at every depth."""
+    """The memory of a training whose steps take `batch_size` scans of `shape` (voxels at depth 0), all of which enter at every depth,
+    and the coarse views of each.
+    """
 
     def step(built: RareUNet) -> None:
-        images, sizes = _images(network, shape, batch_size), dict.fromkeys(range(network.num_depths), batch_size)
+        sizes = {depth: batch_size * config.views_at(depth) for depth in range(network.num_depths)}
+        images = _images(network, shape, sizes)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features = built.encode(images)
             logits = built.decode(features, sizes)
@@ -62,7 +65,7 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
 
     def validate(built: RareUNet) -> None:
         with torch.no_grad():
-            built(_images(network, shape, 1)[0])
+            built(_images(network, shape, {0: 1})[0])
 
     parameters, training = _peak(network, config, step)
     _, validation = _peak(network, config, validate)
@@ -104,8 +107,8 @@ def _peak(network: NetworkConfig, config: TrainConfig, work: Callable[[RareUNet]
     return parameters, live.peak
 
 
-def _images(network: NetworkConfig, shape: Shape, batch_size: int) -> dict[int, Tensor]:
-    return {k: torch.empty(batch_size, network.in_channels, *(size // 2**k for size in shape)) for k in range(network.num_depths)}
+def _images(network: NetworkConfig, shape: Shape, sizes: Mapping[int, int]) -> dict[int, Tensor]:
+    return {depth: torch.empty(size, network.in_channels, *(axis // 2**depth for axis in shape)) for depth, size in sizes.items()}
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

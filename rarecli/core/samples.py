@@ -46,26 +46,35 @@ class SampleSource:
     def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
         self.dataset, self.spec, self.config = dataset, spec, config
 
-    def __getitem__(self, key: Key) -> Patch:
-        """What an epoch shows of a case: the patch of (epoch, case name)."""
+    def __getitem__(self, key: Key) -> list[Patch]:
+        """All that an epoch shows of a case, for (epoch, case name): it at all its depths, then its coarse views."""
+        deepest = self.spec.network.num_depths - 1
+        return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
+
+    def _draw(self, key: Key, number: int) -> Patch:
+        """number: 0, or that of a coarse view."""
         epoch, name = key
         config, spec, record = self.config, self.spec, self.dataset.records[name]
-        rng = np.random.default_rng([config.seed, epoch, *name.encode()])
+        # a byte of a name is below 256, so that no view of one case is another case
+        rng = np.random.default_rng([config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
+        ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
         patch = spec.patch_shape(record.depth)
-        spacing = draw_spacing(config.augmentation, rng)
+        spacing = draw_spacing(ranges, rng)
         x, y, z = (math.ceil(extent * step) for extent, step in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
         x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))
         image, labels = self.dataset.read(name, origin, (x, y, z))
         image, labels = _acquire_anew(image, labels, spacing, patch, spec.plan.num_classes)
+        first = max(record.depth, config.coarse_from if number else 0)
         # a patch that holds the whole scan takes its percentiles anew, as prediction will; a part takes the whole's
         whole = (x, y, z) == record.shape or not isinstance(spec.plan.normalisation, PercentileNormalisation)
         return Patch(
             image=torch.from_numpy(np.array(image, dtype=np.float32)),
             labels=torch.from_numpy(np.array(labels, dtype=np.uint8)),
             depth=record.depth,
-            changes=draw_changes(spec.grid_spacing_mm(0), record.depth, spec.network.num_depths, config.augmentation, rng),
-            limits=None if whole else tuple(self._whole_limits(name, coarser) for coarser in range(spec.network.num_depths - record.depth)),
+            first_depth=first,
+            changes=draw_changes(spec.grid_spacing_mm(0), record.depth, spec.network.num_depths, ranges, rng),
+            limits=None if whole else tuple(self._whole_limits(name, k - record.depth) for k in range(first, spec.network.num_depths)),
             lost_depth=int(rng.integers(0, config.num_depths)) if spec.network.arch == "unet-aug" else 0,
         )
 

@@ -246,7 +246,7 @@ class Trainer:
         config, state = self.config, self.state
         result = self.learner.step(
             self._mine(batches, len(step.parts)),
-            step.scans(self.depths, self.spec.network.num_depths),
+            step.scans(self.depths, config, self.spec.network.num_depths),
             number=state.step + 1,
             seed=config.seed * 1_000_003 + state.step + (self.ranks.rank << 40),
             lr=self._learning_rate(),

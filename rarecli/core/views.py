@@ -23,13 +23,14 @@ from rarecli.core.preprocessing import Limits, downsample
 class Patch:
     """What is read of a case for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
 
-    limits: what normalises it at each depth from there on, of the whole that it is a part of; None: its own percentiles. lost_depth: it
-    is brought to 1/2^lost_depth and back first (the baseline's augmentation).
+    first_depth: the finest that it is shown at. limits: what normalises it at each depth from there on, of the whole that it is a part
+    of; None: its own percentiles. lost_depth: it is brought to 1/2^lost_depth and back first (the baseline's augmentation).
     """
 
     image: Tensor
     labels: Tensor
     depth: int
+    first_depth: int
     changes: Changes
     limits: tuple[Limits, ...] | None = None
     lost_depth: int = 0
@@ -48,11 +49,11 @@ class Sample:
 
 
 def make_samples(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> list[Sample]:
-    """What the network is shown of each patch, in order; patches that are alike in shape and depth are worked on together."""
+    """What the network is shown of each patch, in order; patches that are alike in shape and depths are worked on together."""
     samples = [Sample() for _ in patches]
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, patch in enumerate(patches):
-        groups.setdefault((patch.image.shape, patch.depth, patch.limits is None), []).append(index)
+        groups.setdefault((patch.image.shape, patch.depth, patch.first_depth, patch.limits is None), []).append(index)
     for members in groups.values():
         _show([patches[index] for index in members], [samples[index] for index in members], spec, device)
     return samples
@@ -70,12 +71,12 @@ def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, 
     images = change_gamma(images, changes)
     if any(patch.lost_depth for patch in patches):
         images = torch.cat([lose_resolution(image[None], p.lost_depth, spec.targets) for image, p in zip(images, patches, strict=True)])
-    for depth in range(first.depth, spec.network.num_depths):
+    for depth in range(first.first_depth, spec.network.num_depths):
         coarser = depth - first.depth
         # the voxels that a scan of this resolution has; what the padding added beyond them, it has not
         x, y, z = (math.ceil(size / 2**coarser) for size in first.labels.shape)
         views = downsample(images, coarser, spec.targets)[..., :x, :y, :z]
-        limits = [patch.limits[coarser] for patch in patches if patch.limits is not None]
+        limits = [patch.limits[depth - first.first_depth] for patch in patches if patch.limits is not None]
         known = torch.tensor(limits, dtype=torch.float64).to(device, non_blocking=True) if limits else None
         views = normalise(views, spec.plan.normalisation, known)
         views = add_noise(change_contrast(views, changes), depth, changes)

@@ -32,6 +32,10 @@ def test_every_case_is_seen_once_per_epoch_whatever_the_ranks_and_parts(num, acc
 
 
 def test_a_case_counts_at_its_finest_depth_and_below():
-    step = plan(Ranks(), batch_size=5)[0]
-    assert step.scans(dict(zip(CASES, (0, 0, 2, 1, 2), strict=True)), 4) == {0: 2, 1: 3, 2: 5, 3: 5}
-    assert step.scans(dict.fromkeys(CASES, 1), 3) == {1: 5, 2: 5}
+    step, config = plan(Ranks(), batch_size=5)[0], load_train_config()
+    depths = dict(zip(CASES, (0, 0, 2, 1, 2), strict=True))
+    assert step.scans(depths, config, 4) == {0: 2, 1: 3, 2: 5, 3: 5}
+    assert step.scans(dict.fromkeys(CASES, 1), config, 3) == {1: 5, 2: 5}
+    # with two coarse views more of every case from depth 1 on
+    more = load_train_config(overrides={"coarse_views": 2, "coarse_from": 1})
+    assert step.scans(depths, more, 4) == {0: 2, 1: 9, 2: 15, 3: 15}

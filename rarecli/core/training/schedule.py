@@ -20,10 +20,10 @@ class Step:
     parts: tuple[tuple[Key, ...], ...]
     """Empty for a rank that has no scan in the last, smaller step of an epoch."""
 
-    def scans(self, depths: Mapping[str, int], num_depths: int) -> dict[int, int]:
+    def scans(self, depths: Mapping[str, int], config: TrainConfig, num_depths: int) -> dict[int, int]:
         """How many scans of all ranks the step has at every depth. depths: the finest depth of each case."""
-        counts = {depth: sum(depths[name] <= depth for name in self.names) for depth in range(num_depths)}
-        return {depth: count for depth, count in counts.items() if count}
+        cases = {depth: sum(depths[name] <= depth for name in self.names) for depth in range(num_depths)}
+        return {depth: num * config.views_at(depth) for depth, num in cases.items() if num}
 
 
 def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: int = 0, position: int = 0) -> Iterator[Step]:

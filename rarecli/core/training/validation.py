@@ -40,7 +40,8 @@ def validate(
                 counts[-1] = 1
                 break
             image, labels = (torch.from_numpy(np.array(part)) for part in dataset.read(name))
-            [sample] = make_samples([Patch(image, labels, dataset.records[name].depth, Changes())], spec, runner.device)
+            finest = dataset.records[name].depth
+            [sample] = make_samples([Patch(image, labels, finest, finest, Changes())], spec, runner.device)
             for depth, view in sample.images.items():
                 prediction = sliding_logits(view, spec, depth, runner.run_there).argmax(dim=0)
                 pairs = sample.labels[depth].flatten().long() * num_classes + prediction.flatten()
