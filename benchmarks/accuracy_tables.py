@@ -60,7 +60,22 @@ def curve_table(name: str) -> str:
         values = [own[ROUTED], own[UPSAMPLED], restored[ROUTED], restored[UPSAMPLED], restored["ceiling"]]
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         rows.append(f"| {point['spacing_mm']:.5g} | {point['depth']} | {' | '.join(cells)} |")
-    return "\n".join([*rows, "", *_facts(points)]) + "\n"
+    return "\n".join([*rows, "", *_facts(points), *_least_advantages(name)]) + "\n"
+
+
+def _least_advantages(name: str) -> list[str]:
+    """Where routing is least ahead of each baseline with a curve, on the spacings and folds that both have."""
+    lines = []
+    own = {fold["fold"]: fold["curve"] for fold in read_results(name) if fold["curve"]}
+    for baseline in BASELINES.get(name, ()):
+        other = {fold["fold"]: fold["curve"] for fold in read_results(baseline) if fold["curve"]}
+        if both := sorted(own.keys() & other.keys()):
+            mine, theirs = ({p["spacing_mm"]: p for p in _pooled([curves[fold]["points"] for fold in both])} for curves in (own, other))
+            for grid in GRIDS:
+                ahead = {mm: mine[mm][grid][ROUTED] - theirs[mm][grid][ROUTED] for mm in mine.keys() & theirs.keys()}
+                least = min(ahead, key=ahead.__getitem__)
+                lines.append(f"- {grid}: least ahead of {baseline} at {least:.5g} mm, {ahead[least]:+.4f} (folds {', '.join(both)})")
+    return lines
 
 
 def _facts(points: Sequence[dict[str, Any]]) -> list[str]:

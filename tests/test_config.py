@@ -96,7 +96,16 @@ def test_a_key_like_none_lists_the_known_ones():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("epochs", 0), ("loss.alpha", 1.5), ("optimiser.lr", -1), ("fold", "some"), ("arch", "vnet"), ("dropout", 1), ("ema_decay", "much")],
+    [
+        ("epochs", 0),
+        ("loss.alpha", 1.5),
+        ("optimiser.lr", -1),
+        ("fold", "some"),
+        ("arch", "vnet"),
+        ("dropout", 1),
+        ("ema_decay", "much"),
+        ("seed", -1),
+    ],
 )
 def test_a_value_out_of_range_is_refused_with_its_key(key, value):
     words = refusal(overrides={key: value})

@@ -3,8 +3,10 @@ import gc
 import pytest
 import torch
 
-from rarecli.core.config import NetworkConfig, OptimiserConfig, TrainConfig
-from rarecli.core.memory import _LiveBytes, num_copies, plan_memory
+from rarecli.core.config import NetworkConfig, OptimiserConfig, TrainConfig, load_train_config
+from rarecli.core.memory import _LiveBytes, memory_of, num_copies, plan_memory
+from rarecli.core.prepared import open_prepared
+from rarecli.core.training.model_spec import make_spec
 
 PAPER = NetworkConfig(in_channels=4, num_classes=4, num_filters=32, num_levels=5, num_depths=4)
 
@@ -36,6 +38,17 @@ def test_memory_goes_with_the_shape_and_the_batch():
     twice = plan_memory(PAPER, TrainConfig(), (64, 64, 64), 2, False)
     for plan in (larger, twice):
         assert plan.step - parameters == pytest.approx(2 * (small.step - parameters), rel=0.05)
+
+
+def test_scans_acquired_finer_are_planned_for(prepared):
+    """Cases of 32^3 at most, acquired up to 2^0.6 finer along an axis, fill patches of 48^3."""
+    dataset = open_prepared(prepared)
+    config = load_train_config(overrides={"augmentation.spacing_octaves": 0.5})
+    spec = make_spec(dataset, config)
+    spec = spec.model_copy(update={"plan": spec.plan.model_copy(update={"patch_size": (48, 48, 48)})})
+    found = memory_of(dataset, spec, config, list(dataset.records), amp=False)
+    assert max(max(record.shape) for record in dataset.records.values()) == 32
+    assert found == plan_memory(spec.network, config, (48, 48, 48), config.batch_size, False)
 
 
 def test_coarse_views_add_what_they_take():

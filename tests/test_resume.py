@@ -13,7 +13,7 @@ import pytest
 
 from rarecli import Phantom, Predictor
 from rarecli.core import prepare_case
-from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
+from rarecli.core.errors import DataError, EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate
 from rarecli.core.files import resumable_folder
 from rarecli.core.phantoms import write_phantoms
@@ -237,6 +237,16 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
     assert len(open_prepared(tmp_path / "out").records) == 20
     assert {name: (tmp_path / "out" / "cases" / name).stat().st_mtime_ns for name in kept} == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "slowly.py"]
+
+
+def test_a_call_that_fails_leaves_what_earlier_ones_did(tmp_path):
+    with suppress(KeyboardInterrupt), resumable_folder(tmp_path / "out", resume=False) as folder:
+        (folder / "part").write_text("the work of many")
+        raise KeyboardInterrupt
+    for resume in (True, False):
+        with pytest.raises(DataError), resumable_folder(tmp_path / "out", resume=resume):
+            raise DataError("no case can be read")
+        assert folder.exists() == resume
 
 
 def test_two_processes_do_not_write_one_output(tmp_path):

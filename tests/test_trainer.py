@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from rarecli.core.preparing import preprocess
 from rarecli.core.run_folder import load_resumed_config
 from rarecli.core.trainer import train
 from rarecli.core.training import learner
+from rarecli.core.training.model_spec import make_spec, require_known_metric
 
 TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
 
@@ -158,6 +161,12 @@ def test_early_stopping_waits_for_the_named_metric(prepared, tmp_path, monkeypat
     config = load_train_config(overrides={"num_filters": 2, "epochs": 5, "num_folds": 4, "monitor": "dice_depth1", "patience": 2})
     last = train(prepared, tmp_path / "run", config, device="cpu")
     assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.6)
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="the run is finished"):
+        train(prepared, tmp_path / "run", config, device="cpu", resume=True)
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+    more = train(prepared, tmp_path / "run", config.model_copy(update={"patience": 3}), device="cpu", resume=True)
+    assert (more["epoch"], more["best_epoch"]) == (5, 5)
 
 
 def test_an_unknown_metric_is_named_with_the_known_ones(prepared, tmp_path):
@@ -166,6 +175,16 @@ def test_an_unknown_metric_is_named_with_the_known_ones(prepared, tmp_path):
         train(prepared, tmp_path / "run", config, device="cpu")
     assert "dice_tumour" in str(caught.value)
     assert "dice_depth0" in str(caught.value)
+
+
+def test_a_metric_of_a_depth_that_no_held_out_case_enters_at_is_refused(prepared):
+    dataset = open_prepared(prepared)
+    cases = tuple(record.model_copy(update={"depth": 1}) for record in dataset.index.cases)
+    coarse = replace(dataset, index=dataset.index.model_copy(update={"cases": cases}))
+    for depth, known in ((0, False), (1, True)):
+        config = load_train_config(overrides=TINY | {"monitor": f"dice_depth{depth}"})
+        with nullcontext() if known else pytest.raises(UsageError, match="no such metric"):
+            require_known_metric(config, make_spec(coarse, config), coarse, ["phantom_000"])
 
 
 @pytest.mark.parametrize("arch", ["unet", "unet-aug"])
@@ -250,6 +269,63 @@ def test_a_new_run_goes_on_from_another_s_state(prepared, tmp_path):
     assert "network.num_filters" in str(caught.value)
     with pytest.raises(UsageError, match="nothing to resume"):
         train(prepared, tmp_path / "four", config, device="cpu", resume_from=prepared)
+
+
+@pytest.fixture(scope="module")
+def one_epoch(prepared, tmp_path_factory):
+    """A run of one epoch in steps of one case, with AdamW on one cycle."""
+    run = tmp_path_factory.mktemp("source") / "one"
+    train(prepared, run, load_train_config(overrides=TINY | {"epochs": 1, "batch_size": 1}), device="cpu")
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fold": 1}, {"fold": "all"}, {"cases": 4}, {"monitor": "dice_depth0"}, {"optimiser.kind": "sgd"}], ids=str
+)
+def test_a_state_that_would_mean_something_else_is_not_taken_from_another_run(prepared, one_epoch, tmp_path, changes):
+    config = load_train_config(overrides=changes, base=load_resumed_config(one_epoch).model_copy(update={"epochs": 2}))
+    with pytest.raises(UsageError, match="of another training") as caught:
+        train(prepared, tmp_path / "two", config, device="cpu", resume_from=one_epoch)
+    assert f"field: {next(iter(changes))}\n" in str(caught.value)
+    assert not (tmp_path / "two" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    # at the end of 2 of 4 epochs, however many steps these had
+    [("polynomial", 1e-3 * 0.5**0.9), ("plateau", 1e-3)],
+)
+def test_other_steps_and_schedules_go_by_their_own_rate(prepared, one_epoch, tmp_path, schedule, rate):
+    changes = {"epochs": 4, "batch_size": 3, "optimiser.schedule": schedule, "optimiser.lr": 1e-3}
+    config = load_train_config(overrides=changes, base=load_resumed_config(one_epoch))
+    train(prepared, tmp_path / "two", config, device="cpu", resume_from=one_epoch)
+    lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert lines[1]["lr"] == pytest.approx(rate)
+
+
+def test_a_model_without_a_state_is_not_overwritten(prepared, run, tmp_path):
+    """As a converted one, or a run whose checkpoints were deleted."""
+    for name in (run_folder.RUN, run_folder.WEIGHTS):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        shutil.copy(run / name, tmp_path / "run" / name)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(UsageError, match="there is a model"):
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_whose_cases_are_gone_does_not_go_on(prepared, one_epoch, tmp_path):
+    shutil.copytree(prepared, tmp_path / "prepared")
+    index = json.loads((tmp_path / "prepared" / "prepared.json").read_text())
+    gone = index["cases"].pop(0)["name"]
+    (tmp_path / "prepared" / "prepared.json").write_text(json.dumps(index))
+    config = load_resumed_config(one_epoch).model_copy(update={"epochs": 2})
+    for options in ({"resume": True}, {"resume_from": one_epoch}):
+        output = one_epoch if "resume" in options else tmp_path / "two"
+        with pytest.raises(UsageError, match="not prepared any more") as caught:
+            train(tmp_path / "prepared", output, config, device="cpu", **options)
+        assert gone in str(caught.value)
 
 
 def test_depth_weights_decide_what_the_loss_is(prepared, tmp_path):

@@ -56,7 +56,7 @@ class Batches:
         workers = self._num_workers = source.config.num_workers
         if workers:
             _require_shared_memory(source, whole=device.type == "cpu")
-        self._batches = iter(
+        self._batches: Any = iter(
             DataLoader(
                 _Work(source, whole=device.type == "cpu"),
                 batch_size=None,
@@ -65,8 +65,14 @@ class Batches:
                 num_workers=workers,
                 multiprocessing_context="spawn" if workers else None,
                 pin_memory=device.type == "cuda",
+                worker_init_fn=_ignore_sigterm,
             )
         )
+
+    def close(self) -> None:
+        """End the workers, which nothing else does while a traceback keeps the iterator."""
+        if self._num_workers:
+            self._batches._shutdown_workers()
 
     def take(self, num: int) -> Iterator[Batch]:
         """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault for a data worker that died."""
@@ -82,6 +88,11 @@ class Batches:
                 raise done
             self.waited_s += time.perf_counter() - started
             yield done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
+
+
+def _ignore_sigterm(_: int) -> None:
+    """In a worker: launchers and schedulers send it to all processes, and the training cannot save without its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -119,7 +130,7 @@ def _require_shared_memory(source: SampleSource, whole: bool, folder: Path = Pat
     depths = range(spec.network.num_depths)
     shown = [math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in depths]
     voxels = sum(shown) if whole else math.prod(spec.patch_shape(0)) * config.views_at(depths[-1])
-    per_batch = voxels * (4 * spec.network.in_channels + 1) * config.batch_size
+    per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # ranks share it
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
         raise EnvironmentFault(

@@ -215,7 +215,7 @@ class TrainConfig(Frozen):
     """Scans of a step, on all ranks together: more ranks make the same training faster."""
     accumulate: PositiveInt = 1
     """Parts that a rank takes its scans of a step in, one after the other: less memory, the same training."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
     fold: int | Literal["all"] = 0
     num_folds: int = Field(default=5, ge=2)
     cases: PositiveInt | tuple[str, ...] | None = None

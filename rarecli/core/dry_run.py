@@ -24,8 +24,8 @@ def dry_run(prepared: Path, config: TrainConfig, *, device: str = "auto", splits
     """
     dataset = open_prepared(prepared)
     spec = make_spec(dataset, config)
-    require_known_metric(config, spec)
     split = choose_split(dataset, config, splits)
+    require_known_metric(config, spec, dataset, split["val"])
     place = choose_device(device)
     amp = config.amp if config.amp is not None else has_fast_bfloat16(place)
     steps = math.ceil(len(split["train"]) / config.batch_size)

@@ -110,7 +110,7 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
             with _replaced_by(path, temporary):
                 yield temporary
         except RareError as error:
-            if not isinstance(error, EnvironmentFault):
+            if not resume and not isinstance(error, EnvironmentFault):  # else there may be the work of many
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
 

@@ -71,11 +71,14 @@ def _chosen(names: list[str], config: TrainConfig) -> list[str]:
     return [name for name in names if name in wanted]
 
 
-def kept_split(run: Path, splits: Path | None) -> Split:
-    """The split that a run was started with: nothing else may decide what it has not seen."""
+def kept_split(run: Path, dataset: PreparedDataset, splits: Path | None) -> Split:
+    """The split that a run was started with: nothing else may decide what it has not seen. Raises UsageError if cases of it are gone."""
     if splits is not None:
         raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
-    return run_folder.load_run_info(run).split
+    split = run_folder.load_run_info(run).split
+    if gone := sorted({name for part in split.values() for name in part} - set(dataset.records)):
+        raise UsageError("cases of the run are not prepared any more", path=run, field="prepared dataset", found=f"without {some(gone)}")
+    return split
 
 
 def split_folds(cases: Sequence[str], num_folds: int) -> list[Split]:

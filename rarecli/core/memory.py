@@ -22,6 +22,7 @@ from rarecli.core.config import ModelSpec, NetworkConfig, OptimiserConfig, Train
 from rarecli.core.losses import consistency_loss, segmentation_loss
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.prepared import PreparedDataset
+from rarecli.core.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.types import Shape
 
 _COPIES = {"adamw": 4, "sgd": 3}
@@ -78,7 +79,11 @@ def memory_of(
     """The memory that each rank of a training on these cases takes at its largest step."""
     patch = spec.plan.patch_size
     records = [dataset.records[name] for name in cases]
-    sizes = [[min(size * 2**record.depth, most) for size, most in zip(record.shape, patch, strict=True)] for record in records]
+    octaves = config.augmentation.spacing_octaves
+    finer = 2 ** (octaves + AS_IS_ANISOTROPY_OCTAVES / 2) if octaves else 1  # what a scan may be acquired anew at
+    sizes = [
+        [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)] for record in records
+    ]
     x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
     shape: Shape = spec.engine_shape((x, y, z), 0)
     at_once = math.ceil(min(config.batch_size, max(1, len(cases))) / (num_ranks * config.accumulate))

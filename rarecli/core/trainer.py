@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,17 @@ from rarecli.core.training.model_spec import make_spec, require_known_metric
 from rarecli.core.training.record import Record
 from rarecli.core.training.schedule import Step, num_steps, plan_steps
 from rarecli.core.training.signals import StopRequest
-from rarecli.core.training.state import EpochSums, TrainState, origin, pack, require_same_network, require_same_origin, unpack
+from rarecli.core.training.state import (
+    EpochSums,
+    TrainState,
+    origin,
+    pack,
+    require_same_meaning,
+    require_same_network,
+    require_same_origin,
+    unpack,
+    unpack_plateau,
+)
 from rarecli.core.training.validation import validate
 from rarecli.core.versions import installed_versions
 
@@ -74,8 +84,8 @@ def train(
     _require_startable(run, resume, resume_from, init)
     spec = make_spec(dataset, config)
     source = run if resume else resume_from
-    split = kept_split(source, splits) if source else choose_split(dataset, config, splits)
-    require_known_metric(config, spec)
+    split = kept_split(source, dataset, splits) if source else choose_split(dataset, config, splits)
+    require_known_metric(config, spec, dataset, split["val"])
     ranks = find_ranks()
     chosen = choose_device(device, ranks.local_rank)
     with joined(ranks, chosen):
@@ -109,6 +119,8 @@ def _require_startable(run: Path, resume: bool, resume_from: Path | None, init: 
         raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if run_folder.has_state(run) and not resume:
         raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+    if (run / run_folder.WEIGHTS).is_file() and not resume:
+        raise UsageError("there is a model", path=run, remedy="choose another -o")
     if (
         run.is_dir()
         and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(leftovers(run, run_folder.FILES))
@@ -169,9 +181,10 @@ class Trainer:
     def load(self, source: Path) -> None:
         """Go on where the last checkpoint of `source` is: of this run, or of another one, which is left as it is.
 
-        Raises UsageError if the configuration of this run has changed in more than its length, or another one's network is another.
+        Raises UsageError if the configuration of this run has changed in more than its length, or another one's state would be something
+        else here.
         """
-        here = source == self.run
+        here, info = source == self.run, run_folder.load_run_info(source)
         tensors, facts = checkpoint.load_state(source, self.reporter, mend=self.ranks.leads and here)
         if "state" not in facts:
             remedy = "start a new run, with --init from this one"
@@ -180,20 +193,31 @@ class Trainer:
             require_same_origin(origin(self.config, self.spec, self.dataset, self.split), facts, self.run)
         else:
             require_same_network(self.spec, facts, source)
-        unpack(tensors, facts["plateau"], self.learner, self.plateau)
+            require_same_meaning(self.config, info.config, source)
+        unpack(tensors, self.learner)
+        if info.config.optimiser == self.config.optimiser:  # else another schedule begins with its own rate
+            unpack_plateau(facts["plateau"], self.learner, self.plateau)
         self.state = TrainState.from_facts(facts["state"])
-        if not here and facts["config"] != self.config.model_dump(mode="json"):
-            self.state.position, self.state.sums = 0, EpochSums()  # other steps: the epoch under way begins again
+        if not here and info.config != self.config:  # other steps: the epoch under way begins again
+            self.state.position, self.state.sums = 0, EpochSums()
+            self.state.step = self.state.epoch * self.steps_per_epoch
+        epochs = f"{self.state.epoch} epochs"
         if self.state.epoch >= self.config.epochs:
-            raise UsageError(
-                "the run is finished", path=source, found=f"{self.state.epoch} epochs", remedy="give more --epochs to extend it"
-            )
-        self.started_from = run_folder.load_run_info(source).started_from if here else f"{source.name}, epoch {self.state.epoch}"
+            raise UsageError("the run is finished", path=source, found=epochs, remedy="give more --epochs to extend it")
+        if self._has_stood_still():
+            found = f"{epochs}, the best of them {self.state.best_epoch}"
+            raise UsageError("the run is finished", path=source, found=found, remedy="give more patience to extend it")
+        self.started_from = info.started_from if here else f"{source.name}, epoch {self.state.epoch}"
         self.record.read(self.state.epoch, source)
+        if self.ranks.leads and not here:
+            for name in (run_folder.BEST, run_folder.SPLITS):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, self.run / name)
+            self.record.write()
         if self.ranks.leads:
-            if not here and (source / run_folder.BEST).is_file():
-                shutil.copyfile(source / run_folder.BEST, self.run / run_folder.BEST)
             run_folder.save_run_info(self.run, self.info())
+        if not here:
+            self._save()
 
     def fit(self) -> dict[str, Any]:
         """Train from the state to the last epoch; returns the last log line. Raises Preempted if SIGTERM came, after saving."""
@@ -204,17 +228,24 @@ class Trainer:
         line: dict[str, Any] = {}
         with self._stop, naming_dead_workers():
             source = SampleSource(self.dataset, self.spec, config)
-            batches = Batches(source, [part for step in steps for part in step.parts], self.device)
-            planned = iter(steps)
-            for epoch in range(state.epoch, config.epochs):
-                self._run_epoch(planned, batches)
-                line = self._close_epoch(epoch)
-                if "dice_mean" in line and config.patience is not None and state.epoch - state.best_epoch >= config.patience:
-                    self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
-                    break
+            with closing(Batches(source, [part for step in steps for part in step.parts], self.device)) as batches:
+                planned = iter(steps)
+                for epoch in range(state.epoch, config.epochs):
+                    self._run_epoch(planned, batches)
+                    line = self._close_epoch(epoch)
+                    if self._has_stood_still():
+                        self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
+                        break
         if self.ranks.leads:
             self.record.draw()
         return {**line, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
+
+    def _has_stood_still(self) -> bool:
+        """Whether `patience` ends the training, as far as the newest validation goes."""
+        config, state = self.config, self.state
+        if config.patience is None or not self.split["val"] or not state.epoch or state.epoch % config.validate_every:
+            return False
+        return state.epoch - state.best_epoch >= config.patience
 
     def info(self) -> RunInfo:
         """What run.json says."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from rarecli.core import run_folder
 from rarecli.core.checkpoint import load_state
+from rarecli.core.run_folder import load_resumed_config
 
 CONFIG = {
     "num_filters": 2,
@@ -110,10 +111,25 @@ def read_late_and_die_after_checkpoint(number):
 
 
 def test_fault_41_a_run_killed_after_its_first_checkpoint_lacks_no_file_in_the_end(small, tmp_path):
+    """Nor does a run lack a file that was killed after its very first checkpoint."""
     run = tmp_path / "run"
     assert exit_codes([start_training(small, run, CONFIG, spoil=partial(die_after_checkpoint, 1))]) == [-signal.SIGKILL]
     assert exit_codes([start_training(small, run, {}, resume=True)]) == [0]
     assert {path.name for path in run.iterdir()} == set(run_folder.FILES)
+
+
+def test_fault_41_a_run_from_another_s_state_goes_on_after_it_was_killed_at_once(small, tmp_path):
+    """A run from another's state that was killed at once goes on, too, with the log of its source."""
+    one, two, whole = (tmp_path / name for name in ("one", "two", "whole"))
+    assert exit_codes([start_training(small, one, CONFIG)]) == [0]
+    config = load_resumed_config(one).model_copy(update={"epochs": 3}).model_dump(mode="json")
+    killed = start_training(small, two, config, resume_from=one, spoil=partial(die_after_checkpoint, 1))
+    assert exit_codes([killed]) == [-signal.SIGKILL]
+    assert exit_codes([start_training(small, two, {}, resume=True)]) == [0]
+    assert exit_codes([start_training(small, whole, config, resume_from=one)]) == [0]
+    assert same(result(two), result(whole))
+    assert len(result(two)[-1]) == 3
+    assert {path.name for path in two.iterdir()} == set(run_folder.FILES)
 
 
 def test_checkpoints_between_a_step_and_its_late_reading_lose_nothing(small, tmp_path):

@@ -179,6 +179,20 @@ def test_fault_38_data_workers_end_after_their_training_is_killed(small, tmp_pat
     wait_for(lambda: not any(alive(pid) for pid in workers))
 
 
+@pytest.mark.parametrize("num", [0, 1])
+def test_fault_40_sigterm_to_all_processes_of_a_training_saves_too(small, tmp_path, num):
+    """Sent to all processes, as torchrun does, the data workers let it pass: the training cannot save without them."""
+    training = start_training(small, tmp_path / "run", LONG | {"num_workers": num}, spoil=os.setsid)
+    with ended(training):
+        wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
+        workers = data_workers_of(training.pid)
+        assert len(workers) == num
+        os.killpg(training.pid, signal.SIGTERM)
+        assert exit_codes([training]) == [75]
+    assert "the state is saved" in training.words.read_text()
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+
+
 SMALL_SHARED_MEMORY = """
 import subprocess, sys
 from rarecli import cli

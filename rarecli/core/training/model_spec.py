@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rarecli.core.config import ModelSpec, NetworkConfig, TrainConfig
 from rarecli.core.errors import UsageError
 from rarecli.core.prepared import PreparedDataset
@@ -42,9 +44,10 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
     )
 
 
-def require_known_metric(config: TrainConfig, spec: ModelSpec) -> None:
-    """Raise UsageError for a `monitor` that validation will not give."""
-    depths = [f"dice_depth{depth}" for depth in range(spec.network.num_depths)]
+def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, held_out: Sequence[str]) -> None:
+    """Raise UsageError for a `monitor` that validation on these cases will not give."""
+    finest = min((dataset.records[name].depth for name in held_out), default=0)
+    depths = [f"dice_depth{depth}" for depth in range(finest, spec.network.num_depths)]
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
     if config.monitor not in known:
         raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))

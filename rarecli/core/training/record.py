@@ -38,12 +38,16 @@ class Record:
         self.lines = [line for line in lines if line["epoch"] <= num_epochs]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append an epoch and write the log."""
+        """Append an epoch and write the log; draw it, if that is a while ago."""
         self.lines.append(line)
-        with atomic_file(self.run / run_folder.LOG) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
+        self.write()
         if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
             self.draw()
+
+    def write(self) -> None:
+        """Write log.jsonl."""
+        with atomic_file(self.run / run_folder.LOG) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
     def draw(self) -> None:
         """Draw progress.png, if there is something new."""

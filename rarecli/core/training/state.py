@@ -21,6 +21,8 @@ from rarecli.core.training.learner import Learner
 
 _MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
 """What a resumed training may do otherwise."""
+_GIVES_STATE_ITS_MEANING = ("targets", "fold", "num_folds", "cases", "monitor")
+"""What a training that goes on from another run's state may not."""
 
 
 @dataclass
@@ -100,6 +102,21 @@ def require_same_network(spec: ModelSpec, kept: dict[str, Any], run: Path) -> No
         )
 
 
+def require_same_meaning(config: TrainConfig, kept: TrainConfig, run: Path) -> None:
+    """Raise UsageError, naming the fields, if another run's state (cases held out, best score, momenta) would be something else here."""
+    new, old = ({name: getattr(each, name) for name in _GIVES_STATE_ITS_MEANING} for each in (config, kept))
+    new["optimiser.kind"], old["optimiser.kind"] = config.optimiser.kind, kept.optimiser.kind
+    if changed := [name for name in new if new[name] != old[name]]:
+        raise UsageError(
+            "that run's state is of another training",
+            path=run,
+            field=", ".join(changed),
+            found=", ".join(str(new[name]) for name in changed),
+            expected=", ".join(str(old[name]) for name in changed),
+            remedy="--init takes its weights alone",
+        )
+
+
 def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of everything that learns."""
     tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
@@ -111,8 +128,8 @@ def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor
     return tensors, {**plateau.state_dict(), "lr": learner.optimiser.param_groups[0]["lr"]}
 
 
-def unpack(tensors: dict[str, Tensor], plateau_facts: dict[str, Any], learner: Learner, plateau: ReduceLROnPlateau) -> None:
-    """Put back what `pack` gave."""
+def unpack(tensors: dict[str, Tensor], learner: Learner) -> None:
+    """Put back the tensors that `pack` gave."""
     learner.network.load_state_dict(_part(tensors, "network."))
     learner.average.module.load_state_dict(_part(tensors, "average."))
     learner.average.n_averaged.copy_(tensors["average_count"])
@@ -123,7 +140,11 @@ def unpack(tensors: dict[str, Tensor], plateau_facts: dict[str, Any], learner: L
         if any(key.startswith(f"optimiser.{name}.") for key in tensors)
     }
     learner.optimiser.load_state_dict(optimiser)
-    facts = dict(plateau_facts)
+
+
+def unpack_plateau(facts: dict[str, Any], learner: Learner, plateau: ReduceLROnPlateau) -> None:
+    """Put back the facts that `pack` gave: the learning rate, and what the schedule goes by."""
+    facts = dict(facts)
     learner.optimiser.param_groups[0]["lr"] = facts.pop("lr")
     plateau.load_state_dict(facts)
 
