@@ -252,7 +252,8 @@ def test_names_that_nobody_declared_are_not_compared(tmp_path):
     oracle = Oracle()
     plan = PLAN.model_copy(update={"label_names": ("background", "class 1", "class 2")})
     oracle.spec = SPEC.model_copy(update={"plan": plan})
-    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
+    assert summary["per_depth"]["0"]["mean"].keys() == {"class 1", "class 2"}
 
 
 @pytest.mark.parametrize(

@@ -73,17 +73,9 @@ def origin(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, split
 
 def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) -> None:
     """Raise UsageError, naming the field, if a training that goes on is made from something else than the checkpoint was."""
-    new, old = found["config"], kept["config"]
-    changed = sorted(key for key in new if new[key] != old.get(key, new[key]) and key not in _MAY_CHANGE)
-    if changed:
-        raise UsageError(
-            "the run was started with another configuration",
-            path=run,
-            field=", ".join(changed),
-            found=", ".join(str(new[key]) for key in changed),
-            expected=", ".join(str(old.get(key)) for key in changed),
-            remedy="leave these options out to resume, or start a new run",
-        )
+    new = {key: value for key, value in found["config"].items() if key not in _MAY_CHANGE}
+    remedy = "leave these options out to resume, or start a new run"
+    _require_unchanged(new, new | kept["config"], "the run was started with another configuration", run, remedy)
     names = [content["spec"]["plan"]["dataset"] for content in (found, kept)]
     if found["spec"] != kept["spec"] or found["prepared_sha256"] != kept["prepared_sha256"]:
         raise UsageError("the run was started on another dataset", path=run, field="prepared dataset", found=names[0], expected=names[1])
@@ -104,16 +96,23 @@ def require_same_network(spec: ModelSpec, kept: dict[str, Any], run: Path) -> No
 
 def require_same_meaning(config: TrainConfig, kept: TrainConfig, run: Path) -> None:
     """Raise UsageError, naming the fields, if another run's state (cases held out, best score, momenta) would be something else here."""
-    new, old = ({name: getattr(each, name) for name in _GIVES_STATE_ITS_MEANING} for each in (config, kept))
-    new["optimiser.kind"], old["optimiser.kind"] = config.optimiser.kind, kept.optimiser.kind
-    if changed := [name for name in new if new[name] != old[name]]:
+    new, old = (
+        {name: getattr(each, name) for name in _GIVES_STATE_ITS_MEANING} | {"optimiser.kind": each.optimiser.kind}
+        for each in (config, kept)
+    )
+    _require_unchanged(new, old, "that run's state is of another training", run, "--init takes its weights alone")
+
+
+def _require_unchanged(new: dict[str, Any], old: dict[str, Any], problem: str, run: Path, remedy: str) -> None:
+    """Raise UsageError, naming the keys of `new` that are something else in `old`."""
+    if changed := sorted(key for key in new if new[key] != old[key]):
         raise UsageError(
-            "that run's state is of another training",
+            problem,
             path=run,
             field=", ".join(changed),
-            found=", ".join(str(new[name]) for name in changed),
-            expected=", ".join(str(old[name]) for name in changed),
-            remedy="--init takes its weights alone",
+            found=", ".join(str(new[key]) for key in changed),
+            expected=", ".join(str(old[key]) for key in changed),
+            remedy=remedy,
         )
 
 
