@@ -32,6 +32,8 @@ from rarecli.core.trainer import train
 
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
 PAPER_SHAPE = (32, 64, 32)
+NATIVE_PATCH = (64, 96, 64)
+"""Holds whole scans at the finest spacing that they are acquired anew at: no view shows a part of one, and none is predicted in windows."""
 CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
 
 
@@ -78,7 +80,9 @@ def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
     recipe = RECIPES[name]
     prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
     if not (prepared / "prepared.json").is_file():
-        preprocess(dataset, prepared, PreprocessOptions(fixed_shape=PAPER_SHAPE if recipe.protocol == "paper" else None), Words())
+        paper = recipe.protocol == "paper"
+        options = PreprocessOptions(fixed_shape=PAPER_SHAPE) if paper else PreprocessOptions(patch_size=NATIVE_PATCH)
+        preprocess(dataset, prepared, options, Words())
     init = train_recipe(dataset, work, recipe.start_from, fold) if recipe.start_from else None
     overrides = {"name": name, "fold": int(fold), "validate_every": 10, **recipe.overrides}
     return _train(prepared, work / f"{name}_fold{fold}", load_train_config(recipe.preset, overrides=overrides), init)

@@ -59,7 +59,7 @@ def test_ranges_of_0_are_the_identity(scan):
 
 
 def test_fault_47_a_seed_is_one_sample_and_another_seed_another(scan):
-    """A sample is a function of (seed, epoch, case), whichever worker makes it."""
+    """A sample is a function of the seed and of what it is, whichever worker makes it."""
     config = AugmentationConfig(probability=1, flip=True)
     one, again, other = (augment(*scan, SPACING, 0, config, generator(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one[0], again[0])

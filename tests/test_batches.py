@@ -3,10 +3,10 @@ import torch
 from rarecli.core.batches import Batches, make_batch
 from rarecli.core.config import load_train_config
 from rarecli.core.prepared import open_prepared
-from rarecli.core.samples import SampleSource
+from rarecli.core.samples import Key, SampleSource
 from rarecli.core.training.model_spec import make_spec
 
-KEYS = [[(0, "phantom_000"), (0, "phantom_001")], [(1, "phantom_000")]]
+KEYS = [[Key(0, 0, "phantom_000"), Key(0, 0, "phantom_001")], [Key(1, 0, "phantom_000")]]
 
 
 def source(prepared, **overrides):

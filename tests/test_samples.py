@@ -32,8 +32,8 @@ def source(prepared, **overrides):
     return Samples(dataset, make_spec(dataset, config), config)
 
 
-def test_a_sample_depends_on_seed_epoch_and_case_alone(prepared):
-    keys = [(0, "phantom_000"), (1, "phantom_000"), (0, "phantom_001")]
+def test_a_sample_depends_on_seed_and_key_alone(prepared):
+    keys = [(0, 0, "phantom_000"), (1, 0, "phantom_000"), (0, 0, "phantom_001")]
     forwards, backwards = source(prepared), source(prepared)
     first = [forwards[key] for key in keys]
     second = [backwards[key] for key in reversed(keys)][::-1]
@@ -46,7 +46,7 @@ def test_a_sample_depends_on_seed_epoch_and_case_alone(prepared):
 
 
 def test_every_depth_shows_the_same_field_of_view_normalised_anew(prepared):
-    sample = source(prepared, **PLAIN)[0, "phantom_000"]
+    sample = source(prepared, **PLAIN)[0, 0, "phantom_000"]
     image, labels = Phantom(0).acquire(1.0)
     for depth in range(4):
         size = 32 // 2**depth
@@ -65,7 +65,7 @@ def test_patches_of_a_large_case_keep_the_whole_scans_percentiles_and_hold_foreg
     low, high = np.percentile(whole.data, [0.5, 99.5])
     values = np.clip((whole.data[0] - low) / (high - low), 0, 1)
     for epoch in range(5):
-        sample = samples[epoch, "phantom_000"]
+        sample = samples[epoch, 0, "phantom_000"]
         assert sample.images[0].shape == (1, 32, 32, 32)
         assert sample.labels[0].any()
         corner = sample.images[0][0, 0, 0, :8].numpy()
@@ -80,10 +80,10 @@ def test_a_case_coarser_than_the_grid_enters_at_its_own_depth(tmp_path):
         write_labels(root / "labels" / f"{name}.nii.gz", labels.data[0], labels)
     preprocess(root, tmp_path / "prepared", PreprocessOptions(num_jobs=1))
     samples = source(tmp_path / "prepared")
-    batch = collate([samples[0, "coarse"], samples[0, "fine_a"]], samples.spec)
+    batch = collate([samples[0, 0, "coarse"], samples[0, 0, "fine_a"]], samples.spec)
     assert batch.sizes == {0: 1, 1: 2, 2: 2, 3: 2}
     # the fine case comes first at every depth, so that the consistency loss finds its partner
-    fine = samples[0, "fine_a"]
+    fine = samples[0, 0, "fine_a"]
     np.testing.assert_array_equal(batch.images[1][0].numpy(), fine.images[1])
 
 
@@ -95,7 +95,7 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
         write_labels(root / "labels" / f"{name}.nii.gz", labels.data[0], labels)
     preprocess(root, tmp_path / "prepared", PreprocessOptions(patch_size=(64, 64, 64), num_jobs=1))
     samples = source(tmp_path / "prepared", **PLAIN)
-    small, large = samples[0, "small"], samples[0, "large"]
+    small, large = samples[0, 0, "small"], samples[0, 0, "large"]
     assert collate([small], samples.spec).images[0].shape == (1, 1, 48, 48, 32)
     batch = collate([small, large], samples.spec)
     for depth in range(4):
@@ -122,7 +122,7 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
     full = Phantom(0).acquire(1.0)[1].data.astype(bool).sum()
     sizes, unchanged = [], 0
     for epoch in range(40):
-        sample = samples[epoch, "phantom_000"]
+        sample = samples[epoch, 0, "phantom_000"]
         size = sample.labels[0].shape[0]
         assert size <= 32
         unchanged += sample.labels[0].sum() == samples.dataset.read("phantom_000")[1].sum()
@@ -135,16 +135,25 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
     assert min(sizes) >= 32 / 2**0.6 - 1
 
 
+def test_all_scans_of_a_step_are_acquired_at_one_spacing(prepared):
+    """Else a scan acquired coarsely would hardly ever be seen without a rim of zeros, which prediction does not give it."""
+    samples = source(prepared, coarse_views=2, **PLAIN, **{"augmentation.spacing_octaves": 0.6})
+    steps = [{view.labels[2].shape for case in (0, 1) for view in samples.views((0, step, f"phantom_00{case}"))} for step in range(20)]
+    assert [len(shapes) for shapes in steps] == [1] * 20
+    assert len(set.union(*steps)) > 4
+    assert len({samples[epoch, 7, "phantom_000"].labels[2].shape for epoch in range(8)}) > 1  # another epoch, another spacing
+
+
 @pytest.mark.parametrize("coarse_from", [1, 2, 3])
 def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
     plain, samples = source(prepared), source(prepared, coarse_views=2, coarse_from=coarse_from)
-    first, *coarse = samples.views((0, "phantom_000"))
+    first, *coarse = samples.views((0, 0, "phantom_000"))
     for depth in range(4):  # what every case shows is not touched
-        np.testing.assert_array_equal(first.images[depth], plain[0, "phantom_000"].images[depth])
+        np.testing.assert_array_equal(first.images[depth], plain[0, 0, "phantom_000"].images[depth])
     assert [sorted(view.images) for view in coarse] == [list(range(coarse_from, 4))] * 2
-    shown = [view.images[3] for view in (first, *coarse, samples[1, "phantom_000"])]
+    shown = [view.images[3] for view in (first, *coarse, samples[1, 0, "phantom_000"])]
     assert not any(np.array_equal(shown[i], shown[j]) for i in range(4) for j in range(i))
-    again = source(prepared, coarse_views=2, coarse_from=coarse_from).views((0, "phantom_000"))
+    again = source(prepared, coarse_views=2, coarse_from=coarse_from).views((0, 0, "phantom_000"))
     np.testing.assert_array_equal(again[2].images[3], coarse[1].images[3])
     # and they enter behind those that come from above, as the network and the consistency loss have it
     batch = collate([*coarse, first], samples.spec)
@@ -153,8 +162,8 @@ def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
 
 
 def test_a_network_without_deep_entries_has_no_coarse_views(prepared):
-    assert len(source(prepared, arch="unet", coarse_views=2).views((0, "phantom_000"))) == 1
-    assert len(source(prepared, num_depths=2, coarse_views=2).views((0, "phantom_000"))) == 1
+    assert len(source(prepared, arch="unet", coarse_views=2).views((0, 0, "phantom_000"))) == 1
+    assert len(source(prepared, num_depths=2, coarse_views=2).views((0, 0, "phantom_000"))) == 1
 
 
 def test_an_epoch_shows_every_case_once_and_each_epoch_another_order():

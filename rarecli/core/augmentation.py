@@ -1,9 +1,8 @@
 """Random changes of training scans: geometry and gamma once at their finest grid, contrast once, noise at every depth.
 
-What happens to a sample is drawn first (`draw_changes`), as plain numbers and from the generator that is handed in, so that a sample is a
-function of (seed, epoch, case) alone, whoever draws it. It is then done to several samples at once, on whatever device they lie:
-images (B, C, X, Y, Z) and labels (B, X, Y, Z), float32, B samples of one shape. Nothing here waits for the device, and no sample depends on
-the others.
+What happens to a sample is drawn first (`draw_changes`), as plain numbers and from the generator that is handed in, so that it is the same
+whoever draws it. It is then done to several samples at once, on whatever device they lie: images (B, C, X, Y, Z) and labels (B, X, Y, Z),
+float32, B samples of one shape. Nothing here waits for the device, and no sample depends on the others.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Changes:
 
 
 def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
-    """Spacing that a training scan is acquired at, per axis, over its own: for half of the scans 1, else much the same along all axes."""
+    """Spacing that training scans are acquired at, per axis, over their own: 1 half of the time, else much the same along all axes."""
     if not config.spacing_octaves or rng.random() < 0.5:
         return 1.0, 1.0, 1.0
     apart = AS_IS_ANISOTROPY_OCTAVES / 2

@@ -1,6 +1,6 @@
 """Training samples: a patch of a prepared case at every depth, augmented, and how samples become a batch.
 
-A sample is a function of (seed, epoch, case) alone, whichever process makes it and whatever came before. What is read and drawn for
+A sample is a function of the seed and its key alone, whichever process makes it and whatever came before. What is read and drawn for
 it (`Patch`) is a matter of the CPU; what becomes of that (views.py) is one of the device that trains.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +24,13 @@ from rarecli.core.resampling import resample, resample_labels
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.views import Patch, Sample
 
-Key = tuple[int, str]
-"""(epoch, case name)."""
+
+class Key(NamedTuple):
+    """What a sample is made from, besides the seed. step: of the epoch; it decides the spacing, the rest is decided without it."""
+
+    epoch: int
+    step: int
+    name: str
 
 
 @dataclass
@@ -47,20 +53,21 @@ class SampleSource:
         self.dataset, self.spec, self.config = dataset, spec, config
 
     def __getitem__(self, key: Key) -> list[Patch]:
-        """All that an epoch shows of a case, for (epoch, case name): it at all its depths, then its coarse views."""
+        """All that an epoch shows of a case, for a case in its step: it at all its depths, then its coarse views."""
         deepest = self.spec.network.num_depths - 1
         return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
 
     def _draw(self, key: Key, number: int) -> Patch:
         """number: 0, or that of a coarse view."""
-        epoch, name = key
+        epoch, step, name = key
         config, spec, record = self.config, self.spec, self.dataset.records[name]
-        # a byte of a name is below 256, so that no view of one case is another case
+        # a byte of a name is below 256, so that no view of one case is another case, and no step is a case
         rng = np.random.default_rng([config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
         ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
         patch = spec.patch_shape(record.depth)
-        spacing = draw_spacing(ranges, rng)
-        x, y, z = (math.ceil(extent * step) for extent, step in zip(patch, spacing, strict=True))
+        # one for all scans of a step: they are padded to the largest, and scans acquired coarsely would come to need that rim
+        spacing = draw_spacing(ranges, np.random.default_rng([config.seed, epoch, 256, step]))
+        x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
         x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))
         image, labels = self.dataset.read(name, origin, (x, y, z))

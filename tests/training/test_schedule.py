@@ -26,7 +26,9 @@ def test_every_case_is_seen_once_per_epoch_whatever_the_ranks_and_parts(num, acc
     for steps in zip(*plans, strict=True):
         assert len({step.names for step in steps}) == 1
         seen = [key for step in steps for part in step.parts for key in part]
-        assert sorted(seen) == sorted((steps[0].epoch, name) for name in steps[0].names)
+        assert sorted((key.epoch, key.name) for key in seen) == sorted((steps[0].epoch, name) for name in steps[0].names)
+        # whoever takes a scan, and when, it is one of that step of the epoch
+        assert {key.step for key in seen} == {plans[0].index(steps[0]) % 3}
     for epoch in range(3):
         assert sorted(name for step in plans[0] if step.epoch == epoch for name in step.names) == CASES
 

@@ -37,7 +37,7 @@ class EpochSums:
 
 @dataclass
 class TrainState:
-    """The numbers that go on. All randomness is a function of (seed, epoch, case) or (seed, step), so these place it, too."""
+    """The numbers that go on. All randomness is a function of (seed, epoch, step, case) or (seed, step), so these place it, too."""
 
     epoch: int = 0
     """Epochs that are done."""
