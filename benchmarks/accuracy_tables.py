@@ -27,8 +27,9 @@ def table(names: Sequence[str]) -> str:
     """A row per recipe and method: Dice by resolution and their mean, averaged over folds."""
     rows = [HEADER, "|" + "---|" * 9]
     for name in names:
-        folds = read_results(name)
-        for method in folds[0]["per_method"] if folds else []:
+        results = read_results(name)
+        for method in results[0]["per_method"] if results else []:
+            folds = [fold for fold in results if method in fold["per_method"]]
             by_depth = [np.mean([fold["per_method"][method][k]["dice"] for fold in folds]) for k in folds[0]["per_method"][method]]
             cells = [""] * (len(COLUMNS) - len(by_depth)) + [f"{dice:.4f}" for dice in by_depth]
             mean = f"{np.mean(by_depth):.4f}" if len(by_depth) == len(COLUMNS) else ""
