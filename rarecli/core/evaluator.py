@@ -31,7 +31,7 @@ from rarecli.core.types import IntArray
 from rarecli.core.volume import Volume
 
 _NUM_PICTURES = 3
-_SCORING = 2
+_SCORING = 3
 """Goes up with every change of how cases are scored, so that scores of before are not resumed."""
 
 

@@ -22,7 +22,7 @@ from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.errors import DataError
 from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
-from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
+from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_labels
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
@@ -58,10 +58,10 @@ class View:
     zoom: Triple | None
 
     def restore(self, labels: IntArray) -> IntArray:
-        """Labels on the view's grid -> the scan's own grid, nearest, as `rare predict` restores."""
+        """Labels on the view's grid -> the scan's own grid, as `rare predict` restores."""
         assert self.zoom is not None
         x, y, z = self.full.shape
-        return restore_nearest(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
+        return restore_labels(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
 
 
 def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> View:
