@@ -24,6 +24,21 @@ def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
     assert one["metrics"]["2"]["n_ref"] == 0
 
 
+def test_a_stray_label_does_not_raise_the_score(tmp_path):
+    """A class that no reference has would be right in all cases but the one where it is predicted."""
+    image, labels = Phantom(0).acquire(2.0)
+    said = []
+    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
+    for name in ("a", "b", "c"):
+        write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
+        shifted = np.roll(labels.data[0], 2, axis=0)
+        shifted[0, 0, 0] = 7 if name == "b" else 0
+        write_labels(tmp_path / "predictions" / f"{name}.nii.gz", shifted, image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
+    assert summary["mean"].keys() == {"1", "2"}
+    assert said == ["label 7 is in no reference and is not scored; it is predicted in b"]
+
+
 def test_digits_at_the_end_of_a_label_file_are_part_of_its_name(tmp_path):
     image, labels = Phantom(0).acquire(2.0)
     for index in range(3):

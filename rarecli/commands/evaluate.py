@@ -35,7 +35,12 @@ def run(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")],
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="A run, a bundle, or a weights file inside a run; several, RUN1,RUN2: see --folds."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="A run, a bundle, a built-in model (hippocampus, hippocampus-paper), or a weights file inside a run; "
+            "several, RUN1,RUN2: see --folds.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")],
     depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")] = None,

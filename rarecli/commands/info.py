@@ -11,7 +11,10 @@ from rarecli.commands.console import Json, print_json
 def run(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, predictions or scores."),
+        typer.Argument(
+            metavar="PATH",
+            help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, built-in model (by name), predictions or scores.",
+        ),
     ],
     model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")] = False,

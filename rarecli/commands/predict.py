@@ -15,7 +15,9 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="A run, a bundle, or the name of a built-in model; several, RUN1,RUN2: their mean probabilities."
+            "--model",
+            "-m",
+            help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several, RUN1,RUN2: their mean probabilities.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],

@@ -39,13 +39,17 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     parts = [(method, key, part) for method, table in summary["per_method"].items() for key, part in table.items()]
     surfaces = "hd95_null" in parts[0][2]
     restored = "restored" in parts[0][2]
+    nothing = any(any(part["both_empty"].values()) for _, _, part in parts)
     columns = ["method", "resolution", "cases", "Dice (std)", "5th pct."]
+    columns += ["in neither"] if nothing else []
     columns += ["HD95 (mm)", "no HD95", "surface Dice"] if surfaces else []
     columns += ["restored", "ceiling"] if restored else []
     rows = []
     for method, key, part in parts:
         row = [method, _resolution(key) if "per_depth" in summary else f"{float(key):.4g} mm", str(part["num_cases"])]
         row += [f"{part['dice']:.4f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.4f}"]
+        if nothing:  # which counts as 1
+            row.append(str(sum(part["both_empty"].values())))
         if surfaces:
             mean = part["foreground_mean"]
             row += [_number(mean["hd95_mm"], 2), str(sum(part["hd95_null"].values())), _number(mean["surface_dice"], 4)]

@@ -103,6 +103,10 @@ def evaluate(
             resolutions=[resolution_name(item.depth, item.spacing_mm) for item in request.resolutions],
             cases=[case.name for case in cases],
         )
+    if protocol == "paper" and spec.targets != "paper":
+        reporter.warn(f"{spec.name} puts coarse voxels where they lie, protocol paper does not: native is what it was trained for")
+    if protocol == "native" and spec.targets == "paper":
+        reporter.warn(f"{spec.name} was trained on the paper's targets, which are displaced below full resolution: see --protocol paper")
     if surface:
         require_monai()
     require_writable(output)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from rarecli.core.config import Fingerprint, Plan
 from rarecli.core.preprocessing import RoutedScan, downsample, edge_pad, normalise
+from rarecli.core.routing import ROUNDING
 from rarecli.core.types import FloatArray
 
 _EXTENT_SLACK = 1.5
@@ -15,7 +17,7 @@ _EXTENT_SLACK = 1.5
 _INTENSITY_SLACK = 0.5
 """Means and spreads may lie outside of the training set's by this share of their range."""
 _MOST_ZOOM = 2.0
-"""An axis may be resampled by up to this factor."""
+"""An axis may be resampled by up to this factor; the finest of a scan, which decides on its depth, by half an octave, as any depth's."""
 
 
 def intensity_statistics(image: FloatArray, depth: int, plan: Plan) -> FloatArray:
@@ -45,6 +47,11 @@ def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
     for axis, zoom, spacing, grid in zip("xyz", scan.route.zoom, scan.spacing_mm, scan.route.grid_spacing_mm, strict=True):
         if not 1 / _MOST_ZOOM <= zoom <= _MOST_ZOOM:
             found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of depth {scan.route.depth}")
+    if not found and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
+        found.append(
+            f"its finest spacing is {min(scan.spacing_mm):.3g} mm, those that depth {scan.route.depth} was trained for lie around "
+            f"{min(scan.route.grid_spacing_mm):.3g} mm"
+        )
     for axis, extent, (low, high) in zip("xyz", scan.extent_mm, known.extent_mm, strict=True):
         if not low / _EXTENT_SLACK <= extent <= high * _EXTENT_SLACK:
             found.append(f"its field of view along {axis} is {extent:.0f} mm, that of the training scans {low:.0f} to {high:.0f} mm")

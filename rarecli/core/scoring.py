@@ -31,7 +31,8 @@ def score(
 
     Depths are taken from the predictions.json that `rare predict` left there, if any. One pair is in memory at a time.
     surface: also HD95 and surface Dice, by MONAI. against: an earlier result on the same cases; writes comparison.json and
-    adds it to what is returned. Raises DataError for a prediction without reference or on another grid.
+    adds it to what is returned. Labels that no reference has are not scored, but named.
+    Raises DataError for a prediction without reference or on another grid.
     """
     predicted = [case for case in label_files(predictions) if not case.name.endswith("_probabilities")]
     available = {case.name: case.images[0] for case in label_files(references)}
@@ -50,9 +51,14 @@ def score(
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for case in reporter.track(predicted, "score", len(predicted)):
         records[case.name] = _score_pair(case.name, case.images[0], available[case.name], surface)
-    values = sorted({value for record in records.values() for value in record})
+    values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
-        raise DataError("there is nothing but background", path=references, expected="a label above 0 in any of the files")
+        raise DataError("there is nothing but background", path=references, expected="a label above 0 in a reference")
+    stray = [(name, value) for name, record in records.items() for value in record if value not in values]
+    for value in sorted({value for _, value in stray}):
+        found = [name for name, other in stray if other == value]
+        # as a class it would be right wherever it is not predicted, and raise the mean
+        reporter.warn(f"label {value} is in no reference and is not scored; it is predicted in {some(found)}")
     scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
     summary = summarise(scored, ["background", *map(str, values)])
     write_result(scored, summary, output)
