@@ -43,12 +43,39 @@ def comparisons() -> str:
     rows = ["| recipe | against | fold | " + " | ".join([*COLUMNS, "mean"]) + " |", "|" + "---|" * 8]
     for name, baselines in BASELINES.items():
         own = {fold["fold"]: fold for fold in read_results(name)}
+        rows += [_against_upsampling(name, fold) for fold in own.values()]
         for baseline in baselines:
             for other in read_results(baseline):
                 if other["fold"] in own:
-                    found = compare(_routed(own[other["fold"]]), _routed(other))
-                    cells = [f"{row['difference']:+.4f} ({row['low']:+.4f}, {row['high']:+.4f})" for row in _rows(found)]
+                    cells = _differences(compare(_routed(own[other["fold"]]), _routed(other)))
                     rows.append(f"| {name} | {baseline} | {other['fold']} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def details(names: Sequence[str]) -> str:
+    """A row per recipe and resolution, routed: worst cases, surfaces and, where there is a way back, labels restored to the full grid."""
+    columns = [
+        "recipe",
+        "resolution",
+        "Dice",
+        "5th percentile",
+        "HD95 (mm)",
+        "no HD95",
+        "surface Dice",
+        "restored",
+        "perfect labels restored",
+    ]
+    rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name in names:
+        folds = [fold["per_method"][ROUTED] for fold in read_results(name)]
+        for depth, resolution in enumerate(COLUMNS if folds else ()):
+            parts = [fold[str(depth)] for fold in folds]
+            missed = sum(sum(part["hd95_null"].values()) for part in parts)
+            known = {key: np.mean([part["foreground_mean"][key] for part in parts]) for key in ("hd95_mm", "surface_dice")}
+            cells = [f"{np.mean([part[key] for part in parts]):.4f}" for key in ("dice", "dice_p5")]
+            cells += [f"{known['hd95_mm']:.2f}", str(missed), f"{known['surface_dice']:.4f}"]
+            cells += [f"{np.mean([part[key]['dice'] for part in parts]):.4f}" if key in parts[0] else "" for key in ("restored", "ceiling")]
+            rows.append(f"| {name} | {resolution} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -62,6 +89,13 @@ def curve_table(name: str) -> str:
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         rows.append(f"| {point['spacing_mm']:.5g} | {point['depth']} | {' | '.join(cells)} |")
     return "\n".join([*rows, "", *_facts(points), *_least_advantages(name)]) + "\n"
+
+
+def _against_upsampling(name: str, result: dict[str, Any]) -> str:
+    """The row of a model against itself, given the scans upsampled to full resolution; there both are one."""
+    routed, upsampled = (result["dice_per_case"][method] for method in (ROUTED, UPSAMPLED))
+    own, other = (Result(RESULTS, result["protocol"], (), {key: scores[key] for key in upsampled}) for scores in (routed, upsampled))
+    return f"| {name} | itself, upsampling | {result['fold']} |  | {' | '.join(_differences(compare(own, other)))} |"
 
 
 def _least_advantages(name: str) -> list[str]:
@@ -96,6 +130,7 @@ def document(names: Sequence[str]) -> str:
     """All of accuracy.md."""
     parts = ["# Accuracy on MSD Task04, held-out folds", table(names)]
     parts += ["## Against the baselines: the same cases, paired bootstrap", comparisons()]
+    parts += ["## Routed: worst cases, surfaces, labels restored to the full grid", details(names)]
     for name in names:
         if any(fold["curve"] for fold in read_results(name)):
             parts += [f"## {name} over continuous spacing", curve_table(name)]
@@ -106,8 +141,10 @@ def _routed(result: dict[str, Any]) -> Result:
     return Result(RESULTS, result["protocol"], (), result["dice_per_case"][ROUTED])
 
 
-def _rows(comparison: dict[str, Any]) -> list[dict[str, float]]:
-    return [*comparison["per_resolution"], comparison["mean"]]
+def _differences(comparison: dict[str, Any]) -> list[str]:
+    """By resolution and in the mean, with 95 % intervals."""
+    rows = [*comparison["per_resolution"], comparison["mean"]]
+    return [f"{row['difference']:+.4f} ({row['low']:+.4f}, {row['high']:+.4f})" for row in rows]
 
 
 def _pooled(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

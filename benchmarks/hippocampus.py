@@ -18,6 +18,7 @@ from typing import Any
 
 import accuracy_tables
 import numpy as np
+import torch
 
 from rarecli import Predictor
 from rarecli.core.benchmarking.machine import describe_machine
@@ -90,15 +91,28 @@ def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
 
 def _train(prepared: Path, run: Path, config: TrainConfig, init: Path | None) -> Path:
     started = (run / LAST).is_file()
-    if not started or len(_log(run)) < config.epochs:
+    if not started or not _is_finished(_log(run), config):
         train(prepared, run, config, resume=started, init=None if started else init, reporter=Words())
     return run
+
+
+def _is_finished(log: list[dict[str, Any]], config: TrainConfig) -> bool:
+    scores = [line.get(config.monitor, 0.0) for line in log]
+    stood_still = bool(scores) and config.patience is not None and len(scores) - 1 - scores.index(max(scores)) >= config.patience
+    return len(log) >= config.epochs or stood_still
+
+
+def _training_seconds(run: Path) -> float:
+    """Those of a run and of the runs on the same fold that it started from."""
+    name, _, fold = run.name.rpartition("_")
+    first = RECIPES[name].start_from
+    return sum(line["seconds"] for line in _log(run)) + (_training_seconds(run.with_name(f"{first}_{fold}")) if first else 0)
 
 
 def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
     """Score the held-out cases and write the result."""
     info = load_run_info(run)
-    recipe, log = RECIPES[name], _log(run)
+    recipe = RECIPES[name]
     output = work / f"scores_{name}_fold{fold}"
     with Predictor(run) as predictor:
         summary = evaluate(dataset, predictor, output, protocol=recipe.protocol, names=info.split["val"], reporter=Words())
@@ -114,9 +128,9 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
         "num_cases": len(info.split["val"]),
         "config": info.config.model_dump(mode="json"),
         "started_from": recipe.start_from,
-        "machine": describe_machine(),
+        "machine": describe_machine(torch.get_num_threads()),
         "versions": info.versions,
-        "training_seconds": sum(line["seconds"] for line in log),
+        "training_seconds": _training_seconds(run),
         "num_parameters": sum(p.numel() for p in predictor.runner.network.parameters()),
         "per_method": summary["per_method"],
         "dice_per_case": _dice_per_case(summary),
@@ -138,7 +152,7 @@ def ship(dataset: Path, work: Path, name: str) -> None:
     folder = MODELS / name
     export(run, folder, precision="fp16", reporter=Words())
     card = (Path(__file__).parent / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
-    seconds = sum(line["seconds"] for stage in {first, run} for line in _log(stage))
+    seconds = _training_seconds(first) + sum(line["seconds"] for line in (_log(run) if run != first else []))
     facts = {
         "first_epochs": load_run_info(first).config.epochs,
         "epochs": recipe.ship_epochs,
