@@ -26,7 +26,7 @@ from rarecli.core.preprocessing import label_values, prepare_scan
 from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
 
 FOLDER = "conformance"
-_MOST_VOXELS_PER_AXIS = 40
+_MOST_VOXELS_PER_AXIS = 35
 
 
 def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: Runner) -> tuple[ConformanceVector, ...]:
