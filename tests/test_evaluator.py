@@ -71,10 +71,12 @@ class PerfectAtFullResolution(Oracle):
 
     def predict(self, scan, depth=None):
         found = super().predict(scan, depth)
-        if scan.shape != self.labels.shape:
+        if scan.spacing_mm != pytest.approx((1, 1, 1)):
             return found
-        assert scan.spacing_mm == pytest.approx((1, 1, 1))
-        return Prediction(self.labels.data[0].astype(np.uint8), scan.affine, 0, "", (1, 1, 1), None, 0.0)
+        padded = np.pad(
+            self.labels.data[0], [(0, goal - size) for goal, size in zip(scan.shape, self.labels.shape, strict=True)], mode="edge"
+        )
+        return Prediction(padded.astype(np.uint8), scan.affine, 0, "", (1, 1, 1), None, 0.0)
 
 
 @pytest.mark.parametrize("num_depths", [1, 4])
@@ -89,6 +91,21 @@ def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp
     per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper")["per_method"]
     perfect = per_method["upsampled" if num_depths == 4 else "routed"]
     assert [depth for depth, part in perfect.items() if part["dice"] == 1] == (["1", "2", "3"] if num_depths == 4 else ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), (35.0, 29.0, 33.0)])
+@pytest.mark.parametrize("num_depths", [1, 4])
+def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_path, num_depths, extent_mm):
+    """By the nearest voxel, of which there are two at half the spacing, they would lie half a voxel off."""
+    write_phantoms(tmp_path / "data", range(1), extent_mm=extent_mm)
+    _, labels = Phantom(0, extent_mm).acquire(1.0)
+    oracle = PerfectAtFullResolution(labels)
+    if num_depths == 1:
+        oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
+        oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
+    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", surface=False)["per_method"]
+    perfect = per_method["upsampled" if num_depths == 4 else "routed"]
+    assert [part["dice"] for depth, part in perfect.items() if depth != "0"] == [1, 1, 1]
 
 
 def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
@@ -172,8 +189,8 @@ def test_the_curve_over_spacing(tmp_path):
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", spacings_mm=[1, 2], surface=False)
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
-    # one prediction at depth 0, where both methods are one; else routed, then upsampled
-    assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
+    # one prediction at depth 0, where both methods are one (at 1.41 mm upsampled to its grid); else routed, then upsampled
+    assert [depth for _, depth in oracle.asked] == [None, 0, None, 0, None, 0] * 2
     assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
     assert summary["curve"][0]["restored"]["ceiling"] == 1
     assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]

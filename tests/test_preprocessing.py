@@ -318,21 +318,6 @@ def test_labels_there_and_back_stay_themselves_when_the_grid_is_finer(scanned):
     assert np.array_equal(routed.restore_labels(fine), labels.data[0])
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (1.0, 2.0, 1.0), (2.0, 2.0, 2.0), (4.0, 4.0, 4.0), (8.0, 8.0, 8.0)])
-def test_right_labels_of_the_fine_grid_come_back_as_those_of_a_coarse_scan(spacing):
-    """Blocks by hand: a coarse voxel is what most of its fine ones are, a tie the lower class."""
-    _, labels = Phantom(2).acquire(1.0)
-    steps = [int(step) for step in spacing]
-    split = [part for size, step in zip(labels.shape, steps, strict=True) for part in (size // step, step)]
-    blocks = labels.data[0].reshape(split)
-    votes = np.stack([(blocks == index).sum(axis=(1, 3, 5)) for index in range(3)])
-    expected = votes.argmax(axis=0)
-    scan = Volume(noise(1, *expected.shape), np.diag([*spacing, 1.0]))
-    routed = prepare_scan(scan, SPEC, depth=0)
-    assert routed.image.shape[1:] == labels.shape
-    assert np.array_equal(routed.restore_labels(labels.data[0].astype(np.uint8)), expected)
-
-
 def test_another_number_of_channels_is_refused():
     with pytest.raises(ModelError, match="number of channels") as caught:
         prepare_scan(Volume(noise(2, 4, 4, 4), np.eye(4)), SPEC)

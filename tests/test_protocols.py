@@ -3,13 +3,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch.nn import functional
 
 from rarecli import Phantom, dice
 from rarecli.core import routing
 from rarecli.core.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.errors import DataError
-from rarecli.core.protocols import Resolution, resolutions_of, thresholds_mm, view_at
+from rarecli.core.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
 from rarecli.core.volume import Volume
 
 PLAN = Plan(
@@ -30,6 +33,29 @@ def blocks_of(array, factor):
     padded = np.pad(array, [(0, -size % factor) for size in array.shape], mode="edge")
     x, y, z = (size // factor for size in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor).transpose(0, 2, 4, 1, 3, 5).reshape(x, y, z, -1)
+
+
+def test_labels_are_brought_to_a_coarser_grid_by_majority_and_to_a_finer_one_by_the_nearest():
+    # two of 3; 3 and 9, a tie; 30 and 9, a tie
+    line = np.array([3, 3, 3, 9, 30, 9]).reshape(6, 1, 1)
+    assert bring_back(line, (3, 1, 1), (2, 1, 1)).ravel().tolist() == [3, 3, 9]
+    # boxes of 1.5: 4 and half of 2; half of 2 and 0
+    assert bring_back(np.array([4, 2, 0]).reshape(3, 1, 1), (2, 1, 1), (1.5, 1, 1)).ravel().tolist() == [4, 0]
+    # x by majority, y from the nearest
+    both = np.array([[1, 2], [1, 0], [0, 0], [0, 0]])[..., None]
+    assert bring_back(both, (2, 4, 1), (2, 0.5, 1))[..., 0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+
+
+@given(
+    arrays(np.uint8, st.tuples(*[st.integers(1, 9)] * 3), elements=st.integers(0, 3)),
+    st.tuples(*[st.floats(1.1, 4)] * 3),
+    st.integers(0, 2),
+)
+def test_labels_of_a_mirrored_scan_are_brought_back_mirrored(labels, zoom, axis):
+    """What the nearest of two equally near voxels is not: all labels of a scan of twice the spacing would be displaced."""
+    shape = tuple(max(1, round(size / factor)) for size, factor in zip(labels.shape, zoom, strict=True))
+    mirrored = bring_back(np.flip(labels, axis), shape, zoom)
+    np.testing.assert_array_equal(mirrored, np.flip(bring_back(labels, shape, zoom), axis))
 
 
 def test_the_paper_protocol_is_crop_trilinear_and_nearest():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine, resampled_shape, restore_labels
+from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine, resampled_shape
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -138,27 +138,6 @@ def test_labels_at_zoom_1_are_the_same(labels):
 def test_refined_labels_coarsened_again_are_the_same(labels, factor):
     fine = labels.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
     assert np.array_equal(resample_labels(fine, (1 / factor,) * 3, 4), labels)
-
-
-def test_labels_come_back_by_majority_where_the_grid_was_finer():
-    line = np.array([3, 3, 3, 9, 300, 9], dtype=np.uint16).reshape(6, 1, 1)
-    # two of 3; 3 and 9, a tie; 300 and 9, a tie
-    restored = restore_labels(line, (3, 1, 1), (2, 1, 1))
-    assert restored.ravel().tolist() == [3, 3, 9]
-    assert restored.dtype == np.uint16
-    # boxes of 1.5: 4 and half of 2; half of 2 and 0
-    assert restore_labels(np.array([4, 2, 0]).reshape(3, 1, 1), (2, 1, 1), (1.5, 1, 1)).ravel().tolist() == [4, 0]
-    # x by majority, y from the nearest
-    both = np.array([[1, 2], [1, 0], [0, 0], [0, 0]])[..., None]
-    assert restore_labels(both, (2, 4, 1), (2, 0.5, 1))[..., 0].tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
-
-
-@given(arrays(np.uint8, shapes, elements=st.integers(0, 3)), st.tuples(*[st.floats(1.1, 4)] * 3), st.integers(0, 2))
-def test_labels_of_a_mirrored_scan_come_back_mirrored(labels, zoom, axis):
-    """What the nearest of two equally near voxels is not: the labels of a scan of twice the spacing would be displaced."""
-    shape = tuple(max(1, round(size / factor)) for size, factor in zip(labels.shape, zoom, strict=True))
-    mirrored = restore_labels(np.flip(labels, axis), shape, zoom)
-    np.testing.assert_array_equal(mirrored, np.flip(restore_labels(labels, shape, zoom), axis))
 
 
 def test_nearest_by_hand():

@@ -26,18 +26,13 @@ def segment(image, spacing, bundle):
             box = max(manifest["resampling"]["min_box_voxels"], step)
             routed = np.moveaxis(box_mean(np.moveaxis(routed, axis, 0), size, step, box), 0, axis)
     routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
-    best = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])).argmax(axis=0)
-    votes = np.stack([best == index for index in range(len(plan["label_values"]))]).astype(np.float64)
-    for axis, step in enumerate(steps, start=1):
-        if step is None:
-            continue
-        size, new_size = image.shape[axis], votes.shape[axis]
-        if step < 1:
-            votes = np.moveaxis(box_mean(np.moveaxis(votes, axis, 0), size, 1 / step, 1 / step), 0, axis)
-        else:
+    classes = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])).argmax(axis=0)
+    for axis, step in enumerate(steps):
+        if step is not None:
+            size, new_size = image.shape[axis + 1], classes.shape[axis]
             nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + (new_size - 1) / 2 + 0.5).astype(int)
-            votes = votes.take(nearest.clip(0, new_size - 1), axis=axis)
-    return np.array(plan["label_values"])[(votes >= votes.max(axis=0) - manifest["resampling"]["tie"]).argmax(axis=0)]
+            classes = classes.take(nearest.clip(0, new_size - 1), axis=axis)
+    return np.array(plan["label_values"])[classes]
 
 
 def box_mean(data, new_size, step, box):  # along the first axis; what lies beyond the border repeats the last voxel

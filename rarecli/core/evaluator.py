@@ -23,7 +23,8 @@ from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import downsample_labels, to_ras
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.protocols import Protocol, Resolution, resolutions_of, thresholds_mm, upsampled_back, view_at
+from rarecli.core.protocols import Protocol, Resolution, bring_back, resolutions_of, thresholds_mm, upsampled, view_at
+from rarecli.core.routing import route
 from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
@@ -220,11 +221,16 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
 
 def _predict(predictor: Predictor, scan: Volume, forced: int | None, depth: int, protocol: Protocol) -> IntArray:
     """Class indices on the grid of a view at `depth`, with the network entered at `forced`."""
-    plan = predictor.spec.plan
-    if protocol == "native" or forced == depth:
-        return class_indices(predictor.predict(scan, depth=forced).labels, plan.label_values)
-    fine = predictor.predict(upsampled_back(scan, depth), depth=forced)
-    return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
+    spec, plan = predictor.spec, predictor.spec.plan
+    if protocol == "paper" and forced != depth:  # of the labels there, it takes every 2^depth-th, as it does of the reference
+        fine = predictor.predict(upsampled(scan, (2.0**depth,) * 3), depth=forced)
+        return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
+    if protocol == "native":
+        way = route(scan.spacing_mm, plan.spacing_mm, predictor.runner.depths, as_is_octaves=spec.as_is_octaves, depth=forced)
+        if max(way.zoom) > 1:
+            fine = predictor.predict(upsampled(scan, way.zoom), depth=way.depth)
+            return bring_back(class_indices(fine.labels, plan.label_values), scan.shape, way.zoom)
+    return class_indices(predictor.predict(scan, depth=forced).labels, plan.label_values)
 
 
 def _choose_resolutions(

@@ -17,7 +17,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from rarecli.core import routing
 from rarecli.core.config import CtNormalisation, ModelSpec, Normalisation, Targets
 from rarecli.core.errors import ModelError
-from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_labels
+from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
@@ -179,8 +179,8 @@ class RoutedScan:
         return resampled_affine(ras, self._source_shape_ras, self.route.zoom)
 
     def restore_labels(self, labels: IntArray) -> IntArray:
-        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes: majority where that is coarser, else nearest."""
-        return from_ras(restore_labels(labels, self._source_shape_ras, self.route.zoom), self.source.affine)
+        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's."""
+        return from_ras(restore_nearest(labels, self._source_shape_ras, self.route.zoom), self.source.affine)
 
     def restore_image(self, image: FloatArray) -> FloatArray:
         """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""

@@ -22,7 +22,7 @@ from rarecli.core import routing
 from rarecli.core.config import ModelSpec
 from rarecli.core.errors import DataError
 from rarecli.core.preprocessing import downsample, downsample_labels, fit_shape
-from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_labels
+from rarecli.core.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 from rarecli.core.volume import Volume
 
@@ -58,10 +58,10 @@ class View:
     zoom: Triple | None
 
     def restore(self, labels: IntArray) -> IntArray:
-        """Labels on the view's grid -> the scan's own grid, as `rare predict` restores."""
+        """Labels on the view's grid -> the scan's own grid."""
         assert self.zoom is not None
         x, y, z = self.full.shape
-        return restore_labels(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
+        return bring_back(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
 
 
 def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> View:
@@ -83,13 +83,22 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
     return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
 
 
-def upsampled_back(scan: Volume, depth: int) -> Volume:
-    """A view of protocol paper at `depth`, brought back to full resolution for a network that is entered there alone, trilinear.
+def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
+    """Labels (X, Y, Z) of a grid of spacing old / zoom on the old grid of `shape`, uint8.
 
-    Of the labels there, the protocol takes every 2^depth-th, as it does of the reference.
+    Along axes where that is coarser by majority of volume, as references are made; along others nearest, as `rare predict` restores.
     """
-    zoom = (2.0**depth,) * 3
-    return Volume(resample(scan.data, zoom), resampled_affine(scan.affine, scan.shape, zoom))
+    finer_x, finer_y, finer_z = (max(factor, 1.0) for factor in zoom)
+    other_x, other_y, other_z = (min(factor, 1.0) for factor in zoom)
+    x, y, z = (size if factor > 1 else same for size, same, factor in zip(shape, labels.shape, zoom, strict=True))
+    labels = resample_labels(labels, (1 / finer_x, 1 / finer_y, 1 / finer_z), int(labels.max(initial=0)) + 1, (x, y, z))
+    return restore_nearest(labels, shape, (other_x, other_y, other_z))
+
+
+def upsampled(scan: Volume, zoom: Triple) -> Volume:
+    """A view on the grid of its spacing over `zoom`, linearly, for a network that is entered there alone. Axes of zoom below 1 stay."""
+    x, y, z = (max(factor, 1.0) for factor in zoom)
+    return Volume(resample(scan.data, (x, y, z)), resampled_affine(scan.affine, scan.shape, (x, y, z)))
 
 
 def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:

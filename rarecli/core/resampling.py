@@ -9,7 +9,6 @@ voxel goes on. The new grid has exactly the spacing asked for and the centre of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
@@ -19,8 +18,6 @@ from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
 MIN_BOX_VOXELS = 1.0
 """Least width of the box, in old voxels; with 1, refining is linear interpolation."""
-TIE = 1e-6
-"""Shares of a voxel's volume that are closer than this are equal."""
 _MOST_VOXELS = 2**30
 
 
@@ -68,41 +65,28 @@ def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None) -> FloatA
     return np.ascontiguousarray(result)
 
 
-def resample_labels(labels: IntArray, zoom: Triple, num_classes: int) -> IntArray:
-    """Bring (X, Y, Z) class indices to a grid of spacing old / zoom by majority of volume; a tie goes to the lower class. uint8."""
+def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Shape | None = None) -> IntArray:
+    """Bring (X, Y, Z) class indices to a grid of spacing old / zoom by majority of volume; a tie goes to the lower class. uint8.
+
+    shape: as for `resample`.
+    """
     if zoom == (1, 1, 1):
         return labels.astype(np.uint8)
-    return _majority(labels.astype(np.uint8), range(num_classes), zoom, resampled_shape(labels.shape, zoom))
+    best = np.zeros(shape or resampled_shape(labels.shape, zoom), dtype=np.uint8)
+    share = np.full(best.shape, -1.0, dtype=np.float32)
+    for index in range(num_classes):
+        volume = resample((labels == index)[None], zoom, shape)[0]
+        # the same share computed in two orders may differ in the last bits: that is a tie, too
+        better = volume > share + 1e-6
+        best[better], share[better] = index, volume[better]
+    return best
 
 
-def restore_labels(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
-    """Bring (X, Y, Z) labels from a grid of spacing old / zoom back to the old grid of `shape`, in their dtype.
-
-    Along axes that have become finer by majority of volume, a tie to the lower label; along others each voxel takes the nearest one's.
-    (The nearest of two that are as near is always the same side's: all labels of a scan of twice the spacing would be displaced.)
-    """
-    if max(zoom) > 1:
-        back_x, back_y, back_z = (1 / max(factor, 1.0) for factor in zoom)
-        x, y, z = (size if factor > 1 else same for size, same, factor in zip(shape, labels.shape, zoom, strict=True))
-        labels = _majority(labels, np.unique(labels).tolist(), (back_x, back_y, back_z), (x, y, z))
-    indices = [
-        np.arange(size) if factor > 1 else nearest_indices(size, new_size, factor)
-        for size, new_size, factor in zip(shape, labels.shape, zoom, strict=True)
-    ]
+def restore_nearest(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
+    """Bring (X, Y, Z) labels from a grid of spacing old / zoom back to the old grid of `shape`, each voxel taking the nearest one's."""
+    indices = [nearest_indices(size, new_size, factor) for size, new_size, factor in zip(shape, labels.shape, zoom, strict=True)]
     restored: IntArray = labels[np.ix_(*indices)]
     return restored
-
-
-def _majority(labels: IntArray, values: Sequence[int], zoom: Triple, shape: Shape) -> IntArray:
-    """For each voxel of the new grid, which of `values`, in rising order, has the most of its volume; the first of equals."""
-    best = np.zeros(shape, dtype=labels.dtype)
-    share = np.full(shape, -1.0, dtype=np.float32)
-    for value in values:
-        volume = resample((labels == value)[None], zoom, shape)[0]
-        # the same share computed in two orders may differ in the last bits: that is a tie, too
-        better = volume > share + TIE
-        best[better], share[better] = value, volume[better]
-    return best
 
 
 def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:

@@ -148,7 +148,7 @@ def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
     routed = prepare_scan(volume, predictor.spec)
     logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
     second, best = np.sort(logits, axis=0)[-2:]
-    uncertain = routed.restore_image((best - second <= 2 * TOLERANCE * np.abs(logits).max())[None].astype(np.float32))[0] > 0
+    uncertain = routed.restore_labels((best - second <= 2 * TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
     expected = label_values(routed.restore_labels(logits.argmax(axis=0)), predictor.spec)
     assert found.shape == expected.shape
     assert not ((found != expected) & ~uncertain).any()

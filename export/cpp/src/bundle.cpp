@@ -47,7 +47,6 @@ Manifest manifest_of(const json& content) {
   manifest.routing = {routing.at("trained_spacing_mm"), routing.at("tolerance"), routing.at("as_is_octaves"),
                       routing.at("as_is_anisotropy_octaves"), routing.at("rounding_slack")};
   manifest.min_box_voxels = content.at("resampling").at("min_box_voxels");
-  manifest.tie = content.at("resampling").at("tie");
   manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));
   for (const json& entry : content.at("engines")) manifest.engines.push_back(engine_entry(entry));

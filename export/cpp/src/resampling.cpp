@@ -1,10 +1,7 @@
 #include "rare/resampling.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <set>
-#include <utility>
 
 #include "rare/error.h"
 
@@ -65,25 +62,6 @@ Image resample_axis(const Image& image, std::size_t axis, std::size_t new_size, 
   return result;
 }
 
-/// For each voxel of the new grid the label that has the most of its volume.
-std::vector<std::int32_t> majority(const std::vector<std::int32_t>& labels, const Shape& from, const Triple& zoom, const Shape& shape, float tie) {
-  const std::set<std::int32_t> values(labels.begin(), labels.end());
-  std::vector<std::int32_t> best(num_voxels(shape));
-  std::vector<float> share(best.size(), -1);
-  for (const std::int32_t value : values) {
-    Image volume{1, from, std::vector<float>(labels.size())};
-    for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) volume.values[voxel] = labels[voxel] == value ? 1.0F : 0.0F;
-    volume = resample(std::move(volume), zoom, 1, shape);
-    for (std::size_t voxel = 0; voxel < best.size(); ++voxel) {
-      if (volume.values[voxel] > share[voxel] + tie) {
-        best[voxel] = value;
-        share[voxel] = volume.values[voxel];
-      }
-    }
-  }
-  return best;
-}
-
 }  // namespace
 
 Shape resampled_shape(const Shape& shape, const Triple& zoom) {
@@ -98,8 +76,8 @@ Shape resampled_shape(const Shape& shape, const Triple& zoom) {
   return {static_cast<std::size_t>(sizes[0]), static_cast<std::size_t>(sizes[1]), static_cast<std::size_t>(sizes[2])};
 }
 
-Image resample(Image image, const Triple& zoom, double min_box_voxels, std::optional<Shape> shape) {
-  const Shape goal = shape ? *shape : resampled_shape(image.shape, zoom);
+Image resample(Image image, const Triple& zoom, double min_box_voxels) {
+  const Shape goal = resampled_shape(image.shape, zoom);
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (zoom[axis] != 1) image = resample_axis(image, axis, goal[axis], 1 / zoom[axis], min_box_voxels);
   }
@@ -114,33 +92,6 @@ std::vector<std::size_t> nearest_indices(std::size_t size, std::size_t new_size,
     indices.push_back(static_cast<std::size_t>(std::clamp(std::floor(centre + 0.5), 0.0, static_cast<double>(new_size - 1))));
   }
   return indices;
-}
-
-std::vector<std::int32_t> restore_labels(std::vector<std::int32_t> labels, Shape from, const Shape& shape, const Triple& zoom, float tie) {
-  Triple back{1, 1, 1};
-  Shape coarser = from;
-  for (std::size_t axis = 0; axis < 3; ++axis) {
-    if (zoom[axis] > 1) {
-      back[axis] = 1 / zoom[axis];
-      coarser[axis] = shape[axis];
-    }
-  }
-  if (back != Triple{1, 1, 1}) {
-    labels = majority(labels, from, back, coarser, tie);
-    from = coarser;
-  }
-  std::array<std::vector<std::size_t>, 3> source;
-  for (std::size_t axis = 0; axis < 3; ++axis) {
-    source[axis] = nearest_indices(shape[axis], from[axis], zoom[axis] > 1 ? 1 : zoom[axis]);
-  }
-  std::vector<std::int32_t> restored;
-  restored.reserve(num_voxels(shape));
-  for (const std::size_t x : source[0]) {
-    for (const std::size_t y : source[1]) {
-      for (const std::size_t z : source[2]) restored.push_back(labels[(x * from[1] + y) * from[2] + z]);
-    }
-  }
-  return restored;
 }
 
 }  // namespace rare

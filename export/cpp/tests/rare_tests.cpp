@@ -107,22 +107,7 @@ void a_coarser_voxel_is_the_mean_over_its_box() {
   check(std::abs(image.values.at(0) - 2) < 1e-6 && std::abs(image.values.at(1) - 6) < 1e-6, "one and a half");
   // refined twice: linear between the middles, the ends repeated
   check(rare::resample(line_of({0, 4}), {2, 1, 1}, 1).values == std::vector<float>{0, 1, 3, 4}, "linear");
-}
-
-void labels_come_back_by_majority_where_the_grid_was_finer() {
-  const auto back = [](std::vector<std::int32_t> labels, std::size_t size, double zoom) {
-    const rare::Shape from{labels.size(), 1, 1};
-    return rare::restore_labels(std::move(labels), from, {size, 1, 1}, {zoom, 1, 1}, 1e-6F);
-  };
-  using Labels = std::vector<std::int32_t>;
-  check(back({5, 7}, 4, 0.5) == Labels{5, 5, 7, 7}, "coarser: the nearest");
-  // pairs: two of 3; 3 and 9, a tie; 300 and 9, a tie
-  check(back({3, 3, 3, 9, 300, 9}, 3, 2) == Labels{3, 3, 9}, "twice as fine: the majority, the lower of equals");
-  // boxes of 1.5: 4 and half of 2; half of 2 and 0
-  check(back({4, 2, 0}, 2, 1.5) == Labels{4, 0}, "one and a half");
-  // x by majority, y from the nearest: rows of y are {1, 2}, {1, 0}, {0, 0}, {0, 0}
-  check(rare::restore_labels({1, 2, 1, 0, 0, 0, 0, 0}, {4, 2, 1}, {2, 4, 1}, {2, 0.5, 1}, 1e-6F) == Labels{1, 1, 0, 0, 0, 0, 0, 0},
-        "both at once");
+  check(rare::nearest_indices(4, 2, 0.5) == std::vector<std::size_t>{0, 0, 1, 1}, "the way back");
 }
 
 void axes_are_turned_as_the_affine_says() {
@@ -172,18 +157,6 @@ std::vector<std::int32_t> open_voxels(const std::vector<float>& logits, std::siz
   return open;
 }
 
-/// 1 for every voxel of the scan in which a marked voxel of the routed grid has a say.
-std::vector<std::int32_t> spread(const std::vector<std::int32_t>& marks, rare::RoutedScan routed, const rare::Volume& scan) {
-  const rare::Triple& zoom = routed.route.zoom;
-  rare::Image share{1, routed.image.shape, {marks.begin(), marks.end()}};
-  share = rare::resample(std::move(share), {1 / zoom[0], 1 / zoom[1], 1 / zoom[2]}, 1, routed.orientation.ras(scan.shape));
-  std::vector<std::int32_t> found;
-  for (const float value : share.values) found.push_back(value > 0 ? 1 : 0);
-  routed.image = std::move(share);
-  routed.route.zoom = {1, 1, 1};  // only the axes are left
-  return rare::restore(std::move(found), routed, scan);
-}
-
 void the_bundle_conforms(const std::string& folder, const std::string& backend_name) {
   const rare::Bundle bundle(folder);
   const rare::Manifest& manifest = bundle.manifest();
@@ -210,8 +183,7 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     check(off <= tolerance, depth + "logits off by " + std::to_string(off));
 
     const auto labels = rare::restore(rare::best_labels(logits, manifest.label_values), routed, scan);
-    // wherever a voxel whose two best classes are too close to call has a say
-    const auto open = spread(open_voxels(expected, num_classes, 2 * tolerance), routed, scan);
+    const auto open = rare::restore(open_voxels(expected, num_classes, 2 * tolerance), routed, scan);
     const rare::Volume right = rare::read_volume(bundle.file(vector.labels));
     for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
       check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");
@@ -235,7 +207,6 @@ int main(int argc, char** argv) {
     percentiles_are_linear_between_order_statistics();
     ct_is_clipped_and_standardised();
     a_coarser_voxel_is_the_mean_over_its_box();
-    labels_come_back_by_majority_where_the_grid_was_finer();
     axes_are_turned_as_the_affine_says();
     the_bundle_conforms(words[1], words.size() > 2 ? words[2] : "openvino");
   } catch (const std::exception& error) {

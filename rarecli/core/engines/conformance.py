@@ -77,8 +77,7 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())
     two_best = np.sort(expected, axis=0)[-2:]
-    # wherever an uncertain voxel has a say
-    uncertain = routed.restore_image((two_best[1] - two_best[0] <= 2 * tolerance)[None].astype(np.float32))[0] > 0
+    uncertain = routed.restore_labels((two_best[1] - two_best[0] <= 2 * tolerance).astype(np.uint8)).astype(bool)
     wrong = (label_values(routed.restore_labels(logits.argmax(axis=0)), spec) != expected_labels) & ~uncertain
     if not off <= tolerance or wrong.any():
         raise ModelError(

@@ -130,8 +130,7 @@ class ResamplingRule(Frozen):
     """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
 
     A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back to an old voxel by majority of volume along axes that are finer on the routed grid, over
-    such boxes, shares within `tie` of each other being equal and the lowest label winning; along others by the nearest new voxel.
+    constant within each voxel. Labels come back by the nearest new voxel.
     """
 
     kernel: Literal["box"] = "box"
@@ -139,10 +138,7 @@ class ResamplingRule(Frozen):
     size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
     origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
     border: Literal["repeat the last voxel"] = "repeat the last voxel"
-    labels_back: Literal["majority where finer, else nearest, rounded half up, clamped"] = (
-        "majority where finer, else nearest, rounded half up, clamped"
-    )
-    tie: float = resampling.TIE
+    labels_back: Literal["nearest, rounded half up, clamped"] = "nearest, rounded half up, clamped"
 
 
 class WindowRule(Frozen):

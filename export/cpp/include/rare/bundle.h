@@ -67,7 +67,6 @@ struct Manifest {
   Normalisation normalisation;
   RoutingRule routing;
   double min_box_voxels = 0;
-  float tie = 0;  ///< shares of a voxel's volume that are no further apart are equal
   WindowRule window;
   std::optional<HashedFile> weights;
   std::vector<EngineEntry> engines;

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "rare/image.h"
@@ -13,12 +11,7 @@ namespace rare {
 Shape resampled_shape(const Shape& shape, const Triple& zoom);
 
 /// Bring an image to a grid of spacing old / zoom: means over boxes of at least `min_box_voxels`. An axis of zoom 1 stays.
-/// `shape` is the size of the new grid if it is known, as on the way back.
-Image resample(Image image, const Triple& zoom, double min_box_voxels, std::optional<Shape> shape = {});
-
-/// Bring labels (X, Y, Z), Z fastest, of `from` voxels from a grid of spacing old / zoom back to the old grid of `shape`: along axes that
-/// have become finer by majority of volume, the lowest of labels whose shares are within `tie`; along others from the nearest voxel.
-std::vector<std::int32_t> restore_labels(std::vector<std::int32_t> labels, Shape from, const Shape& shape, const Triple& zoom, float tie);
+Image resample(Image image, const Triple& zoom, double min_box_voxels);
 
 /// For each of `size` voxels of the old grid: the voxel of the new grid whose middle is nearest.
 std::vector<std::size_t> nearest_indices(std::size_t size, std::size_t new_size, double zoom);

@@ -17,7 +17,6 @@ struct RoutedScan {
   Image image;
   Route route;
   Orientation orientation;
-  float tie;  ///< of the manifest, for the way back
 };
 
 /// Route a scan, bring it to the grid of its depth, normalise it. `depth` forces one.
@@ -27,7 +26,7 @@ RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vect
 /// The best class of every voxel of the routed grid, the first of equals, as the values of the training labels.
 std::vector<std::int32_t> best_labels(const Image& logits, const std::vector<int>& label_values);
 
-/// Labels of the routed grid -> the scan's own grid and axes, X fastest: majority where that is coarser, else nearest.
-std::vector<std::int32_t> restore(std::vector<std::int32_t> labels, const RoutedScan& routed, const Volume& scan);
+/// Labels of the routed grid -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's.
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const RoutedScan& routed, const Volume& scan);
 
 }  // namespace rare
