@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor, dice
+from rarecli.commands.tables import print_scores
 from rarecli.core.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate, read_case_names
@@ -16,6 +17,7 @@ from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import preprocess
 from rarecli.core.protocols import Resolution, view_at
 from rarecli.core.training.validation import validate
+from rarecli.core.volume import write_labels
 
 PLAN = Plan(
     dataset="Phantoms",
@@ -181,6 +183,37 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
     paper = evaluate(tmp_path / "data", oracle, tmp_path / "paper", depths=[0], protocol="paper", surface=False)["per_depth"]["0"]
     assert "restored" not in paper
     assert "hd95_mm" not in paper["foreground_mean"]
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
+    write_phantoms(tmp_path / "data", range(1))
+    image, labels = Phantom(0).acquire(1.0)
+    write_labels(tmp_path / "data" / "labelsTr" / "phantom_000.nii.gz", labels.data[0] * (not absent), image)
+    print_scores(evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0], surface=False), "Scores")
+    assert ("neither" in capsys.readouterr().out) == absent
+
+
+def test_on_its_own_grid_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
+    """Its thick axis is resampled by the predictor, there and back."""
+    write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
+    oracle = Oracle()
+    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
+    ((scan, depth),) = oracle.asked
+    assert depth is None
+    assert scan.spacing_mm == pytest.approx((1, 1, 2))
+
+
+@pytest.mark.parametrize("targets", ["paper", "centred"])
+@pytest.mark.parametrize("protocol", ["paper", "native"])
+def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, targets):
+    write_phantoms(tmp_path / "data", range(1))
+    oracle, said = Oracle(), []
+    oracle.spec = SPEC.model_copy(update={"targets": targets})
+    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
+    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False, protocol=protocol, reporter=listener())
+    of_training = "paper" if targets == "paper" else "native"
+    assert [of_training in text for text in said] == [True] * (protocol != of_training)
 
 
 def test_the_curve_over_spacing(tmp_path):

@@ -23,13 +23,12 @@ from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import downsample_labels, to_ras
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.protocols import Protocol, Resolution, bring_back, resolutions_of, thresholds_mm, upsampled, view_at
+from rarecli.core.protocols import Protocol, Resolution, View, bring_back, resolutions_of, thresholds_mm, upsampled_view, view_at
 from rarecli.core.routing import route
 from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
 from rarecli.core.types import IntArray
-from rarecli.core.volume import Volume
 
 _NUM_PICTURES = 3
 _SCORING = 3
@@ -207,7 +206,7 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
         if request.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
             methods[UPSAMPLED] = 0
         for method, forced in methods.items():
-            prediction = _predict(predictor, view.scan, forced, depth, request.protocol)
+            prediction = _predict(predictor, view, forced, depth)
             metrics = measure(prediction, view.reference, names, view_mm)
             restored = ceiling = None
             if view.zoom is not None:
@@ -219,16 +218,19 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
     return scored, pictures
 
 
-def _predict(predictor: Predictor, scan: Volume, forced: int | None, depth: int, protocol: Protocol) -> IntArray:
-    """Class indices on the grid of a view at `depth`, with the network entered at `forced`."""
-    spec, plan = predictor.spec, predictor.spec.plan
-    if protocol == "paper" and forced != depth:  # of the labels there, it takes every 2^depth-th, as it does of the reference
-        fine = predictor.predict(upsampled(scan, (2.0**depth,) * 3), depth=forced)
+def _predict(predictor: Predictor, view: View, forced: int | None, depth: int) -> IntArray:
+    """Class indices on the grid of a view at `depth`, with the network entered at `forced`.
+
+    On the scan's own grid they are those of `rare predict`. Labels of a finer grid go to another view's as its reference was made.
+    """
+    spec, plan, scan = predictor.spec, predictor.spec.plan, view.scan
+    if view.zoom is None and forced != depth:  # protocol paper takes every 2^depth-th label
+        fine = predictor.predict(upsampled_view(scan, (2.0**depth,) * 3), depth=forced)
         return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
-    if protocol == "native":
+    if view.zoom not in (None, (1, 1, 1)):
         way = route(scan.spacing_mm, plan.spacing_mm, predictor.runner.depths, as_is_octaves=spec.as_is_octaves, depth=forced)
         if max(way.zoom) > 1:
-            fine = predictor.predict(upsampled(scan, way.zoom), depth=way.depth)
+            fine = predictor.predict(upsampled_view(scan, way.zoom), depth=way.depth)
             return bring_back(class_indices(fine.labels, plan.label_values), scan.shape, way.zoom)
     return class_indices(predictor.predict(scan, depth=forced).labels, plan.label_values)
 

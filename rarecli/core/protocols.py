@@ -95,7 +95,7 @@ def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
     return restore_nearest(labels, shape, (other_x, other_y, other_z))
 
 
-def upsampled(scan: Volume, zoom: Triple) -> Volume:
+def upsampled_view(scan: Volume, zoom: Triple) -> Volume:
     """A view on the grid of its spacing over `zoom`, linearly, for a network that is entered there alone. Axes of zoom below 1 stay."""
     x, y, z = (max(factor, 1.0) for factor in zoom)
     return Volume(resample(scan.data, (x, y, z)), resampled_affine(scan.affine, scan.shape, (x, y, z)))

@@ -66,7 +66,7 @@ class SampleSource:
         ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
         patch = spec.patch_shape(record.depth)
         # one for all scans of a step: they are padded to the largest, and scans acquired coarsely would come to need that rim
-        spacing = draw_spacing(ranges, np.random.default_rng([config.seed, epoch, 256, step]))
+        spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, epoch, 256, step]))
         x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
         x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))

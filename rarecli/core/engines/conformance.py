@@ -27,6 +27,7 @@ from rarecli.core.volume import read_labels, read_volume, write_image, write_lab
 
 FOLDER = "conformance"
 _MOST_VOXELS_PER_AXIS = 35
+"""So that a bundle stays small, and yet windows of 32 overlap."""
 
 
 def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: Runner) -> tuple[ConformanceVector, ...]:

@@ -33,9 +33,8 @@ def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: i
     """
     for number in range(epoch, config.epochs):
         order = epoch_order(cases, config.seed, number)
-        starts = range(0, len(order), config.batch_size)
-        for step, start in list(enumerate(starts))[position if number == epoch else 0 :]:
-            names = order[start : start + config.batch_size]
+        for step in range(position if number == epoch else 0, num_steps(cases, config)):
+            names = order[step * config.batch_size : (step + 1) * config.batch_size]
             mine = [Key(number, step, name) for name in ranks.share(names)]
             parts = (tuple(mine[part :: config.accumulate]) for part in range(config.accumulate))
             yield Step(number, tuple(names), tuple(part for part in parts if part))
