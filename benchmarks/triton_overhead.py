@@ -22,8 +22,8 @@ import numpy as np
 
 from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.predictor import best_classes
 from rarecli.core.preprocessing import prepare_scan
+from rarecli.core.scores import best_classes
 from rarecli.core.serving import contract
 from rarecli.core.volume import Volume
 

@@ -15,7 +15,9 @@ from rarecli.core.planning import PreprocessOptions
 from rarecli.core.predictor import Prediction
 from rarecli.core.prepared import open_prepared
 from rarecli.core.preparing import preprocess
+from rarecli.core.preprocessing import prepare_scan
 from rarecli.core.protocols import Resolution, view_at
+from rarecli.core.scores import classes_of
 from rarecli.core.training.validation import validate
 from rarecli.core.volume import write_labels
 
@@ -65,20 +67,20 @@ class Perfect(Oracle):
 
 
 class PerfectAtFullResolution(Oracle):
-    """Answers with the labels of a known scan where it is asked at full resolution, with background elsewhere."""
+    """A network that is right about a known scan, and certain, at full resolution; it sees background elsewhere."""
 
     def __init__(self, labels):
         super().__init__()
         self.labels = labels
 
     def predict(self, scan, depth=None):
-        found = super().predict(scan, depth)
-        if scan.spacing_mm != pytest.approx((1, 1, 1)):
-            return found
-        padded = np.pad(
-            self.labels.data[0], [(0, goal - size) for goal, size in zip(scan.shape, self.labels.shape, strict=True)], mode="edge"
-        )
-        return Prediction(padded.astype(np.uint8), scan.affine, 0, "", (1, 1, 1), None, 0.0)
+        routed = prepare_scan(scan, self.spec, depth, self.runner.depths)
+        if routed.route.depth > 0:
+            return super().predict(scan, depth)
+        pads = [(0, goal - size) for goal, size in zip(routed.image.shape[1:], self.labels.shape, strict=True)]
+        right = np.pad(self.labels.data[0], pads, mode="edge")
+        logits = np.where(np.arange(3)[:, None, None, None] == right, 0, -60).astype(np.float32)
+        return Prediction(classes_of(logits, routed), scan.affine, 0, "", routed.route.zoom, None, 0.0)
 
 
 @pytest.mark.parametrize("num_depths", [1, 4])
@@ -194,7 +196,7 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
     assert ("neither" in capsys.readouterr().out) == absent
 
 
-def test_on_its_own_grid_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
+def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
     """Its thick axis is resampled by the predictor, there and back."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
@@ -222,9 +224,9 @@ def test_the_curve_over_spacing(tmp_path):
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", spacings_mm=[1, 2], surface=False)
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
-    # one prediction at depth 0, where both methods are one (at 1.41 mm upsampled to its grid); else routed, then upsampled
-    assert [depth for _, depth in oracle.asked] == [None, 0, None, 0, None, 0] * 2
-    assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1, 1.4156, 1]
+    # one prediction where scans are routed to depth 0 anyway; else routed, then upsampled
+    assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
+    assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
     assert summary["curve"][0]["restored"]["ceiling"] == 1
     assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]
     jump = summary["curve_facts"]["acquired"]["largest_jump"]

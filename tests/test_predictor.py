@@ -13,7 +13,6 @@ from rarecli.core.checkpoint import load_weights
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.model import build_network
 from rarecli.core.predicting import predict_files
-from rarecli.core.predictor import best_classes
 from rarecli.core.preprocessing import label_values
 from rarecli.core.run_folder import load_run_spec
 from rarecli.core.volume import write_image
@@ -182,11 +181,3 @@ def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
 def test_what_is_no_model_is_said(tmp_path):
     with pytest.raises(ModelError, match="no model"):
         Predictor(tmp_path)
-
-
-@pytest.mark.parametrize("num_classes", [1, 2, 5])
-def test_the_best_class_is_the_first_of_equals_and_that_of_argmax(num_classes):
-    logits = np.random.default_rng(0).integers(-3, 3, (num_classes, 19, 5, 7)).astype(np.float32)  # many ties, a last slab that is short
-    found = best_classes(logits)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, logits.argmax(axis=0))

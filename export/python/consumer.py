@@ -26,13 +26,18 @@ def segment(image, spacing, bundle):
             box = max(manifest["resampling"]["min_box_voxels"], step)
             routed = np.moveaxis(box_mean(np.moveaxis(routed, axis, 0), size, step, box), 0, axis)
     routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
-    classes = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])).argmax(axis=0)
-    for axis, step in enumerate(steps):
+    logits = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"]))
+    scores = np.exp(logits - logits.max(axis=0))
+    scores /= scores.sum(axis=0)
+    for axis, step in enumerate(steps, start=1):
         if step is not None:
-            size, new_size = image.shape[axis + 1], classes.shape[axis]
-            nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + (new_size - 1) / 2 + 0.5).astype(int)
-            classes = classes.take(nearest.clip(0, new_size - 1), axis=axis)
-    return np.array(plan["label_values"])[classes]
+            size, new_size = image.shape[axis], scores.shape[axis]
+            if step < 1:
+                scores = np.moveaxis(box_mean(np.moveaxis(scores, axis, 0), size, 1 / step, 1 / step), 0, axis)
+            else:
+                nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + (new_size - 1) / 2 + 0.5).astype(int)
+                scores = scores.take(nearest.clip(0, new_size - 1), axis=axis)
+    return np.array(plan["label_values"])[scores.argmax(axis=0)]
 
 
 def box_mean(data, new_size, step, box):  # along the first axis; what lies beyond the border repeats the last voxel

@@ -6,9 +6,8 @@
     with Client("localhost:8001") as client:
         prediction = client.predict("scan.nii.gz")        # what Predictor.predict returns
 
-The scan is read, turned to RAS axes and sent as it is, with its spacing; the server routes, normalises, runs the windows and stitches;
-the labels come back on the routed grid and are restored to the scan's own here. Reading and restoring are those of `rare predict`:
-rarecli without PyTorch.
+The scan is read, turned to RAS axes and sent as it is, with its spacing; the server does the rest and answers the labels of its voxels,
+which are turned back here. Reading and turning are those of `rare predict`: rarecli without PyTorch.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from rarecli.core.dataset import Case, find_scans, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
 from rarecli.core.files import require_writable, write_json
 from rarecli.core.predictor import Prediction
-from rarecli.core.preprocessing import RoutedScan, to_ras
+from rarecli.core.preprocessing import RoutedScan, from_ras, to_ras
 from rarecli.core.routing import Route
 from rarecli.core.serving import contract
 from rarecli.core.volume import Volume, read_volume, write_image, write_labels
@@ -86,7 +85,7 @@ class Client:
         route = Route(chosen, tuple(answer[contract.GRID_SPACING].tolist()), tuple(answer[contract.ZOOM].tolist()), reason.decode())
         way_back = RoutedScan(inputs[contract.IMAGE], route, volume)
         maps = way_back.restore_image(answer[contract.PROBABILITIES]) if probabilities else None
-        labels = way_back.restore_labels(answer[contract.LABELS])
+        labels = from_ras(answer[contract.LABELS], volume.affine)
         warnings = tuple(text.decode() for text in answer[contract.WARNINGS].tolist())
         return Prediction(labels, volume.affine, chosen, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
 

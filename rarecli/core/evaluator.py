@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rarecli.core import figures
 from rarecli.core.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
 from rarecli.core.config import ModelSpec
@@ -23,15 +25,16 @@ from rarecli.core.pooling import Folds
 from rarecli.core.predictor import Predictor
 from rarecli.core.preprocessing import downsample_labels, to_ras
 from rarecli.core.progress import Reporter, Silent
-from rarecli.core.protocols import Protocol, Resolution, View, bring_back, resolutions_of, thresholds_mm, upsampled_view, view_at
-from rarecli.core.routing import route
+from rarecli.core.protocols import Protocol, Resolution, View, resolutions_of, thresholds_mm, view_at
+from rarecli.core.resampling import resample
 from rarecli.core.shards import WHOLE, Shard
 from rarecli.core.summaries import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.surfaces import measure, require_monai
 from rarecli.core.types import IntArray
+from rarecli.core.volume import Volume
 
 _NUM_PICTURES = 3
-_SCORING = 3
+_SCORING = 4
 """Goes up with every change of how cases are scored, so that scores of before are not resumed."""
 
 
@@ -219,20 +222,13 @@ def _evaluate_case(case: Case, predictor: Predictor, request: Request) -> tuple[
 
 
 def _predict(predictor: Predictor, view: View, forced: int | None, depth: int) -> IntArray:
-    """Class indices on the grid of a view at `depth`, with the network entered at `forced`.
-
-    On the scan's own grid they are those of `rare predict`. Labels of a finer grid go to another view's as its reference was made.
-    """
-    spec, plan, scan = predictor.spec, predictor.spec.plan, view.scan
-    if view.zoom is None and forced != depth:  # protocol paper takes every 2^depth-th label
-        fine = predictor.predict(upsampled_view(scan, (2.0**depth,) * 3), depth=forced)
+    """Class indices on the grid of a view at `depth`, with the network entered at `forced`: those of `rare predict`."""
+    plan = predictor.spec.plan
+    if view.zoom is None and forced != depth:  # protocol paper takes every 2^depth-th label of a scan brought to the patch
+        upsampled = Volume(resample(view.scan.data, (2.0**depth,) * 3), np.diag([*plan.spacing_mm, 1.0]))
+        fine = predictor.predict(upsampled, depth=forced)
         return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
-    if view.zoom not in (None, (1, 1, 1)):
-        way = route(scan.spacing_mm, plan.spacing_mm, predictor.runner.depths, as_is_octaves=spec.as_is_octaves, depth=forced)
-        if max(way.zoom) > 1:
-            fine = predictor.predict(upsampled_view(scan, way.zoom), depth=way.depth)
-            return bring_back(class_indices(fine.labels, plan.label_values), scan.shape, way.zoom)
-    return class_indices(predictor.predict(scan, depth=forced).labels, plan.label_values)
+    return class_indices(predictor.predict(view.scan, depth=forced).labels, plan.label_values)
 
 
 def _choose_resolutions(

@@ -21,6 +21,7 @@ from rarecli.core.journal import key_of
 from rarecli.core.nifti import require_orthogonal
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import RoutedScan, label_values, prepare_scan
+from rarecli.core.scores import classes_of, softmax
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
 from rarecli.core.volume import Volume, read_volume, require_finite
 
@@ -107,11 +108,10 @@ class Predictor:
         started = time.perf_counter()
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
-        scores = self._scores(routed, pad)
-        classes = routed.restore_labels(best_classes(scores))
-        maps = routed.restore_image(scores if len(self.runners) > 1 else softmax(scores)) if probabilities else None
+        logits = self._logits(routed, pad)
+        maps = routed.restore_image(softmax(logits)) if probabilities else None
         return Prediction(
-            label_values(classes, self.spec),
+            label_values(classes_of(logits, routed), self.spec),
             volume.affine,
             routed.route.depth,
             routed.route.reason,
@@ -121,16 +121,19 @@ class Predictor:
             differences(routed, self.spec.plan),
         )
 
-    def _scores(self, routed: RoutedScan, pad: bool) -> FloatArray:
-        """(K, X, Y, Z) on the routed grid: logits of the one model, or the mean of several models' probabilities."""
+    def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
+        """(K, X, Y, Z) on the routed grid. Of several models: those whose softmax is the mean of their probabilities."""
         depth = routed.route.depth
+        of_each = (sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad) for runner in self.runners)
+        logits = next(of_each)
         if len(self.runners) == 1:
-            return sliding_logits(routed.image, self.spec, depth, self.runner.run, pad=pad)
-        mean = softmax(sliding_logits(routed.image, self.spec, depth, self.runner.run, pad=pad))
-        for runner in self.runners[1:]:
-            mean += softmax(sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad))
+            return logits
+        mean = softmax(logits)
+        for others in of_each:
+            mean += softmax(others)
         mean /= len(self.runners)
-        return mean
+        np.maximum(mean, np.finfo(np.float32).tiny, out=mean)
+        return np.log(mean, out=mean)
 
 
 def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:
@@ -146,24 +149,3 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
     require_finite(volume)
     require_orthogonal(volume.affine, "affine")
     return volume
-
-
-def best_classes(logits: FloatArray) -> IntArray:
-    """The best class of every voxel, the first of equals: (K, X, Y, Z), finite -> (X, Y, Z) uint8.
-
-    Class by class within slabs that fit the cache: numpy's argmax over the first axis is slower and takes 8 bytes a voxel.
-    """
-    classes: IntArray = np.zeros(logits.shape[1:], dtype=np.uint8)
-    for x in range(0, logits.shape[1], 8):
-        slab, chosen = logits[:, x : x + 8], classes[x : x + 8]
-        best = slab[0].copy()
-        for index in range(1, len(slab)):
-            np.copyto(chosen, np.uint8(index), where=slab[index] > best)
-            np.maximum(best, slab[index], out=best)
-    return classes
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Probabilities from logits: (K, X, Y, Z) float32."""
-    powers = np.exp(logits - logits.max(axis=0, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=0, keepdims=True), dtype=np.float32)

@@ -178,9 +178,29 @@ class RoutedScan:
         ras = np.asarray(self.source.affine @ inv_ornt_aff(orientation, self.source.shape))
         return resampled_affine(ras, self._source_shape_ras, self.route.zoom)
 
+    @property
+    def is_refined(self) -> bool:
+        """Whether the routed grid is finer than the scan along some axis."""
+        return max(self.route.zoom) > 1
+
+    def average_back(self, maps: FloatArray) -> FloatArray:
+        """Continuous maps (C, X, Y, Z) of the routed grid -> along axes where that is finer, their means over the scan's own voxels.
+
+        Other axes stay. What is given to `restore_labels` next.
+        """
+        own, zoom = self._source_shape_ras, self.route.zoom
+        x, y, z = (size if factor > 1 else same for size, same, factor in zip(own, maps.shape[1:], zoom, strict=True))
+        back_x, back_y, back_z = (min(1.0, 1 / factor) for factor in zoom)
+        return resample(maps, (back_x, back_y, back_z), (x, y, z))
+
     def restore_labels(self, labels: IntArray) -> IntArray:
-        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's."""
-        return from_ras(restore_nearest(labels, self._source_shape_ras, self.route.zoom), self.source.affine)
+        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's.
+
+        An axis that has the scan's own size is on its grid already.
+        """
+        own = self._source_shape_ras
+        x, y, z = (1.0 if size == there else zoom for size, there, zoom in zip(own, labels.shape, self.route.zoom, strict=True))
+        return from_ras(restore_nearest(labels, own, (x, y, z)), self.source.affine)
 
     def restore_image(self, image: FloatArray) -> FloatArray:
         """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""

@@ -95,12 +95,6 @@ def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
     return restore_nearest(labels, shape, (other_x, other_y, other_z))
 
 
-def upsampled_view(scan: Volume, zoom: Triple) -> Volume:
-    """A view on the grid of its spacing over `zoom`, linearly, for a network that is entered there alone. Axes of zoom below 1 stay."""
-    x, y, z = (max(factor, 1.0) for factor in zoom)
-    return Volume(resample(scan.data, (x, y, z)), resampled_affine(scan.affine, scan.shape, (x, y, z)))
-
-
 def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
     """Raise DataError where one voxel is more than the whole scan, or the scan would have to be padded out of all proportion."""
     extent = [size * step for size, step in zip(scan.shape, scan.spacing_mm, strict=True)]

@@ -26,6 +26,7 @@ from rarecli import Phantom, Predictor
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.scores import classes_of, softmax
 from rarecli.core.serving.repository import TritonOptions, render_repository
 from rarecli.core.volume import Volume, read_volume, write_image
 
@@ -143,13 +144,13 @@ def scans(tmp_path_factory):
 
 
 def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
-    """The labels of `rare predict`, but for voxels whose two best logits are within the tolerance."""
+    """The labels of `rare predict`, but for voxels whose two best probabilities are within the tolerance of logits."""
     volume = read_volume(scan)
     routed = prepare_scan(volume, predictor.spec)
     logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
-    second, best = np.sort(logits, axis=0)[-2:]
-    uncertain = routed.restore_labels((best - second <= 2 * TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
-    expected = label_values(routed.restore_labels(logits.argmax(axis=0)), predictor.spec)
+    second, best = np.sort(routed.average_back(softmax(logits)), axis=0)[-2:]
+    uncertain = routed.restore_labels((best - second <= TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
+    expected = label_values(classes_of(logits, routed), predictor.spec)
     assert found.shape == expected.shape
     assert not ((found != expected) & ~uncertain).any()
 

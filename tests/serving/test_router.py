@@ -10,7 +10,7 @@ import pytest
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.errors import DataError, ModelError, RareError, UsageError
-from rarecli.core.preprocessing import to_ras
+from rarecli.core.preprocessing import from_ras, to_ras
 from rarecli.core.serving.repository import TritonOptions, render_repository
 from rarecli.core.serving.router import WINDOWS_IN_FLIGHT, Router, open_repository
 from rarecli.core.volume import Volume
@@ -32,7 +32,7 @@ def router(bundle, predictor):
 @pytest.mark.parametrize(
     ("spacing", "extent"), [(1.0, (32, 32, 32)), (1.0, (70, 90, 40)), ((4.0, 5.5, 4.0), (40, 40, 40)), (11.0, (60, 60, 60))]
 )
-def test_the_answer_is_that_of_rare_predict_on_the_routed_grid(spacing, extent, router, predictor):
+def test_the_answer_is_that_of_rare_predict(spacing, extent, router, predictor):
     scan, _ = Phantom(4, extent).acquire(spacing, "RAS")
     answer = router.answer(scan.data.astype(np.float32), scan.spacing_mm, None, {"probabilities", "warnings"})
     expected = predictor.predict(scan, probabilities=True)
@@ -41,11 +41,12 @@ def test_the_answer_is_that_of_rare_predict_on_the_routed_grid(spacing, extent, 
     assert tuple(answer["zoom"]) == expected.zoom
     assert tuple(answer["grid_spacing_mm"]) == (2.0**expected.depth,) * 3
     assert tuple(text.decode() for text in answer["warnings"]) == expected.warnings
-    if expected.zoom == (1, 1, 1):  # the routed grid is the scan's own
-        np.testing.assert_array_equal(answer["labels"], expected.labels)
+    np.testing.assert_array_equal(answer["labels"], expected.labels)
+    if expected.zoom == (1, 1, 1):  # the routed grid, where probabilities stay, is the scan's own
         np.testing.assert_array_equal(answer["probabilities"], expected.probabilities)
     else:
-        assert answer["labels"].shape == tuple(int(size * zoom + 0.5) for size, zoom in zip(scan.shape, expected.zoom, strict=True))
+        routed_shape = tuple(int(size * zoom + 0.5) for size, zoom in zip(scan.shape, expected.zoom, strict=True))
+        assert answer["probabilities"].shape[1:] == routed_shape
 
 
 def test_what_was_not_asked_for_is_not_computed_and_a_depth_can_be_forced(router):
@@ -114,13 +115,14 @@ def test_bad_input_is_refused_in_the_words_of_rare_predict(case, router, predict
 
 
 def test_a_scan_in_other_axes_comes_back_in_its_own(router, predictor):
-    """What the client does: RAS axes out, the way back by the route."""
+    """What the client does: RAS axes out, the labels turned back."""
     scan, _ = Phantom(4).acquire((1.0, 2.5, 1.0), "PSL")
     ras = to_ras(scan)
     answer = router.answer(np.ascontiguousarray(ras.data, dtype=np.float32), ras.spacing_mm, None, set())
     expected = predictor.predict(scan)
     assert answer["depth"].tolist() == [expected.depth]
-    assert tuple(answer["zoom"]) == expected.zoom
+    assert tuple(answer["zoom"]) == expected.zoom != (1, 1, 1)
+    np.testing.assert_array_equal(from_ras(answer["labels"], scan.affine), expected.labels)
 
 
 def test_a_repository_is_opened_only_whole_and_unchanged(bundle, run, tmp_path):

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "rare/error.h"
@@ -101,10 +102,10 @@ void infer(const Options& options) {
   const double open_ms = ms_since(opening);
 
   const auto computing = Clock::now();
-  const rare::Image logits = rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, *engine);
+  rare::Image logits = rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, *engine);
   const double compute_ms = ms_since(computing);
 
-  rare::write_labels(options.output, rare::restore(rare::best_labels(logits, manifest.label_values), routed, scan), scan);
+  rare::write_labels(options.output, rare::segment(std::move(logits), manifest, routed, scan), scan);
   std::printf("depth %d, windows of %s; prepare %.0f ms, open %.0f ms, compute %.1f ms, all %.0f ms\n", routed.route.depth,
               rare::times(window).c_str(), prepare_ms, open_ms, compute_ms, ms_since(started));
 }

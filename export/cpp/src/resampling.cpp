@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "rare/error.h"
 
@@ -76,12 +77,16 @@ Shape resampled_shape(const Shape& shape, const Triple& zoom) {
   return {static_cast<std::size_t>(sizes[0]), static_cast<std::size_t>(sizes[1]), static_cast<std::size_t>(sizes[2])};
 }
 
-Image resample(Image image, const Triple& zoom, double min_box_voxels) {
-  const Shape goal = resampled_shape(image.shape, zoom);
+Image resample(Image image, const Triple& zoom, const Shape& goal, double min_box_voxels) {
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (zoom[axis] != 1) image = resample_axis(image, axis, goal[axis], 1 / zoom[axis], min_box_voxels);
   }
   return image;
+}
+
+Image resample(Image image, const Triple& zoom, double min_box_voxels) {
+  const Shape goal = resampled_shape(image.shape, zoom);
+  return resample(std::move(image), zoom, goal, min_box_voxels);
 }
 
 std::vector<std::size_t> nearest_indices(std::size_t size, std::size_t new_size, double zoom) {

@@ -1,5 +1,7 @@
 #include "rare/segmentation.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "rare/error.h"
@@ -7,6 +9,25 @@
 #include "rare/resampling.h"
 
 namespace rare {
+namespace {
+
+/// Logits to probabilities.
+void softmax(Image& image) {
+  const std::size_t size = num_voxels(image.shape);
+  for (std::size_t voxel = 0; voxel < size; ++voxel) {
+    float most = image.values[voxel];
+    for (std::size_t index = 1; index < image.num_channels; ++index) most = std::max(most, image.values[index * size + voxel]);
+    float sum = 0;
+    for (std::size_t index = 0; index < image.num_channels; ++index) {
+      float& value = image.values[index * size + voxel];
+      value = std::exp(value - most);
+      sum += value;
+    }
+    for (std::size_t index = 0; index < image.num_channels; ++index) image.values[index * size + voxel] /= sum;
+  }
+}
+
+}  // namespace
 
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth) {
   if (scan.num_channels != manifest.num_channels) {
@@ -20,24 +41,40 @@ RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vect
   return {std::move(image), route, orientation};
 }
 
-std::vector<std::int32_t> best_labels(const Image& logits, const std::vector<int>& label_values) {
-  const std::size_t size = num_voxels(logits.shape);
+Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan) {
+  const Shape own = routed.orientation.ras(scan.shape);
+  Triple back{1, 1, 1};
+  Shape shape = logits.shape;
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    if (routed.route.zoom[axis] > 1) {
+      back[axis] = 1 / routed.route.zoom[axis];
+      shape[axis] = own[axis];
+    }
+  }
+  if (back == Triple{1, 1, 1}) return logits;
+  softmax(logits);
+  return resample(std::move(logits), back, shape, manifest.min_box_voxels);
+}
+
+std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values) {
+  const std::size_t size = num_voxels(scores.shape);
   std::vector<std::int32_t> labels(size);
   for (std::size_t voxel = 0; voxel < size; ++voxel) {
     std::size_t best = 0;
-    for (std::size_t index = 1; index < logits.num_channels; ++index) {
-      if (logits.values[index * size + voxel] > logits.values[best * size + voxel]) best = index;
+    for (std::size_t index = 1; index < scores.num_channels; ++index) {
+      if (scores.values[index * size + voxel] > scores.values[best * size + voxel]) best = index;
     }
     labels[voxel] = label_values[best];
   }
   return labels;
 }
 
-std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const RoutedScan& routed, const Volume& scan) {
-  const Shape& from = routed.image.shape;
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed, const Volume& scan) {
   const Shape to = routed.orientation.ras(scan.shape);
   std::array<std::vector<std::size_t>, 3> nearest;
-  for (std::size_t axis = 0; axis < 3; ++axis) nearest[axis] = nearest_indices(to[axis], from[axis], routed.route.zoom[axis]);
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    nearest[axis] = nearest_indices(to[axis], from[axis], from[axis] == to[axis] ? 1 : routed.route.zoom[axis]);
+  }
   const auto [start, steps] = routed.orientation.strides(scan.shape);
   std::vector<std::int32_t> restored(num_voxels(to));
   for (std::size_t x = 0; x < to[0]; ++x) {
@@ -48,6 +85,11 @@ std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const
     }
   }
   return restored;
+}
+
+std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan) {
+  const Image scores = voxel_scores(std::move(logits), manifest, routed, scan);
+  return restore(best_labels(scores, manifest.label_values), scores.shape, routed, scan);
 }
 
 }  // namespace rare

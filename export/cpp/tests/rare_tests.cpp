@@ -110,6 +110,24 @@ void a_coarser_voxel_is_the_mean_over_its_box() {
   check(rare::nearest_indices(4, 2, 0.5) == std::vector<std::size_t>{0, 0, 1, 1}, "the way back");
 }
 
+void the_mean_probability_decides_where_a_voxel_holds_several() {
+  rare::Manifest manifest;
+  manifest.label_values = {0, 7};
+  manifest.min_box_voxels = 1;
+  rare::Volume scan;
+  scan.shape = {2, 1, 1};
+  const rare::Orientation as_it_is({{{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}});
+  rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is};
+  routed.route.zoom = {2, 1, 1};
+  // probabilities of the label: .9 and .2, of which the nearest alone would be background; .6 and .1
+  const auto logit = [](double probability) { return static_cast<float>(std::log(probability / (1 - probability))); };
+  const rare::Image logits{2, {4, 1, 1}, {0, 0, 0, 0, logit(0.9), logit(0.2), logit(0.6), logit(0.1)}};
+  const rare::Image scores = rare::voxel_scores(logits, manifest, routed, scan);
+  check(scores.shape == rare::Shape{2, 1, 1}, "the scan's own size");
+  check(std::abs(scores.values.at(2) - 0.55) < 1e-6 && std::abs(scores.values.at(3) - 0.35) < 1e-6, "means of two");
+  check(rare::segment(logits, manifest, routed, scan) == std::vector<std::int32_t>{7, 0}, "the better mean");
+}
+
 void axes_are_turned_as_the_affine_says() {
   // array axes point left, superior, anterior
   const rare::Orientation orientation({{{-1, 0, 0, 0}, {0, 0, 3, 0}, {0, 2, 0, 0}}});
@@ -144,15 +162,15 @@ float largest_difference(const std::vector<float>& one, const std::vector<float>
   return largest;
 }
 
-/// 1 where the two best logits are closer than they may be off: there the label is open.
-std::vector<std::int32_t> open_voxels(const std::vector<float>& logits, std::size_t num_classes, float margin) {
-  const std::size_t size = logits.size() / num_classes;
+/// 1 where the two best scores are closer than they may be off: there the label is open.
+std::vector<std::int32_t> open_voxels(const rare::Image& scores, float margin) {
+  const std::size_t size = rare::num_voxels(scores.shape);
   std::vector<std::int32_t> open(size);
   for (std::size_t voxel = 0; voxel < size; ++voxel) {
-    std::vector<float> scores;
-    for (std::size_t index = 0; index < num_classes; ++index) scores.push_back(logits[index * size + voxel]);
-    std::sort(scores.rbegin(), scores.rend());
-    open[voxel] = scores[0] - scores[1] <= margin ? 1 : 0;
+    std::vector<float> here;
+    for (std::size_t index = 0; index < scores.num_channels; ++index) here.push_back(scores.values[index * size + voxel]);
+    std::sort(here.rbegin(), here.rend());
+    open[voxel] = here[0] - here[1] <= margin ? 1 : 0;
   }
   return open;
 }
@@ -182,8 +200,10 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     const float off = largest_difference(logits.values, expected);
     check(off <= tolerance, depth + "logits off by " + std::to_string(off));
 
-    const auto labels = rare::restore(rare::best_labels(logits, manifest.label_values), routed, scan);
-    const auto open = rare::restore(open_voxels(expected, num_classes, 2 * tolerance), routed, scan);
+    const auto labels = rare::segment(logits, manifest, routed, scan);
+    const rare::Image scores = rare::voxel_scores({num_classes, routed.image.shape, expected}, manifest, routed, scan);
+    // two logits that are off come closer by twice the tolerance at most, two probabilities by less
+    const auto open = rare::restore(open_voxels(scores, 2 * tolerance), scores.shape, routed, scan);
     const rare::Volume right = rare::read_volume(bundle.file(vector.labels));
     for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
       check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");
@@ -207,6 +227,7 @@ int main(int argc, char** argv) {
     percentiles_are_linear_between_order_statistics();
     ct_is_clipped_and_standardised();
     a_coarser_voxel_is_the_mean_over_its_box();
+    the_mean_probability_decides_where_a_voxel_holds_several();
     axes_are_turned_as_the_affine_says();
     the_bundle_conforms(words[1], words.size() > 2 ? words[2] : "openvino");
   } catch (const std::exception& error) {

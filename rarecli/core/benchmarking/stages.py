@@ -7,7 +7,8 @@ argmax       the best class of every voxel, on the device where the logits are
 copy_out     device to host (GPU, PyTorch)
 postprocess  labels back to the scan's grid
 
-compute + argmax + copy_out is what the paper timed.
+compute + argmax + copy_out is what the paper timed. Labels of upsampled scans come back by the nearest voxel, for which that is enough;
+`rare predict` takes mean probabilities there, and a little longer.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import numpy as np
 from rarecli.core.config import ModelSpec
 from rarecli.core.engines.runners import BACKENDS, Runner, open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.predictor import best_classes
 from rarecli.core.preprocessing import label_values, pad_to, prepare_scan
+from rarecli.core.scores import best_classes
 from rarecli.core.timing import Mark
 from rarecli.core.types import FloatArray, IntArray, Shape
 from rarecli.core.volume import Volume

@@ -23,6 +23,7 @@ from rarecli.core.files import sha256
 from rarecli.core.patches import sliding_logits
 from rarecli.core.phantoms import Phantom
 from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.scores import classes_of, softmax
 from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
 
 FOLDER = "conformance"
@@ -47,7 +48,7 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
         routed = prepare_scan(scan, spec)
         assert routed.route.depth == depth
         logits = sliding_logits(routed.image, spec, depth, runner.run)
-        write_labels(bundle / labels_file, label_values(routed.restore_labels(logits.argmax(axis=0)), spec), scan)
+        write_labels(bundle / labels_file, label_values(classes_of(logits, routed), spec), scan)
         save_file({"image": np.ascontiguousarray(routed.image), "logits": np.ascontiguousarray(logits)}, bundle / arrays_file)
         scan_entry, labels_entry, arrays_entry = (
             HashedFile(file=name.as_posix(), sha256=sha256(bundle / name)) for name in (scan_file, labels_file, arrays_file)
@@ -77,9 +78,10 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     expected = arrays["logits"]
     tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())
-    two_best = np.sort(expected, axis=0)[-2:]
-    uncertain = routed.restore_labels((two_best[1] - two_best[0] <= 2 * tolerance).astype(np.uint8)).astype(bool)
-    wrong = (label_values(routed.restore_labels(logits.argmax(axis=0)), spec) != expected_labels) & ~uncertain
+    # logits off by that much move a probability by half of it at most
+    two_best = np.sort(routed.average_back(softmax(expected)), axis=0)[-2:]
+    uncertain = routed.restore_labels((two_best[1] - two_best[0] <= tolerance).astype(np.uint8)).astype(bool)
+    wrong = (label_values(classes_of(logits, routed), spec) != expected_labels) & ~uncertain
     if not off <= tolerance or wrong.any():
         raise ModelError(
             "the engine does not give the vector's answer",

@@ -130,7 +130,9 @@ class ResamplingRule(Frozen):
     """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
 
     A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back by the nearest new voxel.
+    constant within each voxel. Labels come back axis by axis: where step < 1, probabilities (softmax of the logits) are averaged first,
+    over a box of 1 / step new voxels around the old one's centre, and the best class of the means is taken; other axes take that of the
+    nearest new voxel.
     """
 
     kernel: Literal["box"] = "box"
@@ -138,7 +140,9 @@ class ResamplingRule(Frozen):
     size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
     origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
     border: Literal["repeat the last voxel"] = "repeat the last voxel"
-    labels_back: Literal["nearest, rounded half up, clamped"] = "nearest, rounded half up, clamped"
+    labels_back: Literal["step < 1: best class of the mean probabilities over the old voxel; else nearest, rounded half up, clamped"] = (
+        "step < 1: best class of the mean probabilities over the old voxel; else nearest, rounded half up, clamped"
+    )
 
 
 class WindowRule(Frozen):

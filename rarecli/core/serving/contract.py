@@ -5,7 +5,7 @@ In
   spacing_mm     FP64 (3)            along X, Y, Z
   depth          INT32 (1)           optional: forces a depth
 Out; (X', Y', Z') is the routed grid, not padded
-  labels         (X', Y', Z')        values of the training labels, in the smallest of UINT8, UINT16, INT32 that holds them
+  labels         (X, Y, Z)           of the image's voxels: values of the training labels, in the smallest of UINT8, UINT16, INT32
   depth          INT32 (1)
   reason         BYTES (1)           why this depth
   grid_spacing_mm FP64 (3)           of that depth

@@ -1,7 +1,7 @@
 """`rare export --triton`: a Triton model repository from a bundle.
 
 REPOSITORY/
-  PREFIX/                    the router: scan and spacing in, labels on the routed grid out
+  PREFIX/                    the router: scan and spacing in, labels of its voxels out
     config.pbtxt
     1/model.py               runs rarecli in the server's Python (docs/decisions/0010)
     1/manifest.json

@@ -17,8 +17,8 @@ from rarecli.core.engines.manifest import Bundle, Manifest, load_manifest
 from rarecli.core.errors import ModelError
 from rarecli.core.fingerprint import differences
 from rarecli.core.patches import Run, sliding_logits
-from rarecli.core.predictor import best_classes, softmax
 from rarecli.core.preprocessing import label_values, prepare_scan
+from rarecli.core.scores import classes_of, softmax
 from rarecli.core.serving import contract
 from rarecli.core.types import AnyArray, FloatArray, Triple
 from rarecli.core.volume import Volume, require_finite
@@ -48,7 +48,7 @@ class Router:
         logits = sliding_logits(routed.image, spec, routed.route.depth, self._infer, through=self._in_flight)
         route = routed.route
         outputs = {
-            contract.LABELS: label_values(best_classes(logits), spec),
+            contract.LABELS: label_values(classes_of(logits, routed), spec),
             contract.DEPTH: np.array([route.depth], dtype=np.int32),
             contract.REASON: np.array([route.reason.encode()], dtype=object),
             contract.GRID_SPACING: np.array(route.grid_spacing_mm),

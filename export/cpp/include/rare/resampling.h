@@ -11,6 +11,8 @@ namespace rare {
 Shape resampled_shape(const Shape& shape, const Triple& zoom);
 
 /// Bring an image to a grid of spacing old / zoom: means over boxes of at least `min_box_voxels`. An axis of zoom 1 stays.
+/// `goal` is the new grid's size if it is known, as on the way back; both grids have one middle in any case.
+Image resample(Image image, const Triple& zoom, const Shape& goal, double min_box_voxels);
 Image resample(Image image, const Triple& zoom, double min_box_voxels);
 
 /// For each of `size` voxels of the old grid: the voxel of the new grid whose middle is nearest.

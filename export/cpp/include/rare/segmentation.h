@@ -23,10 +23,17 @@ struct RoutedScan {
 /// Throws Error: data if the model was made for another number of channels or the spacing cannot be; usage for an absent depth.
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth = {});
 
-/// The best class of every voxel of the routed grid, the first of equals, as the values of the training labels.
-std::vector<std::int32_t> best_labels(const Image& logits, const std::vector<int>& label_values);
+/// What decides on labels: the logits, or where the routed grid is finer than the scan along some axis, the mean probabilities over the
+/// scan's own voxels along such axes, whose size is then the scan's.
+Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan);
 
-/// Labels of the routed grid -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's.
-std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const RoutedScan& routed, const Volume& scan);
+/// The best class of every voxel, the first of equals, as the values of the training labels.
+std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values);
+
+/// Labels of the shape `from` -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's. An axis of the scan's size stays.
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed, const Volume& scan);
+
+/// Logits on the routed grid -> labels on the scan's own: all of the above.
+std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan);
 
 }  // namespace rare

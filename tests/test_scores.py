@@ -1,0 +1,92 @@
+"""From logits to labels on the scan's own grid."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax as scipy_softmax
+
+from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.preprocessing import from_ras, prepare_scan
+from rarecli.core.resampling import resample_labels
+from rarecli.core.scores import best_classes, classes_of, softmax
+from rarecli.core.volume import Volume
+
+SPEC = ModelSpec(
+    name="test",
+    plan=Plan(
+        dataset="test",
+        channel_names=("channel 0",),
+        label_names=("background", "head", "tail"),
+        label_values=(0, 1, 2),
+        spacing_mm=(1, 1, 1),
+        patch_size=(32, 32, 32),
+        num_levels=4,
+    ),
+    network=NetworkConfig(num_classes=3),
+)
+
+
+def routed_from(shape, spacing, axes=(1, 1, 1), depth=None):
+    """A scan of noise, routed; axes: the signs of its affine."""
+    affine = np.diag([*(sign * size for sign, size in zip(axes, spacing, strict=True)), 1.0])
+    return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), SPEC, depth)
+
+
+def logits_of(probabilities):
+    return np.log(np.asarray(probabilities, dtype=np.float32))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 5])
+def test_the_best_class_is_the_first_of_equals_and_that_of_argmax(num_classes):
+    logits = np.random.default_rng(0).integers(-3, 3, (num_classes, 19, 5, 7)).astype(np.float32)  # many ties, a last slab that is short
+    found = best_classes(logits)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, logits.argmax(axis=0))
+
+
+def test_softmax_is_that_of_scipy_and_stands_large_logits():
+    logits = np.random.default_rng(0).normal(0, 100, (4, 3, 5, 2)).astype(np.float32)
+    found = softmax(logits)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, scipy_softmax(logits.astype(np.float64), axis=0), rtol=1e-4, atol=1e-7)
+
+
+def test_the_mean_probability_decides_where_a_voxel_of_the_scan_holds_several():
+    routed = routed_from((1, 1, 2), (1.0, 1.0, 2.0))
+    assert routed.route.zoom == (1, 1, 2)
+    # .9 and .2 of class 1: more than half in the mean, though the nearer one (which is which is chance) may be background; .6 and .1
+    head = np.array([0.9, 0.2, 0.6, 0.1])
+    logits = logits_of([1 - head - 1e-6, head, [1e-6] * 4])[:, None, None]
+    assert classes_of(logits, routed).tolist() == [[[1, 0]]]
+    assert classes_of(logits[..., [1, 0, 3, 2]], routed).tolist() == [[[1, 0]]]
+
+
+def test_an_axis_that_was_coarsened_takes_the_nearest_while_another_is_averaged():
+    routed = routed_from((4, 1, 2), (1.0, 2.0, 4.0), depth=1)
+    assert routed.route.zoom == (0.5, 1, 2)
+    probabilities = np.full((3, 2, 1, 4), 1e-6)
+    probabilities[2, 0, 0], probabilities[2, 1, 0] = [0.9, 0.8, 0.7, 0.4], [0.1, 0.2, 0.3, 0.8]
+    probabilities[0] = 1 - probabilities[1:].sum(0)
+    assert classes_of(logits_of(probabilities), routed)[:, 0].tolist() == [[2, 2], [2, 2], [0, 2], [0, 2]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(*[st.integers(1, 7)] * 3),
+    st.tuples(*[st.sampled_from([1.0, 1.25, 2.0, 3.3])] * 3),
+    st.tuples(*[st.sampled_from([1, -1])] * 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_what_is_certain_comes_back_by_majority_of_volume_whichever_way_the_axes_point(shape, spacing, axes, seed):
+    routed = routed_from(shape, spacing, axes, depth=0)
+    certain = np.random.default_rng(seed).integers(0, 3, routed.image.shape[1:])
+    logits = np.where(np.arange(3)[:, None, None, None] == certain, 0, -60).astype(np.float32)
+    expected = certain
+    if routed.is_refined:
+        back = tuple(1 / zoom for zoom in routed.route.zoom)
+        expected = resample_labels(certain, back, 3, shape)
+    found = classes_of(logits, routed)
+    shares = routed.average_back(softmax(logits))
+    tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # which of two is first hangs on the last bits
+    assert (found == from_ras(expected, routed.source.affine))[~from_ras(tied, routed.source.affine)].all()
