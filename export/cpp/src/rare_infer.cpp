@@ -105,7 +105,7 @@ void infer(const Options& options) {
   rare::Image logits = rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, *engine);
   const double compute_ms = ms_since(computing);
 
-  rare::write_labels(options.output, rare::segment(std::move(logits), manifest, routed, scan), scan);
+  rare::write_labels(options.output, rare::segment(std::move(logits), manifest, routed), scan);
   std::printf("depth %d, windows of %s; prepare %.0f ms, open %.0f ms, compute %.1f ms, all %.0f ms\n", routed.route.depth,
               rare::times(window).c_str(), prepare_ms, open_ms, compute_ms, ms_since(started));
 }

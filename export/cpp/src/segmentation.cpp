@@ -38,11 +38,11 @@ RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vect
   const Route route = Router(manifest.routing, grids).route(ras_spacing_mm(scan.affine_mm, orientation), depth);
   Image image = resample(to_ras(scan, orientation), route.zoom, manifest.min_box_voxels);
   normalise(image, manifest.normalisation);
-  return {std::move(image), route, orientation};
+  return {std::move(image), route, orientation, scan.shape};
 }
 
-Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan) {
-  const Shape own = routed.orientation.ras(scan.shape);
+Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed) {
+  const Shape own = routed.orientation.ras(routed.scan_shape);
   Triple back{1, 1, 1};
   Shape shape = logits.shape;
   for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -69,13 +69,13 @@ std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int
   return labels;
 }
 
-std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed, const Volume& scan) {
-  const Shape to = routed.orientation.ras(scan.shape);
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed) {
+  const Shape to = routed.orientation.ras(routed.scan_shape);
   std::array<std::vector<std::size_t>, 3> nearest;
   for (std::size_t axis = 0; axis < 3; ++axis) {
     nearest[axis] = nearest_indices(to[axis], from[axis], from[axis] == to[axis] ? 1 : routed.route.zoom[axis]);
   }
-  const auto [start, steps] = routed.orientation.strides(scan.shape);
+  const auto [start, steps] = routed.orientation.strides(routed.scan_shape);
   std::vector<std::int32_t> restored(num_voxels(to));
   for (std::size_t x = 0; x < to[0]; ++x) {
     for (std::size_t y = 0; y < to[1]; ++y) {
@@ -87,9 +87,9 @@ std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const
   return restored;
 }
 
-std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan) {
-  const Image scores = voxel_scores(std::move(logits), manifest, routed, scan);
-  return restore(best_labels(scores, manifest.label_values), scores.shape, routed, scan);
+std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed) {
+  const Image scores = voxel_scores(std::move(logits), manifest, routed);
+  return restore(best_labels(scores, manifest.label_values), scores.shape, routed);
 }
 
 }  // namespace rare

@@ -114,18 +114,16 @@ void the_mean_probability_decides_where_a_voxel_holds_several() {
   rare::Manifest manifest;
   manifest.label_values = {0, 7};
   manifest.min_box_voxels = 1;
-  rare::Volume scan;
-  scan.shape = {2, 1, 1};
   const rare::Orientation as_it_is({{{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}});
-  rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is};
+  rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is, {2, 1, 1}};
   routed.route.zoom = {2, 1, 1};
   // probabilities of the label: .9 and .2, of which the nearest alone would be background; .6 and .1
   const auto logit = [](double probability) { return static_cast<float>(std::log(probability / (1 - probability))); };
   const rare::Image logits{2, {4, 1, 1}, {0, 0, 0, 0, logit(0.9), logit(0.2), logit(0.6), logit(0.1)}};
-  const rare::Image scores = rare::voxel_scores(logits, manifest, routed, scan);
+  const rare::Image scores = rare::voxel_scores(logits, manifest, routed);
   check(scores.shape == rare::Shape{2, 1, 1}, "the scan's own size");
   check(std::abs(scores.values.at(2) - 0.55) < 1e-6 && std::abs(scores.values.at(3) - 0.35) < 1e-6, "means of two");
-  check(rare::segment(logits, manifest, routed, scan) == std::vector<std::int32_t>{7, 0}, "the better mean");
+  check(rare::segment(logits, manifest, routed) == std::vector<std::int32_t>{7, 0}, "the better mean");
 }
 
 void axes_are_turned_as_the_affine_says() {
@@ -200,10 +198,10 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     const float off = largest_difference(logits.values, expected);
     check(off <= tolerance, depth + "logits off by " + std::to_string(off));
 
-    const auto labels = rare::segment(logits, manifest, routed, scan);
-    const rare::Image scores = rare::voxel_scores({num_classes, routed.image.shape, expected}, manifest, routed, scan);
+    const auto labels = rare::segment(logits, manifest, routed);
+    const rare::Image scores = rare::voxel_scores({num_classes, routed.image.shape, expected}, manifest, routed);
     // two logits that are off come closer by twice the tolerance at most, two probabilities by less
-    const auto open = rare::restore(open_voxels(scores, 2 * tolerance), scores.shape, routed, scan);
+    const auto open = rare::restore(open_voxels(scores, 2 * tolerance), scores.shape, routed);
     const rare::Volume right = rare::read_volume(bundle.file(vector.labels));
     for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
       check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");

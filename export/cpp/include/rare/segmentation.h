@@ -17,6 +17,8 @@ struct RoutedScan {
   Image image;
   Route route;
   Orientation orientation;
+  /// Of the scan, along its own axes.
+  Shape scan_shape{};
 };
 
 /// Route a scan, bring it to the grid of its depth, normalise it. `depth` forces one.
@@ -25,15 +27,16 @@ RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vect
 
 /// What decides on labels: the logits, or where the routed grid is finer than the scan along some axis, the mean probabilities over the
 /// scan's own voxels along such axes, whose size is then the scan's.
-Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan);
+Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed);
 
 /// The best class of every voxel, the first of equals, as the values of the training labels.
 std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values);
 
-/// Labels of the shape `from` -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's. An axis of the scan's size stays.
-std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed, const Volume& scan);
+/// Labels of the shape `from` -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's.
+/// An axis of the scan's size stays.
+std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed);
 
 /// Logits on the routed grid -> labels on the scan's own: all of the above.
-std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed, const Volume& scan);
+std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed);
 
 }  // namespace rare
