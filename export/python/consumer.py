@@ -18,35 +18,31 @@ def segment(image, spacing, bundle):
     ratios = np.asarray(spacing) / engine["grid_spacing_mm"]
     octaves, slack = np.log2(ratios), rule["rounding_slack"]
     as_is = abs(octaves).max() <= rule["as_is_octaves"] + slack and np.ptp(octaves) <= rule["as_is_anisotropy_octaves"] + slack
-    steps = [None if as_is or abs(ratio - 1) <= rule["tolerance"] + slack else 1 / ratio for ratio in ratios]
-    routed = np.asarray(image, np.float64)
-    for axis, step in enumerate(steps, start=1):
-        if step is not None:
-            size = max(1, math.floor(routed.shape[axis] / step + 0.5))
-            box = max(manifest["resampling"]["min_box_voxels"], step)
-            routed = np.moveaxis(box_mean(np.moveaxis(routed, axis, 0), size, step, box), 0, axis)
+    steps = {axis: 1 / r for axis, r in enumerate(ratios, 1) if not as_is and abs(r - 1) > rule["tolerance"] + slack}
+    routed, least = np.asarray(image, np.float64), manifest["resampling"]["min_box_voxels"]
+    for axis, step in steps.items():
+        routed = box_mean(routed, axis, max(1, math.floor(routed.shape[axis] / step + 0.5)), step, least)
     routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
-    logits = slide(routed, engine, manifest["window"], bundle, len(plan["label_values"]))
-    scores = np.exp(logits - logits.max(axis=0))
-    scores /= scores.sum(axis=0)
-    for axis, step in enumerate(steps, start=1):
-        if step is not None:
-            size, new_size = image.shape[axis], scores.shape[axis]
-            if step < 1:
-                scores = np.moveaxis(box_mean(np.moveaxis(scores, axis, 0), size, 1 / step, 1 / step), 0, axis)
-            else:
-                nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + (new_size - 1) / 2 + 0.5).astype(int)
-                scores = scores.take(nearest.clip(0, new_size - 1), axis=axis)
+    powers = np.exp(slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])))
+    scores = powers / powers.sum(axis=0)
+    for axis, step in steps.items():
+        size = image.shape[axis]
+        if step < 1:
+            scores = box_mean(scores, axis, size, 1 / step, least)
+        else:
+            nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + scores.shape[axis] / 2).astype(int)
+            scores = scores.take(nearest, axis=axis, mode="clip")
     return np.array(plan["label_values"])[scores.argmax(axis=0)]
 
 
-def box_mean(data, new_size, step, box):  # along the first axis; what lies beyond the border repeats the last voxel
-    borders = np.arange(len(data) - 1) + 0.5
-    centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (len(data) - 1) / 2
+def box_mean(data, axis, new_size, step, least):  # what lies beyond the border repeats the last voxel
+    size, box = data.shape[axis], max(least, step)
+    borders = np.arange(size - 1) + 0.5
+    centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     low, high = (centres - box / 2)[:, None], (centres + box / 2)[:, None]
     left, right = np.append(-np.inf, borders), np.append(borders, np.inf)
     weights = np.clip(np.minimum(right, high) - np.maximum(left, low), 0, None) / box
-    return np.tensordot(weights, data, axes=1)
+    return np.moveaxis(np.tensordot(weights, data, axes=(1, axis)), 0, axis)
 
 
 def normalise(data, rule, channel):

@@ -6,15 +6,19 @@ from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, entry_shape, 
 from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.predictor import Predictor
+from rarecli.core.resampling import resample
+from rarecli.core.volume import Volume
 
 
 @pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])
 def test_the_labels_are_those_of_predict(run, depth, entry):
-    """What is timed is what `rare predict` does, routed (entry = depth) and upsampled (entry = 0)."""
+    """What is timed is what `rare predict` does; labels of upsampled scans (entry 0) come back by the nearest voxel, of two the upper."""
     marks = []
     with Predictor(run, device="cpu") as predictor:
         scan = random_scan(predictor.spec, depth, predictor.spec.patch_shape(depth))
-        expected = predictor.predict(scan, depth=entry).labels
+        step = 2 ** (depth - entry)
+        fine = Volume(resample(scan.data, (step, step, step)), np.diag([*predictor.spec.grid_spacing_mm(entry), 1.0]))
+        expected = predictor.predict(fine).labels[step // 2 :: step, step // 2 :: step, step // 2 :: step]
         one, two = segment([scan, scan], predictor.spec, entry, HostSteps(predictor.runner), marks.append)
     np.testing.assert_array_equal(one, expected)
     np.testing.assert_array_equal(two, expected)
