@@ -18,19 +18,19 @@ def segment(image, spacing, bundle):
     ratios = np.asarray(spacing) / engine["grid_spacing_mm"]
     octaves, slack = np.log2(ratios), rule["rounding_slack"]
     as_is = abs(octaves).max() <= rule["as_is_octaves"] + slack and np.ptp(octaves) <= rule["as_is_anisotropy_octaves"] + slack
-    steps = {axis: 1 / r for axis, r in enumerate(ratios, 1) if not as_is and abs(r - 1) > rule["tolerance"] + slack}
+    zooms = {axis: ratio for axis, ratio in enumerate(ratios, 1) if not as_is and abs(ratio - 1) > rule["tolerance"] + slack}
     routed, least = np.asarray(image, np.float64), manifest["resampling"]["min_box_voxels"]
-    for axis, step in steps.items():
-        routed = box_mean(routed, axis, max(1, math.floor(routed.shape[axis] / step + 0.5)), step, least)
+    for axis, zoom in zooms.items():
+        routed = box_mean(routed, axis, max(1, math.floor(routed.shape[axis] * zoom + 0.5)), 1 / zoom, least)
     routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
     powers = np.exp(slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])))
     scores = powers / powers.sum(axis=0)
-    for axis, step in steps.items():
+    for axis, zoom in zooms.items():
         size = image.shape[axis]
-        if step < 1:
-            scores = box_mean(scores, axis, size, 1 / step, least)
+        if zoom > 1:
+            scores = box_mean(scores, axis, size, zoom, least)
         else:
-            nearest = np.floor((np.arange(size) - (size - 1) / 2) / step + scores.shape[axis] / 2).astype(int)
+            nearest = np.floor((np.arange(size) - (size - 1) / 2) * zoom + scores.shape[axis] / 2).astype(int)
             scores = scores.take(nearest, axis=axis, mode="clip")
     return np.array(plan["label_values"])[scores.argmax(axis=0)]
 
