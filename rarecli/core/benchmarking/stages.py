@@ -8,7 +8,7 @@ copy_out     device to host (GPU, PyTorch)
 postprocess  labels back to the scan's grid
 
 compute + argmax + copy_out is what the paper timed. Labels of upsampled scans come back by the nearest voxel, for which that is enough;
-`rare predict` takes mean probabilities there, and a little longer.
+`rare predict` takes mean probabilities there: a little longer at twice the spacing, a little shorter beyond.
 """
 
 from __future__ import annotations
