@@ -4,10 +4,11 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from phantom_spec import PLAN, SPEC
 
 from rarecli import Phantom, Predictor, dice
 from rarecli.commands.tables import print_scores
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config import NetworkConfig
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
 from rarecli.core.evaluator import evaluate, read_case_names
 from rarecli.core.phantoms import write_phantoms
@@ -20,17 +21,6 @@ from rarecli.core.protocols import Resolution, view_at
 from rarecli.core.scores import classes_of
 from rarecli.core.training.validation import validate
 from rarecli.core.volume import write_labels
-
-PLAN = Plan(
-    dataset="Phantoms",
-    channel_names=("channel 0",),
-    label_names=("background", "head", "tail"),
-    label_values=(0, 1, 2),
-    spacing_mm=(1, 1, 1),
-    patch_size=(32, 32, 32),
-    num_levels=4,
-)
-SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
 
 
 class Oracle:
@@ -197,7 +187,7 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
 
 
 def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
-    """Its thick axis is resampled by the predictor, there and back."""
+    """It is handed over as it is: nothing but the predictor resamples its thick axis."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
     evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)

@@ -6,25 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from phantom_spec import PLAN, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
 from rarecli.core import routing
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config import NetworkConfig
 from rarecli.core.errors import DataError
 from rarecli.core.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
 from rarecli.core.volume import Volume
 
-PLAN = Plan(
-    dataset="Phantoms",
-    channel_names=("channel 0",),
-    label_names=("background", "head", "tail"),
-    label_values=(0, 1, 2),
-    spacing_mm=(1, 1, 1),
-    patch_size=(32, 32, 32),
-    num_levels=4,
-)
-SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
 ODD_MM = (35.0, 29.0, 33.0)
 
 

@@ -1,35 +1,24 @@
 """From logits to labels on the scan's own grid."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phantom_spec import SPEC
 from scipy.special import softmax as scipy_softmax
 
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.preprocessing import from_ras, prepare_scan
 from rarecli.core.resampling import resample_labels
-from rarecli.core.scores import best_classes, classes_of, softmax
+from rarecli.core.scores import best_classes, classes_of, mean_probabilities, softmax
 from rarecli.core.volume import Volume
 
-SPEC = ModelSpec(
-    name="test",
-    plan=Plan(
-        dataset="test",
-        channel_names=("channel 0",),
-        label_names=("background", "head", "tail"),
-        label_values=(0, 1, 2),
-        spacing_mm=(1, 1, 1),
-        patch_size=(32, 32, 32),
-        num_levels=4,
-    ),
-    network=NetworkConfig(num_classes=3),
-)
 
-
-def routed_from(shape, spacing, axes=(1, 1, 1), depth=None):
-    """A scan of noise, routed; axes: the signs of its affine."""
-    affine = np.diag([*(sign * size for sign, size in zip(axes, spacing, strict=True)), 1.0])
+def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):
+    """A scan of noise, routed; its array axis i lies along the world's axis order[i], forwards or backwards by signs[i]."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[:, order] * np.multiply(signs, spacing)
     return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), SPEC, depth)
 
 
@@ -63,12 +52,13 @@ def test_the_mean_probability_decides_where_a_voxel_of_the_scan_holds_several():
 
 
 def test_an_axis_that_was_coarsened_takes_the_nearest_while_another_is_averaged():
-    routed = routed_from((4, 1, 2), (1.0, 2.0, 4.0), depth=1)
-    assert routed.route.zoom == (0.5, 1, 2)
-    probabilities = np.full((3, 2, 1, 4), 1e-6)
-    probabilities[2, 0, 0], probabilities[2, 1, 0] = [0.9, 0.8, 0.7, 0.4], [0.1, 0.2, 0.3, 0.8]
+    routed = routed_from((5, 1, 2), (1.5, 2.0, 4.0), depth=1)
+    assert routed.route.zoom == (0.75, 1, 2)
+    # along x 5 voxels of 4 that are a third larger, one middle: at -1.5, -.75, 0, .75, 1.5 of -1.5, -.5, .5, 1.5
+    probabilities = np.full((3, 4, 1, 4), 1e-6)
+    probabilities[2, :, 0] = [[0.9, 0.8, 0.7, 0.4], [0.1, 0.2, 0.3, 0.8], [0.1, 0.2, 0.9, 0.9], [0.6, 0.5, 0.2, 0.1]]
     probabilities[0] = 1 - probabilities[1:].sum(0)
-    assert classes_of(logits_of(probabilities), routed)[:, 0].tolist() == [[2, 2], [2, 2], [0, 2], [0, 2]]
+    assert classes_of(logits_of(probabilities), routed)[:, 0].tolist() == [[2, 2], [0, 2], [0, 2], [0, 2], [2, 0]]
 
 
 @settings(deadline=None, max_examples=40)
@@ -76,17 +66,30 @@ def test_an_axis_that_was_coarsened_takes_the_nearest_while_another_is_averaged(
     st.tuples(*[st.integers(1, 7)] * 3),
     st.tuples(*[st.sampled_from([1.0, 1.25, 2.0, 3.3])] * 3),
     st.tuples(*[st.sampled_from([1, -1])] * 3),
+    st.permutations(range(3)),
     st.integers(0, 2**32 - 1),
 )
-def test_what_is_certain_comes_back_by_majority_of_volume_whichever_way_the_axes_point(shape, spacing, axes, seed):
-    routed = routed_from(shape, spacing, axes, depth=0)
+def test_what_is_certain_comes_back_by_majority_of_volume_whichever_way_the_axes_point(shape, spacing, signs, order, seed):
+    routed = routed_from(shape, spacing, signs, order, depth=0)
     certain = np.random.default_rng(seed).integers(0, 3, routed.image.shape[1:])
     logits = np.where(np.arange(3)[:, None, None, None] == certain, 0, -60).astype(np.float32)
     expected = certain
     if routed.is_refined:
         back = tuple(1 / zoom for zoom in routed.route.zoom)
-        expected = resample_labels(certain, back, 3, shape)
+        expected = resample_labels(certain, back, 3, tuple(shape[order.index(axis)] for axis in range(3)))
     found = classes_of(logits, routed)
-    shares = routed.average_back(softmax(logits))
+    shares = mean_probabilities(logits, routed)
     tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # which of two is first hangs on the last bits
     assert (found == from_ras(expected, routed.source.affine))[~from_ras(tied, routed.source.affine)].all()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (2.0, 1.0, 1.0), (2.0, 3.0, 2.5), (0.5, 1.3, 2.0)])
+def test_slabs_are_the_whole_and_take_a_fraction_of_its_memory(spacing):
+    routed = routed_from((40, 40, 40), spacing, depth=0)
+    logits = np.random.default_rng(0).normal(0, 3, (3, *routed.image.shape[1:])).astype(np.float32)
+    tracemalloc.start()
+    found = mean_probabilities(logits, routed)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, routed.average_back(softmax(logits)), atol=1e-6)
+    assert peak < 0.8 * logits.nbytes + 2 * found.nbytes

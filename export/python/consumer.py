@@ -11,7 +11,7 @@ import onnxruntime
 
 def segment(image, spacing, bundle):
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     rule, plan = manifest["routing"], manifest["spec"]["plan"]
     natural = math.floor(min(math.log2(s / t) for s, t in zip(spacing, rule["trained_spacing_mm"], strict=True)) + 0.5)
     engine = min(manifest["engines"], key=lambda engine: (abs(engine["depth"] - natural), engine["depth"]))

@@ -25,6 +25,9 @@ from rarecli.core.scores import classes_of, softmax
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
 from rarecli.core.volume import Volume, read_volume, require_finite
 
+_LABELLING = 2
+"""Goes up with every change of how labels are made of logits, so that predictions of before are not resumed."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -82,7 +85,7 @@ class Predictor:
     def key(self) -> str:
         """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
         paths, *_, precision = self.choices
-        return key_of([], [find_model(path).digest for path in paths], self.runner.backend, precision)
+        return key_of([], [find_model(path).digest for path in paths], self.runner.backend, precision, _LABELLING)
 
     case_names = None
     """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
@@ -123,14 +126,15 @@ class Predictor:
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """(K, X, Y, Z) on the routed grid. Of several models: those whose softmax is the mean of their probabilities."""
-        depth = routed.route.depth
-        of_each = (sliding_logits(routed.image, self.spec, depth, runner.run, pad=pad) for runner in self.runners)
-        logits = next(of_each)
+
+        def logits_of(runner: Runner) -> FloatArray:
+            return sliding_logits(routed.image, self.spec, routed.route.depth, runner.run, pad=pad)
+
         if len(self.runners) == 1:
-            return logits
-        mean = softmax(logits)
-        for others in of_each:
-            mean += softmax(others)
+            return logits_of(self.runner)
+        mean = softmax(logits_of(self.runner))
+        for runner in self.runners[1:]:
+            mean += softmax(logits_of(runner))
         mean /= len(self.runners)
         np.maximum(mean, np.finfo(np.float32).tiny, out=mean)
         return np.log(mean, out=mean)

@@ -6,7 +6,7 @@ Arrays are (C, X, Y, Z) float32 unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,15 +183,16 @@ class RoutedScan:
         """Whether the routed grid is finer than the scan along some axis."""
         return max(self.route.zoom) > 1
 
-    def average_back(self, maps: FloatArray) -> FloatArray:
+    def average_back(self, maps: FloatArray, axes: Container[int] = range(3)) -> FloatArray:
         """Continuous maps (C, X, Y, Z) of the routed grid -> along axes where that is finer, their means over the scan's own voxels.
 
-        Other axes stay. What is given to `restore_labels` next.
+        Other axes, and those not among `axes` (0 is X), stay. What is given to `restore_labels` next.
         """
-        own, zoom = self._source_shape_ras, self.route.zoom
-        x, y, z = (size if factor > 1 else same for size, same, factor in zip(own, maps.shape[1:], zoom, strict=True))
-        back_x, back_y, back_z = (min(1.0, 1 / factor) for factor in zoom)
-        return resample(maps, (back_x, back_y, back_z), (x, y, z))
+        shape, back = list(maps.shape[1:]), [1.0] * 3
+        for axis, (size, zoom) in enumerate(zip(self._source_shape_ras, self.route.zoom, strict=True)):
+            if axis in axes and zoom > 1:
+                shape[axis], back[axis] = size, 1 / zoom
+        return resample(maps, (back[0], back[1], back[2]), (shape[0], shape[1], shape[2]))
 
     def restore_labels(self, labels: IntArray) -> IntArray:
         """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's.

@@ -11,7 +11,7 @@ from rarecli.core.volume import Volume
 
 
 @pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])
-def test_the_labels_are_those_of_predict(run, depth, entry):
+def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans(run, depth, entry):
     """What is timed is what `rare predict` does; labels of upsampled scans (entry 0) come back by the nearest voxel, of two the upper."""
     marks = []
     with Predictor(run, device="cpu") as predictor:

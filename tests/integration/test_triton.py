@@ -26,7 +26,7 @@ from rarecli import Phantom, Predictor
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
 from rarecli.core.patches import sliding_logits
 from rarecli.core.preprocessing import label_values, prepare_scan
-from rarecli.core.scores import classes_of, softmax
+from rarecli.core.scores import classes_of, mean_probabilities
 from rarecli.core.serving.repository import TritonOptions, render_repository
 from rarecli.core.volume import Volume, read_volume, write_image
 
@@ -148,7 +148,7 @@ def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
     volume = read_volume(scan)
     routed = prepare_scan(volume, predictor.spec)
     logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
-    second, best = np.sort(routed.average_back(softmax(logits)), axis=0)[-2:]
+    second, best = np.sort(mean_probabilities(logits, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((best - second <= TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
     expected = label_values(classes_of(logits, routed), predictor.spec)
     assert found.shape == expected.shape

@@ -1,7 +1,7 @@
 """Conformance vectors: small phantom scans with every step of the way written down, for whoever writes a consumer.
 
 BUNDLE/conformance/
-  depthK_scan.nii.gz       a scan that routes to depth K: axes not in RAS order, one of them off the grid
+  depthK_scan.nii.gz       a scan that routes to depth K: axes not in RAS order, one of them coarser than the grid and one finer
   depthK_labels.nii.gz     its labels, on its own grid
   depthK.safetensors       image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): the same grid
 """
@@ -23,7 +23,7 @@ from rarecli.core.files import sha256
 from rarecli.core.patches import sliding_logits
 from rarecli.core.phantoms import Phantom
 from rarecli.core.preprocessing import label_values, prepare_scan
-from rarecli.core.scores import classes_of, softmax
+from rarecli.core.scores import classes_of, mean_probabilities
 from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
 
 FOLDER = "conformance"
@@ -39,7 +39,7 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
         x, y, z = spec.grid_spacing_mm(depth)
         # a little more than a patch, so that windows overlap where the patch is small enough
         a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(spec.patch_shape(depth), (x, y, z), strict=True))
-        phantom, _ = Phantom(depth, (a, b, c), spec.network.in_channels).acquire((x, 1.25 * y, z), "PLS")
+        phantom, _ = Phantom(depth, (a, b, c), spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
         scan_file, labels_file, arrays_file = (
             Path(FOLDER) / f"depth{depth}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
         )
@@ -79,7 +79,7 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())
     # logits off by that much move a probability by half of it at most
-    two_best = np.sort(routed.average_back(softmax(expected)), axis=0)[-2:]
+    two_best = np.sort(mean_probabilities(expected, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((two_best[1] - two_best[0] <= tolerance).astype(np.uint8)).astype(bool)
     wrong = (label_values(classes_of(logits, routed), spec) != expected_labels) & ~uncertain
     if not off <= tolerance or wrong.any():

@@ -130,9 +130,9 @@ class ResamplingRule(Frozen):
     """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
 
     A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back axis by axis: where step < 1, probabilities (softmax of the logits) are averaged first,
-    over a box of 1 / step new voxels around the old one's centre, and the best class of the means is taken; other axes take that of the
-    nearest new voxel.
+    constant within each voxel. Labels come back axis by axis. Along one that was resampled with step < 1, probabilities (softmax of the
+    logits) are averaged over a box of 1 / step new voxels around the old one's centre, before the best class is taken; along the others
+    that of the nearest new voxel is.
     """
 
     kernel: Literal["box"] = "box"
@@ -165,7 +165,7 @@ class WindowRule(Frozen):
 class Manifest(Frozen):
     """The content of manifest.json."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     spec: ModelSpec
     precision: Precision
     opset: int

@@ -1,0 +1,14 @@
+"""A model of phantoms: one channel, two classes beside the background, 1 mm, four depths."""
+
+from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+
+PLAN = Plan(
+    dataset="Phantoms",
+    channel_names=("channel 0",),
+    label_names=("background", "head", "tail"),
+    label_values=(0, 1, 2),
+    spacing_mm=(1, 1, 1),
+    patch_size=(32, 32, 32),
+    num_levels=4,
+)
+SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
