@@ -95,11 +95,13 @@ def test_vectors_exercise_orientation_resampling_and_every_depth(bundle):
         grid = manifest.engine(vector.depth).grid_spacing_mm
         assert nib.aff2axcodes(scan.affine) == ("P", "L", "S")
         # array axes are P, L, S: their spacings are those of y, x, z
-        np.testing.assert_allclose(scan.header.get_zooms(), (1.25 * grid[1], grid[0], grid[2]), rtol=1e-6)
+        np.testing.assert_allclose(scan.header.get_zooms(), (1.25 * grid[1], grid[0], 0.8 * grid[2]), rtol=1e-6)
         assert labels.shape == scan.shape
         assert arrays["logits"].shape[1:] == arrays["image"].shape[1:]
         # the y axis was resampled from 1.25 of the grid: a quarter more voxels
         assert arrays["image"].shape[2] == int(scan.shape[0] * 1.25 + 0.5)
+        # the z axis from 0.8 of it: a fifth fewer, so that labels go back both ways
+        assert arrays["image"].shape[3] == int(scan.shape[2] * 0.8 + 0.5)
 
 
 @pytest.mark.parametrize("what", ["logits", "image", "labels"])
@@ -276,4 +278,4 @@ def test_vectors_of_a_model_that_takes_scans_as_they_are_are_still_resampled(run
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.routing.as_is_octaves == 0.5
     scan = read_volume(tmp_path / "bundle" / manifest.conformance[0].scan.file)
-    assert prepare_scan(scan, manifest.spec).route.resampled == (False, True, False)
+    assert prepare_scan(scan, manifest.spec).route.resampled == (False, True, True)
