@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.comparison import Result, compare
-from rarecli.core.curve import GRIDS, curve_facts
-from rarecli.core.files import read_json
-from rarecli.core.summaries import ROUTED, UPSAMPLED
+from rarecli.core.evaluation.comparison import Result, compare
+from rarecli.core.evaluation.curve import GRIDS, curve_facts
+from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
+from rarecli.core.jobs.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("full", "1/2", "1/4", "1/8")

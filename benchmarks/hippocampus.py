@@ -22,14 +22,14 @@ import torch
 
 from rarecli import Predictor
 from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.config import TrainConfig, load_train_config
-from rarecli.core.engines.bundle import export
-from rarecli.core.evaluator import evaluate
-from rarecli.core.files import write_json
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.run_folder import LAST, load_run_info
-from rarecli.core.trainer import train
+from rarecli.core.config.config import TrainConfig, load_train_config
+from rarecli.core.config.run_folder import LAST, load_run_info
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import export
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.jobs.files import write_json
+from rarecli.core.training.train import train
 
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
 PAPER_SHAPE = (32, 64, 32)

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.files import write_json
+from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.jobs.files import write_json
 from rarecli.core.types import FloatArray, IntArray, Shape
-from rarecli.core.volume import Volume, write_image, write_labels
 
 LABELS = ("background", "edema", "non-enhancing tumour", "enhancing tumour")
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")

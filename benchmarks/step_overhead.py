@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from rarecli.core.batches import Batches
 from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.config import load_train_config
-from rarecli.core.prepared import open_prepared
-from rarecli.core.progress import Silent
-from rarecli.core.samples import SampleSource
-from rarecli.core.trainer import Trainer
-from rarecli.core.training.model_spec import make_spec
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.jobs.progress import Silent
+from rarecli.core.training.batches import Batches
+from rarecli.core.training.patches import SampleSource
 from rarecli.core.training.schedule import plan_steps
+from rarecli.core.training.startup import make_spec
+from rarecli.core.training.train import Trainer
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ import numpy as np
 
 from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.preprocessing import prepare_scan
-from rarecli.core.scores import best_classes
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import best_classes
+from rarecli.core.imaging.volume import Volume
 from rarecli.core.serving import contract
-from rarecli.core.volume import Volume
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export" / "triton"))
 from client import Client

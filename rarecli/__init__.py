@@ -4,14 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rarecli.core.metrics import dice
-    from rarecli.core.phantoms import Phantom
-    from rarecli.core.predictor import Prediction, Predictor
-    from rarecli.core.volume import Volume
+    from rarecli.core.data.phantoms import Phantom
+    from rarecli.core.evaluation.metrics import dice
+    from rarecli.core.imaging.volume import Volume
+    from rarecli.core.prediction.predictor import Prediction, Predictor
 
 __all__ = ["Phantom", "Prediction", "Predictor", "Volume", "dice"]
 
-_ROOMS = {"Phantom": "phantoms", "Prediction": "predictor", "Predictor": "predictor", "Volume": "volume", "dice": "metrics"}
+_ROOMS = {
+    "Phantom": "data.phantoms",
+    "Prediction": "prediction.predictor",
+    "Predictor": "prediction.predictor",
+    "Volume": "imaging.volume",
+    "dice": "evaluation.metrics",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ import typer
 
 from rarecli.commands import benchmark, convert, demo, evaluate, export, info, predict, preprocess, score, train
 from rarecli.commands.console import settings
-from rarecli.core.distributed import find_ranks
 from rarecli.core.errors import RareError
+from rarecli.core.jobs.ranks import find_ranks
 
 app = typer.Typer(
     name="rare",

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rarecli.core.config import load_train_config
-from rarecli.core.engines.bundle import export
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.trainer import train
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import export
+from rarecli.core.training.train import train
 
 sys.modules.setdefault("openvino_telemetry", None)  # which would tell of every test over the network
 

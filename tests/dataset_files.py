@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rarecli.core.dataset import open_dataset
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError
 
 SHAPE = (4, 5, 6)

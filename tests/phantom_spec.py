@@ -1,6 +1,6 @@
 """A model of phantoms: one channel, two classes beside the background, 1 mm, four depths."""
 
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
 
 PLAN = Plan(
     dataset="Phantoms",

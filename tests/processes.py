@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["rarecli.core.trainer", "torch._dynamo"])  # the latter is imported by the first optimiser
+CONTEXT.set_forkserver_preload(["rarecli.core.training.train", "torch._dynamo"])  # the latter is imported by the first optimiser
 
 BOUND_S = 60
 """Whatever happens to one process, all others end within this time."""
@@ -31,7 +31,7 @@ class Told:
 
 def draw_nothing(log, path):
     """Put a picture into its place as the real one is, without the seconds that drawing takes."""
-    from rarecli.core.files import atomic_file
+    from rarecli.core.jobs.files import atomic_file
 
     with atomic_file(path) as temporary:
         temporary.write_bytes(bytes(10_000))
@@ -40,10 +40,11 @@ def draw_nothing(log, path):
 def _train(prepared, run, overrides, environment, spoil, words, options):
     import torch
 
-    from rarecli.core import figures, run_folder
-    from rarecli.core.config import load_train_config
+    from rarecli.core.config import run_folder
+    from rarecli.core.config.config import load_train_config
     from rarecli.core.errors import RareError
-    from rarecli.core.trainer import train
+    from rarecli.core.evaluation import figures
+    from rarecli.core.training.train import train
 
     os.environ.update(environment)
     torch.set_num_threads(1)

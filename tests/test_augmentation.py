@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from rarecli.core.augmentation import Changes, add_noise, change_contrast, change_gamma, draw_changes, move
-from rarecli.core.config import AugmentationConfig
-from rarecli.core.phantoms import Phantom
+from rarecli.core.config.config import AugmentationConfig
+from rarecli.core.data.phantoms import Phantom
+from rarecli.core.training.augmentation import Changes, add_noise, change_contrast, change_gamma, draw_changes, move
 
 NOTHING = AugmentationConfig(
     probability=1, rotation_degrees=0, scale=0, shift_voxels=0, elastic_voxels=0, flip=False, gamma=0, contrast=0, noise=0

@@ -1,10 +1,10 @@
 import torch
 
-from rarecli.core.batches import Batches, make_batch
-from rarecli.core.config import load_train_config
-from rarecli.core.prepared import open_prepared
-from rarecli.core.samples import Key, SampleSource
-from rarecli.core.training.model_spec import make_spec
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.training.batches import Batches, make_batch
+from rarecli.core.training.patches import Key, SampleSource
+from rarecli.core.training.startup import make_spec
 
 KEYS = [[Key(0, 0, "phantom_000"), Key(0, 0, "phantom_001")], [Key(1, 0, "phantom_000")]]
 

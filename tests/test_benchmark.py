@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rarecli.core import benchmark as room
-from rarecli.core.benchmark import BenchmarkOptions, benchmark, require_success
+from rarecli.core.benchmarking import benchmark as room
 from rarecli.core.benchmarking import machine, rows
+from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError
 

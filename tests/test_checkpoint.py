@@ -3,9 +3,9 @@ import pickle
 import pytest
 import torch
 
-from rarecli.core.checkpoint import load_state, load_tensors, load_weights, save_state, save_weights
 from rarecli.core.errors import ModelError
 from rarecli.core.model import RareUNet
+from rarecli.core.model.checkpoint import load_state, load_tensors, load_weights, save_state, save_weights
 
 SMALL = {"in_channels": 1, "num_classes": 2, "num_filters": 2, "num_levels": 2, "num_depths": 2}
 

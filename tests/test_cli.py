@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from rarecli import Phantom, Predictor
 from rarecli.cli import app
-from rarecli.core import describe
+from rarecli.core import info
+from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError, RareError
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.predicting import predict_files
-from rarecli.core.scoring import score
-from rarecli.core.volume import write_image
+from rarecli.core.evaluation.score import score
+from rarecli.core.imaging.volume import write_image
+from rarecli.core.prediction.predict import predict_files
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
 
@@ -267,7 +267,7 @@ def test_the_version_is_shown():
 def test_json_that_rare_did_not_write_is_a_data_error(tmp_path, phantom_dataset):
     (tmp_path / "summary.json").write_text('{"mean": {}}')
     with pytest.raises(DataError, match="did not write"):
-        describe.describe(tmp_path)
+        info.describe(tmp_path)
     shutil.copytree(phantom_dataset / "labelsTr", tmp_path / "labels")
     (tmp_path / "labels" / "predictions.json").write_text("[]")
     result = rare("score", phantom_dataset / "labelsTr", tmp_path / "labels", "-o", tmp_path / "out", "--no-surface")

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from rarecli.core.comparison import compare, load_result, result_of
 from rarecli.core.errors import DataError
-from rarecli.core.summaries import Score, summarise
+from rarecli.core.evaluation.comparison import compare, load_result, result_of
+from rarecli.core.evaluation.summary import Score, summarise
 
 NAMES = ("background", "a")
 

@@ -2,7 +2,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rarecli.core.config import (
+from rarecli.core.config.config import (
     CtNormalisation,
     ModelSpec,
     NetworkConfig,

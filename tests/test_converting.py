@@ -10,17 +10,17 @@ import yaml
 from upstream_network import UpstreamNetwork, configuration, randomise, save_checkpoint
 
 from rarecli import Phantom, Predictor
-from rarecli.core.converting import convert
-from rarecli.core.dataset import open_dataset
-from rarecli.core.engines.bundle import export
-from rarecli.core.engines.runners import open_model
+from rarecli.core.config.run_folder import load_run_info
+from rarecli.core.convert.convert import convert
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import export
+from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.evaluator import evaluate
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.run_folder import load_run_info
-from rarecli.core.volume import read_volume
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.imaging.volume import read_volume
 
 SMALL = {"in_channels": 1, "num_classes": 3, "n_filters": 4, "depth": 4, "num_gateways": 3}
 

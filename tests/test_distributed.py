@@ -1,7 +1,7 @@
 import pytest
 
-from rarecli.core.distributed import Ranks, _meeting_point, find_ranks, require_useful
 from rarecli.core.errors import DataError, EnvironmentFault, UsageError
+from rarecli.core.jobs.ranks import Ranks, _meeting_point, find_ranks, require_useful
 
 
 def test_who_a_process_is():

@@ -6,11 +6,11 @@ import pytest
 from typer.testing import CliRunner
 
 from rarecli.cli import app
-from rarecli.core.config import load_train_config
-from rarecli.core.dry_run import dry_run
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.trainer import train
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.training.dry_run import dry_run
+from rarecli.core.training.train import train
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "paper_size.py"
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.config import load_train_config
+from rarecli.core.config.config import load_train_config
 from rarecli.core.errors import ModelError, UsageError
-from rarecli.core.evaluator import evaluate
-from rarecli.core.pooling import Folds
-from rarecli.core.trainer import train
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.prediction.cross_validation import Folds
+from rarecli.core.training.train import train
 
 TINY = {"num_filters": 2, "epochs": 1, "num_folds": 4, "optimiser.lr": 4e-3}
 

@@ -8,19 +8,19 @@ from phantom_spec import PLAN, SPEC
 
 from rarecli import Phantom, Predictor, dice
 from rarecli.commands.tables import print_scores
-from rarecli.core.config import NetworkConfig
+from rarecli.core.config.config import NetworkConfig
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
-from rarecli.core.evaluator import evaluate, read_case_names
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.predictor import Prediction
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import preprocess
-from rarecli.core.preprocessing import prepare_scan
-from rarecli.core.protocols import Resolution, view_at
-from rarecli.core.scores import classes_of
+from rarecli.core.evaluation.evaluate import evaluate, read_case_names
+from rarecli.core.evaluation.protocols import Resolution, view_at
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import classes_of
+from rarecli.core.imaging.volume import write_labels
+from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.training.validation import validate
-from rarecli.core.volume import write_labels
 
 
 class Oracle:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from rarecli.core import files
 from rarecli.core.errors import DataError, EnvironmentFault, UsageError
+from rarecli.core.jobs import files
 
 
 def fill_the_disk(monkeypatch):

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 
 from rarecli import Predictor
-from rarecli.core.config import Fingerprint, PercentileNormalisation
-from rarecli.core.fingerprint import differences, fingerprint, intensity_statistics
-from rarecli.core.phantoms import Phantom
-from rarecli.core.predicting import predict_files
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preprocessing import normalise, prepare_scan
-from rarecli.core.volume import Volume, write_image
+from rarecli.core.config.config import Fingerprint, PercentileNormalisation
+from rarecli.core.data.fingerprint import differences, fingerprint, intensity_statistics
+from rarecli.core.data.phantoms import Phantom
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.imaging.preprocessing import normalise, prepare_scan
+from rarecli.core.imaging.volume import Volume, write_image
+from rarecli.core.prediction.predict import predict_files
 
 
 def test_ranges_by_hand():

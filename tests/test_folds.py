@@ -1,9 +1,9 @@
 import pytest
 
-from rarecli.core.config import load_train_config
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.folds import choose_split, split_folds
+from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import UsageError
-from rarecli.core.folds import choose_split, split_folds
-from rarecli.core.prepared import open_prepared
 
 
 @pytest.mark.parametrize("count", [5, 13, 208])

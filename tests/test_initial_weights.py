@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.errors import ModelError
-from rarecli.core.initial_weights import initialise
 from rarecli.core.model import build_network
+from rarecli.core.training.initial_weights import initialise
 
 
 def model(labels=("background", "head", "tail"), channels=1, **sizes):

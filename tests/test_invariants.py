@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rarecli import Predictor
-from rarecli.core import routing
-from rarecli.core.evaluator import evaluate
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.predicting import predict_files
-from rarecli.core.preprocessing import to_ras
-from rarecli.core.volume import Volume
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.preprocessing import to_ras
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.prediction.predict import predict_files
 
 GEOMETRY = [(40, 8), (76, 16), (123, 1), (252, 76)]
 """Offset and length in NIfTI-1: sizes, spacing, units, and from qform_code to the end of srow_z."""

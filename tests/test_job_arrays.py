@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from rarecli import Predictor
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess, preprocess_part
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
-from rarecli.core.evaluator import evaluate
-from rarecli.core.files import resumable_folder, shared_folder
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess, preprocess_part
-from rarecli.core.shards import Shard
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.shards import Shard
 
 OPTIONS = PreprocessOptions(num_jobs=1, num_levels=3, patch_size=(16, 16, 16), spacing_mm=(2.0, 2.0, 2.0))
 

@@ -4,8 +4,8 @@ import os
 import pytest
 
 from rarecli.core.errors import DataError
-from rarecli.core.journal import FILE_NAME, Journal, key_of
-from rarecli.core.shards import Shard
+from rarecli.core.jobs.journal import FILE_NAME, Journal, key_of
+from rarecli.core.jobs.shards import Shard
 
 
 def test_what_was_added_is_found_by_whoever_resumes(tmp_path):

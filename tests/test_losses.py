@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss, soft_dice_loss
+from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss, soft_dice_loss
 
 
 def test_soft_dice_equals_monai():

@@ -3,10 +3,10 @@ import gc
 import pytest
 import torch
 
-from rarecli.core.config import NetworkConfig, OptimiserConfig, TrainConfig, load_train_config
-from rarecli.core.memory import _LiveBytes, memory_of, num_copies, plan_memory
-from rarecli.core.prepared import open_prepared
-from rarecli.core.training.model_spec import make_spec
+from rarecli.core.config.config import NetworkConfig, OptimiserConfig, TrainConfig, load_train_config
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.training.memory import _LiveBytes, memory_of, num_copies, plan_memory
+from rarecli.core.training.startup import make_spec
 
 PAPER = NetworkConfig(in_channels=4, num_classes=4, num_filters=32, num_levels=5, num_depths=4)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rarecli.core.errors import DataError
-from rarecli.core.metrics import case_record, confusion_matrix, dice, foreground_mean, scores
+from rarecli.core.evaluation.metrics import case_record, confusion_matrix, dice, foreground_mean, scores
 
 REFERENCE = np.array([0, 0, 0, 1, 1, 1, 2, 2])
 PREDICTION = np.array([0, 0, 1, 1, 1, 2, 0, 2])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nifti_files import AFFINE, INTER, SLOPE, VOXELS, XYZT, make
 
 from rarecli.core.errors import DataError
-from rarecli.core.nifti import read_geometry
-from rarecli.core.volume import read_volume
+from rarecli.core.imaging.nifti import read_geometry
+from rarecli.core.imaging.volume import read_volume
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rarecli.core.config import OptimiserConfig
-from rarecli.core.optimisation import make_optimiser, scheduled_rate, set_deterministic
+from rarecli.core.config.config import OptimiserConfig
+from rarecli.core.training.optimiser import make_optimiser, scheduled_rate, set_deterministic
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarecli.core.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
 from rarecli.core.errors import DataError
-from rarecli.core.patches import sliding_logits, window_shape, window_starts, window_weights
+from rarecli.core.imaging.sliding_window import sliding_logits, window_shape, window_starts, window_weights
 
 SPEC = ModelSpec(
     name="m",

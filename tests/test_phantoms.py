@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from rarecli.core.dataset import open_dataset, read_case
-from rarecli.core.phantoms import LABEL_NAMES, Phantom, write_phantoms
+from rarecli.core.data.layouts import open_dataset, read_case
+from rarecli.core.data.phantoms import LABEL_NAMES, Phantom, write_phantoms
 
 EXTENT = (16.0, 20.0, 12.0)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from rarecli.core.errors import SomeCasesFailed, UsageError
-from rarecli.core.predicting import predict_files
-from rarecli.core.predictor import Predictor
-from rarecli.core.shards import Shard
+from rarecli.core.jobs.shards import Shard
+from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from torch.nn import functional
 
 from rarecli import Phantom, Predictor, Volume
-from rarecli.core.checkpoint import load_weights
+from rarecli.core.config.run_folder import load_run_spec
 from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.imaging.preprocessing import label_values
+from rarecli.core.imaging.volume import write_image
 from rarecli.core.model import build_network
-from rarecli.core.predicting import predict_files
-from rarecli.core.preprocessing import label_values
-from rarecli.core.run_folder import load_run_spec
-from rarecli.core.volume import write_image
+from rarecli.core.model.checkpoint import load_weights
+from rarecli.core.prediction.predict import predict_files
 
 AXES = ["".join(axes) for triple in itertools.permutations(["LR", "PA", "IS"]) for axes in itertools.product(*triple)]
 

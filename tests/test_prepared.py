@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from rarecli.core.config import Plan
+from rarecli.core.config.config import Plan
+from rarecli.core.data.prepared import CaseRecord, PreparedIndex, foreground_voxels, open_prepared
 from rarecli.core.errors import DataError
-from rarecli.core.prepared import CaseRecord, PreparedIndex, foreground_voxels, open_prepared
 
 SHAPE = (5, 6, 7)
 IMAGE = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)

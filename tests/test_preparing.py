@@ -4,15 +4,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rarecli.core.config import CtNormalisation
-from rarecli.core.describe import describe
+from rarecli.core.config.config import CtNormalisation
+from rarecli.core.data.phantoms import Phantom, write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
-from rarecli.core.phantoms import Phantom, write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import preprocess
-from rarecli.core.preprocessing import fit_shape
-from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
+from rarecli.core.imaging.preprocessing import fit_shape
+from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
+from rarecli.core.info import describe
 
 EXTENT = (16.0, 16.0, 16.0)
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from rarecli.core.config import CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
+from rarecli.core.config.config import CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
+from rarecli.core.data.phantoms import Phantom
 from rarecli.core.errors import DataError, ModelError
-from rarecli.core.phantoms import Phantom
-from rarecli.core.preprocessing import (
+from rarecli.core.imaging.preprocessing import (
     downsample,
     downsample_labels,
     edge_pad,
@@ -23,7 +23,7 @@ from rarecli.core.preprocessing import (
     prepare_scan,
     to_ras,
 )
-from rarecli.core.volume import Volume
+from rarecli.core.imaging.volume import Volume
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

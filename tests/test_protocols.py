@@ -10,11 +10,11 @@ from phantom_spec import PLAN, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
-from rarecli.core import routing
-from rarecli.core.config import NetworkConfig
+from rarecli.core.config.config import NetworkConfig
 from rarecli.core.errors import DataError
-from rarecli.core.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
-from rarecli.core.volume import Volume
+from rarecli.core.evaluation.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.volume import Volume
 
 ODD_MM = (35.0, 29.0, 33.0)
 

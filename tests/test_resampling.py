@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rarecli.core.resampling import nearest_indices, resample, resample_labels, resampled_affine, resampled_shape
+from rarecli.core.imaging.resampling import nearest_indices, resample, resample_labels, resampled_affine, resampled_shape
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

@@ -12,16 +12,16 @@ from contextlib import suppress
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core import prepare_case
+from rarecli.core.data import preprocess_case
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, EnvironmentFault, SomeCasesFailed, UsageError
-from rarecli.core.evaluator import evaluate
-from rarecli.core.files import resumable_folder
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.predicting import predict_files
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import preprocess
-from rarecli.core.volume import write_image
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.imaging.volume import write_image
+from rarecli.core.jobs.files import resumable_folder
+from rarecli.core.prediction.predict import predict_files
 
 
 class Counting(Predictor):
@@ -136,14 +136,14 @@ OPTIONS = {"num_jobs": 1, "num_levels": 3, "patch_size": (16, 16, 16), "spacing_
 def worked(monkeypatch):
     """Names of the cases that were prepared, not kept; preparing them in this process."""
     names = []
-    real = prepare_case._prepare_case
+    real = preprocess_case._prepare_case
 
     def count(case, *rest):
         names.append(case.name)
         return real(case, *rest)
 
-    monkeypatch.setattr(prepare_case, "_prepare_case", count)
-    monkeypatch.setattr("rarecli.core.workers.ProcessPoolExecutor", Here)
+    monkeypatch.setattr(preprocess_case, "_prepare_case", count)
+    monkeypatch.setattr("rarecli.core.jobs.workers.ProcessPoolExecutor", Here)
     return names
 
 
@@ -205,12 +205,12 @@ SLOWLY = """
 import sys, time
 from rarecli.cli import main
 from rarecli.core import prepare_case
-real = prepare_case._prepare_case
+real = preprocess_case._prepare_case
 def slowly(*arguments):
     result = real(*arguments)
     time.sleep(0.5)
     return result
-prepare_case._prepare_case = slowly  # in the worker as well, which runs this file again
+preprocess_case._prepare_case = slowly  # in the worker as well, which runs this file again
 if __name__ == "__main__":
     main()
 """

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rarecli.core import routing
 from rarecli.core.errors import DataError, UsageError
+from rarecli.core.imaging import routing
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "routing_cases.json").read_text())
 

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from rarecli.core.config import load_train_config
-from rarecli.core.phantoms import Phantom, write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import preprocess
-from rarecli.core.preprocessing import prepare_scan
-from rarecli.core.samples import SampleSource, collate, epoch_order
-from rarecli.core.training.model_spec import make_spec
-from rarecli.core.views import make_samples
-from rarecli.core.volume import Volume, write_image, write_labels
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.phantoms import Phantom, write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.training.multi_resolution import make_samples
+from rarecli.core.training.patches import SampleSource, collate, epoch_order
+from rarecli.core.training.startup import make_spec
 
 PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from phantom_spec import SPEC
 from scipy.special import softmax as scipy_softmax
 
-from rarecli.core.preprocessing import from_ras, prepare_scan
-from rarecli.core.resampling import resample_labels
-from rarecli.core.scores import best_classes, classes_of, mean_probabilities, softmax
-from rarecli.core.volume import Volume
+from rarecli.core.imaging.preprocessing import from_ras, prepare_scan
+from rarecli.core.imaging.resampling import resample_labels
+from rarecli.core.imaging.restore import best_classes, classes_of, mean_probabilities, softmax
+from rarecli.core.imaging.volume import Volume
 
 
 def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):

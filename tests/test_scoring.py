@@ -1,14 +1,14 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from rarecli import Phantom
-from rarecli.core import scoring
+from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.scoring import score
-from rarecli.core.volume import Volume, write_labels
+from rarecli.core.evaluation.score import score
+from rarecli.core.imaging.volume import Volume, write_labels
 
 
 def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
@@ -92,9 +92,10 @@ def test_a_label_that_some_cases_have_not_counts_for_all(tmp_path):
 def test_one_pair_is_in_memory_at_a_time(tmp_path, monkeypatch):
     """Files are read in pairs, each scored before the next is read."""
     done = []
-    real_read, real_measure = scoring.read_labels, scoring.measure
-    monkeypatch.setattr(scoring, "read_labels", lambda path, case: done.append(path.parent.name) or real_read(path, case=case))
-    monkeypatch.setattr(scoring, "measure", lambda *arguments: done.append("score") or real_measure(*arguments))
+    module = sys.modules[score.__module__]
+    real_read, real_measure = module.read_labels, module.measure
+    monkeypatch.setattr(module, "read_labels", lambda path, case: done.append(path.parent.name) or real_read(path, case=case))
+    monkeypatch.setattr(module, "measure", lambda *arguments: done.append("score") or real_measure(*arguments))
     write_phantoms(tmp_path / "data", range(3), 8.0)
     score(tmp_path / "data" / "labelsTr", tmp_path / "data" / "labelsTr", tmp_path / "out")
     assert done == ["labelsTr", "labelsTr", "score"] * 3

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 import rarecli
 from rarecli.cli import app
-from rarecli.core.dataset import open_dataset
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import RareError
-from rarecli.core.evaluator import read_case_names
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.prepared import open_prepared
-from rarecli.core.scoring import score
+from rarecli.core.evaluation.evaluate import read_case_names
+from rarecli.core.evaluation.score import score
 
 ROOT = Path(rarecli.__file__).parent
 

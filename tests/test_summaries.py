@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from rarecli.core.summaries import Score, summarise, write_result
+from rarecli.core.evaluation.summary import Score, summarise, write_result
 
 NAMES = ("background", "a", "b")
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from rarecli.core.errors import EnvironmentFault
-from rarecli.core.surfaces import measure, require_monai, surface_record
+from rarecli.core.evaluation.surfaces import measure, require_monai, surface_record
 
 
 def cube(start, size=6, shape=(24, 20, 22)):
@@ -93,7 +93,7 @@ def test_without_monai_the_error_names_the_extra_and_the_way_without(monkeypatch
 
 def test_monai_waits_until_a_surface_is_measured():
     probe = (
-        "import sys\nimport rarecli.core.evaluator, rarecli.core.scoring, rarecli.core.predictor, rarecli\n"
+        "import sys\nimport rarecli.core.evaluation.evaluate, rarecli.core.evaluation.score, rarecli.core.prediction.predictor, rarecli\n"
         "heavy = {'torch', 'monai', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy\n"
     )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)

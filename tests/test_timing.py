@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rarecli.core.timing import sample_stages, spread, statistics_ms, timer_overhead_s
+from rarecli.core.benchmarking.timing import sample_stages, spread, statistics_ms, timer_overhead_s
 
 
 class FakeClock:

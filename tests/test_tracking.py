@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from rarecli.core.config import load_train_config
+from rarecli.core.config.config import load_train_config
 from rarecli.core.errors import EnvironmentFault
-from rarecli.core.tracking import open_tracker
-from rarecli.core.trainer import train
+from rarecli.core.training.tracking import open_tracker
+from rarecli.core.training.train import train
 
 TINY = {"num_filters": 2, "epochs": 2, "num_folds": 4}
 

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rarecli.core import losses, run_folder, trainer
-from rarecli.core.config import load_train_config
+from rarecli.core.config import run_folder
+from rarecli.core.config.config import load_train_config
+from rarecli.core.config.run_folder import load_resumed_config
+from rarecli.core.data.folds import choose_split
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.folds import choose_split
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.prepared import open_prepared
-from rarecli.core.preparing import preprocess
-from rarecli.core.run_folder import load_resumed_config
-from rarecli.core.trainer import train
-from rarecli.core.training import learner
-from rarecli.core.training.model_spec import make_spec, require_known_metric
+from rarecli.core.training import learner, losses
+from rarecli.core.training.startup import make_spec, require_known_metric
+from rarecli.core.training.train import train
 
 TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
 
@@ -157,7 +158,7 @@ def test_one_bad_step_is_skipped_and_training_goes_on(prepared, tmp_path, monkey
 
 def test_early_stopping_waits_for_the_named_metric(prepared, tmp_path, monkeypatch):
     values = iter([0.5, 0.6, 0.6, 0.1, 0.9])
-    monkeypatch.setattr(trainer, "validate", lambda *args: {"dice_depth1": next(values), "dice_mean": 0.0})
+    monkeypatch.setattr(sys.modules[train.__module__], "validate", lambda *args: {"dice_depth1": next(values), "dice_mean": 0.0})
     config = load_train_config(overrides={"num_filters": 2, "epochs": 5, "num_folds": 4, "monitor": "dice_depth1", "patience": 2})
     last = train(prepared, tmp_path / "run", config, device="cpu")
     assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.6)

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarecli.core import preprocessing, views
-from rarecli.core.augmentation import Changes, draw_changes
-from rarecli.core.batches import make_batch
-from rarecli.core.config import AugmentationConfig, CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
-from rarecli.core.resampling import resample
-from rarecli.core.views import Patch, make_samples
+from rarecli.core.config.config import AugmentationConfig, CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
+from rarecli.core.imaging import preprocessing
+from rarecli.core.imaging.resampling import resample
+from rarecli.core.training import multi_resolution
+from rarecli.core.training.augmentation import Changes, draw_changes
+from rarecli.core.training.batches import make_batch
+from rarecli.core.training.multi_resolution import Patch, make_samples
 
 CT = CtNormalisation(lower=(-1.0, 0.2), upper=(1.0, 0.7), mean=(0.1, 0.5), std=(0.5, 0.1))
 PLAN = Plan(
@@ -39,7 +40,7 @@ def random_images(shape, seed=0):
 def test_percentiles_are_those_of_prediction(shape, percents, seed):
     images = random_images((2, 2, *shape), seed)
     rule = PercentileNormalisation(lower=percents[0], upper=percents[1])
-    found = views.percentile_limits(torch.from_numpy(images), rule)
+    found = multi_resolution.percentile_limits(torch.from_numpy(images), rule)
     expected = [preprocessing.percentile_limits(image, rule.lower, rule.upper) for image in images]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-7)
 
@@ -49,7 +50,7 @@ def test_normalised_images_are_those_of_prediction(rule):
     images = random_images((3, 2, 9, 8, 7))
     images[1, 0] = 5  # constant
     images[2] *= 1e30
-    found = views.normalise(torch.from_numpy(images), rule)
+    found = multi_resolution.normalise(torch.from_numpy(images), rule)
     for one, image in zip(found, images, strict=True):
         np.testing.assert_allclose(one.numpy(), preprocessing.normalise(image, rule), atol=1e-6)
     if rule.kind == "percentile":
@@ -60,14 +61,14 @@ def test_normalised_images_are_those_of_prediction(rule):
 def test_the_extremes_of_float32_become_0_and_1():
     most = np.finfo(np.float32).max
     images = np.where(random_images((1, 2, 6, 6, 6)) > 0, most, -most)
-    found = views.normalise(torch.from_numpy(images), PercentileNormalisation())
+    found = multi_resolution.normalise(torch.from_numpy(images), PercentileNormalisation())
     np.testing.assert_array_equal(found[0].numpy(), preprocessing.normalise(images[0], PercentileNormalisation()))
 
 
 def test_a_part_takes_the_limits_of_its_whole():
     images = random_images((2, 2, 4, 4, 4))
     limits = [((0.0, 1.0), (-1.0, 1.0)), ((0.5, 0.75), (0.0, 4.0))]
-    found = views.normalise(torch.from_numpy(images), PercentileNormalisation(), torch.tensor(limits, dtype=torch.float64))
+    found = multi_resolution.normalise(torch.from_numpy(images), PercentileNormalisation(), torch.tensor(limits, dtype=torch.float64))
     expected = [preprocessing.normalise(image, PercentileNormalisation(), of) for image, of in zip(images, limits, strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
@@ -78,7 +79,7 @@ def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
     rng = np.random.default_rng(coarser)
     images, labels = random_images((2, 2, 16, 8, 24)), rng.integers(0, 3, (2, 16, 8, 24)).astype(np.uint8)
     labels[0, :4] = 2  # so that some majorities are clear; of the others many are ties
-    found = views.downsample_labels(torch.from_numpy(labels).float(), coarser, targets, 3)
+    found = multi_resolution.downsample_labels(torch.from_numpy(labels).float(), coarser, targets, 3)
     coarse = preprocessing.downsample(torch.from_numpy(images), coarser, targets)
     for index in range(2):
         np.testing.assert_array_equal(found[index].numpy(), preprocessing.downsample_labels(labels[index], coarser, targets, 3))
@@ -91,10 +92,10 @@ def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
 def test_lost_resolution_comes_back_linearly(shape, depth):
     image = random_images((1, *shape))
     padded = preprocessing.edge_pad(image, 2**depth)
-    np.testing.assert_array_equal(views.edge_pad(torch.from_numpy(image)[None], 2**depth)[0].numpy(), padded)
+    np.testing.assert_array_equal(multi_resolution.edge_pad(torch.from_numpy(image)[None], 2**depth)[0].numpy(), padded)
     x, y, z = shape
     expected = resample(preprocessing.downsample(padded, depth, "centred"), (2.0**depth,) * 3)[:, :x, :y, :z]
-    found = views.lose_resolution(torch.from_numpy(image)[None], depth, "centred")
+    found = multi_resolution.lose_resolution(torch.from_numpy(image)[None], depth, "centred")
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
 
 

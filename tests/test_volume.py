@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rarecli.core.errors import DataError
-from rarecli.core.volume import Volume, read_labels, read_volume, require_same_grid, write_image, write_labels
+from rarecli.core.imaging.volume import Volume, read_labels, read_volume, require_same_grid, write_image, write_labels
 
 ORIENTATIONS = [
     "".join(letters)

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from rarecli.core.dataset import Case, find_scans, read_image
+from rarecli.core.data.layouts import Case, find_scans, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
-from rarecli.core.files import require_writable, write_json
-from rarecli.core.predictor import Prediction
-from rarecli.core.preprocessing import RoutedScan, from_ras, to_ras
-from rarecli.core.routing import Route
+from rarecli.core.imaging.preprocessing import RoutedScan, from_ras, to_ras
+from rarecli.core.imaging.routing import Route
+from rarecli.core.imaging.volume import Volume, read_volume, write_image, write_labels
+from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.serving import contract
-from rarecli.core.volume import Volume, read_volume, write_image, write_labels
 
 _REFUSED = ("400", "StatusCode.INVALID_ARGUMENT")
 _ALWAYS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM, contract.WARNINGS)

@@ -55,8 +55,8 @@ def run(
 
     Example: rare benchmark --suite hippocampus -o timing
     """
-    from rarecli.core.benchmark import BenchmarkOptions, benchmark, require_success
-    from rarecli.core.evaluator import read_case_names
+    from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
+    from rarecli.core.evaluation.evaluate import read_case_names
 
     options = BenchmarkOptions(
         suite=suite,

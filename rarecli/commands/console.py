@@ -44,7 +44,7 @@ Against = Annotated[
 
 
 class Console:
-    """A Reporter (see `core/progress.py`): bars on a terminal, plain flushed lines elsewhere."""
+    """A Reporter (see `core/jobs/progress.py`): bars on a terminal, plain flushed lines elsewhere."""
 
     def __init__(self) -> None:
         self._rich: RichConsole | None = None

@@ -34,7 +34,7 @@ def run(
     from rarecli.core.errors import missing_extra
 
     try:
-        from rarecli.core.converting import convert
+        from rarecli.core.convert.convert import convert
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     facts = convert(

@@ -79,10 +79,10 @@ def run(
     Example: rare evaluate Task04_Hippocampus -m run -o scores --cases run/run.json
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.evaluator import evaluate, read_case_names
-    from rarecli.core.pooling import Folds
-    from rarecli.core.predictor import Predictor
-    from rarecli.core.shards import WHOLE, Shard
+    from rarecli.core.evaluation.evaluate import evaluate, read_case_names
+    from rarecli.core.jobs.shards import WHOLE, Shard
+    from rarecli.core.prediction.cross_validation import Folds
+    from rarecli.core.prediction.predictor import Predictor
 
     names = read_case_names(cases) if cases else None
     part = Shard.parse(shard)

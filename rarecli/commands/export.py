@@ -79,7 +79,7 @@ def run(
     result: dict[str, Any] = {}
     if output is not None:
         try:
-            from rarecli.core.engines.bundle import TensorRtOptions, export
+            from rarecli.core.engines.export import TensorRtOptions, export
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "train") from None
         manifest = export(

@@ -25,9 +25,9 @@ def run(
 
     Example: rare info scan.nii.gz -m run
     """
-    from rarecli.core import describe
+    from rarecli.core import info
 
-    facts = describe.verify(path, backend) if verify else describe.describe(path, model)
+    facts = info.verify(path, backend) if verify else info.describe(path, model)
     if json:
         print_json(facts)
         return

@@ -42,9 +42,9 @@ def run(
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.predicting import predict_files
-    from rarecli.core.predictor import Predictor
-    from rarecli.core.shards import Shard
+    from rarecli.core.jobs.shards import Shard
+    from rarecli.core.prediction.predict import predict_files
+    from rarecli.core.prediction.predictor import Predictor
 
     with Predictor(models(model), device, backend, threads, precision) as predictor:
         try:

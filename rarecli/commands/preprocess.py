@@ -37,10 +37,10 @@ def run(
 
     Example: rare preprocess Task04_Hippocampus -o prepared
     """
+    from rarecli.core.data.planning import PreprocessOptions
+    from rarecli.core.data.preprocess import preprocess, preprocess_part
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.planning import PreprocessOptions
-    from rarecli.core.preparing import preprocess, preprocess_part
-    from rarecli.core.shards import WHOLE, Shard
+    from rarecli.core.jobs.shards import WHOLE, Shard
 
     part = Shard.parse(shard)
     options = PreprocessOptions(

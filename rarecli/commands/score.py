@@ -30,7 +30,7 @@ def run(
 
     Example: rare score labelsTs predictions -o scores
     """
-    from rarecli.core.scoring import score
+    from rarecli.core.evaluation.score import score
 
     summary = score(references, predictions, output, Console(), surface=surface, against=against)
     if json:

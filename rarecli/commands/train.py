@@ -81,10 +81,10 @@ def run(
 
     Several machines: torchrun ... -m rarecli train ..., or srun rare train ... under SLURM (docs/training.md).
     """
-    from rarecli.core.config import load_train_config
-    from rarecli.core.distributed import find_ranks
+    from rarecli.core.config.config import load_train_config
+    from rarecli.core.config.run_folder import load_resumed_config
     from rarecli.core.errors import missing_extra
-    from rarecli.core.run_folder import load_resumed_config
+    from rarecli.core.jobs.ranks import find_ranks
 
     overrides = _overrides(set_ or [])
     chosen: dict[str, Any] = {
@@ -102,9 +102,9 @@ def run(
     source = output if resume else resume_from
     settings = load_train_config(preset, config, overrides, load_resumed_config(source) if source else None)
     try:
-        from rarecli.core.dry_run import dry_run as plan_training
-        from rarecli.core.trainer import train
-        from rarecli.core.training.launch import launch, ranks_wanted
+        from rarecli.core.jobs.launch import launch, ranks_wanted
+        from rarecli.core.training.dry_run import dry_run as plan_training
+        from rarecli.core.training.train import train
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     if dry_run:

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.benchmark import BenchmarkOptions, benchmark, require_success
-from rarecli.core.config import load_train_config
-from rarecli.core.engines.bundle import export
+from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.phantoms import Phantom, write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import export
 from rarecli.core.errors import UsageError
-from rarecli.core.evaluator import evaluate
-from rarecli.core.files import require_writable, write_json
-from rarecli.core.phantoms import Phantom, write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.predicting import predict_files
-from rarecli.core.predictor import Predictor
-from rarecli.core.preparing import preprocess
-from rarecli.core.progress import Reporter, Silent
-from rarecli.core.scoring import score
-from rarecli.core.trainer import train
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.score import score
+from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predictor import Predictor
+from rarecli.core.training.train import train
 from rarecli.core.types import FloatArray
 
 _NUM_TRAIN, _NUM_TEST = 40, 12

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, entry_shape, open_steps, random_scan, segment
-from rarecli.core.engines.runners import open_model
+from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.predictor import Predictor
-from rarecli.core.resampling import resample
-from rarecli.core.volume import Volume
+from rarecli.core.imaging.resampling import resample
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.prediction.predictor import Predictor
 
 
 @pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])

@@ -14,17 +14,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
-from rarecli.core import describe, versions
+from rarecli.core import info, versions
+from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines import manifest as manifest_room
-from rarecli.core.engines.bundle import export
+from rarecli.core.engines.export import export
 from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import phantom_image
-from rarecli.core.engines.runners import open_model
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
-from rarecli.core.files import sha256
-from rarecli.core.phantoms import Phantom
-from rarecli.core.preprocessing import prepare_scan
-from rarecli.core.volume import read_volume, write_image
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.volume import read_volume, write_image
+from rarecli.core.jobs.files import sha256
 
 BACKENDS = ["torch", "onnx", "openvino"]
 
@@ -81,7 +81,7 @@ def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_passes_the_conformance_vectors(bundle, backend):
-    facts = describe.verify(bundle, backend)
+    facts = info.verify(bundle, backend)
     assert len(facts["verified"]) == 4
     assert all(f"labels right ({backend})" in line for line in facts["verified"])
 
@@ -121,15 +121,15 @@ def test_a_vector_with_another_answer_is_found(copied, what):
         vector["arrays"]["sha256"] = sha256(path)
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelError, match="prepared differently" if what == "image" else "vector's answer"):
-        describe.verify(copied, "onnx")
+        info.verify(copied, "onnx")
 
 
 def test_a_changed_vector_or_a_run_is_refused(copied, run):
     (copied / "conformance" / "depth2_scan.nii.gz").write_bytes(b"changed")
     with pytest.raises(ModelError, match="was changed"):
-        describe.verify(copied, "onnx")
+        info.verify(copied, "onnx")
     with pytest.raises(ModelError, match="only a bundle"):
-        describe.verify(run)
+        info.verify(run)
 
 
 @pytest.mark.parametrize(("field", "value"), [("schema_version", 1), ("surprise", 1), ("precision", "fp8"), ("engines", None)])
@@ -245,13 +245,13 @@ def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tm
             assert predictor.predict(scan).depth == 1
             with pytest.raises(UsageError, match="no such depth"):
                 predictor.predict(scan, depth=3)
-    assert describe.describe(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
+    assert info.describe(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
 
 
 def test_info_looks_at_every_file(copied):
-    assert describe.describe(copied)["files"] == "all as the manifest says"
+    assert info.describe(copied)["files"] == "all as the manifest says"
     (copied / "conformance" / "depth0_labels.nii.gz").write_bytes(b"changed")
-    assert "depth0_labels" in describe.describe(copied)["files"]
+    assert "depth0_labels" in info.describe(copied)["files"]
 
 
 def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_path, monkeypatch):

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from processes import draw_nothing
 
-from rarecli.core import figures
-from rarecli.core.phantoms import Phantom
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.volume import write_image, write_labels
+from rarecli.core.data.phantoms import Phantom
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.evaluation import figures
+from rarecli.core.imaging.volume import write_image, write_labels
 
 
 @pytest.fixture(autouse=True)

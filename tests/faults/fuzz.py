@@ -29,11 +29,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from rarecli.core.dataset import open_dataset, read_case
+from rarecli.core.data.layouts import open_dataset, read_case
 from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.engines.model_files import built_in_models
 from rarecli.core.errors import DataError, ModelError, RareError
-from rarecli.core.volume import read_labels, read_volume
+from rarecli.core.imaging.volume import read_labels, read_volume
 
 MOST_SECONDS, MOST_BYTES = 2.0, 10**9
 _EDGES = [0, 1, 2, 127, 128, 254, 255]

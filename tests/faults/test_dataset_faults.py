@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from dataset_files import LABELS, SHAPE, msd, nnunet, plain, put, refusal
 
-from rarecli.core.dataset import class_indices, open_dataset, read_case
+from rarecli.core.data.layouts import class_indices, open_dataset, read_case
 from rarecli.core.errors import DataError
 
 

@@ -13,9 +13,9 @@ import torch
 from processes import ended, exit_codes, start_training
 from safetensors.torch import load_file
 
-from rarecli.core import run_folder
-from rarecli.core.checkpoint import load_state
-from rarecli.core.run_folder import load_resumed_config
+from rarecli.core.config import run_folder
+from rarecli.core.config.run_folder import load_resumed_config
+from rarecli.core.model.checkpoint import load_state
 
 CONFIG = {
     "num_filters": 2,
@@ -80,7 +80,7 @@ def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_p
 
 def die_after_checkpoint(number):
     """As kill -9 at that instant."""
-    from rarecli.core.trainer import Trainer
+    from rarecli.core.training.train import Trainer
 
     save, numbers = Trainer._save, count(1)
 

@@ -9,8 +9,8 @@ import pytest
 from nifti_files import AFFINE, DATATYPE, DIM, INTER, MAGIC, PIXDIM, QFORM_CODE, SFORM_CODE, SLOPE, SROW, VOX_OFFSET, VOXELS, XYZT, make
 
 from rarecli.core.errors import DataError
-from rarecli.core.nifti import read_geometry, read_nifti
-from rarecli.core.volume import read_volume
+from rarecli.core.imaging.nifti import read_geometry, read_nifti
+from rarecli.core.imaging.volume import read_volume
 
 NO_FORMS = [(QFORM_CODE, "h", 0), (SFORM_CODE, "h", 0)]
 

@@ -11,7 +11,7 @@ import torch
 from processes import BOUND_S, ended, exit_codes, free_port, start_ranks, start_training
 from safetensors.torch import load_file
 
-from rarecli.core import run_folder
+from rarecli.core.config import run_folder
 from rarecli.core.training import learner, validation
 
 CONFIG = {"num_filters": 2, "num_depths": 2, "epochs": 2, "amp": False}
@@ -76,9 +76,9 @@ def test_fault_44_five_cases_on_two_ranks_train_as_on_one(five_cases, tmp_path):
 
 def write_validation(run, prepared, target):
     """Validate a run's weights on this rank, and write the result."""
-    from rarecli.core.distributed import find_ranks, joined
-    from rarecli.core.engines.runners import open_model
-    from rarecli.core.prepared import open_prepared
+    from rarecli.core.data.prepared import open_prepared
+    from rarecli.core.engines.open_model import open_model
+    from rarecli.core.jobs.ranks import find_ranks, joined
 
     ranks, cpu = find_ranks(), torch.device("cpu")
     spec, runner = open_model(run, "torch", "cpu")

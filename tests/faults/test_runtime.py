@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from processes import BOUND_S, ended, exit_codes, start_training
 
-from rarecli.core import run_folder
-from rarecli.core.config import load_train_config
+from rarecli.core.config import run_folder
+from rarecli.core.config.config import load_train_config
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.preparing import preprocess
-from rarecli.core.trainer import train
+from rarecli.core.training.train import train
 
 CONFIG = {"num_filters": 2, "num_depths": 2, "epochs": 2}
 LONG = CONFIG | {"epochs": 500, "validate_every": 500, "checkpoint_minutes": 0}

@@ -12,21 +12,21 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rarecli import Phantom, Predictor
-from rarecli.core.config import load_train_config
-from rarecli.core.dataset import open_dataset
-from rarecli.core.engines.bundle import export
+from rarecli.core.config.config import load_train_config
+from rarecli.core.config.run_folder import load_run_spec
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import export
 from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed
-from rarecli.core.evaluator import evaluate
+from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.model import build_network
-from rarecli.core.phantoms import write_phantoms
-from rarecli.core.planning import PreprocessOptions
-from rarecli.core.predicting import predict_files
-from rarecli.core.preparing import preprocess
-from rarecli.core.run_folder import load_run_spec
-from rarecli.core.trainer import train
-from rarecli.core.volume import write_image, write_labels
+from rarecli.core.prediction.predict import predict_files
+from rarecli.core.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.model_files import built_in_models
-from rarecli.core.evaluator import evaluate
+from rarecli.core.evaluation.evaluate import evaluate
 
 DATASET = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"hippocampus_{number}" for number in ("001", "037", "084", "125", "185", "236", "288", "330")]

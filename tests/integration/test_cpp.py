@@ -14,12 +14,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rarecli.core.benchmarking.suites import load_suite, random_spec, write_random_run
-from rarecli.core.config import CtNormalisation
-from rarecli.core.engines.bundle import export
+from rarecli.core.config.config import CtNormalisation
+from rarecli.core.data.phantoms import Phantom
+from rarecli.core.engines.export import export
 from rarecli.core.errors import RareError
-from rarecli.core.phantoms import Phantom
-from rarecli.core.predictor import Predictor
-from rarecli.core.volume import read_volume, write_image, write_labels
+from rarecli.core.imaging.volume import read_volume, write_image, write_labels
+from rarecli.core.prediction.predictor import Predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

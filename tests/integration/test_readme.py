@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-from rarecli.core.phantoms import write_phantoms
+from rarecli.core.data.phantoms import write_phantoms
 
 README = Path(__file__).parents[2] / "README.md"
 

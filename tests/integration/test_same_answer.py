@@ -9,7 +9,7 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from rarecli import Phantom, Predictor
-from rarecli.core.predicting import predict_files
+from rarecli.core.prediction.predict import predict_files
 
 MODEL = "hippocampus"
 ORIENTATIONS = ["".join(letters) for axes in permutations(["RL", "AP", "SI"]) for letters in product(*axes)]

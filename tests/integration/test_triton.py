@@ -24,11 +24,11 @@ import pytest
 
 from rarecli import Phantom, Predictor
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
-from rarecli.core.patches import sliding_logits
-from rarecli.core.preprocessing import label_values, prepare_scan
-from rarecli.core.scores import classes_of, mean_probabilities
+from rarecli.core.imaging.preprocessing import label_values, prepare_scan
+from rarecli.core.imaging.restore import classes_of, mean_probabilities
+from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.volume import Volume, read_volume, write_image
 from rarecli.core.serving.repository import TritonOptions, render_repository
-from rarecli.core.volume import Volume, read_volume, write_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -183,7 +183,7 @@ def test_real_scans_at_four_resolutions(predictor, tmp_path):
     if not DATASETS:
         assert not os.environ.get("CI"), "CI must have the dataset beside the checkout"
         pytest.skip("no dataset beside the checkout")
-    from rarecli.core.resampling import resample, resampled_affine
+    from rarecli.core.imaging.resampling import resample, resampled_affine
 
     for file in sorted((DATASETS[0] / "imagesTr").glob("[!.]*.nii.gz"))[:3]:
         scan = read_volume(file)

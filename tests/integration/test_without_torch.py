@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.volume import write_image
+from rarecli.core.imaging.volume import write_image
 
 ROOT = Path(__file__).parents[2]
 

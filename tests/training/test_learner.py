@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from rarecli.core.config import load_train_config
-from rarecli.core.losses import consistency_loss, segmentation_loss
+from rarecli.core.config.config import load_train_config
 from rarecli.core.model import RareUNet
-from rarecli.core.samples import Batch
 from rarecli.core.training.learner import Learner
+from rarecli.core.training.losses import consistency_loss, segmentation_loss
+from rarecli.core.training.patches import Batch
 
 SMALL = {"in_channels": 1, "num_classes": 3, "num_filters": 2, "num_levels": 3, "num_depths": 3}
 

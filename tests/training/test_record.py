@@ -1,6 +1,6 @@
 import json
 
-from rarecli.core.progress import Silent
+from rarecli.core.jobs.progress import Silent
 from rarecli.core.training.record import Record
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from rarecli.core.config import load_train_config
-from rarecli.core.distributed import Ranks
+from rarecli.core.config.config import load_train_config
+from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.schedule import num_steps, plan_steps
 
 CASES = list("abcde")

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from rarecli import Predictor, dice
-from rarecli.core.engines.runners import open_model
-from rarecli.core.prepared import open_prepared
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.engines.open_model import open_model
 from rarecli.core.training.validation import validate
 
 

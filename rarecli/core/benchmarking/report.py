@@ -13,9 +13,9 @@ from rarecli.core.benchmarking import counts
 from rarecli.core.benchmarking.rows import OK, Row
 from rarecli.core.benchmarking.stages import PAPER_STAGES
 from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
-from rarecli.core.config import NetworkConfig
-from rarecli.core.files import atomic_file
-from rarecli.core.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
+from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
+from rarecli.core.config.config import NetworkConfig
+from rarecli.core.jobs.files import atomic_file
 
 Record = dict[str, Any]
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}

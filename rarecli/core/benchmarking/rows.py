@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from rarecli.core import routing
 from rarecli.core.benchmarking import counts, machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
-from rarecli.core.config import ModelSpec
-from rarecli.core.engines.runners import open_model
+from rarecli.core.benchmarking.timing import END_TO_END, Mark, Sample, sample_stages
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, RareError
-from rarecli.core.progress import Reporter
-from rarecli.core.timing import END_TO_END, Mark, Sample, sample_stages
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.jobs.progress import Reporter
 from rarecli.core.types import Shape
-from rarecli.core.volume import Volume
 
 OK = "ok"
 

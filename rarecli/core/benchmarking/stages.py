@@ -21,14 +21,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rarecli.core.config import ModelSpec
-from rarecli.core.engines.runners import BACKENDS, Runner, open_model
+from rarecli.core.benchmarking.timing import Mark
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.engines.open_model import BACKENDS, Runner, open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.preprocessing import label_values, pad_to, prepare_scan
-from rarecli.core.scores import best_classes
-from rarecli.core.timing import Mark
+from rarecli.core.imaging.preprocessing import label_values, pad_to, prepare_scan
+from rarecli.core.imaging.restore import best_classes
+from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape
-from rarecli.core.volume import Volume
 
 PAPER_STAGES = ("compute", "argmax", "copy_out")
 COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"

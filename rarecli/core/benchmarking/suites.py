@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from rarecli.core import run_folder
-from rarecli.core.config import Frozen, ModelSpec, NetworkConfig, Plan, Shape, TrainConfig, validate
+from rarecli.core.config import run_folder
+from rarecli.core.config.config import Frozen, ModelSpec, NetworkConfig, Plan, Shape, TrainConfig, validate
 from rarecli.core.errors import UsageError, missing_extra
-from rarecli.core.files import read_json
+from rarecli.core.jobs.files import read_json
 
 ROUTED, UPSAMPLED = "routed", "upsampled"
 Method = Literal["routed", "upsampled"]

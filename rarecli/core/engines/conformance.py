@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rarecli.core.config import ModelSpec
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.manifest import Bundle, ConformanceVector, HashedFile
+from rarecli.core.engines.open_model import Runner
 from rarecli.core.engines.parity import RELATIVE_TOLERANCE
-from rarecli.core.engines.runners import Runner
 from rarecli.core.errors import ModelError
-from rarecli.core.files import sha256
-from rarecli.core.patches import sliding_logits
-from rarecli.core.phantoms import Phantom
-from rarecli.core.preprocessing import label_values, prepare_scan
-from rarecli.core.scores import classes_of, mean_probabilities
-from rarecli.core.volume import read_labels, read_volume, write_image, write_labels
+from rarecli.core.imaging.preprocessing import label_values, prepare_scan
+from rarecli.core.imaging.restore import classes_of, mean_probabilities
+from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
+from rarecli.core.jobs.files import sha256
 
 FOLDER = "conformance"
 _MOST_VOXELS_PER_AXIS = 35

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from rarecli.core import patches, resampling, routing
-from rarecli.core.config import Frozen, ModelSpec, validate
+from rarecli.core.config.config import Frozen, ModelSpec, validate
 from rarecli.core.errors import ModelError, UsageError
-from rarecli.core.files import read_json, sha256
+from rarecli.core.imaging import resampling, routing, sliding_window
+from rarecli.core.jobs.files import read_json, sha256
 
 MANIFEST = "manifest.json"
 
@@ -154,10 +154,10 @@ class WindowRule(Frozen):
     along each axis of n voxels, multiplied over the axes, at least min_weight.
     """
 
-    overlap: float = patches.OVERLAP
+    overlap: float = sliding_window.OVERLAP
     weights: Literal["gaussian"] = "gaussian"
-    sigma: float = patches.SIGMA
-    min_weight: float = patches.MIN_WEIGHT
+    sigma: float = sliding_window.SIGMA
+    min_weight: float = sliding_window.MIN_WEIGHT
     padding_value: float = 0.0
     padding_side: Literal["behind"] = "behind"
 

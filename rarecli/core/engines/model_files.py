@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from rarecli.core.config import ModelSpec
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.run_folder import RUN, WEIGHTS, load_run_spec
 from rarecli.core.engines.manifest import MANIFEST, Bundle
 from rarecli.core.errors import ModelError, UsageError
-from rarecli.core.journal import key_of
-from rarecli.core.run_folder import RUN, WEIGHTS, load_run_spec
+from rarecli.core.jobs.journal import key_of
 
 
 @dataclass(frozen=True)

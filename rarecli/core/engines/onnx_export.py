@@ -18,10 +18,10 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from rarecli.core import routing
-from rarecli.core.config import ModelSpec
+from rarecli.core.config.config import ModelSpec
 from rarecli.core.engines.manifest import Precision
 from rarecli.core.errors import ModelError, missing_extra
+from rarecli.core.imaging import routing
 from rarecli.core.model import RareUNet
 from rarecli.core.types import AnyArray
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rarecli.core import routing
-from rarecli.core.config import ModelSpec
+from rarecli.core.config.config import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.probes import phantom_image, random_image
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError
-from rarecli.core.metrics import dice
+from rarecli.core.evaluation.metrics import dice
+from rarecli.core.imaging import routing
 from rarecli.core.types import FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}

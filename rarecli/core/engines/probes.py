@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rarecli.core.config import ModelSpec
-from rarecli.core.phantoms import Phantom
-from rarecli.core.preprocessing import normalise
-from rarecli.core.resampling import resample
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.data.phantoms import Phantom
+from rarecli.core.imaging.preprocessing import normalise
+from rarecli.core.imaging.resampling import resample
 from rarecli.core.types import FloatArray, Shape
 
 

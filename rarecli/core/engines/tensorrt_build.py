@@ -19,7 +19,7 @@ from typing import Any
 
 from rarecli.core.engines.manifest import Engine, Gpu, Parity, PlanFacts
 from rarecli.core.errors import EnvironmentFault, ModelError, missing_extra
-from rarecli.core.files import atomic_file, sha256, write_json
+from rarecli.core.jobs.files import atomic_file, sha256, write_json
 from rarecli.core.types import Shape
 
 FIRST_VERSION, FIRST_UNKNOWN_VERSION = (10, 12), (12, 0)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from rarecli.core import routing
+from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.manifest import Bundle, Manifest, load_manifest
 from rarecli.core.errors import ModelError
-from rarecli.core.fingerprint import differences
-from rarecli.core.patches import Run, sliding_logits
-from rarecli.core.preprocessing import label_values, prepare_scan
-from rarecli.core.scores import classes_of, softmax
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.preprocessing import label_values, prepare_scan
+from rarecli.core.imaging.restore import classes_of, softmax
+from rarecli.core.imaging.sliding_window import Run, sliding_logits
+from rarecli.core.imaging.volume import Volume, require_finite
 from rarecli.core.serving import contract
 from rarecli.core.types import AnyArray, FloatArray, Triple
-from rarecli.core.volume import Volume, require_finite
 
 WINDOWS_IN_FLIGHT = 16
 """Windows of one scan that wait for an answer at a time: what dynamic batching can merge, and what memory must hold."""

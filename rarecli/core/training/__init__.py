@@ -1,4 +1,4 @@
-"""The parts of a training, which `rarecli/core/trainer.py` puts together.
+"""The parts of a training, which `rarecli/core/training/train.py` puts together.
 
 schedule   what every step trains on, and its learning rate
 learner    one step: losses, gradients, optimiser, averaged weights

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from rarecli.core.config import TrainConfig
-from rarecli.core.distributed import Ranks
-from rarecli.core.losses import consistency_loss, depth_shares, segmentation_loss
+from rarecli.core.config.config import TrainConfig
+from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
-from rarecli.core.optimisation import make_optimiser, set_deterministic
-from rarecli.core.samples import Batch
+from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss
+from rarecli.core.training.optimiser import make_optimiser, set_deterministic
+from rarecli.core.training.patches import Batch
 
 
 @dataclass(frozen=True)

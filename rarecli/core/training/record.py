@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rarecli.core import figures, run_folder
-from rarecli.core.files import atomic_file
-from rarecli.core.progress import Reporter
+from rarecli.core.config import run_folder
+from rarecli.core.evaluation import figures
+from rarecli.core.jobs.files import atomic_file
+from rarecli.core.jobs.progress import Reporter
 
 _STARVED = 0.2
 """Share of an epoch spent waiting for data from which on it is said."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rarecli.core.config import TrainConfig
-from rarecli.core.distributed import Ranks
-from rarecli.core.samples import Key, epoch_order
+from rarecli.core.config.config import TrainConfig
+from rarecli.core.jobs.ranks import Ranks
+from rarecli.core.training.patches import Key, epoch_order
 
 
 @dataclass(frozen=True)

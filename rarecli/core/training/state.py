@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rarecli.core.config import ModelSpec, TrainConfig
+from rarecli.core.config.config import ModelSpec, TrainConfig
+from rarecli.core.data.folds import Split
+from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
-from rarecli.core.files import sha256
-from rarecli.core.folds import Split
-from rarecli.core.prepared import PreparedDataset
+from rarecli.core.jobs.files import sha256
 from rarecli.core.training.learner import Learner
 
 _MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}

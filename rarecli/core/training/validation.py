@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from rarecli.core.augmentation import Changes
-from rarecli.core.config import ModelSpec
-from rarecli.core.distributed import Ranks
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
-from rarecli.core.metrics import Record, case_record, foreground_mean
-from rarecli.core.patches import sliding_logits
-from rarecli.core.prepared import PreparedDataset
-from rarecli.core.views import Patch, make_samples
+from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
+from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.jobs.ranks import Ranks
+from rarecli.core.training.augmentation import Changes
+from rarecli.core.training.multi_resolution import Patch, make_samples
 
 
 def validate(

@@ -1,0 +1,64 @@
+"""A run on disk: names of its files and what run.json says. No torch here.
+
+RUN/
+  run.json             the model's spec, the training's configuration, the split, versions
+  weights.safetensors  averaged (EMA) weights after the newest epoch: what a run predicts with
+  best.safetensors     averaged weights of the epoch with the best `monitor`
+  last.safetensors     everything that resuming needs; the numbers among it as JSON in the file's own header
+  previous.safetensors the same, one checkpoint before
+  splits_final.json    all folds, in nnU-Net's layout (none with --fold all)
+  log.jsonl            a line per epoch;  progress.png  the same as a picture
+
+Every file is replaced atomically, `last.safetensors` after the others. While a training writes, it holds `.lock`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rarecli.core.config.config import Frozen, ModelSpec, TrainConfig, load_spec, validate
+from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.jobs.files import read_json, write_json
+
+RUN, WEIGHTS, BEST, LOG, PICTURE = "run.json", "weights.safetensors", "best.safetensors", "log.jsonl", "progress.png"
+LAST, PREVIOUS, LOCK, SPLITS = "last.safetensors", "previous.safetensors", ".lock", "splits_final.json"
+FILES = (RUN, WEIGHTS, BEST, LOG, PICTURE, LAST, PREVIOUS, SPLITS)
+
+
+class RunInfo(Frozen):
+    """The content of run.json."""
+
+    spec: ModelSpec
+    config: TrainConfig
+    split: dict[str, list[str]]
+    versions: dict[str, str]
+    started_from: str | None = None
+    """Name of the model whose weights it started with; null: random ones."""
+
+
+def save_run_info(run: Path, info: RunInfo) -> None:
+    """Write run.json."""
+    write_json(run / RUN, info.model_dump(mode="json"))
+
+
+def load_run_info(run: Path) -> RunInfo:
+    """Read run.json. Raises ModelError if it is broken."""
+    return validate(RunInfo, read_json(run / RUN, ModelError), "the run's description", ModelError, path=run / RUN)
+
+
+def has_state(run: Path) -> bool:
+    """Whether there is a checkpoint to resume from."""
+    return (run / RUN).is_file() and ((run / LAST).is_file() or (run / PREVIOUS).is_file())
+
+
+def load_resumed_config(run: Path) -> TrainConfig:
+    """The configuration that a run was started with. Raises UsageError if there is nothing to resume."""
+    if not has_state(run):
+        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start anew")
+    return load_run_info(run).config
+
+
+def load_run_spec(run: Path) -> ModelSpec:
+    """The spec in run.json alone."""
+    content = read_json(run / RUN, ModelError)
+    return load_spec(content.get("spec") if isinstance(content, dict) else None, run / RUN)

@@ -1,0 +1,113 @@
+"""What `rare preprocess` chooses from a dataset's headers: the grid, the patch, the classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from rarecli.core.config.config import Plan, require_patch_size, validate
+from rarecli.core.data.layouts import Case, Dataset, undeclared_name
+from rarecli.core.errors import DataError
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.nifti import read_geometry
+from rarecli.core.imaging.volume import read_labels
+from rarecli.core.jobs.workers import Workers
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
+
+_MOST_PATCH_VOXELS = 128**3
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """What a user may decide; None is chosen from the dataset."""
+
+    num_levels: int = 4
+    normalisation: str = "percentile"
+    spacing_mm: Triple | None = None
+    patch_size: Shape | None = None
+    fixed_shape: Shape | None = None
+    num_jobs: int | None = None
+    resume: bool = False
+    """Keep what is there of an earlier call, finished or interrupted, and was made from the same files and plan."""
+
+
+def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) -> Plan:
+    """Grid, patch and classes for a dataset, from its headers (and its labels' values, if it declares none).
+
+    Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
+    """
+    label_names = dataset.label_names or _found_labels(dataset, workers)
+    shapes, spacings, num_channels = _read_geometry(dataset)
+    spacing = options.spacing_mm or tuple(float(s) for s in np.round(np.median(spacings, axis=0), 6))
+    if options.fixed_shape is not None:
+        patch = options.fixed_shape
+    elif options.patch_size is not None:
+        patch = options.patch_size
+    else:
+        resampled = np.median(shapes * spacings / np.array(spacing), axis=0)
+        patch = _choose_patch(resampled, options.num_levels)
+    require_patch_size(patch, options.num_levels)
+    channels = dataset.channel_names or tuple(f"channel {index}" for index in range(num_channels))
+    if 0 not in label_names:
+        raise DataError(
+            "the labels have no background", path=dataset.root, field="labels", found=label_names, expected="a class of value 0"
+        )
+    if len(label_names) < 2:
+        raise DataError(
+            "the labels have no foreground", path=dataset.root, field="labels", found=label_names, expected="at least one class"
+        )
+    values = tuple(sorted(label_names))
+    content = {
+        "dataset": dataset.name,
+        "channel_names": channels,
+        "label_names": [label_names[value] for value in values],
+        "label_values": values,
+        "spacing_mm": spacing,
+        "patch_size": patch,
+        "num_levels": options.num_levels,
+        "fixed_shape": options.fixed_shape is not None,
+    }
+    return validate(Plan, content, "the dataset", DataError, path=dataset.root)
+
+
+def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
+    """The median case rounded up to what the network takes; larger ones lose whole steps, longest axis first, down to 128^3 voxels."""
+    step, least = routing.divisor(num_levels, 0), routing.min_axis(num_levels, 0)
+    patch = np.maximum(np.ceil(shape / step).astype(np.int64) * step, least)
+    while patch.prod() > _MOST_PATCH_VOXELS and patch.max() > least:
+        patch[patch.argmax()] -= step
+    x, y, z = (int(size) for size in patch)
+    return x, y, z
+
+
+def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
+    """Shapes and spacings of all cases in RAS axes, (N, 3) each, from the headers alone, and the number of channels."""
+    shapes, spacings, channels = [], [], 1
+    for case in dataset.cases:
+        try:
+            size, affine = read_geometry(case.images[0])
+        except DataError:
+            continue  # the worker that reads the case whole says what is wrong with it
+        order = np.argsort(io_orientation(affine)[:, 0])
+        shapes.append(np.array([*size, 1, 1])[:3][order])
+        spacings.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
+        channels = max(len(case.images), size[3] if len(size) > 3 else 1)
+    if not shapes:
+        raise DataError("no scan of the dataset can be read", path=dataset.root, found=str(dataset.cases[0].images[0]))
+    return np.array(shapes), np.array(spacings), channels
+
+
+def _found_labels(dataset: Dataset, workers: Workers) -> dict[int, str]:
+    """Names for a layout that declares none: the values that occur."""
+    values = sorted({0}.union(*workers.map(_label_values, dataset.cases)))
+    return {value: undeclared_name(value) for value in values}
+
+
+def _label_values(case: Case) -> set[int]:
+    assert case.labels is not None
+    try:
+        return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
+    except DataError:
+        return set()  # whoever prepares the case says what is wrong with it

@@ -1,0 +1,122 @@
+"""The prepared dataset: what `rare preprocess` writes and `rare train` reads.
+
+PREPARED/
+  prepared.json            Plan, fingerprint, and a record per case
+  cases/CASE.safetensors   image (C, X, Y, Z) float32, not normalised; labels (X, Y, Z) uint8 class indices; foreground (N, 3) int32
+
+Images are in RAS axes on the grid of the case's own depth, and are mapped into memory, so that a patch costs only its
+own pages. They are not normalised because percentiles are taken anew at every depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+
+from rarecli.core.config.config import Frozen, Plan, validate
+from rarecli.core.errors import DataError
+from rarecli.core.jobs.files import read_json
+from rarecli.core.types import AnyArray, FloatArray, IntArray
+
+
+class CaseRecord(Frozen):
+    """What is known of a prepared case without opening it."""
+
+    name: str
+    depth: int
+    """The finest depth the case can enter at: 0, or more for a scan coarser than the trained grid."""
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    source_shape: tuple[int, int, int]
+    limits: tuple[tuple[tuple[float, float], ...], ...]
+    """For every depth from `depth` on, per channel: the whole scan's normalisation percentiles; empty if a patch holds the scan."""
+    voxels_per_class: tuple[int, ...]
+
+
+class PreparedIndex(Frozen):
+    """The content of prepared.json."""
+
+    schema_version: int = 1
+    plan: Plan
+    routing_plan: tuple[int, ...]
+    """How many cases enter at depth 0, 1, ..."""
+    fingerprint: dict[str, Any]
+    cases: tuple[CaseRecord, ...]
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Cases of the dataset that could not be prepared, and why."""
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset on disk."""
+
+    root: Path
+    index: PreparedIndex
+
+    @property
+    def plan(self) -> Plan:
+        """What the dataset was planned for."""
+        return self.index.plan
+
+    @cached_property
+    def records(self) -> dict[str, CaseRecord]:
+        """Records by case name."""
+        return {record.name: record for record in self.index.cases}
+
+    def read(
+        self, name: str, origin: tuple[int, int, int] | None = None, size: tuple[int, int, int] | None = None
+    ) -> tuple[FloatArray, IntArray]:
+        """Image (C, X, Y, Z) and labels (X, Y, Z) of a case, or of the box of `size` at `origin`; only its pages are read."""
+        start = origin or (0, 0, 0)
+        stop = [low + extent for low, extent in zip(start, size or self.records[name].shape, strict=True)]
+        box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
+        with self._open(name) as file:
+            image, labels = file.get_slice("image"), file.get_slice("labels")
+            return image[(slice(None), *box)], labels[box]
+
+    def foreground(self, name: str) -> IntArray:
+        """Some foreground voxels of a case, (N, 3), every class alike; empty if it has none."""
+        with self._open(name) as file:
+            voxels: AnyArray = file.get_tensor("foreground")
+        return voxels
+
+    def _open(self, name: str) -> Any:
+        path = self.root / "cases" / f"{name}.safetensors"
+        try:
+            return safe_open(path, framework="numpy")
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                "a prepared case cannot be read", case=name, path=path, found=error, remedy="run rare preprocess again"
+            ) from error
+
+
+def open_prepared(root: Path) -> PreparedDataset:
+    """Open what `rare preprocess` wrote. Raises DataError if it is something else or incomplete."""
+    path = root / "prepared.json"
+    if not path.is_file():
+        raise DataError(
+            "this is no prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
+        )
+    dataset = PreparedDataset(
+        root, validate(PreparedIndex, read_json(path), "the prepared dataset", DataError, path=path, remedy="run rare preprocess again")
+    )
+    for record in dataset.index.cases:
+        if not (root / "cases" / f"{record.name}.safetensors").is_file():
+            raise DataError("a prepared case is missing", case=record.name, path=root / "cases", remedy="run rare preprocess again")
+    return dataset
+
+
+def foreground_voxels(labels: IntArray, num_classes: int, most_per_class: int = 500) -> IntArray:
+    """Up to `most_per_class` voxels of every foreground class, evenly spread in array order: (N, 3) int32."""
+    chosen = []
+    for index in range(1, num_classes):
+        flat = np.flatnonzero(labels == index)
+        picked = flat[np.linspace(0, len(flat) - 1, min(len(flat), most_per_class)).astype(np.int64)] if len(flat) else flat
+        chosen.append(np.stack(np.unravel_index(picked, labels.shape), axis=1))
+    return np.concatenate(chosen).astype(np.int32)

@@ -1,0 +1,187 @@
+"""`rare preprocess`: look at every header, choose the grid and the patch, then bring every case to its grid.
+
+Worker processes each read, check, resample and write cases.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from rarecli.core.config.config import CtNormalisation, Plan
+from rarecli.core.data.fingerprint import fingerprint, intensity_statistics
+from rarecli.core.data.layouts import Case, Dataset, open_dataset
+from rarecli.core.data.planning import PreprocessOptions, make_plan
+from rarecli.core.data.prepared import CaseRecord, PreparedIndex
+from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
+from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
+from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.shards import Shard
+from rarecli.core.jobs.workers import Workers, started_workers
+from rarecli.core.types import FloatArray, IntArray
+
+
+def preprocess(
+    source: Path, output: Path, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()
+) -> PreparedIndex:
+    """Write the prepared dataset of `source` into `output`, whole or not at all.
+
+    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
+    Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
+    """
+    dataset = _open(source, output, options)
+    with _workers(dataset.cases, options) as workers:
+        started = time.perf_counter()
+        plan = make_plan(dataset, options, workers)
+        with resumable_folder(output, resume=options.resume) as folder:
+            kept = (folder / "cases", output / "cases") if options.resume else ()
+            results, failures = _prepare(dataset, dataset.cases, plan, folder, kept, workers, reporter)
+            _forget_others(folder / "cases", {result.record.name for result in results})
+            index = _index(dataset, plan, options, results)
+            index = index.model_copy(update={"failed": {name: error.brief for name, error in failures.items()}})
+            measure = partial(_statistics, plan=index.plan, folder=folder / "cases")
+            index = _add_fingerprint(index, list(workers.map(measure, index.cases)))
+            (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        seconds = time.perf_counter() - started
+    reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {workers.num} jobs)")
+    if failures:
+        raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
+    return index
+
+
+def preprocess_part(
+    source: Path, output: Path, shard: Shard, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()
+) -> dict[str, Any]:
+    """Prepare one part of the cases, beside `output`: `preprocess` with `resume` finds it there. Returns names of cases, and what failed.
+
+    Grid and patch are chosen from the headers of all cases, so that all parts choose alike; parts may be prepared at once.
+    Raises what `preprocess` raises.
+    """
+    dataset = _open(source, output, options)
+    cases = shard.of(dataset.cases)
+    with _workers(cases, options) as workers, shared_folder(output) as folder:
+        plan = make_plan(dataset, options, workers)
+        kept = (folder / "cases", output / "cases")
+        results, failures = _prepare(dataset, cases, plan, folder, kept, workers, reporter) if cases else ([], {})
+    result = {
+        "shard": str(shard),
+        "cases": [item.record.name for item in results],
+        "failed": {name: error.brief for name, error in failures.items()},
+    }
+    if failures:
+        raise some_failed(failures, len(cases), output, result)
+    reporter.say(f"part {shard} is done: {len(cases)} cases; after all parts, --resume instead of --shard writes {output.name}")
+    return result
+
+
+def _open(source: Path, output: Path, options: PreprocessOptions) -> Dataset:
+    """The dataset, if the options suit each other and the output may be written."""
+    if options.patch_size and options.fixed_shape:
+        raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
+    if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
+        raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
+    dataset = open_dataset(source)
+    if output.exists() and not (output / "prepared.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise UsageError("the output exists and is no prepared dataset", path=output, remedy="choose another -o, or remove it")
+    return dataset
+
+
+@contextmanager
+def _workers(cases: Sequence[Case], options: PreprocessOptions) -> Iterator[Workers]:
+    """Within, there are processes that prepare cases."""
+    with started_workers(min(options.num_jobs or os.cpu_count() or 1, max(1, len(cases)))) as workers:
+        list(workers.map(_warm_up, range(workers.num)))
+        yield workers
+
+
+def _warm_up(_: int) -> None:
+    """Start a worker: importing this module is what takes the time."""
+
+
+def _prepare(
+    dataset: Dataset, cases: Sequence[Case], plan: Plan, folder: Path, kept: Iterable[Path], workers: Workers, reporter: Reporter
+) -> tuple[list[CaseResult], dict[str, RareError]]:
+    """Prepare cases into `folder`/cases. kept: where files of earlier calls may be. Raises where nothing is left to go on with."""
+    (folder / "cases").mkdir(exist_ok=True)
+    work = partial(prepare_or_fail, plan=plan, folder=folder / "cases", kept=kept)
+    found = list(reporter.track(workers.map(work, cases), "preprocess", len(cases)))
+    failures = {case.name: item for case, item in zip(cases, found, strict=True) if isinstance(item, RareError)}
+    for name, error in failures.items():
+        if len(found) == 1 or isinstance(error, EnvironmentFault):  # a full disk is all cases'
+            raise error
+        reporter.warn(f"{name}: {error}")
+    if len(failures) == len(found):
+        raise some_failed(failures, len(found), dataset.root, None)
+    return [item for item in found if isinstance(item, CaseResult)], failures
+
+
+def _forget_others(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier, interrupted call left of cases that are no longer there."""
+    for path in folder.iterdir():
+        if path.stem not in names or path.suffix != ".safetensors":
+            path.unlink()
+
+
+def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: list[CaseResult]) -> PreparedIndex:
+    records = tuple(result.record for result in results)
+    intensities = np.concatenate([result.intensity_samples for result in results], axis=1).astype(np.float64)
+    low, median, high = np.percentile(intensities, [0.5, 50, 99.5], axis=1)
+    mean, std = intensities.mean(axis=1), intensities.std(axis=1)
+    if options.normalisation == "ct":
+        plan = plan.model_copy(
+            update={
+                "normalisation": CtNormalisation(
+                    lower=tuple(low), upper=tuple(high), mean=tuple(mean), std=tuple(np.where(std > 0, std, 1.0).tolist())
+                )
+            }
+        )
+    shapes = np.array([record.source_shape for record in records])
+    spacings = np.array([record.spacing_mm for record in records])
+    fingerprint = {
+        "layout": dataset.layout,
+        "num_cases": len(records),
+        "shape": _spread(shapes),
+        "spacing_mm": _spread(spacings),
+        "foreground_intensity": [
+            {"channel": name, "percentile_0.5": lo, "median": mid, "percentile_99.5": hi, "mean": m, "std": s}
+            for name, lo, mid, hi, m, s in zip(plan.channel_names, low, median, high, mean, std, strict=True)
+        ],
+        "voxels_per_class": np.sum([record.voxels_per_class for record in records], axis=0).tolist(),
+        "cases_per_class": np.sum([np.array(record.voxels_per_class) > 0 for record in records], axis=0).tolist(),
+    }
+    return PreparedIndex(
+        plan=plan,
+        routing_plan=tuple(int(n) for n in np.bincount([record.depth for record in records], minlength=plan.num_levels)),
+        fingerprint=fingerprint,
+        cases=records,
+    )
+
+
+def _statistics(record: CaseRecord, *, plan: Plan, folder: Path) -> FloatArray:
+    return intensity_statistics(load_file(folder / f"{record.name}.safetensors")["image"], record.depth, plan)
+
+
+def _add_fingerprint(index: PreparedIndex, statistics: list[FloatArray]) -> PreparedIndex:
+    """Put into the plan what prediction compares a scan with; the intensities are known only after the normalisation is."""
+    shapes = [record.shape if index.plan.fixed_shape else record.source_shape for record in index.cases]
+    extents = [np.multiply(shape, record.spacing_mm) for shape, record in zip(shapes, index.cases, strict=True)]
+    plan = index.plan.model_copy(update={"fingerprint": fingerprint(extents, statistics)})
+    return index.model_copy(update={"plan": plan})
+
+
+def _spread(values: FloatArray | IntArray) -> dict[str, list[float]]:
+    return {
+        "min": values.min(axis=0).tolist(),
+        "median": np.median(values, axis=0).tolist(),
+        "max": values.max(axis=0).tolist(),
+    }

@@ -1,0 +1,132 @@
+"""One case of `rare preprocess`: read, checked, brought to its grid, written; or kept from an earlier call.
+
+The file of a case holds the key of what it was made from, so that --resume can tell whether it is still right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rarecli.core.config.config import PercentileNormalisation, Plan, validate
+from rarecli.core.data.layouts import Case, read_case
+from rarecli.core.data.prepared import CaseRecord, foreground_voxels
+from rarecli.core.errors import DataError, EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.preprocessing import downsample, edge_pad, fit_shape, percentile_limits, to_ras
+from rarecli.core.imaging.resampling import resample, resample_labels
+from rarecli.core.jobs.journal import key_of
+from rarecli.core.types import FloatArray, IntArray
+
+_SAMPLES_PER_CASE = 2000
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What the dataset must know of a prepared case."""
+
+    record: CaseRecord
+    intensity_samples: FloatArray
+    """(C, N) values, of the foreground where there is any."""
+
+
+def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path]) -> CaseResult | RareError:
+    """A case that is kept, or prepared; or its error, so that the others go on."""
+    try:
+        with blamed_on(case.name):
+            key = key_of((*case.images, *([case.labels] if case.labels else [])), plan.model_dump(mode="json"))
+            return _keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder)
+    except RareError as error:
+        return error
+
+
+def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResult | None:
+    """The result of an earlier call, if it was made from the same and is whole; its file is brought into `folder`."""
+    target = folder / f"{case.name}.safetensors"
+    for path in (place / target.name for place in kept):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+                if facts.get("key") != key:
+                    continue
+                record = validate(CaseRecord, facts["record"], "the record of a case", DataError, path=path)
+                samples = _samples(file.get_tensor("image"), file.get_tensor("labels"))
+            if path != target:
+                shutil.copyfile(path, _part_of(target))
+                _part_of(target).replace(target)
+        except (OSError, SafetensorError, ValueError, KeyError, DataError):
+            continue  # cut short, or of another version
+        return CaseResult(record, samples)
+    return None
+
+
+def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
+    scan, reference = read_case(case, plan.label_values, len(plan.channel_names))
+    scan, reference = to_ras(scan), to_ras(reference)
+    image, labels = scan.data, reference.data[0]
+    if plan.fixed_shape:
+        depth = 0
+        image, labels = fit_shape(image, plan.patch_size), fit_shape(labels, plan.patch_size)
+    else:
+        way = routing.route(scan.spacing_mm, plan.spacing_mm, range(plan.num_levels))
+        depth = way.depth
+        image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    labels = np.ascontiguousarray(labels, dtype=np.uint8)
+    arrays = {"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}
+    record = CaseRecord(
+        name=case.name,
+        depth=depth,
+        shape=labels.shape,
+        spacing_mm=scan.spacing_mm,
+        source_shape=scan.shape,
+        limits=_limits(image, depth, plan),
+        voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
+    )
+    _save(arrays, folder / f"{case.name}.safetensors", {"key": key, "record": record.model_dump(mode="json")})
+    return CaseResult(record, _samples(image, labels))
+
+
+def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
+    temporary = _part_of(path)
+    try:
+        save_file(arrays, temporary, {"facts": json.dumps(facts)})
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
+
+
+def _part_of(path: Path) -> Path:
+    """Where this process writes a file of a case: a kill leaves a part, which must not look like a case, nor be another process's."""
+    return path.with_suffix(f".{os.getpid()}.part")
+
+
+def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
+    rule = plan.normalisation
+    fits = all(size * 2**depth <= most for size, most in zip(image.shape[1:], plan.patch_size, strict=True))
+    if fits or not isinstance(rule, PercentileNormalisation):
+        return ()
+    result = []
+    for deeper in range(plan.num_levels - depth):
+        step = 2**deeper
+        padded = edge_pad(image, step)
+        result.append(percentile_limits(downsample(padded, deeper, "centred"), rule.lower, rule.upper))
+    return tuple(result)
+
+
+def _samples(image: FloatArray, labels: IntArray) -> FloatArray:
+    """A few intensities per case, of the foreground if it has any, for the fingerprint."""
+    where = np.flatnonzero(labels)
+    if not len(where):
+        where = np.arange(labels.size)
+    picked = where[np.linspace(0, len(where) - 1, min(len(where), _SAMPLES_PER_CASE)).astype(np.int64)]
+    return image.reshape(image.shape[0], -1)[:, picked]

@@ -1,0 +1,171 @@
+"""`rare export`: a folder of engines and all that a consumer must know.
+
+BUNDLE/
+  manifest.json                    the contract
+  depth0.onnx, depth1.onnx, ...    one graph per routing depth
+  weights.safetensors              their weights (not with --self-contained)
+  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, if asked for
+  conformance/                     vectors to test a consumer with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.engines import onnx_export
+from rarecli.core.engines.conformance import write_vectors
+from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, RoutingRule, TensorInfo
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
+from rarecli.core.engines.parity import check_parity
+from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
+from rarecli.core.engines.tensorrt_runner import open_plan
+from rarecli.core.engines.torch_runner import TorchRunner
+from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.imaging import routing
+from rarecli.core.jobs.files import atomic_folder, sha256
+from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.model import build_network, checkpoint
+from rarecli.core.types import FloatArray, Shape
+from rarecli.core.versions import installed_versions
+
+WEIGHTS = "weights.safetensors"
+FORMATS = ("onnx", "tensorrt")
+
+
+@dataclass(frozen=True)
+class TensorRtOptions:
+    """Shapes at depth 0 that plans take, the patch alone by default, and a file that keeps what tuning found out."""
+
+    shape_min: Shape | None = None
+    shape_opt: Shape | None = None
+    shape_max: Shape | None = None
+    timing_cache: Path | None = None
+
+
+def export(
+    model: Path,
+    bundle: Path,
+    *,
+    depths: Sequence[int] | None = None,
+    formats: Sequence[str] = ("onnx",),
+    precision: Precision = "fp32",
+    self_contained: bool = False,
+    tensorrt: TensorRtOptions = TensorRtOptions(),
+    check: bool = True,
+    reporter: Reporter = Silent(),
+) -> Manifest:
+    """Write the bundle of a model: whole, and only if every engine agrees with PyTorch.
+
+    formats: onnx is always written, tensorrt plans are built from it on this machine's GPU. self_contained keeps the weights
+    inside each graph. check: False leaves out the comparison with PyTorch and the conformance vectors: for timing alone, where they
+    would take longer. Raises ModelError when an engine fails its parity gate, UsageError for a depth that the model lacks, an
+    unknown format, or a self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
+    """
+    if stray_formats := sorted(set(formats) - set(FORMATS)):
+        raise UsageError("there is no such format", field="format", found=", ".join(stray_formats), expected=", ".join(FORMATS))
+    library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in formats else (None, None)
+    source = find_model(model)
+    if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
+        raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
+    spec = source.spec
+    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
+    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
+        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
+    network = build_network(spec.network)
+    checkpoint.load_weights(network, source.weights)
+    network.eval()
+    with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu")) as reference:
+        graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(chosen, "trace", len(chosen))}
+        shared = None
+        if not self_contained:
+            onnx_export.save_shared_weights(onnx_export.weights_of(graphs, network), folder / WEIGHTS)
+            shared = HashedFile(file=WEIGHTS, sha256=sha256(folder / WEIGHTS))
+        engines = []
+        for depth, graph in reporter.track(graphs.items(), "check", len(graphs)):
+            file = folder / f"depth{depth}.onnx"
+            if shared:
+                onnx_export.share_weights(graph, folder / WEIGHTS)
+            onnx_export.save_graph(graph, file)
+            parity = check_parity(file.name, _run_onnx(file), spec, depth, precision, reference) if check else None
+            engine = _describe(spec, depth, file, parity)
+            if library is not None:
+                plan = _build_plan(library, engine, folder, spec, precision, reference, gpu, tensorrt)
+                engine = engine.model_copy(update={"plan": plan})
+            engines.append(engine)
+            if parity:
+                reporter.say(f"depth {depth}: logits within {parity.max_abs:.1e} of PyTorch, {parity.label_changes} labels changed")
+        manifest = Manifest(
+            spec=spec,
+            precision=precision,
+            opset=OPSET,
+            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen), as_is_octaves=spec.as_is_octaves),
+            weights=shared,
+            engines=tuple(engines),
+            conformance=write_vectors(folder, spec, chosen, reference) if check else (),
+            versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")),
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _run_onnx(file: Path) -> Callable[[FloatArray], FloatArray]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("onnxruntime", "cpu") from None
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
+
+
+def _build_plan(
+    library: Any,
+    engine: Engine,
+    folder: Path,
+    spec: ModelSpec,
+    precision: Precision,
+    reference: TorchRunner,
+    gpu: Gpu | None,
+    options: TensorRtOptions,
+) -> PlanFacts:
+    """Build a depth's plan, and compare it with PyTorch where there is a GPU to run it on."""
+    profile = profile_for(engine, options.shape_min, options.shape_opt, options.shape_max)
+
+    def check(plan: Path) -> Parity:
+        shapes = list(dict.fromkeys((x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)))
+        with open_plan(plan) as context:
+            return check_parity(
+                plan.name,
+                lambda image: context.infer({INPUT: image})[OUTPUT],
+                spec,
+                engine.depth,
+                precision,
+                reference,
+                shapes=shapes,
+                max_batch=profile.most[0],
+            )
+
+    return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
+
+
+def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity | None) -> Engine:
+    network = spec.network
+    divisor, least = routing.divisor(network.num_levels, depth), routing.min_axis(network.num_levels, depth)
+    return Engine(
+        depth=depth,
+        grid_spacing_mm=spec.grid_spacing_mm(depth),
+        file=file.name,
+        sha256=sha256(file),
+        input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),
+        output=TensorInfo(name=OUTPUT, shape=(-1, network.num_classes, -1, -1, -1)),
+        divisors=(divisor, divisor, divisor),
+        min_shape=(least, least, least),
+        patch_shape=spec.patch_shape(depth),
+        parity=parity,
+    )

@@ -1,0 +1,114 @@
+"""Opening a model, whatever it is: a run (PyTorch) or a bundle (engines). Predict and benchmark see no difference."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.engines.manifest import Bundle, Engine
+from rarecli.core.engines.model_files import ModelFiles, find_model
+from rarecli.core.engines.tensorrt_build import runs_here
+from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.types import FloatArray
+
+BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
+PRECISIONS = ("fp32", "bf16", "int8")
+_PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+
+
+class Runner(Protocol):
+    """The network at any depth, between entering and leaving the context."""
+
+    backend: str
+    depths: tuple[int, ...]
+    """Depths that can be run."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def run(self, image: FloatArray, depth: int) -> FloatArray:
+        """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
+
+
+def open_model(
+    model: Path, backend: str = "auto", device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
+) -> tuple[ModelSpec, Runner]:
+    """A model's spec and a runner for it. Engines are opened when a depth is first needed.
+
+    backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, the fastest that is installed for a bundle.
+    num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
+    Raises UsageError for a backend that the model cannot have, EnvironmentFault for one that is not installed.
+    """
+    if backend not in ("auto", *BACKENDS):
+        raise UsageError("there is no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise UsageError("there is no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
+    files = find_model(model)
+    if files.bundle is None and backend not in ("auto", "torch"):
+        raise UsageError(
+            "a run has no engines", field="backend", found=backend, expected="auto, torch", remedy="rare export makes a bundle"
+        )
+    if backend == "auto":
+        backend = _fastest(files.bundle, device) if files.bundle else "torch"
+    if precision != "fp32" and backend != "openvino":
+        raise UsageError("this backend computes in fp32", field="precision", found=precision, expected="--backend openvino, with a bundle")
+    if files.bundle is None or backend == "torch":
+        return files.spec, _open_torch(files, device, num_threads)
+    return files.spec, _open_engines(files.bundle, backend, device, num_threads, precision)
+
+
+def _fastest(bundle: Bundle, device: str) -> str:
+    """The fastest backend for a bundle that is installed: plans where there are some and a GPU is not ruled out, openvino on a CPU."""
+    wanted = ["onnx", "torch"]
+    if device in ("auto", "cpu"):
+        wanted.insert(0, "openvino")
+    if device in ("auto", "cuda", "cuda:0") and find_spec("polygraphy") and all(map(_takes_every_window, bundle.manifest.engines)):
+        plans = [engine.plan for engine in bundle.manifest.engines if engine.plan]
+        if runs_here(plans):
+            return "tensorrt"
+    for backend in wanted:
+        if find_spec(_PACKAGES[backend]) is not None:
+            return backend
+    raise missing_extra("onnxruntime", "cpu")
+
+
+def _takes_every_window(engine: Engine) -> bool:
+    """Whether an engine's plan takes all that prediction may give it: from the least shape to the patch."""
+    if engine.plan is None:
+        return False
+    small = all(low <= size for low, size in zip(engine.plan.shape_min[2:], engine.min_shape, strict=True))
+    return small and all(high >= size for high, size in zip(engine.plan.shape_max[2:], engine.patch_shape, strict=True))
+
+
+def _open_engines(bundle: Bundle, backend: str, device: str, num_threads: int | None, precision: str) -> Runner:
+    if backend == "openvino":
+        from rarecli.core.engines.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(bundle, device, num_threads, precision)
+    if backend == "tensorrt":
+        from rarecli.core.engines.tensorrt_runner import TensorRtRunner
+
+        return TensorRtRunner(bundle, device)
+    from rarecli.core.engines.onnx_runner import OnnxRunner
+
+    return OnnxRunner(bundle, device, num_threads)
+
+
+def _open_torch(files: ModelFiles, device: str, num_threads: int | None) -> Runner:
+    try:
+        import torch
+    except ImportError:
+        raise missing_extra("torch", "train") from None
+    from rarecli.core.engines.torch_runner import TorchRunner, choose_device
+    from rarecli.core.model import build_network
+    from rarecli.core.model.checkpoint import load_weights
+
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    network = build_network(files.spec.network)
+    load_weights(network, files.weights)
+    return TorchRunner(network, choose_device(device), files.bundle.manifest.depths if files.bundle else None)

@@ -1,0 +1,94 @@
+"""`rare score`: label files against reference label files, whoever made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.data.layouts import class_indices, label_files
+from rarecli.core.errors import DataError, some
+from rarecli.core.evaluation.comparison import FILE_NAME, compare, load_result, result_of
+from rarecli.core.evaluation.metrics import Record, case_record
+from rarecli.core.evaluation.summary import ROUTED, Score, summarise, write_result
+from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
+from rarecli.core.imaging.volume import read_labels, require_same_grid
+from rarecli.core.jobs.files import read_json, require_writable, write_json
+from rarecli.core.jobs.progress import Reporter, Silent
+
+
+def score(
+    references: Path,
+    predictions: Path,
+    output: Path,
+    reporter: Reporter = Silent(),
+    *,
+    surface: bool = True,
+    against: Path | None = None,
+) -> dict[str, Any]:
+    """Score a folder of label files against another by name; write summary.json and cases.csv; return the summary.
+
+    Depths are taken from the predictions.json that `rare predict` left there, if any. One pair is in memory at a time.
+    surface: also HD95 and surface Dice, by MONAI. against: an earlier result on the same cases; writes comparison.json and
+    adds it to what is returned. Labels that no reference has are not scored, but named.
+    Raises DataError for a prediction without reference or on another grid.
+    """
+    predicted = [case for case in label_files(predictions) if not case.name.endswith("_probabilities")]
+    available = {case.name: case.images[0] for case in label_files(references)}
+    if not predicted:
+        raise DataError("there are no predictions", path=predictions, expected="files named as the references")
+    for case in predicted:
+        if case.name not in available:
+            raise DataError("the prediction has no reference", case=case.name, path=references, expected=f"{case.name}.nii.gz")
+    if unscored := sorted(available.keys() - {case.name for case in predicted}):
+        reporter.warn(f"{len(unscored)} references have no prediction and are not scored: {some(unscored)}")
+    other = load_result(against) if against is not None else None
+    if surface:
+        require_monai()
+    depths = _depths_taken(predictions)
+    require_writable(output)
+    records: dict[str, dict[int, dict[str, Any]]] = {}
+    for case in reporter.track(predicted, "score", len(predicted)):
+        records[case.name] = _score_pair(case.name, case.images[0], available[case.name], surface)
+    values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
+    if not values:
+        raise DataError("there is nothing but background", path=references, expected="a label above 0 in a reference")
+    stray = [(name, value) for name, record in records.items() for value in record if value not in values]
+    for value in sorted({value for _, value in stray}):
+        found = [name for name, other in stray if other == value]
+        # as a class it would be right wherever it is not predicted, and raise the mean
+        reporter.warn(f"label {value} is in no reference and is not scored; it is predicted in {some(found)}")
+    scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
+    summary = summarise(scored, ["background", *map(str, values)])
+    write_result(scored, summary, output)
+    if other is None:
+        return summary
+    comparison = compare(result_of(summary, output), other)
+    write_json(output / FILE_NAME, comparison)
+    return summary | {"comparison": comparison}
+
+
+def _score_pair(name: str, prediction_file: Path, reference_file: Path, surface: bool) -> dict[int, dict[str, Any]]:
+    """The metrics of one pair of files by label value, for the values that occur in either."""
+    prediction, reference = read_labels(prediction_file, case=name), read_labels(reference_file, case=name)
+    require_same_grid(prediction, reference, "prediction and reference lie on different grids", case=name, path=prediction_file)
+    values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))))
+    predicted, true = (class_indices(volume.data[0], values, name) for volume in (prediction, reference))
+    record = measure(predicted, true, [str(value) for value in values], reference.spacing_mm if surface else None)
+    return {int(label): metrics for label, metrics in record.items()}
+
+
+def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) -> Record:
+    """A record over all labels of the result: what a case has not, neither in its prediction nor in its reference, is right."""
+    nothing = case_record(np.zeros((2, 2), dtype=np.int64), ("background", "nothing"))["nothing"] | (IN_NEITHER if surface else {})
+    return {str(value): record.get(value, nothing) for value in values}
+
+
+def _depths_taken(predictions: Path) -> dict[str, int]:
+    """Depth by case, as `rare predict` recorded it beside its labels; none where something else made them."""
+    path = predictions / "predictions.json"
+    try:
+        return {name: record["depth"] for name, record in read_json(path)["cases"].items()} if path.is_file() else {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("this predictions.json is not one of rare predict", path=path, remedy="move it elsewhere") from error

@@ -1,0 +1,134 @@
+"""Scores of many cases become summary.json (nnU-Net's keys and more) and cases.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rarecli.core.evaluation.metrics import METRICS, Record, foreground_mean
+from rarecli.core.evaluation.surfaces import SURFACE_METRICS
+from rarecli.core.jobs.files import atomic_file, write_json
+
+ROUTED, UPSAMPLED = "routed", "upsampled"
+Column = Literal["depth", "spacing_mm"]
+"""What tells the resolutions of a result apart: the columns of its tables."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One case, scored at one resolution with one method.
+
+    depth: the resolution is 1/2^depth of the case's own grid; where spacing_mm is known, the depth that it is routed to.
+    restored: the same labels brought back to the case's own grid and scored there.
+    ceiling: what perfect labels of this resolution, brought back in the same way, would score there.
+    """
+
+    case: str
+    method: str
+    metrics: Record
+    depth: int | None
+    spacing_mm: float | None = None
+    restored: Record | None = None
+    ceiling: Record | None = None
+
+    def column(self, column: Column) -> str | None:
+        """The resolution as the key of a table."""
+        value = getattr(self, column)
+        return None if value is None else f"{value:g}"
+
+
+def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Column = "depth") -> dict[str, Any]:
+    """nnU-Net's keys (metric_per_case, mean, foreground_mean: over all resolutions, routed) plus per_method and one table per column.
+
+    per_depth, or per_spacing: by resolution, routed. per_method: the same by method.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for method in dict.fromkeys(item.method for item in scored):
+        groups: dict[str, list[Score]] = {}
+        for item in scored:
+            if item.method == method and (key := item.column(column)) is not None:
+                groups.setdefault(key, []).append(item)
+        tables[method] = {key: _resolution(groups[key], label_names) for key in sorted(groups, key=float)}
+    whole = _aggregate([item.metrics for item in scored if item.method == ROUTED], label_names)
+    return {
+        "mean": whole["mean"],
+        "foreground_mean": whole["foreground_mean"],
+        "dice_p5": whole["dice_p5"],
+        **({"hd95_null": whole["hd95_null"]} if "hd95_null" in whole else {}),
+        "per_depth" if column == "depth" else "per_spacing": tables[ROUTED],
+        "per_method": tables,
+        "metric_per_case": [{key: value for key, value in vars(item).items() if value is not None or key == "depth"} for item in scored],
+    }
+
+
+def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path) -> None:
+    """Write summary.json and cases.csv: one row per case, resolution, method and label."""
+    write_json(output / "summary.json", summary)
+    with (
+        atomic_file(output / "cases.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        rows = [row for item in scored for row in _rows(item)]
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows(item: Score) -> list[dict[str, Any]]:
+    rows = []
+    for label, values in item.metrics.items():
+        row: dict[str, Any] = {"case": item.case, "depth": item.depth}
+        if item.spacing_mm is not None:
+            row["spacing_mm"] = item.spacing_mm
+        row |= {"method": item.method, "label": label, **values}
+        for name, record in (("restored", item.restored), ("ceiling", item.ceiling)):
+            if record is not None:
+                row |= {f"{name}_{metric}": value for metric, value in record[label].items() if not metric.startswith("n_")}
+        rows.append(row)
+    return rows
+
+
+def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str, Any]:
+    part = _aggregate([item.metrics for item in items], label_names)
+    for name in ("restored", "ceiling"):
+        if records := [record for item in items if (record := getattr(item, name)) is not None]:
+            part[name] = _aggregate(records, label_names)
+    return part
+
+
+def _aggregate(records: Sequence[Record], label_names: Sequence[str]) -> dict[str, Any]:
+    """Over cases; num_cases, dice, dice_std and dice_p5 are of the mean over foreground classes of each case.
+
+    A class that has no HD95 in a case is left out of the mean of HD95, which is over the pairs of case and class that have
+    one (null if none has), and counted in hd95_null.
+    """
+    labels = list(label_names[1:])
+    dice = [foreground_mean(record) for record in records]
+    mean = {label: {metric: float(np.mean([r[label][metric] for r in records])) for metric in METRICS} for label in labels}
+    overall: dict[str, float | None] = {metric: float(np.mean([foreground_mean(r, metric) for r in records])) for metric in METRICS}
+    result = {
+        "num_cases": len(records),
+        "dice": float(np.mean(dice)),
+        "dice_std": float(np.std(dice)),
+        "dice_p5": float(np.percentile(dice, 5)),
+        "foreground_mean": overall,
+        "mean": mean,
+        "both_empty": {label: sum(r[label]["n_ref"] == 0 and r[label]["n_pred"] == 0 for r in records) for label in labels},
+    }
+    if labels and "hd95_mm" in records[0][labels[0]]:
+        for metric in SURFACE_METRICS:
+            for label in labels:
+                mean[label][metric] = _mean_of_known([r[label][metric] for r in records])
+            overall[metric] = _mean_of_known([r[label][metric] for r in records for label in labels])
+        result["hd95_null"] = {label: sum(r[label]["hd95_mm"] is None for r in records) for label in labels}
+    return result
+
+
+def _mean_of_known(values: Sequence[float | None]) -> Any:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

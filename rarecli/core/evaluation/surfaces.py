@@ -1,0 +1,66 @@
+"""Surface metrics per class, by MONAI, which is imported when the first surface is measured: that takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.errors import missing_extra
+from rarecli.core.evaluation.metrics import Record, case_record, confusion_matrix
+from rarecli.core.types import IntArray, Triple
+
+SURFACE_METRICS = ("hd95_mm", "surface_dice")
+TOLERANCE_VOXELS = 1.0
+IN_NEITHER: dict[str, float | None] = {"hd95_mm": None, "surface_dice": 1.0}
+"""A class that is in neither has no surface; as an overlap, surface Dice follows Dice."""
+_MISSED: dict[str, float | None] = {"hd95_mm": None, "surface_dice": 0.0}
+
+
+def require_monai() -> None:
+    """Raise EnvironmentFault, naming the extra and the way without, if MONAI is not installed."""
+    _monai()
+
+
+def surface_record(prediction: IntArray, reference: IntArray, spacing_mm: Triple, num_classes: int) -> list[dict[str, float | None]]:
+    """hd95_mm and surface_dice of every foreground class of two label arrays (X, Y, Z) of class indices.
+
+    hd95_mm: the larger of the two 95th percentiles of surface distances, in mm; None for a class that is missed or in
+    neither, since it has no finite value. surface_dice: the share of both surfaces that lies within one voxel of the other,
+    distances counted in voxels, so that a shift by one slice counts alike along every axis; 0 for a class that is missed.
+    A surface is the set of voxels with a face neighbour (or the border) outside of the class.
+    Source: Nikolov et al., arXiv 1809.04430, for surface Dice; MONAI's implementation.
+    """
+    classes = range(1, num_classes)
+    masks = [(prediction == index, reference == index) for index in classes]
+    records = [dict(_MISSED if predicted.any() or true.any() else IN_NEITHER) for predicted, true in masks]
+    in_both = [index for index, (predicted, true) in enumerate(masks) if predicted.any() and true.any()]
+    if not in_both:
+        return records
+    torch, hausdorff_distance, surface_dice = _monai()
+    predicted, true = (torch.from_numpy(np.stack([masks[index][side] for index in in_both]))[None] for side in (0, 1))
+    distances = hausdorff_distance(predicted, true, include_background=True, percentile=95, spacing=list(spacing_mm))[0]
+    shares = surface_dice(predicted, true, [TOLERANCE_VOXELS] * len(in_both), include_background=True)[0]
+    for index, distance, share in zip(in_both, distances.tolist(), shares.tolist(), strict=True):
+        records[index] = {"hd95_mm": distance, "surface_dice": share}
+    return records
+
+
+def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str], spacing_mm: Triple | None) -> Record:
+    """All metrics of one case, two label arrays of class indices; without surface metrics if no spacing is given."""
+    record = case_record(confusion_matrix(prediction, reference, len(label_names)), label_names)
+    if spacing_mm is not None:
+        for values, surfaces in zip(record.values(), surface_record(prediction, reference, spacing_mm, len(label_names)), strict=True):
+            values.update(surfaces)
+    return record
+
+
+def _monai() -> tuple[Any, Any, Any]:
+    try:
+        import torch
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+        from monai.metrics.surface_dice import compute_surface_dice
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "monai", "train", "--no-surface does without surface metrics") from None
+    return torch, compute_hausdorff_distance, compute_surface_dice

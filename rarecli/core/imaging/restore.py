@@ -1,0 +1,54 @@
+"""From scores to classes: what is made of logits (K, X, Y, Z) float32, whoever computed them. Without PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rarecli.core.imaging.preprocessing import RoutedScan
+from rarecli.core.types import FloatArray, IntArray
+
+_SLAB = 8
+"""Planes at a time."""
+
+
+def classes_of(logits: FloatArray, routed: RoutedScan) -> IntArray:
+    """Logits on the routed grid -> class indices (X, Y, Z) uint8 on the scan's own grid, in its own axes.
+
+    Where a voxel of the scan holds several of the routed grid, their mean probability decides; along other axes the nearest one does.
+    """
+    return routed.restore_labels(best_classes(mean_probabilities(logits, routed) if routed.is_refined else logits))
+
+
+def mean_probabilities(logits: FloatArray, routed: RoutedScan) -> FloatArray:
+    """Logits on the routed grid -> mean probabilities over the scan's voxels along axes where that grid is finer; other axes stay.
+
+    Slab by slab, along the axis that is refined least, so that all probabilities of the finer grid never stand in memory together.
+    """
+    last = int(np.argmin(routed.route.zoom))
+    cuts = range(_SLAB, logits.shape[1 + last], _SLAB)
+    first = [axis for axis in range(3) if axis != last]
+    slabs = [routed.average_back(softmax(slab), first) for slab in np.split(logits, cuts, axis=1 + last)]
+    return routed.average_back(np.concatenate(slabs, axis=1 + last), [last])
+
+
+def best_classes(scores: FloatArray) -> IntArray:
+    """The best class of every voxel, the first of equals: (K, X, Y, Z), no NaN -> (X, Y, Z) uint8.
+
+    Class by class within slabs that fit the cache: numpy's argmax over the first axis is slower and takes 8 bytes a voxel.
+    """
+    classes: IntArray = np.zeros(scores.shape[1:], dtype=np.uint8)
+    for x in range(0, scores.shape[1], _SLAB):
+        slab, chosen = scores[:, x : x + _SLAB], classes[x : x + _SLAB]
+        best = slab[0].copy()
+        for index in range(1, len(slab)):
+            np.copyto(chosen, np.uint8(index), where=slab[index] > best)
+            np.maximum(best, slab[index], out=best)
+    return classes
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities: (K, X, Y, Z) float32."""
+    powers: FloatArray = np.subtract(logits, logits.max(axis=0, keepdims=True), dtype=np.float32)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=0, keepdims=True)
+    return powers

@@ -1,0 +1,175 @@
+"""A scan or labels in memory, and NIfTI in and out.
+
+Axes: (C, X, Y, Z). The affine maps voxel indices to world coordinates in mm, RAS+ (+x right, +y anterior, +z superior).
+Spacing and orientation are properties of the affine and so cannot disagree with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import aff2axcodes
+
+from rarecli.core.errors import DataError
+from rarecli.core.imaging.nifti import NiftiHeader, read_nifti
+from rarecli.core.jobs.files import atomic_file
+from rarecli.core.types import AnyArray, FloatArray, Triple
+
+_LARGEST_LABEL = 2**31 - 1
+_FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
+"""Header fields that may name the patient and are emptied in results."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels and where they lie.
+
+    data: (C, X, Y, Z), any numeric dtype. affine: (4, 4) float64, voxel index -> mm in RAS+.
+    header: the NIfTI header it was read with, kept for its codes and units when a result goes back to this grid.
+    """
+
+    data: AnyArray
+    affine: FloatArray
+    header: NiftiHeader | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4:
+            raise DataError("a volume has four axes", found=f"shape {self.data.shape}", expected="(C, X, Y, Z)")
+        if self.affine.shape != (4, 4):
+            raise DataError("an affine is a 4x4 matrix", found=f"shape {self.affine.shape}", expected="(4, 4)")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Spatial shape (X, Y, Z) in voxels."""
+        return self.data.shape[1:]
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels C."""
+        return int(self.data.shape[0])
+
+    @cached_property
+    def spacing_mm(self) -> Triple:
+        """Distance between neighbouring voxels along each array axis, in mm: the lengths of the affine's columns."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    @cached_property
+    def orientation(self) -> str:
+        """Where each array axis points, e.g. "RAS"."""
+        return "".join(str(code) for code in aff2axcodes(self.affine))
+
+
+def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Volume:
+    """Read a scan from one NIfTI file (3D, or 4D with channels last) or from one file per channel: float32, mm.
+
+    Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count and first index).
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    parts = [_read(path, case) for path in files]
+    first = parts[0]
+    for path, part in zip(files[1:], parts[1:], strict=True):
+        require_same_grid(part, first, f"channel {path.name} lies on another grid than {files[0].name}", case=case, path=path)
+    data = first.data if len(parts) == 1 else np.concatenate([part.data for part in parts])
+    data = np.ascontiguousarray(data, dtype=np.float32)
+    volume = Volume(data, first.affine, first.header)
+    require_finite(volume, case=case, files=files)
+    return volume
+
+
+def require_finite(volume: Volume, *, case: str | None = None, files: Sequence[Path] = ()) -> None:
+    """Raise DataError for an empty volume and for voxels that are no finite numbers, with their count and the first one's index."""
+    data = volume.data
+    if not data.size:
+        raise DataError("the scan has no voxels", case=case, found=f"shape {data.shape}")
+    # a finite sum is proof enough and far cheaper than a mask; a sum that overflows is looked at in full
+    if not np.isfinite(data.sum(dtype=np.float64)) and not (finite := np.isfinite(data)).all():
+        index = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise DataError(
+            "the scan has voxels that are no finite numbers",
+            case=case,
+            path=files[min(index[0], len(files) - 1)] if files else None,
+            found=f"{int((~finite).sum())} NaN or infinite voxels, the first at (channel, x, y, z) = {index}",
+            expected="finite intensities",
+            remedy="repair the scan, e.g. numpy.nan_to_num",
+        )
+
+
+def read_labels(path: Path, *, case: str | None = None) -> Volume:
+    """Read labels: int32 of shape (1, X, Y, Z). Floats within 0.001 of an integer are rounded, others are a DataError."""
+    volume = _read(path, case)
+    if volume.num_channels != 1:
+        raise DataError("labels have one channel", case=case, path=path, found=f"{volume.num_channels} channels")
+    rounded = volume.data
+    if volume.data.dtype.kind == "f":
+        rounded = np.rint(volume.data)
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, which is not near either
+            near = np.abs(volume.data - rounded) <= 1e-3
+        if not near.all():
+            stray = volume.data[~near][0]
+            raise DataError("labels are not integers", case=case, path=path, found=f"the value {stray}", expected="whole numbers")
+    for value in (rounded.min(), rounded.max()):
+        if not 0 <= int(value) <= _LARGEST_LABEL:
+            raise DataError("a label is out of range", case=case, path=path, found=int(value), expected=f"0 to {_LARGEST_LABEL}")
+    return Volume(rounded.astype(np.int32), volume.affine, volume.header)
+
+
+def require_same_grid(volume: Volume, reference: Volume, problem: str, *, case: str | None = None, path: Path | None = None) -> None:
+    """Raise DataError(problem) unless both have one spatial shape and one affine, within a hundredth of a voxel."""
+    tolerance_mm = 1e-2 * min(reference.spacing_mm)
+    if volume.shape != reference.shape or not np.allclose(volume.affine, reference.affine, rtol=0, atol=tolerance_mm):
+        raise DataError(problem, case=case, path=path, found=_grid(volume), expected=_grid(reference), remedy="resample one onto the other")
+
+
+def write_labels(path: Path, labels: AnyArray, like: Volume) -> None:
+    """Write labels (X, Y, Z) on the grid of `like`, with its codes and units, in the smallest unsigned dtype; atomically."""
+    largest = int(labels.max(initial=0))
+    dtype = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
+    _write(path, labels.astype(dtype), like)
+
+
+def write_image(path: Path, image: AnyArray, like: Volume) -> None:
+    """Write (X, Y, Z), or channels (C, X, Y, Z) as a 4D file with channels last, on the grid of `like`; float32, atomically."""
+    data = np.moveaxis(image, 0, -1) if image.ndim == 4 else image
+    _write(path, data.astype(np.float32), like)
+
+
+def _write(path: Path, data: AnyArray, like: Volume) -> None:
+    if data.shape[:3] != like.shape:
+        raise ValueError(f"data of shape {data.shape} does not fit the grid {like.shape}")
+    if like.header is None:
+        image = nib.Nifti1Image(data, like.affine)
+        image.header.set_xyzt_units("mm")
+    else:
+        header = like.header.copy()
+        header.extensions.clear()
+        for field in _FREE_TEXT & set(header.keys()):
+            header[field] = b""
+        header["cal_min"] = header["cal_max"] = 0
+        header.set_intent("none")
+        header.set_slope_inter(1, 0)
+        header.set_data_dtype(data.dtype)
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        # without an affine nibabel leaves both forms, their codes and the units as they were
+        image = kind(data, None, header)  # type: ignore[no-untyped-call]
+    with atomic_file(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _read(path: Path, case: str | None) -> Volume:
+    array, affine, header, notes = read_nifti(path, case)
+    for note in notes:
+        warnings.warn(f"{path.name}: {note}", stacklevel=3)
+    return Volume(array, affine, header)
+
+
+def _grid(volume: Volume) -> str:
+    spacing = " x ".join(f"{s:.4g}" for s in volume.spacing_mm)
+    origin = ", ".join(f"{o:.4g}" for o in volume.affine[:3, 3])
+    return f"{' x '.join(map(str, volume.shape))} voxels of {spacing} mm, {volume.orientation}, origin ({origin})"

@@ -1,0 +1,219 @@
+"""`rare info`: what a file or folder is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.run_folder import LOG, load_run_info
+from rarecli.core.data.layouts import open_dataset, scans_in
+from rarecli.core.errors import DataError, ModelError, RareError
+from rarecli.core.imaging import routing
+from rarecli.core.imaging.preprocessing import to_ras
+from rarecli.core.imaging.volume import Volume, read_volume
+from rarecli.core.jobs.files import read_json
+
+if TYPE_CHECKING:
+    from rarecli.core.engines.manifest import Parity
+
+Facts = dict[str, Any]
+
+
+def verify(bundle: Path, backend: str = "auto") -> Facts:
+    """Compare a bundle's files with its manifest and run its conformance vectors; facts, a line per depth.
+
+    Raises ModelError at the first disagreement and for what is no bundle.
+    """
+    from rarecli.core.engines.conformance import verify_bundle
+    from rarecli.core.engines.model_files import find_model
+    from rarecli.core.engines.open_model import open_model
+
+    files = find_model(bundle)
+    if files.bundle is None:
+        raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
+    spec, runner = open_model(bundle, backend)
+    with runner:
+        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
+
+
+def describe(path: Path, model: Path | None = None) -> Facts:
+    """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
+
+    With `model`, a scan's facts say where it would be routed. Raises DataError for anything else.
+    """
+    if not path.exists():
+        return _built_in(path)
+    try:
+        return _describe(path, model)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError("the folder holds JSON that rare did not write", path=path, found=repr(error)) from error
+
+
+def _describe(path: Path, model: Path | None) -> Facts:
+    if path.is_file():
+        if path.name.endswith((".nii", ".nii.gz")):
+            return _scan(path, model)
+        if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
+            return _run(path.parent) | {"kind": f"weights of a run, {path.name}"}
+        raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
+    if (path / "prepared.json").is_file():
+        return _prepared(path)
+    if (path / "run.json").is_file():
+        return _run(path)
+    if (path / "manifest.json").is_file():
+        return _bundle(path)
+    if (path / "summary.json").is_file():
+        return _scores(path)
+    if (path / "dataset.json").is_file() or not any(file.name.endswith((".nii", ".nii.gz")) for file in path.iterdir()):
+        return _dataset(path)
+    return _scans(path)
+
+
+def _scan(path: Path, model: Path | None) -> Facts:
+    volume: Volume = read_volume(path)
+    ras = to_ras(volume)
+    facts: Facts = {
+        "kind": "scan",
+        "shape": f"{_times(volume.shape)} voxels, {volume.num_channels} channel{'s' if volume.num_channels > 1 else ''}",
+        "spacing": f"{_times(volume.spacing_mm)} mm",
+        "orientation": volume.orientation,
+        "field of view": f"{_times(np.array(ras.shape) * ras.spacing_mm)} mm (right x anterior x superior)",
+        "intensity": f"{volume.data.min():g} to {volume.data.max():g}, mean {volume.data.mean():g}",
+    }
+    values = np.unique(volume.data)
+    if len(values) <= 20 and np.array_equal(values, np.rint(values)):
+        facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
+    if model is not None:
+        from rarecli.core.engines.model_files import find_model
+
+        files = find_model(model)
+        spec = files.spec
+        depths = files.bundle.manifest.depths if files.bundle else range(spec.network.num_depths)
+        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, as_is_octaves=spec.as_is_octaves)
+        facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
+    return facts
+
+
+def _dataset(path: Path) -> Facts:
+    dataset = open_dataset(path)
+    return {
+        "kind": f"dataset, {dataset.layout}",
+        "name": dataset.name,
+        "cases": f"{len(dataset.cases)}, {dataset.cases[0].name} to {dataset.cases[-1].name}",
+        "channels": ", ".join(dataset.channel_names or ("not declared",)),
+        "labels": [f"{value} {name}" for value, name in (dataset.label_names or {}).items()] or "not declared",
+    }
+
+
+def _scans(path: Path) -> Facts:
+    cases = scans_in(path)
+    facts: Facts = {"kind": "folder of scans", "cases": f"{len(cases)}, {cases[0].name} to {cases[-1].name}"}
+    facts["files per case"] = str(max(len(case.images) for case in cases))
+    if (path / "predictions.json").is_file():
+        content = read_json(path / "predictions.json")
+        facts["kind"] = "predictions"
+        facts["model"] = f"{content['model']}, {content['backend']}"
+        counts = Counter(record["depth"] for record in content["cases"].values())
+        facts["routes"] = [f"depth {depth}: {counts[depth]} cases" for depth in sorted(counts)]
+    return facts
+
+
+def _scores(path: Path) -> Facts:
+    content = read_json(path / "summary.json")
+    facts: Facts = {"kind": "scores", "cases": str(len({item["case"] for item in content["metric_per_case"]}))}
+    facts["Dice"] = f"{content['foreground_mean']['dice']:.4f}, mean over classes, cases and resolutions"
+    if "per_spacing" in content:
+        facts["by spacing"] = [f"{spacing} mm: {values['dice']:.4f}" for spacing, values in content["per_spacing"].items()]
+    else:
+        facts["by depth"] = [f"depth {depth}: {values['dice']:.4f}" for depth, values in content["per_depth"].items()] or "not known"
+    return facts
+
+
+def _prepared(path: Path) -> Facts:
+    from rarecli.core.data.prepared import open_prepared
+
+    index = open_prepared(path).index
+    plan = index.plan
+    facts: Facts = {
+        "kind": "prepared dataset",
+        "dataset": f"{plan.dataset}, {len(index.cases)} cases",
+        "trained spacing": f"{_times(plan.spacing_mm)} mm",
+        "patch": f"{_times(plan.patch_size)} voxels" + (", every case of this shape" if plan.fixed_shape else ""),
+        "levels": str(plan.num_levels),
+        "normalisation": plan.normalisation.kind,
+        "routing plan": [f"depth {depth}: {count} cases" for depth, count in enumerate(index.routing_plan)],
+    }
+    if index.failed:
+        facts["failed"] = [f"{name}: {why}" for name, why in index.failed.items()]
+    return facts
+
+
+def _run(path: Path) -> Facts:
+    info = load_run_info(path)
+    log = path / LOG
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    facts: Facts = {"kind": "run"} | _model(info.spec)
+    if info.started_from:
+        facts["weights from"] = info.started_from
+    facts["training"] = f"{len(lines)} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
+    facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
+    return facts
+
+
+def _built_in(name: Path) -> Facts:
+    from rarecli.core.engines.model_files import built_in_models
+
+    models = built_in_models()
+    if str(name) not in models:
+        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
+    folder = models[str(name)]
+    return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
+
+
+def _bundle(path: Path) -> Facts:
+    from rarecli.core.engines.manifest import Bundle
+
+    bundle = Bundle(path)
+    manifest = bundle.manifest
+    facts: Facts = {"kind": "bundle"} | _model(manifest.spec)
+    facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
+    facts["engines"] = [
+        f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisors {_times(e.divisors)}, "
+        + _agreement(e.parity)
+        + (f"; TensorRT plan, {_agreement(e.plan.parity)}" if e.plan else "")
+        for e in manifest.engines
+    ]
+    try:
+        bundle.verify()
+        facts["files"] = "all as the manifest says"
+    except RareError as error:
+        facts["files"] = f"BROKEN: {error.problem} ({error.path})"
+    return facts
+
+
+def _agreement(parity: Parity | None) -> str:
+    if parity is None:
+        return "never run"
+    return (
+        f"within {parity.max_abs:.1e} of PyTorch on {len(parity.shapes)} shapes, {parity.label_changes} labels changed, "
+        f"Dice at least {parity.min_dice:.4f}"
+    )
+
+
+def _model(spec: ModelSpec) -> Facts:
+    network, plan = spec.network, spec.plan
+    return {
+        "name": spec.name,
+        "network": f"{network.arch}, {network.num_filters} filters, {network.num_levels} levels, {network.num_depths} entries",
+        "channels": ", ".join(plan.channel_names),
+        "labels": [f"{value} {name}" for value, name in zip(plan.label_values, plan.label_names, strict=True)],
+        "routing": [f"depth {depth}: grid {_times(spec.grid_spacing_mm(depth))} mm" for depth in range(network.num_depths)],
+    }
+
+
+def _times(numbers: Any) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)

@@ -1,0 +1,81 @@
+"""What a batch has finished, a line per case, so that `--resume` does only what is missing.
+
+A line holds the key of what the case was made from: a hash of its files, of the model and of the options. Whoever changes
+one of them finds no line any more, and the case is done again. Lines are appended, so that whatever ends the batch loses
+at most the case that was being done. The tasks of a job array, each with its part of the cases, have a file each; whoever
+resumes reads them all, and a batch of all cases takes over what they noted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rarecli.core.errors import DataError
+from rarecli.core.jobs.files import atomic_file, sha256
+from rarecli.core.jobs.shards import WHOLE, Shard
+
+FILE_NAME = "finished.jsonl"
+
+
+class Journal:
+    """The finished cases of an output folder, or of one part of them. Without `resume` it starts empty."""
+
+    def __init__(self, folder: Path, *, resume: bool, shard: Shard = WHOLE) -> None:
+        name = Path(FILE_NAME)
+        self._path = folder / shard.file_name(name)
+        parts = set(folder.glob(f"{name.stem}_*of*{name.suffix}"))
+        self._lines: dict[str, dict[str, Any]] = {}
+        noted_in: dict[str, Path] = {}
+        if resume:
+            there = [path for path in parts | {folder / name, self._path} if path.is_file()]
+            # of two lines on one case the newer counts: the files of the case are its
+            for path in sorted(there, key=lambda path: path.stat().st_mtime_ns):
+                lines = _read(path)
+                self._lines |= lines
+                noted_in |= dict.fromkeys(lines, path)
+        whole = shard == WHOLE
+        kept = [line for case, line in self._lines.items() if whole or noted_in[case] == self._path]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+        for path in parts if whole else ():
+            path.unlink(missing_ok=True)
+
+    def find(self, case: str, key: str) -> Any:
+        """What was noted of a case that was made from the same; None if there is no such case."""
+        line = self._lines.get(case)
+        return line["result"] if line and line["key"] == key else None
+
+    def add(self, case: str, key: str, result: Any) -> None:
+        """Note a case as finished; its files must be whole by now."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"case": case, "key": key, "result": result}, allow_nan=False) + "\n")
+
+
+def key_of(files: Iterable[Path], *facts: Any) -> str:
+    """A hash of the content of files and of facts that JSON can hold. Raises DataError for a file that cannot be read."""
+    total = hashlib.sha256()
+    for path in files:
+        if not path.is_file():  # a pipe would never end
+            raise DataError("the file is missing", path=path, expected="a regular file")
+        try:
+            total.update(sha256(path).encode())
+        except OSError as error:
+            raise DataError("the file cannot be read", path=path, found=error.strerror, remedy="check its permissions") from error
+    total.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return total.hexdigest()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Lines by case, the newest of each; a line that is not whole is left out, and so is done again."""
+    lines = {}
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+            lines[line["case"]] = {name: line[name] for name in ("case", "key", "result")}
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return lines

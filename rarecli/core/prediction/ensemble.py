@@ -1,0 +1,30 @@
+"""Several models as one: what they must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.errors import ModelError
+
+_OWN = {"plan": {"dataset", "fingerprint"}, "network": {"arch", "num_filters", "num_depths", "dropout"}}
+"""What may differ: names, ranges of the training scans, how large the networks are."""
+
+
+def require_one_plan(models: Mapping[str, tuple[ModelSpec, Sequence[int]]]) -> None:
+    """Raise ModelError, naming the difference, unless models (by name: spec and depths) would see a scan alike and mean the same labels."""
+    (first, (spec, depths)), *others = models.items()
+    known = _facts(spec, depths)
+    for name, (other, there) in others:
+        for key, value in _facts(other, there).items():
+            if value != known[key]:
+                expected = f"{known[key]}, as in {first}"
+                raise ModelError("the models do not suit each other", path=name, field=key, found=value, expected=expected)
+
+
+def _facts(spec: ModelSpec, depths: Sequence[int]) -> dict[str, Any]:
+    content = spec.model_dump(mode="json")
+    facts = {f"plan.{key}": value for key, value in content["plan"].items() if key not in _OWN["plan"]}
+    facts |= {f"network.{key}": value for key, value in content["network"].items() if key not in _OWN["network"]}
+    return facts | {"depths": list(depths), "targets": spec.targets, "as_is_octaves": spec.as_is_octaves}

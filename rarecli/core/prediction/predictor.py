@@ -1,0 +1,155 @@
+"""`rare predict`: a scan in, labels on the scan's own grid out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from rarecli.core.data.fingerprint import differences
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.engines.open_model import Runner, open_model
+from rarecli.core.errors import UsageError
+from rarecli.core.imaging.nifti import require_orthogonal
+from rarecli.core.imaging.preprocessing import RoutedScan, label_values, prepare_scan
+from rarecli.core.imaging.restore import classes_of, softmax
+from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.volume import Volume, read_volume, require_finite
+from rarecli.core.jobs.journal import key_of
+from rarecli.core.prediction.ensemble import require_one_plan
+from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
+
+_LABELLING = 2
+"""Goes up with every change of how labels are made of logits, so that predictions of before are not resumed."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """labels: (X, Y, Z) on the input grid, with the values of the training labels. probabilities: (K, X, Y, Z) float32, if asked for."""
+
+    labels: IntArray
+    affine: FloatArray
+    depth: int
+    reason: str
+    zoom: Triple
+    """What was left to resample: spacing over the routed grid's, per RAS axis; 1 where nothing was."""
+    probabilities: FloatArray | None
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    """In what the scan is unlike those that the model was trained on."""
+
+
+class Predictor:
+    """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
+
+    model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged:
+    they must agree on everything but their weights. device: auto, cpu, cuda, cuda:N.
+    backend: auto, torch, onnx, openvino, tensorrt.
+    precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Sequence[str | Path],
+        device: str = "auto",
+        backend: str = "auto",
+        num_threads: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+        opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
+        self.spec = opened[0][0]
+        require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
+        self._stack = ExitStack()
+        self.choices = (paths, device, backend, num_threads, precision)
+        self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
+        self.runner = self.runners[0]
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the network or the engines go."""
+        self._stack.close()
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
+        paths, *_, precision = self.choices
+        return key_of([], [find_model(path).digest for path in paths], self.runner.backend, precision, _LABELLING)
+
+    case_names = None
+    """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
+
+    def for_case(self, name: str) -> Predictor:
+        """The predictor for a case of this name."""
+        return self
+
+    def predict(
+        self,
+        scan: str | Path | Volume | AnyArray,
+        affine: AnyArray | None = None,
+        *,
+        depth: int | None = None,
+        pad: bool = True,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
+
+        `depth` forces a depth; `pad` False refuses a scan that would have to be padded to what the network takes.
+        Raises DataError for a broken scan, ModelError for a wrong number of channels.
+        """
+        started = time.perf_counter()
+        volume = _as_volume(scan, affine)
+        routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
+        logits = self._logits(routed, pad)
+        maps = routed.restore_image(softmax(logits)) if probabilities else None
+        return Prediction(
+            label_values(classes_of(logits, routed), self.spec),
+            volume.affine,
+            routed.route.depth,
+            routed.route.reason,
+            routed.route.zoom,
+            maps,
+            time.perf_counter() - started,
+            differences(routed, self.spec.plan),
+        )
+
+    def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
+        """(K, X, Y, Z) on the routed grid. Of several models: those whose softmax is the mean of their probabilities."""
+
+        def logits_of(runner: Runner) -> FloatArray:
+            return sliding_logits(routed.image, self.spec, routed.route.depth, runner.run, pad=pad)
+
+        if len(self.runners) == 1:
+            return logits_of(self.runner)
+        mean = softmax(logits_of(self.runner))
+        for runner in self.runners[1:]:
+            mean += softmax(logits_of(runner))
+        mean /= len(self.runners)
+        np.maximum(mean, np.finfo(np.float32).tiny, out=mean)
+        return np.log(mean, out=mean)
+
+
+def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:
+    if isinstance(scan, str | Path):
+        return read_volume(Path(scan))
+    if isinstance(scan, Volume):
+        volume = scan
+    elif affine is None:
+        raise UsageError("an array needs its affine", field="affine", expected="(4, 4), voxel -> mm, RAS+")
+    else:
+        data = np.asarray(scan, dtype=np.float32)
+        volume = Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+    require_finite(volume)
+    require_orthogonal(volume.affine, "affine")
+    return volume

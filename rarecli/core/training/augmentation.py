@@ -1,0 +1,168 @@
+"""Random changes of training scans: geometry and gamma once at their finest grid, contrast once, noise at every depth.
+
+What happens to a sample is drawn first (`draw_changes`), as plain numbers and from the generator that is handed in, so that it is the same
+whoever draws it. It is then done to several samples at once, on whatever device they lie: images (B, C, X, Y, Z) and labels (B, X, Y, Z),
+float32, B samples of one shape. Nothing here waits for the device, and no sample depends on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rarecli.core.config.config import AugmentationConfig
+from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
+from rarecli.core.types import FloatArray, Triple
+
+_ELASTIC_KNOTS = 5
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Where each voxel takes its value from, in voxels about the centre: `matrix` (3, 3) times its place, plus `shift` (3,), plus `bend`.
+
+    bend: (3, K, K, K), at knots from corner to corner, linear between them.
+    """
+
+    matrix: FloatArray
+    shift: FloatArray
+    bend: FloatArray
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What happens to one sample."""
+
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    motion: Motion | None = None
+    gamma: float = 1.0
+    gain: float = 1.0
+    offset: float = 0.0
+    """Of the contrast of normalised images; one pair for all depths, so that gateways and encoder see one contrast."""
+    noise: tuple[float, ...] = ()
+    """Standard deviation of the noise of each depth, of normalised images."""
+    noise_seed: int = 0
+
+
+def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
+    """Spacing that training scans are acquired at, per axis, over their own: 1 half of the time, else much the same along all axes."""
+    if not config.spacing_octaves or rng.random() < 0.5:
+        return 1.0, 1.0, 1.0
+    apart = AS_IS_ANISOTROPY_OCTAVES / 2
+    octaves = rng.uniform(-config.spacing_octaves, config.spacing_octaves) + rng.uniform(-apart, apart, 3)
+    x, y, z = (float(2**octave) for octave in octaves)
+    return x, y, z
+
+
+def draw_changes(spacing_mm: Triple, depth: int, num_depths: int, config: AugmentationConfig, rng: np.random.Generator) -> Changes:
+    """Draw what happens to a sample whose finest grid is that of `depth`; shifts and bends are configured in voxels of depth 0."""
+    x, y, z = (bool(config.flip and rng.random() < 0.5) for _ in range(3))
+    motion = _draw_motion(spacing_mm, depth, config, rng) if rng.random() < config.probability else None
+    gamma = float(np.exp(rng.uniform(-config.gamma, config.gamma))) if rng.random() < config.probability else 1.0
+    gain, offset = 1.0, 0.0
+    if rng.random() < config.probability:
+        gain = float(rng.uniform(1 - config.contrast, 1 + config.contrast))
+        offset = float(rng.uniform(-config.contrast, config.contrast) / 2)
+    noise = tuple(float(rng.uniform(0, config.noise) * (rng.random() < config.probability)) for _ in range(num_depths))
+    return Changes((x, y, z), motion, gamma, gain, offset, noise, int(rng.integers(2**62)))
+
+
+def _draw_motion(spacing_mm: Triple, depth: int, config: AugmentationConfig, rng: np.random.Generator) -> Motion:
+    angles = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees, 3))
+    scales = 1 + rng.uniform(-config.scale, config.scale) + rng.uniform(-config.scale, config.scale, 3) / 3
+    spacing = np.asarray(spacing_mm)
+    # rotated in mm, so that a right angle stays one where voxels are no cubes
+    matrix = np.diag(1 / spacing) @ _rotation(angles) @ np.diag(scales * spacing)
+    shift = rng.uniform(-config.shift_voxels, config.shift_voxels, 3) / 2**depth
+    bend = rng.normal(0, config.elastic_voxels / 2 / 2**depth, (3, *[_ELASTIC_KNOTS] * 3))
+    return Motion(matrix, shift, bend)
+
+
+def _rotation(angles: FloatArray) -> FloatArray:
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        turn = np.eye(3)
+        first, second = [other for other in range(3) if other != axis]
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def move(images: Tensor, labels: Tensor, changes: Sequence[Changes]) -> tuple[Tensor, Tensor]:
+    """Flip, rotate, scale, shift and bend images (B, C, X, Y, Z) and labels (B, X, Y, Z) alike.
+
+    Interpolation is linear for images, nearest for labels; beyond the border the last voxel goes on.
+    """
+    both = torch.cat([images, labels[:, None]], dim=1)
+    flipped = [tuple(axis for axis, flip in enumerate(item.flips, start=1) if flip) for item in changes]
+    if any(flipped):
+        both = torch.stack([sample.flip(axes) if axes else sample for sample, axes in zip(both, flipped, strict=True)])
+    moving = [index for index, item in enumerate(changes) if item.motion]
+    if moving:
+        grid = _sampling_grid(images.shape[2:], [motion for item in changes if (motion := item.motion)], images.device)
+        where = torch.tensor(moving).to(images.device, non_blocking=True)
+        chosen = both[where]
+        moved = torch.cat([_sample(chosen[:, :-1], grid, "bilinear"), _sample(chosen[:, -1:], grid, "nearest")], dim=1)
+        both = both.index_copy(0, where, moved)
+    return both[:, :-1], both[:, -1]
+
+
+def _sampling_grid(shape: Sequence[int], motions: Sequence[Motion], device: torch.device) -> Tensor:
+    """(B, X, Y, Z, 3), in grid_sample's -1..1, last axis (z, y, x)."""
+    matrix, shift, bend = (_stack([getattr(motion, part) for motion in motions], device) for part in ("matrix", "shift", "bend"))
+    bends = functional.interpolate(bend, size=tuple(shape), mode="trilinear", align_corners=True)
+    x, y, z = torch.meshgrid(*(torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2 for size in shape), indexing="ij")
+    axes = []
+    for axis, size in enumerate(shape):
+        to_x, to_y, to_z, by = (value.view(-1, 1, 1, 1) for value in (*matrix[:, axis].unbind(1), shift[:, axis]))
+        axes.append((to_x * x + to_y * y + to_z * z + by + bends[:, axis]) / (max(size - 1, 1) / 2))
+    return torch.stack(axes[::-1], dim=-1)
+
+
+def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
+    return functional.grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
+def change_gamma(images: Tensor, changes: Sequence[Changes]) -> Tensor:
+    """Raise each channel of (B, C, X, Y, Z), mapped to 0..1 by its extremes, to the power of gamma; the extremes stay where they are."""
+    if all(item.gamma == 1 for item in changes):
+        return images
+    # one by one: the last bit of a power on a CPU goes with how threads share the whole
+    return torch.stack([_power(image, item.gamma) if item.gamma != 1 else image for image, item in zip(images, changes, strict=True)])
+
+
+def _power(image: Tensor, gamma: float) -> Tensor:
+    low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+    extent = torch.where(high > low, high - low, torch.ones_like(low))
+    return ((image - low) / extent) ** gamma * extent + low
+
+
+def change_contrast(images: Tensor, changes: Sequence[Changes]) -> Tensor:
+    """Gain and offset on normalised images (B, C, X, Y, Z)."""
+    return images * _numbers(changes, lambda item: item.gain, images) + _numbers(changes, lambda item: item.offset, images)
+
+
+def add_noise(images: Tensor, depth: int, changes: Sequence[Changes]) -> Tensor:
+    """Gaussian noise on normalised images (B, C, X, Y, Z) at `depth`; a range of 1 is taken for the unit."""
+    noisy = []
+    for image, item in zip(images, changes, strict=True):
+        if item.noise and item.noise[depth]:
+            generator = torch.Generator(image.device).manual_seed(item.noise_seed + depth)
+            image = image + item.noise[depth] * torch.randn(image.shape, generator=generator, device=image.device)
+        noisy.append(image)
+    return torch.stack(noisy)
+
+
+def _numbers(changes: Sequence[Changes], of: Callable[[Changes], float], like: Tensor) -> Tensor:
+    """A number of each sample, to be combined with (B, C, X, Y, Z)."""
+    return torch.tensor([of(item) for item in changes], dtype=torch.float32).to(like.device, non_blocking=True).view(-1, 1, 1, 1, 1)
+
+
+def _stack(arrays: Sequence[FloatArray], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(device, non_blocking=True)

@@ -1,0 +1,143 @@
+"""The batches of a training, made in its own process or in data workers, and what can go wrong with these."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rarecli.core.config.config import ModelSpec
+from rarecli.core.errors import EnvironmentFault, RareError
+from rarecli.core.training.multi_resolution import Patch, make_samples
+from rarecli.core.training.patches import Batch, Key, SampleSource, collate
+
+
+def make_batch(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> Batch:
+    """The batch of these patches, on a device."""
+    return collate(make_samples(patches, spec, device), spec)
+
+
+class _Work(Dataset["Batch | list[Patch] | RareError"]):
+    """The work on several keys, in a data worker or in the training's own process. whole: up to their batch; else no further than patches.
+
+    What is wrong with a case comes back as a value: raised in a worker, it would arrive as text.
+    """
+
+    def __init__(self, source: SampleSource, whole: bool) -> None:
+        self.source, self.whole = source, whole
+
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | list[Patch] | RareError:
+        try:
+            patches = [patch for key in keys for patch in self.source[key]]
+            return make_batch(patches, self.source.spec, torch.device("cpu")) if self.whole else patches
+        except RareError as error:
+            return error
+
+
+class Batches:
+    """The batches of a training, one after the other, and how long they were waited for.
+
+    num_workers processes work ahead, started once; with 0 all is done when it is asked for. Where the CPU trains, they make batches;
+    where a GPU does, they read and draw, and it makes the batches.
+    """
+
+    def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], device: torch.device) -> None:
+        self._spec, self._device = source.spec, device
+        self.waited_s = 0.0
+        workers = self._num_workers = source.config.num_workers
+        if workers:
+            _require_shared_memory(source, whole=device.type == "cpu")
+        self._batches: Any = iter(
+            DataLoader(
+                _Work(source, whole=device.type == "cpu"),
+                batch_size=None,
+                sampler=keys,
+                collate_fn=_unchanged,
+                num_workers=workers,
+                multiprocessing_context="spawn" if workers else None,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_ignore_sigterm,
+            )
+        )
+
+    def close(self) -> None:
+        """End the workers, which nothing else does while a traceback keeps the iterator."""
+        if self._num_workers:
+            self._batches._shutdown_workers()
+
+    def take(self, num: int) -> Iterator[Batch]:
+        """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault for a data worker that died."""
+        for _ in range(num):
+            started = time.perf_counter()
+            try:
+                done = next(self._batches)
+            except (OSError, EOFError) as error:  # it died while it handed a batch over; what is wrong with a case comes as a value
+                if not self._num_workers:
+                    raise
+                raise _dead_worker(error) from error
+            if isinstance(done, RareError):
+                raise done
+            self.waited_s += time.perf_counter() - started
+            yield done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
+
+
+def _ignore_sigterm(_: int) -> None:
+    """In a worker: launchers and schedulers send it to all processes, and the training cannot save without its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Within, a data worker that dies is an EnvironmentFault. torch raises in the main thread, whatever that is doing."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _dead_worker(error) from error
+
+
+def _dead_worker(error: Exception) -> EnvironmentFault:
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler would raise once more for every other worker that ends, in whatever is being tidied up then
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    text = str(error)
+    remedy = "was memory short? try a smaller num_workers"
+    if "Bus error" in text or "shared memory" in text:
+        remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
+    return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
+
+
+def _require_shared_memory(source: SampleSource, whole: bool, folder: Path = Path("/dev/shm")) -> None:
+    """Raise EnvironmentFault if what workers hold ready does not fit into shared memory: they would wait for ever or crash.
+
+    whole: batches; else patches, all on the finest grid.
+    """
+    spec, config = source.spec, source.config
+    depths = range(spec.network.num_depths)
+    shown = [math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in depths]
+    voxels = sum(shown) if whole else math.prod(spec.patch_shape(0)) * config.views_at(depths[-1])
+    per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # ranks share it
+    needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
+        raise EnvironmentFault(
+            "there is too little shared memory for data workers",
+            path=folder,
+            field="num_workers",
+            found=f"{free / 2**20:.0f} MiB free",
+            expected=f"{needed / 2**20:.0f} MiB for {config.num_workers} workers",
+            remedy="enlarge it (docker run --shm-size=8g), or --set num_workers=0",
+        )

@@ -1,0 +1,152 @@
+"""How much memory a training will take, found out without taking it.
+
+A step is taken with tensors that have shapes and no data (PyTorch's fake tensors), and the bytes that live at once are counted. What
+a convolution library allocates for itself is not among them.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rarecli.core.config.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.data.prepared import PreparedDataset
+from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
+from rarecli.core.model import RareUNet, build_network
+from rarecli.core.training.losses import consistency_loss, segmentation_loss
+from rarecli.core.types import Shape
+
+_COPIES = {"adamw": 4, "sgd": 3}
+"""Weights, averaged weights and what the optimiser keeps of each."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes. Nothing of the process itself (Python, libraries) and of the data is in them."""
+
+    state: int
+    """Weights, averaged weights, optimiser: always there."""
+    step: int
+    """The most that a step adds: gradients, activations, temporaries."""
+    validation: int
+    """The most that predicting a patch with the averaged weights adds."""
+
+    @property
+    def peak(self) -> int:
+        """The most at once."""
+        return self.state + max(self.step, self.validation)
+
+
+def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
+    """The memory of a training whose steps take `batch_size` scans of `shape` (voxels at depth 0), all of which enter at every depth,
+    and the coarse views of each.
+    """
+
+    def step(built: RareUNet) -> None:
+        sizes = {depth: batch_size * config.views_at(depth) for depth in range(network.num_depths)}
+        images = _images(network, shape, sizes)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            features = built.encode(images)
+            logits = built.decode(features, sizes)
+            labels = {k: torch.empty(image.shape[0], *image.shape[2:], dtype=torch.uint8) for k, image in images.items()}
+            loss = torch.stack([segmentation_loss(logits[k], labels[k], config.loss.alpha) for k in sizes]).mean()
+            if config.loss.consistency and len(sizes) > 1:
+                loss = loss + consistency_loss(features, sizes)
+        del features, logits
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def validate(built: RareUNet) -> None:
+        with torch.no_grad():
+            built(_images(network, shape, {0: 1})[0])
+
+    parameters, training = _peak(network, config, step)
+    _, validation = _peak(network, config, validate)
+    return MemoryPlan(parameters * num_copies(config.optimiser), parameters + training, validation)
+
+
+def memory_of(
+    dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig, cases: Sequence[str], amp: bool, num_ranks: int = 1
+) -> MemoryPlan:
+    """The memory that each rank of a training on these cases takes at its largest step."""
+    patch = spec.plan.patch_size
+    records = [dataset.records[name] for name in cases]
+    octaves = config.augmentation.spacing_octaves
+    finer = 2 ** (octaves + AS_IS_ANISOTROPY_OCTAVES / 2) if octaves else 1  # what a scan may be acquired anew at
+    sizes = [
+        [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)] for record in records
+    ]
+    x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
+    shape: Shape = spec.engine_shape((x, y, z), 0)
+    at_once = math.ceil(min(config.batch_size, max(1, len(cases))) / (num_ranks * config.accumulate))
+    return plan_memory(spec.network, config, shape, at_once, amp)
+
+
+def num_copies(optimiser: OptimiserConfig) -> int:
+    """How many numbers are kept for each weight."""
+    return _COPIES[optimiser.kind] - (optimiser.kind == "sgd" and optimiser.momentum == 0)
+
+
+def _peak(network: NetworkConfig, config: TrainConfig, work: Callable[[RareUNet], None]) -> tuple[int, int]:
+    """Bytes of the parameters, and the most bytes that live at once during `work` beside parameters and gradients."""
+    with FakeTensorMode():
+        built = build_network(network)
+        if config.checkpoint_activations:
+            built.checkpoint_activations()
+        parameters = sum(parameter.numel() * parameter.element_size() for parameter in built.parameters())
+        for parameter in built.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        with _LiveBytes() as live:
+            for parameter in built.parameters():
+                live.ignore(parameter)
+                live.ignore(parameter.grad)
+            work(built)
+    return parameters, live.peak
+
+
+def _images(network: NetworkConfig, shape: Shape, sizes: Mapping[int, int]) -> dict[int, Tensor]:
+    return {depth: torch.empty(size, network.in_channels, *(axis // 2**depth for axis in shape)) for depth, size in sizes.items()}
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations give, for as long as these live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor, tensor.untyped_storage().nbytes())
+        self.peak = max(self.peak, self._now)
+        return result
+
+    def ignore(self, tensor: Tensor | None) -> None:
+        """Do not count a tensor when it is met."""
+        if tensor is not None:
+            self._count(tensor, 0)
+
+    def _count(self, tensor: Tensor, size: int) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known:
+            return
+
+        def gone(_: object) -> None:
+            self._now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self._now += size

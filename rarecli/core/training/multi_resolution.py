@@ -1,0 +1,147 @@
+"""From what was read of training cases to what the network is shown of them, on the device that trains: B patches of one shape at once.
+
+The same steps as preprocessing.py takes with one scan in numpy, and the same numbers (tests hold one to the other). Nothing here waits
+for the device. Images are (B, C, X, Y, Z) float32, labels (B, X, Y, Z).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rarecli.core.config.config import CtNormalisation, ModelSpec, Normalisation, PercentileNormalisation, Targets
+from rarecli.core.imaging.preprocessing import Limits, downsample
+from rarecli.core.training.augmentation import Changes, add_noise, change_contrast, change_gamma, move
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is read of a case for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
+
+    first_depth: the finest that it is shown at. limits: what normalises it at each depth from there on, of the whole that it is a part
+    of; None: its own percentiles. lost_depth: it is brought to 1/2^lost_depth and back first (the baseline's augmentation).
+    """
+
+    image: Tensor
+    labels: Tensor
+    depth: int
+    first_depth: int
+    changes: Changes
+    limits: tuple[Limits, ...] | None = None
+    lost_depth: int = 0
+
+    def pin_memory(self) -> Patch:
+        """The patch in page-locked memory; torch's loader calls this."""
+        return Patch(**{**vars(self), "image": self.image.pin_memory(), "labels": self.labels.pin_memory()})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """By depth, image (C, X, Y, Z) float32 normalised and labels (X, Y, Z) uint8; each depth half the one before."""
+
+    images: dict[int, Tensor] = field(default_factory=dict)
+    labels: dict[int, Tensor] = field(default_factory=dict)
+
+
+def make_samples(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> list[Sample]:
+    """What the network is shown of each patch, in order; patches that are alike in shape and depths are worked on together."""
+    samples = [Sample() for _ in patches]
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, patch in enumerate(patches):
+        groups.setdefault((patch.image.shape, patch.depth, patch.first_depth, patch.limits is None), []).append(index)
+    for members in groups.values():
+        _show([patches[index] for index in members], [samples[index] for index in members], spec, device)
+    return samples
+
+
+def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, device: torch.device) -> None:
+    """Fill the samples of patches that are alike."""
+    first, changes = patches[0], [patch.changes for patch in patches]
+    step = 2 ** (max(spec.network.num_depths - 1, first.depth) - first.depth)
+    # each by itself, since what is stacked is in pinned memory no more
+    images = edge_pad(torch.stack([patch.image.to(device, non_blocking=True) for patch in patches]), step)
+    labels = torch.stack([patch.labels.to(device, non_blocking=True) for patch in patches])
+    labels = edge_pad(labels[:, None].float(), step)[:, 0]
+    images, labels = move(images, labels, changes)
+    images = change_gamma(images, changes)
+    if any(patch.lost_depth for patch in patches):
+        images = torch.cat([lose_resolution(image[None], p.lost_depth, spec.targets) for image, p in zip(images, patches, strict=True)])
+    for depth in range(first.first_depth, spec.network.num_depths):
+        coarser = depth - first.depth
+        # the voxels that a scan of this resolution has; what the padding added beyond them, it has not
+        x, y, z = (math.ceil(size / 2**coarser) for size in first.labels.shape)
+        views = downsample(images, coarser, spec.targets)[..., :x, :y, :z]
+        limits = [patch.limits[depth - first.first_depth] for patch in patches if patch.limits is not None]
+        known = torch.tensor(limits, dtype=torch.float64).to(device, non_blocking=True) if limits else None
+        views = normalise(views, spec.plan.normalisation, known)
+        views = add_noise(change_contrast(views, changes), depth, changes)
+        coarse = downsample_labels(labels, coarser, spec.targets, spec.plan.num_classes)[..., :x, :y, :z]
+        for sample, image, of_image in zip(samples, views, coarse, strict=True):
+            sample.images[depth], sample.labels[depth] = image, of_image
+
+
+def edge_pad(images: Tensor, step: int) -> Tensor:
+    """Repeat the last voxels until every axis is a multiple of `step`."""
+    x, y, z = (-size % step for size in images.shape[2:])
+    return functional.pad(images, (0, z, 0, y, 0, x), mode="replicate") if x or y or z else images
+
+
+def downsample_labels(labels: Tensor, coarser: int, targets: Targets, num_classes: int) -> Tensor:
+    """Labels `coarser` depths deeper, uint8: by majority of volume, a tie to the lower class (centred), or every 2^coarser-th (paper)."""
+    step = 2**coarser
+    if coarser == 0 or targets == "paper":
+        return labels[..., ::step, ::step, ::step].to(torch.uint8)
+    share = functional.avg_pool3d((labels == 0).float(), step)  # exact: whole numbers over a power of two
+    best = torch.zeros_like(share, dtype=torch.uint8)
+    for index in range(1, num_classes):  # one by one, since all together take so many times the memory
+        volume = functional.avg_pool3d((labels == index).float(), step)
+        best = torch.where(volume > share, index, best)
+        share = torch.maximum(volume, share)
+    return best
+
+
+def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None) -> Tensor:
+    """Each channel's two percentiles to 0 and 1, clipped; a constant one to 0. limits: (B, C, 2) float64 in place of the percentiles."""
+    if isinstance(rule, CtNormalisation):
+        low, high, mean, std = (
+            torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True).view(1, -1, 1, 1, 1)
+            for values in (rule.lower, rule.upper, rule.mean, rule.std)
+        )
+        return (images.clamp(low, high) - mean) / std
+    found = percentile_limits(images, rule) if limits is None else limits
+    low, high = (value[..., None, None, None] for value in found.unbind(-1))
+    extent = ((high - low) / 2).float()
+    # halves, since the difference of the extremes of float32 is none of its numbers
+    mapped = (images / 2 - low.float() / 2) / extent
+    return torch.where(extent == 0, 0.0, mapped).clamp(0, 1)
+
+
+def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
+    """(B, C, 2) float64: the two percentiles of each channel, linear between order statistics."""
+    flat = images.flatten(2)
+    last = flat.shape[2] - 1
+    found = []
+    for percent in (rule.lower, rule.upper):
+        place = last * percent / 100
+        below = min(math.floor(place), last)
+        # so many of the smallest, or of the largest: what lies behind the wanted two is not sorted
+        largest = below > last / 2
+        num = last - below + 1 if largest else min(below + 2, last + 1)
+        ends = flat.topk(num, dim=2, largest=largest).values[..., -2:].double()
+        one, other = ends.flip(-1).unbind(-1) if largest and num > 1 else (ends[..., 0], ends[..., -1])
+        found.append(one + (other - one) * (place - below))
+    return torch.stack(found, dim=-1)
+
+
+def lose_resolution(images: Tensor, depth: int, targets: Targets) -> Tensor:
+    """Down by 2^depth and up again, linearly: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
+    if depth == 0:
+        return images
+    coarse = downsample(edge_pad(images, 2**depth), depth, targets)
+    x, y, z = images.shape[2:]
+    return functional.interpolate(coarse, scale_factor=float(2**depth), mode="trilinear", align_corners=False)[..., :x, :y, :z]

@@ -1,0 +1,149 @@
+"""Training samples: a patch of a prepared case at every depth, augmented, and how samples become a batch.
+
+A sample is a function of the seed and its key alone, whichever process makes it and whatever came before. What is read and drawn for
+it (`Patch`) is a matter of the CPU; what becomes of that (views.py) is one of the device that trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rarecli.core.config.config import ModelSpec, PercentileNormalisation, TrainConfig
+from rarecli.core.data.prepared import PreparedDataset
+from rarecli.core.imaging.preprocessing import Limits, downsample, edge_pad, percentile_limits
+from rarecli.core.imaging.resampling import resample, resample_labels
+from rarecli.core.training.augmentation import draw_changes, draw_spacing
+from rarecli.core.training.multi_resolution import Patch, Sample
+from rarecli.core.types import FloatArray, IntArray, Shape, Triple
+
+
+class Key(NamedTuple):
+    """What a sample is made from, besides the seed. step: of the epoch; it decides the spacing, the rest is decided without it."""
+
+    epoch: int
+    step: int
+    name: str
+
+
+@dataclass
+class Batch:
+    """By depth, images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z). A depth's scans begin with those of every finer depth."""
+
+    images: dict[int, Tensor]
+    labels: dict[int, Tensor]
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Scans per depth."""
+        return {depth: int(image.shape[0]) for depth, image in self.images.items()}
+
+
+class SampleSource:
+    """Reads and draws the samples of a training."""
+
+    def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
+        self.dataset, self.spec, self.config = dataset, spec, config
+
+    def __getitem__(self, key: Key) -> list[Patch]:
+        """All that an epoch shows of a case, for a case in its step: it at all its depths, then its coarse views."""
+        deepest = self.spec.network.num_depths - 1
+        return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
+
+    def _draw(self, key: Key, number: int) -> Patch:
+        """number: 0, or that of a coarse view."""
+        epoch, step, name = key
+        config, spec, record = self.config, self.spec, self.dataset.records[name]
+        # a byte of a name is below 256, so that no view of one case is another case, and no step is a case
+        rng = np.random.default_rng([config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
+        ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
+        patch = spec.patch_shape(record.depth)
+        # one for all scans of a step: they are padded to the largest, and scans acquired coarsely would come to need that rim
+        spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, epoch, 256, step]))
+        x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
+        origin = self._choose_origin(name, (x, y, z), rng)
+        x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))
+        image, labels = self.dataset.read(name, origin, (x, y, z))
+        image, labels = _acquire_anew(image, labels, spacing, patch, spec.plan.num_classes)
+        first = max(record.depth, config.coarse_from if number else 0)
+        # a patch that holds the whole scan takes its percentiles anew, as prediction will; a part takes the whole's
+        whole = (x, y, z) == record.shape or not isinstance(spec.plan.normalisation, PercentileNormalisation)
+        return Patch(
+            image=torch.from_numpy(np.array(image, dtype=np.float32)),
+            labels=torch.from_numpy(np.array(labels, dtype=np.uint8)),
+            depth=record.depth,
+            first_depth=first,
+            changes=draw_changes(spec.grid_spacing_mm(0), record.depth, spec.network.num_depths, ranges, rng),
+            limits=None if whole else tuple(self._whole_limits(name, k - record.depth) for k in range(first, spec.network.num_depths)),
+            lost_depth=int(rng.integers(0, config.num_depths)) if spec.network.arch == "unet-aug" else 0,
+        )
+
+    def _whole_limits(self, name: str, coarser: int) -> Limits:
+        """What normalises a part of a case: the percentiles of the whole, kept for cases larger than the patch."""
+        record, rule = self.dataset.records[name], self.spec.plan.normalisation
+        if record.limits:
+            return record.limits[coarser]
+        assert isinstance(rule, PercentileNormalisation)
+        whole, _ = self.dataset.read(name)
+        return percentile_limits(downsample(edge_pad(whole, 2**coarser), coarser, self.spec.targets), rule.lower, rule.upper)
+
+    def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:
+        shape = self.dataset.records[name].shape
+        slack = [max(0, size - extent) for size, extent in zip(shape, patch, strict=True)]
+        if not any(slack):
+            return 0, 0, 0
+        origin = [int(rng.integers(0, most + 1)) for most in slack]
+        if rng.random() < self.config.foreground_share and len(foreground := self.dataset.foreground(name)):
+            centre = foreground[rng.integers(len(foreground))]
+            origin = [int(np.clip(c - extent // 2, 0, most)) for c, extent, most in zip(centre, patch, slack, strict=True)]
+        return origin[0], origin[1], origin[2]
+
+
+def _acquire_anew(image: FloatArray, labels: IntArray, spacing: Triple, patch: Shape, num_classes: int) -> tuple[FloatArray, IntArray]:
+    """Image (C, X, Y, Z) and labels (X, Y, Z) at another spacing, in units of their own; at most a patch of it."""
+    if spacing == (1, 1, 1):
+        return image, labels
+    zoom = (1 / spacing[0], 1 / spacing[1], 1 / spacing[2])
+    x, y, z = patch
+    return resample(image, zoom)[:, :x, :y, :z], resample_labels(labels, zoom, num_classes)[:x, :y, :z]
+
+
+def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
+    """Stack samples by depth, those that enter finest first, padded with 0 (background) as far as the network needs for the largest.
+
+    Not to the patch: prediction does not either, and a network that has seen nothing else is lost without its rim of zeros.
+    """
+    ordered = sorted(samples, key=lambda sample: min(sample.images))
+    depths = sorted({depth for sample in ordered for depth in sample.images})
+    field = [1, 1, 1]  # in voxels of depth 0, for all depths the same, since they join on their way
+    for sample in ordered:
+        finest = min(sample.images)
+        field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
+    whole = spec.engine_shape((field[0], field[1], field[2]), 0)
+
+    def stack(tensors: list[Tensor], depth: int) -> Tensor:
+        return torch.stack([_pad_to(tensor, [size // 2**depth for size in whole]) for tensor in tensors])
+
+    return Batch(
+        {depth: stack([s.images[depth] for s in ordered if depth in s.images], depth) for depth in depths},
+        {depth: stack([s.labels[depth] for s in ordered if depth in s.labels], depth) for depth in depths},
+    )
+
+
+def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros behind the last three axes, up to `shape`."""
+    x, y, z = (goal - size for goal, size in zip(shape, tensor.shape[-3:], strict=True))
+    return functional.pad(tensor, (0, z, 0, y, 0, x)) if x or y or z else tensor
+
+
+def epoch_order(cases: Sequence[str], seed: int, epoch: int) -> list[str]:
+    """The cases of an epoch in its order: a permutation that depends on (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
+    return [cases[index] for index in order]
