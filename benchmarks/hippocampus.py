@@ -22,8 +22,8 @@ import torch
 
 from rarecli import Predictor
 from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.config.config import TrainConfig, load_train_config
 from rarecli.core.config.run_folder import LAST, load_run_info
+from rarecli.core.config.train_config import TrainConfig, load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export

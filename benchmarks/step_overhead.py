@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.jobs.progress import Silent
 from rarecli.core.training.batches import Batches

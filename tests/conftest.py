@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess

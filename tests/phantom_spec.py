@@ -1,6 +1,7 @@
 """A model of phantoms: one channel, two classes beside the background, 1 mm, four depths."""
 
-from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import Plan
 
 PLAN = Plan(
     dataset="Phantoms",

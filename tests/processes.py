@@ -41,7 +41,7 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
     import torch
 
     from rarecli.core.config import run_folder
-    from rarecli.core.config.config import load_train_config
+    from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import RareError
     from rarecli.core.evaluation import figures
     from rarecli.core.training.train import train

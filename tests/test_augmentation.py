@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rarecli.core.config.config import AugmentationConfig
+from rarecli.core.config.train_config import AugmentationConfig
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.training.augmentation import Changes, add_noise, change_contrast, change_gamma, draw_changes, move
 

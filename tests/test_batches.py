@@ -1,6 +1,6 @@
 import torch
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.training.batches import Batches, make_batch
 from rarecli.core.training.patches import Key, SampleSource

@@ -2,17 +2,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rarecli.core.config.config import (
-    CtNormalisation,
-    ModelSpec,
-    NetworkConfig,
-    Plan,
-    TrainConfig,
-    load_spec,
-    load_train_config,
-    preset_names,
-    require_patch_size,
-)
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig, load_spec
+from rarecli.core.config.plan import CtNormalisation, Plan, require_patch_size
+from rarecli.core.config.train_config import TrainConfig, load_train_config, preset_names
 from rarecli.core.errors import ModelError, UsageError
 
 PLAN = {

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rarecli.cli import app
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.training.dry_run import dry_run

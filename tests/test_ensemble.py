@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.evaluate import evaluate
 from rarecli.core.prediction.cross_validation import Folds

@@ -8,7 +8,7 @@ from phantom_spec import PLAN, SPEC
 
 from rarecli import Phantom, Predictor, dice
 from rarecli.commands.tables import print_scores
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared

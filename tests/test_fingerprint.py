@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from rarecli import Predictor
-from rarecli.core.config.config import Fingerprint, PercentileNormalisation
+from rarecli.core.config.plan import Fingerprint, PercentileNormalisation
 from rarecli.core.data.fingerprint import differences, fingerprint, intensity_statistics
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.data.prepared import open_prepared
-from rarecli.core.imaging.preprocessing import normalise, prepare_scan
+from rarecli.core.imaging.normalisation import normalise
+from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import Volume, write_image
 from rarecli.core.prediction.predict import predict_files
 

@@ -1,6 +1,6 @@
 import pytest
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.folds import choose_split, split_folds
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import UsageError

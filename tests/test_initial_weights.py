@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import Plan
 from rarecli.core.errors import ModelError
 from rarecli.core.model import build_network
 from rarecli.core.training.initial_weights import initialise

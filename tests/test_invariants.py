@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rarecli import Predictor
+from rarecli.core.config import geometry
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.evaluation.evaluate import evaluate
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import to_ras
+from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predict import predict_files
 
@@ -95,7 +96,7 @@ def test_every_orientation_has_the_same_physical_answer(predictors, shape, spaci
 @given(st.integers(0, 3), st.tuples(*[st.integers(0, 2)] * 3), st.integers(1, 2), st.integers(0, 2**31))
 def test_torch_and_onnx_agree_at_every_depth_and_valid_shape(predictors, depth, more, batch, seed):
     levels = predictors["torch"].spec.network.num_levels
-    least, step = routing.min_axis(levels, depth), routing.divisor(levels, depth)
+    least, step = geometry.min_axis(levels, depth), geometry.divisor(levels, depth)
     shape = [least + extra * step for extra in more]
     image = np.random.default_rng(seed).random((batch, 1, *shape), dtype=np.float32)
     expected, found = (predictors[name].runner.run(image, depth) for name in ("torch", "onnx"))

@@ -3,7 +3,8 @@ import gc
 import pytest
 import torch
 
-from rarecli.core.config.config import NetworkConfig, OptimiserConfig, TrainConfig, load_train_config
+from rarecli.core.config.model_spec import NetworkConfig
+from rarecli.core.config.train_config import OptimiserConfig, TrainConfig, load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.training.memory import _LiveBytes, memory_of, num_copies, plan_memory
 from rarecli.core.training.startup import make_spec

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rarecli.core.config.config import OptimiserConfig
+from rarecli.core.config.train_config import OptimiserConfig
 from rarecli.core.training.optimiser import make_optimiser, scheduled_rate, set_deterministic
 
 

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.sliding_window import sliding_logits, window_shape, window_starts, window_weights
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.run_folder import load_run_spec
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.imaging.preprocessing import label_values
+from rarecli.core.imaging.restore import label_values
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.model import build_network
 from rarecli.core.model.checkpoint import load_weights

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from rarecli.core.config.config import Plan
+from rarecli.core.config.plan import Plan
 from rarecli.core.data.prepared import CaseRecord, PreparedIndex, foreground_voxels, open_prepared
 from rarecli.core.errors import DataError
 

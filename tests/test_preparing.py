@@ -4,13 +4,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from rarecli.core.config.config import CtNormalisation
+from rarecli.core.config.plan import CtNormalisation
 from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
-from rarecli.core.imaging.preprocessing import fit_shape
+from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
 from rarecli.core.info import describe
 

@@ -8,21 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from rarecli.core.config.config import CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, Plan
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.errors import DataError, ModelError
-from rarecli.core.imaging.preprocessing import (
-    downsample,
-    downsample_labels,
-    edge_pad,
-    fit_shape,
-    from_ras,
-    normalise,
-    pad_to,
-    percentile_limits,
-    prepare_scan,
-    to_ras,
-)
+from rarecli.core.imaging.downsampling import downsample, downsample_labels
+from rarecli.core.imaging.normalisation import normalise, percentile_limits
+from rarecli.core.imaging.orientation import from_ras, to_ras
+from rarecli.core.imaging.padding import edge_pad, fit_shape, pad_to
+from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import Volume
 
 torch = pytest.importorskip("torch")

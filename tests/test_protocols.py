@@ -10,7 +10,7 @@ from phantom_spec import PLAN, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import DataError
 from rarecli.core.evaluation.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
 from rarecli.core.imaging import routing

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rarecli.core.config import geometry
 from rarecli.core.errors import DataError, UsageError
 from rarecli.core.imaging import routing
 
@@ -62,7 +63,7 @@ def test_blind_to_the_unit(spacing, trained, power, num_depths):
 
 @given(spacings, st.integers(0, 7))
 def test_the_grid_of_a_depth_routes_to_that_depth_untouched(trained, depth):
-    way = routing.route(routing.grid_spacing(trained, depth), trained, range(8))
+    way = routing.route(geometry.grid_spacing(trained, depth), trained, range(8))
     assert (way.depth, way.zoom) == (depth, (1, 1, 1))
 
 
@@ -101,21 +102,21 @@ def test_a_spacing_that_is_none_is_refused(bad):
 
 
 def test_divisor_and_least_axis():
-    assert [routing.divisor(4, depth) for depth in range(4)] == [16, 8, 4, 2]
-    assert [routing.min_axis(4, depth) for depth in range(4)] == [32, 16, 8, 4]
+    assert [geometry.divisor(4, depth) for depth in range(4)] == [16, 8, 4, 2]
+    assert [geometry.min_axis(4, depth) for depth in range(4)] == [32, 16, 8, 4]
 
 
 def test_engine_shape_by_hand():
-    assert routing.engine_shape((16, 32, 16), 4, 1) == (16, 32, 16)
-    assert routing.engine_shape((17, 33, 1), 4, 1) == (24, 40, 16)
-    assert routing.engine_shape((1, 1, 1), 4, 3) == (4, 4, 4)
+    assert geometry.engine_shape((16, 32, 16), 4, 1) == (16, 32, 16)
+    assert geometry.engine_shape((17, 33, 1), 4, 1) == (24, 40, 16)
+    assert geometry.engine_shape((1, 1, 1), 4, 3) == (4, 4, 4)
 
 
 @given(st.tuples(*[st.integers(1, 300)] * 3), st.integers(1, 6), st.data())
 def test_engine_shape_is_the_least_valid_one(shape, num_levels, data):
     depth = data.draw(st.integers(0, num_levels - 1))
     step = 2 ** (num_levels - depth)
-    for size, enlarged in zip(shape, routing.engine_shape(shape, num_levels, depth), strict=True):
+    for size, enlarged in zip(shape, geometry.engine_shape(shape, num_levels, depth), strict=True):
         assert enlarged % step == 0
         assert enlarged >= max(size, 2 * step)
         assert enlarged - step < max(size, 2 * step)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from phantom_spec import SPEC
 from scipy.special import softmax as scipy_softmax
 
-from rarecli.core.imaging.preprocessing import from_ras, prepare_scan
+from rarecli.core.imaging.orientation import from_ras
+from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resample_labels
 from rarecli.core.imaging.restore import best_classes, classes_of, mean_probabilities, softmax
 from rarecli.core.imaging.volume import Volume

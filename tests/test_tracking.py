@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.errors import EnvironmentFault
 from rarecli.core.training.tracking import open_tracker
 from rarecli.core.training.train import train

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from rarecli.core.config import run_folder
-from rarecli.core.config.config import load_train_config
 from rarecli.core.config.run_folder import load_resumed_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.folds import choose_split
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rarecli.core.config.config import AugmentationConfig, CtNormalisation, ModelSpec, NetworkConfig, PercentileNormalisation, Plan
-from rarecli.core.imaging import preprocessing
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, Plan
+from rarecli.core.config.train_config import AugmentationConfig
+from rarecli.core.imaging import downsampling, normalisation, padding
 from rarecli.core.imaging.resampling import resample
 from rarecli.core.training import multi_resolution
 from rarecli.core.training.augmentation import Changes, draw_changes
@@ -41,7 +43,7 @@ def test_percentiles_are_those_of_prediction(shape, percents, seed):
     images = random_images((2, 2, *shape), seed)
     rule = PercentileNormalisation(lower=percents[0], upper=percents[1])
     found = multi_resolution.percentile_limits(torch.from_numpy(images), rule)
-    expected = [preprocessing.percentile_limits(image, rule.lower, rule.upper) for image in images]
+    expected = [normalisation.percentile_limits(image, rule.lower, rule.upper) for image in images]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -52,7 +54,7 @@ def test_normalised_images_are_those_of_prediction(rule):
     images[2] *= 1e30
     found = multi_resolution.normalise(torch.from_numpy(images), rule)
     for one, image in zip(found, images, strict=True):
-        np.testing.assert_allclose(one.numpy(), preprocessing.normalise(image, rule), atol=1e-6)
+        np.testing.assert_allclose(one.numpy(), normalisation.normalise(image, rule), atol=1e-6)
     if rule.kind == "percentile":
         assert not found[1, 0].any()
 
@@ -62,14 +64,14 @@ def test_the_extremes_of_float32_become_0_and_1():
     most = np.finfo(np.float32).max
     images = np.where(random_images((1, 2, 6, 6, 6)) > 0, most, -most)
     found = multi_resolution.normalise(torch.from_numpy(images), PercentileNormalisation())
-    np.testing.assert_array_equal(found[0].numpy(), preprocessing.normalise(images[0], PercentileNormalisation()))
+    np.testing.assert_array_equal(found[0].numpy(), normalisation.normalise(images[0], PercentileNormalisation()))
 
 
 def test_a_part_takes_the_limits_of_its_whole():
     images = random_images((2, 2, 4, 4, 4))
     limits = [((0.0, 1.0), (-1.0, 1.0)), ((0.5, 0.75), (0.0, 4.0))]
     found = multi_resolution.normalise(torch.from_numpy(images), PercentileNormalisation(), torch.tensor(limits, dtype=torch.float64))
-    expected = [preprocessing.normalise(image, PercentileNormalisation(), of) for image, of in zip(images, limits, strict=True)]
+    expected = [normalisation.normalise(image, PercentileNormalisation(), of) for image, of in zip(images, limits, strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
@@ -80,10 +82,10 @@ def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
     images, labels = random_images((2, 2, 16, 8, 24)), rng.integers(0, 3, (2, 16, 8, 24)).astype(np.uint8)
     labels[0, :4] = 2  # so that some majorities are clear; of the others many are ties
     found = multi_resolution.downsample_labels(torch.from_numpy(labels).float(), coarser, targets, 3)
-    coarse = preprocessing.downsample(torch.from_numpy(images), coarser, targets)
+    coarse = downsampling.downsample(torch.from_numpy(images), coarser, targets)
     for index in range(2):
-        np.testing.assert_array_equal(found[index].numpy(), preprocessing.downsample_labels(labels[index], coarser, targets, 3))
-        np.testing.assert_array_equal(coarse[index].numpy(), preprocessing.downsample(images[index], coarser, targets))
+        np.testing.assert_array_equal(found[index].numpy(), downsampling.downsample_labels(labels[index], coarser, targets, 3))
+        np.testing.assert_array_equal(coarse[index].numpy(), downsampling.downsample(images[index], coarser, targets))
     assert found.dtype == torch.uint8
 
 
@@ -91,10 +93,10 @@ def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_lost_resolution_comes_back_linearly(shape, depth):
     image = random_images((1, *shape))
-    padded = preprocessing.edge_pad(image, 2**depth)
+    padded = padding.edge_pad(image, 2**depth)
     np.testing.assert_array_equal(multi_resolution.edge_pad(torch.from_numpy(image)[None], 2**depth)[0].numpy(), padded)
     x, y, z = shape
-    expected = resample(preprocessing.downsample(padded, depth, "centred"), (2.0**depth,) * 3)[:, :x, :y, :z]
+    expected = resample(downsampling.downsample(padded, depth, "centred"), (2.0**depth,) * 3)[:, :x, :y, :z]
     found = multi_resolution.lose_resolution(torch.from_numpy(image)[None], depth, "centred")
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-5)
 
@@ -138,4 +140,4 @@ def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
 def test_a_sample_without_changes_is_the_scan():
     scan = random_images((2, 32, 32, 32))
     [sample] = make_samples([Patch(torch.from_numpy(scan), torch.zeros(32, 32, 32), 0, 0, Changes())], SPEC, torch.device("cpu"))
-    np.testing.assert_allclose(sample.images[0].numpy(), preprocessing.normalise(scan, PercentileNormalisation()), atol=1e-6)
+    np.testing.assert_allclose(sample.images[0].numpy(), normalisation.normalise(scan, PercentileNormalisation()), atol=1e-6)

@@ -22,7 +22,8 @@ import numpy as np
 
 from rarecli.core.data.layouts import Case, find_scans, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
-from rarecli.core.imaging.preprocessing import RoutedScan, from_ras, to_ras
+from rarecli.core.imaging.orientation import from_ras, to_ras
+from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import Route
 from rarecli.core.imaging.volume import Volume, read_volume, write_image, write_labels
 from rarecli.core.jobs.files import require_writable, write_json

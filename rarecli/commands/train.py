@@ -81,8 +81,8 @@ def run(
 
     Several machines: torchrun ... -m rarecli train ..., or srun rare train ... under SLURM (docs/training.md).
     """
-    from rarecli.core.config.config import load_train_config
     from rarecli.core.config.run_folder import load_resumed_config
+    from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import missing_extra
     from rarecli.core.jobs.ranks import find_ranks
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.data.layouts import open_dataset, scans_in
 from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import to_ras
+from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
 

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rarecli.core.benchmarking.counts import count, least_memory_bytes
 from rarecli.core.benchmarking.suites import load_suite
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.model import build_network
 
 PAPER = load_suite("brain-tumour")

@@ -15,7 +15,7 @@ import pytest
 from processes import BOUND_S, ended, exit_codes, start_training
 
 from rarecli.core.config import run_folder
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import EnvironmentFault, UsageError

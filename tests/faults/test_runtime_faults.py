@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rarecli import Phantom, Predictor
-from rarecli.core.config.config import load_train_config
 from rarecli.core.config.run_folder import load_run_spec
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions

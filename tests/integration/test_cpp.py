@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rarecli.core.benchmarking.suites import load_suite, random_spec, write_random_run
-from rarecli.core.config.config import CtNormalisation
+from rarecli.core.config.plan import CtNormalisation
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.export import export
 from rarecli.core.errors import RareError

@@ -24,8 +24,8 @@ import pytest
 
 from rarecli import Phantom, Predictor
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
-from rarecli.core.imaging.preprocessing import label_values, prepare_scan
-from rarecli.core.imaging.restore import classes_of, mean_probabilities
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import classes_of, label_values, mean_probabilities
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import Volume, read_volume, write_image
 from rarecli.core.serving.repository import TritonOptions, render_repository

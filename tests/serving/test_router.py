@@ -10,7 +10,7 @@ import pytest
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.errors import DataError, ModelError, RareError, UsageError
-from rarecli.core.imaging.preprocessing import from_ras, to_ras
+from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.serving.repository import TritonOptions, render_repository
 from rarecli.core.serving.router import WINDOWS_IN_FLIGHT, Router, open_repository

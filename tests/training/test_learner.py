@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.model import RareUNet
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.losses import consistency_loss, segmentation_loss

@@ -1,6 +1,6 @@
 import pytest
 
-from rarecli.core.config.config import load_train_config
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.schedule import num_steps, plan_steps
 

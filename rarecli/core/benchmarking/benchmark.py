@@ -23,7 +23,8 @@ from rarecli.core.benchmarking.suites import (
     write_random_run,
 )
 from rarecli.core.benchmarking.timing import END_TO_END, timer_overhead_s
-from rarecli.core.config.config import ModelSpec, validate
+from rarecli.core.config.loading import validate
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import BACKENDS
 from rarecli.core.engines.tensorrt_build import find_gpu

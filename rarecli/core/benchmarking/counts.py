@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.types import Shape
 
 _MAX_FILTERS = 320  # as in model/rare_unet.py, which cannot be imported without torch

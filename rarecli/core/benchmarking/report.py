@@ -14,7 +14,7 @@ from rarecli.core.benchmarking.rows import OK, Row
 from rarecli.core.benchmarking.stages import PAPER_STAGES
 from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
 from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.jobs.files import atomic_file
 
 Record = dict[str, Any]

@@ -16,10 +16,10 @@ from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
 from rarecli.core.benchmarking.timing import END_TO_END, Mark, Sample, sample_stages
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config import geometry
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, RareError
-from rarecli.core.imaging import routing
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.types import Shape
@@ -253,7 +253,7 @@ def _compare(models: Models, task: Task, session: Session, stack: ExitStack) -> 
     stack.enter_context(reference)  # left with the others: leaving turns denormals on for all of PyTorch
     steps = session.opened.steps
     for depth in range(spec.network.num_depths) if task.depths is None else task.depths:
-        least = routing.min_axis(spec.network.num_levels, depth)
+        least = geometry.min_axis(spec.network.num_levels, depth)
         image = np.random.default_rng(depth).random((1, spec.network.in_channels, least, least, least), dtype=np.float32)
         try:
             logits = steps.forward(steps.put(image), depth)

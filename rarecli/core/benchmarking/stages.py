@@ -22,11 +22,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from rarecli.core.benchmarking.timing import Mark
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import BACKENDS, Runner, open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.imaging.preprocessing import label_values, pad_to, prepare_scan
-from rarecli.core.imaging.restore import best_classes
+from rarecli.core.imaging.padding import pad_to
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import best_classes, label_values
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape
 

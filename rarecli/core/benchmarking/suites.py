@@ -12,7 +12,11 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from rarecli.core.config import run_folder
-from rarecli.core.config.config import Frozen, ModelSpec, NetworkConfig, Plan, Shape, TrainConfig, validate
+from rarecli.core.config.base import Frozen, Shape
+from rarecli.core.config.loading import validate
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import Plan
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.errors import UsageError, missing_extra
 from rarecli.core.jobs.files import read_json
 

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rarecli.core.config.config import Frozen, ModelSpec, TrainConfig, load_spec, validate
+from rarecli.core.config.base import Frozen
+from rarecli.core.config.loading import validate
+from rarecli.core.config.model_spec import ModelSpec, load_spec
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.files import read_json, write_json
 

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from rarecli.core.config import run_folder
-from rarecli.core.config.config import ModelSpec, NetworkConfig, Plan, TrainConfig
+from rarecli.core.config import geometry, run_folder
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.plan import Plan
 from rarecli.core.config.run_folder import RunInfo
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.convert.upstream import Checkpoint, load_plain, read_checkpoint
 from rarecli.core.data.layouts import undeclared_name
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import DataError, ModelError, UsageError, some
-from rarecli.core.imaging import routing
 from rarecli.core.imaging.volume import Volume, require_finite, write_image, write_labels
 from rarecli.core.jobs.files import atomic_folder, write_json
 from rarecli.core.jobs.progress import Reporter, Silent
@@ -118,7 +119,7 @@ def _plan(found: Checkpoint, file: Path, spacing_mm: Triple, patch_size: Shape |
             "the checkpoint does not say its shape", path=file, field="dataset.target_shape", found=shape, remedy="give --patch-size X,Y,Z"
         )
     levels = found.network.num_levels
-    step, least = routing.divisor(levels, 0), routing.min_axis(levels, 0)
+    step, least = geometry.divisor(levels, 0), geometry.min_axis(levels, 0)
     x, y, z = (max(least, math.ceil(size / step) * step) for size in shape)
     if (x, y, z) != tuple(shape):
         reporter.warn(f"{levels} levels need a patch of {x} x {y} x {z}, not {' x '.join(map(str, shape))}: scans are padded to it")

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import ModelError, RareError
 
 _RENAMED = (

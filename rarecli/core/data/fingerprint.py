@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from rarecli.core.config.config import Fingerprint, Plan
-from rarecli.core.imaging.preprocessing import RoutedScan, downsample, edge_pad, normalise
+from rarecli.core.config.plan import Fingerprint, Plan
+from rarecli.core.imaging.downsampling import downsample
+from rarecli.core.imaging.normalisation import normalise
+from rarecli.core.imaging.padding import edge_pad
+from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import ROUNDING
 from rarecli.core.types import FloatArray
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.config import run_folder
-from rarecli.core.config.config import TrainConfig
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import DataError, UsageError, some
 from rarecli.core.jobs.files import read_json, write_json

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from rarecli.core.config.config import Plan, require_patch_size, validate
+from rarecli.core.config import geometry
+from rarecli.core.config.loading import validate
+from rarecli.core.config.plan import Plan, require_patch_size
 from rarecli.core.data.layouts import Case, Dataset, undeclared_name
 from rarecli.core.errors import DataError
-from rarecli.core.imaging import routing
 from rarecli.core.imaging.nifti import read_geometry
 from rarecli.core.imaging.volume import read_labels
 from rarecli.core.jobs.workers import Workers
@@ -74,7 +75,7 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
 
 def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
     """The median case rounded up to what the network takes; larger ones lose whole steps, longest axis first, down to 128^3 voxels."""
-    step, least = routing.divisor(num_levels, 0), routing.min_axis(num_levels, 0)
+    step, least = geometry.divisor(num_levels, 0), geometry.min_axis(num_levels, 0)
     patch = np.maximum(np.ceil(shape / step).astype(np.int64) * step, least)
     while patch.prod() > _MOST_PATCH_VOXELS and patch.max() > least:
         patch[patch.argmax()] -= step

@@ -19,7 +19,9 @@ import numpy as np
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
-from rarecli.core.config.config import Frozen, Plan, validate
+from rarecli.core.config.base import Frozen
+from rarecli.core.config.loading import validate
+from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
 from rarecli.core.jobs.files import read_json
 from rarecli.core.types import AnyArray, FloatArray, IntArray

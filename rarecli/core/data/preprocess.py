@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from rarecli.core.config.config import CtNormalisation, Plan
+from rarecli.core.config.plan import CtNormalisation, Plan
 from rarecli.core.data.fingerprint import fingerprint, intensity_statistics
 from rarecli.core.data.layouts import Case, Dataset, open_dataset
 from rarecli.core.data.planning import PreprocessOptions, make_plan

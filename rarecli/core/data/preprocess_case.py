@@ -17,12 +17,16 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rarecli.core.config.config import PercentileNormalisation, Plan, validate
+from rarecli.core.config.loading import validate
+from rarecli.core.config.plan import PercentileNormalisation, Plan
 from rarecli.core.data.layouts import Case, read_case
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import downsample, edge_pad, fit_shape, percentile_limits, to_ras
+from rarecli.core.imaging.downsampling import downsample
+from rarecli.core.imaging.normalisation import percentile_limits
+from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.padding import edge_pad, fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.types import FloatArray, IntArray

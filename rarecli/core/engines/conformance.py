@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.manifest import Bundle, ConformanceVector, HashedFile
 from rarecli.core.engines.open_model import Runner
 from rarecli.core.engines.parity import RELATIVE_TOLERANCE
 from rarecli.core.errors import ModelError
-from rarecli.core.imaging.preprocessing import label_values, prepare_scan
-from rarecli.core.imaging.restore import classes_of, mean_probabilities
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import classes_of, label_values, mean_probabilities
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
 from rarecli.core.jobs.files import sha256

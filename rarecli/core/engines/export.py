@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config import geometry
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
 from rarecli.core.engines.conformance import write_vectors
 from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, RoutingRule, TensorInfo
@@ -28,7 +29,6 @@ from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tenso
 from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import UsageError, missing_extra
-from rarecli.core.imaging import routing
 from rarecli.core.jobs.files import atomic_folder, sha256
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
@@ -156,7 +156,7 @@ def _build_plan(
 
 def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity | None) -> Engine:
     network = spec.network
-    divisor, least = routing.divisor(network.num_levels, depth), routing.min_axis(network.num_levels, depth)
+    divisor, least = geometry.divisor(network.num_levels, depth), geometry.min_axis(network.num_levels, depth)
     return Engine(
         depth=depth,
         grid_spacing_mm=spec.grid_spacing_mm(depth),

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from rarecli.core.config.config import Frozen, ModelSpec, validate
+from rarecli.core.config.base import Frozen
+from rarecli.core.config.loading import validate
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.imaging import resampling, routing, sliding_window
 from rarecli.core.jobs.files import read_json, sha256

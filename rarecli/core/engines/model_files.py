@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import RUN, WEIGHTS, load_run_spec
 from rarecli.core.engines.manifest import MANIFEST, Bundle
 from rarecli.core.errors import ModelError, UsageError

@@ -18,10 +18,10 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config import geometry
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Precision
 from rarecli.core.errors import ModelError, missing_extra
-from rarecli.core.imaging import routing
 from rarecli.core.model import RareUNet
 from rarecli.core.types import AnyArray
 
@@ -52,8 +52,8 @@ def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) 
     fp16 keeps instance norms and the graph's input and output in float32. Raises ModelError for an operator that may hold a size.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would tell that torchvision is not installed
-    step = routing.divisor(spec.network.num_levels, depth)
-    least = routing.min_axis(spec.network.num_levels, depth)
+    step = geometry.divisor(spec.network.num_levels, depth)
+    least = geometry.min_axis(spec.network.num_levels, depth)
     example = torch.zeros(2, spec.network.in_channels, least, least + step, least + 2 * step)
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Bundle, Engine
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.tensorrt_build import runs_here

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config import geometry
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.probes import phantom_image, random_image
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError
 from rarecli.core.evaluation.metrics import dice
-from rarecli.core.imaging import routing
 from rarecli.core.types import FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
@@ -81,5 +81,5 @@ def check_parity(
 
 def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:
     """The patch and two shapes that tracing never saw."""
-    least, step = routing.min_axis(spec.network.num_levels, depth), routing.divisor(spec.network.num_levels, depth)
+    least, step = geometry.min_axis(spec.network.num_levels, depth), geometry.divisor(spec.network.num_levels, depth)
     return spec.patch_shape(depth), (least + step, least, least + 3 * step), (least + 2 * step, least + step, least)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.phantoms import Phantom
-from rarecli.core.imaging.preprocessing import normalise
+from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.resampling import resample
 from rarecli.core.types import FloatArray, Shape
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.layouts import Case, class_indices, open_dataset, read_case, undeclared_name
 from rarecli.core.errors import EnvironmentFault, ModelError, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.evaluation import figures
@@ -22,7 +22,8 @@ from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.protocols import Protocol, Resolution, View, resolutions_of, thresholds_mm, view_at
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import measure, require_monai
-from rarecli.core.imaging.preprocessing import downsample_labels, to_ras
+from rarecli.core.imaging.downsampling import downsample_labels
+from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.resampling import resample
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.files import read_json, require_writable, write_json

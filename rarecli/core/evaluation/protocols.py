@@ -18,10 +18,11 @@ from typing import Literal
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import downsample, downsample_labels, fit_shape
+from rarecli.core.imaging.downsampling import downsample, downsample_labels
+from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple

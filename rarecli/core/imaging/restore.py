@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.types import FloatArray, IntArray
 
@@ -52,3 +55,11 @@ def softmax(logits: FloatArray) -> FloatArray:
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=0, keepdims=True)
     return powers
+
+
+def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
+    """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
+    values = np.asarray(spec.plan.label_values)
+    dtype: type[np.integer[Any]] = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
+    result: IntArray = values.astype(dtype)[classes]
+    return result

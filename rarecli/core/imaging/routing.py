@@ -11,10 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rarecli.core.config.geometry import Triple, grid_spacing
 from rarecli.core.errors import DataError, UsageError
-
-Triple = tuple[float, float, float]
-Shape = tuple[int, int, int]
 
 TOLERANCE = 0.1
 """An axis whose spacing is this close to the routed grid (relative) is not resampled."""
@@ -22,8 +20,6 @@ ROUNDING = 1e-6
 """Added to the tolerance: 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point."""
 AS_IS_ANISOTROPY_OCTAVES = 0.2
 """How far apart the axes of a scan that enters as it is may lie: what `augmentation.draw_spacing` shows in training."""
-MIN_BOTTLENECK = 2
-"""Voxels per axis that the bottleneck needs: with one, instance norm behaves differently in torch and elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +37,6 @@ class Route:
         """Which axes are resampled."""
         x, y, z = (zoom != 1 for zoom in self.zoom)
         return x, y, z
-
-
-def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
-    """Spacing of the grid at `depth`, in mm: 2^depth times the trained spacing."""
-    x, y, z = (spacing * 2.0**depth for spacing in trained_spacing_mm)
-    return x, y, z
 
 
 def thresholds_mm(trained_spacing_mm: Triple, num_depths: int) -> tuple[float, ...]:
@@ -102,23 +92,6 @@ def require_spacing(spacing_mm: Triple) -> None:
     """Raise DataError for a spacing that is not finite and positive."""
     if not all(math.isfinite(s) and s > 0 for s in spacing_mm):
         raise DataError("the spacing is not finite and positive", field="spacing", found=spacing_mm, expected="millimetres > 0")
-
-
-def divisor(num_levels: int, depth: int) -> int:
-    """What every axis must be a multiple of when entering at `depth`."""
-    return int(2 ** (num_levels - depth))
-
-
-def min_axis(num_levels: int, depth: int) -> int:
-    """The least voxels an axis may have when entering at `depth`."""
-    return MIN_BOTTLENECK * divisor(num_levels, depth)
-
-
-def engine_shape(shape: Shape, num_levels: int, depth: int) -> Shape:
-    """`shape` enlarged to what the network takes at `depth`: the next multiple of the divisor, and at least `min_axis`."""
-    step = divisor(num_levels, depth)
-    x, y, z = (max(min_axis(num_levels, depth), math.ceil(size / step) * step) for size in shape)
-    return x, y, z
 
 
 def _mm(spacing_mm: Triple) -> str:

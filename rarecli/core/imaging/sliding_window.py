@@ -11,11 +11,10 @@ from itertools import product
 
 import numpy as np
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config import geometry
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
-from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import Voxels
-from rarecli.core.types import FloatArray, Shape
+from rarecli.core.types import FloatArray, Shape, Voxels
 
 OVERLAP = 0.5
 """Share of a window that its neighbour covers as well, at least."""
@@ -96,11 +95,11 @@ def _contiguous(values: Voxels) -> Voxels:
 
 
 def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int) -> None:
-    step = routing.divisor(spec.network.num_levels, depth)
+    step = geometry.divisor(spec.network.num_levels, depth)
     for axis, size, extent in zip("xyz", shape, window, strict=True):
         if size < extent:
             below = size // step * step
-            fits = f"{below} or {extent}" if below >= routing.min_axis(spec.network.num_levels, depth) else f"at least {extent}"
+            fits = f"{below} or {extent}" if below >= geometry.min_axis(spec.network.num_levels, depth) else f"at least {extent}"
             raise DataError(
                 "the network does not take this size, and padding was forbidden",
                 field=f"depth {depth}, {axis}",

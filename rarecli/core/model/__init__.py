@@ -1,6 +1,6 @@
 """The network. `build_network` makes it from its configuration."""
 
-from rarecli.core.config.config import NetworkConfig
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.model.rare_unet import RareUNet
 
 __all__ = ["RareUNet", "build_network"]

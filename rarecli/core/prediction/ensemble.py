@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import ModelError
 
 _OWN = {"plan": {"dataset", "fingerprint"}, "network": {"arch", "num_filters", "num_depths", "dropout"}}

@@ -17,8 +17,8 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import Runner, open_model
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.nifti import require_orthogonal
-from rarecli.core.imaging.preprocessing import RoutedScan, label_values, prepare_scan
-from rarecli.core.imaging.restore import classes_of, softmax
+from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
+from rarecli.core.imaging.restore import classes_of, label_values, softmax
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of

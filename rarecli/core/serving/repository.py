@@ -28,7 +28,7 @@ import numpy as np
 from rarecli.core.engines.manifest import MANIFEST, Bundle, Engine, HashedFile
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import UsageError
-from rarecli.core.imaging.preprocessing import label_values
+from rarecli.core.imaging.restore import label_values
 from rarecli.core.jobs.files import atomic_folder
 from rarecli.core.serving import contract
 from rarecli.core.serving.router import WINDOWS_IN_FLIGHT

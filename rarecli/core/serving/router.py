@@ -16,8 +16,8 @@ from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.manifest import Bundle, Manifest, load_manifest
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import label_values, prepare_scan
-from rarecli.core.imaging.restore import classes_of, softmax
+from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.restore import classes_of, label_values, softmax
 from rarecli.core.imaging.sliding_window import Run, sliding_logits
 from rarecli.core.imaging.volume import Volume, require_finite
 from rarecli.core.serving import contract

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rarecli.core.config.config import AugmentationConfig
+from rarecli.core.config.train_config import AugmentationConfig
 from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.types import FloatArray, Triple
 

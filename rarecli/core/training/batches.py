@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.training.multi_resolution import Patch, make_samples
 from rarecli.core.training.patches import Batch, Key, SampleSource, collate

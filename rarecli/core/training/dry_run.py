@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from rarecli.core.config.config import ModelSpec, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import choose_split
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.torch_runner import choose_device, has_fast_bfloat16

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from rarecli.core.config.config import TrainConfig
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rarecli.core.config.config import ModelSpec, NetworkConfig, OptimiserConfig, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.train_config import OptimiserConfig, TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.model import RareUNet, build_network

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rarecli.core.config.config import CtNormalisation, ModelSpec, Normalisation, PercentileNormalisation, Targets
-from rarecli.core.imaging.preprocessing import Limits, downsample
+from rarecli.core.config.base import Targets
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.plan import CtNormalisation, Normalisation, PercentileNormalisation
+from rarecli.core.imaging.downsampling import downsample
+from rarecli.core.imaging.normalisation import Limits
 from rarecli.core.training.augmentation import Changes, add_noise, change_contrast, change_gamma, move
 
 

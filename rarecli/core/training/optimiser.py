@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from rarecli.core.config.config import OptimiserConfig
+from rarecli.core.config.train_config import OptimiserConfig
 
 _WARM_UP = 0.1
 _POWER = 0.9

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rarecli.core.config.config import ModelSpec, PercentileNormalisation, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.plan import PercentileNormalisation
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
-from rarecli.core.imaging.preprocessing import Limits, downsample, edge_pad, percentile_limits
+from rarecli.core.imaging.downsampling import downsample
+from rarecli.core.imaging.normalisation import Limits, percentile_limits
+from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.resampling import resample, resample_labels
 from rarecli.core.training.augmentation import draw_changes, draw_spacing
 from rarecli.core.training.multi_resolution import Patch, Sample

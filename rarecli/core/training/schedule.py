@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rarecli.core.config.config import TrainConfig
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.patches import Key, epoch_order
 

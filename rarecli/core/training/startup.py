@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rarecli.core.config.config import ModelSpec, NetworkConfig, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
 

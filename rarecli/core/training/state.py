@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from rarecli.core.config.config import ModelSpec, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import Split
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError

@@ -18,8 +18,9 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from rarecli.core.config import run_folder
-from rarecli.core.config.config import ModelSpec, TrainConfig
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import RunInfo
+from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import Split, all_folds, choose_split, kept_split, write_splits
 from rarecli.core.data.prepared import PreparedDataset, open_prepared
 from rarecli.core.engines.model_files import ModelFiles, find_model

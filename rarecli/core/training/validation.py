@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from rarecli.core.config.config import ModelSpec
+from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean

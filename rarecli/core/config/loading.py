@@ -1,0 +1,51 @@
+"""From parsed JSON or YAML to a configuration model; a mistake becomes an error that names the key."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from rarecli.core.errors import RareError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(
+    kind: type[Model], content: Any, what: str, error: type[RareError], *, path: Path | None = None, remedy: str | None = None
+) -> Model:
+    """Build `kind` from parsed JSON or YAML. The first mistake becomes an `error` that names the key and, for a typo, the nearest one.
+
+    what: the thing that is wrong, e.g. "the configuration".
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as mistakes:
+        first = mistakes.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        found = str(first.get("input"))
+        if first["type"] == "extra_forbidden":
+            fields = _field_names(kind, first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
+        problem = f"{what} is wrong: {first['msg']}"
+        raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
+
+
+def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model: Any = kind
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if part in fields:
+            model = fields[part].annotation
+        elif isinstance(part, int):  # an item of a tuple
+            model = next(iter(get_args(model)), model)
+        else:  # a kind that a union chose by its tag
+            model = next((choice for choice in get_args(model) if _tag(choice) == part), model)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _tag(model: Any) -> Any:
+    return model.model_fields["kind"].default if "kind" in getattr(model, "model_fields", {}) else None

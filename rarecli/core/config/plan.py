@@ -1,0 +1,99 @@
+"""What `rare preprocess` found out about a dataset and chose for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rarecli.core.config import geometry
+from rarecli.core.config.base import Frozen, Levels, Shape, Spacing
+from rarecli.core.errors import UsageError
+
+
+class PercentileNormalisation(Frozen):
+    """Each channel of each scan: two percentiles of its voxels on the routed grid to 0 and 1, clipped. The default; MR."""
+
+    kind: Literal["percentile"] = "percentile"
+    lower: float = 0.5
+    upper: float = 99.5
+    interpolation: Literal["linear"] = "linear"
+    """Between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
+
+
+class CtNormalisation(Frozen):
+    """Fixed values from the foreground of the training set, per channel: clip to [lower, upper], minus mean, over std. For CT."""
+
+    kind: Literal["ct"] = "ct"
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
+
+
+Range = tuple[float, float]
+
+
+class Fingerprint(Frozen):
+    """Ranges over the training scans, to tell a scan that is unlike them."""
+
+    extent_mm: tuple[Range, Range, Range]
+    """Field of view along RAS axes."""
+    intensity_mean: tuple[Range, ...]
+    """Per channel, of the normalised scan at any depth."""
+    intensity_std: tuple[Range, ...]
+
+
+class Plan(Frozen):
+    """What the network sees of a dataset: channels, classes, the trained grid, the patch, the normalisation."""
+
+    dataset: str
+    channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    """Name of each class; class 0 is the background."""
+    label_values: tuple[int, ...]
+    """Value of each class in labels files."""
+    spacing_mm: Spacing
+    """The trained spacing: that of depth 0."""
+    patch_size: Shape
+    """Voxels at depth 0; 1/2^k of it at depth k: the same field of view."""
+    num_levels: Levels
+    fixed_shape: bool = False
+    """Every case was cropped or padded, centred, to the patch (the paper's protocol), without resampling."""
+    normalisation: Normalisation = PercentileNormalisation()
+    fingerprint: Fingerprint | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.label_names)
+
+    @model_validator(mode="after")
+    def _check(self) -> Plan:
+        if len(self.label_names) != len(self.label_values) or len(self.label_names) < 2:
+            raise ValueError("labels need a background and at least one more class, each with a name and a value")
+        if self.label_values[0] != 0 or len(self.label_values) > 256:
+            raise ValueError("labels need a background of value 0 and at most 256 classes")
+        try:
+            require_patch_size(self.patch_size, self.num_levels)
+        except UsageError as error:  # pydantic reports nothing but a ValueError
+            raise ValueError(str(error)) from None
+        return self
+
+
+def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:
+    """Raise UsageError, naming both neighbours, unless every axis is a multiple of 2^num_levels and large enough."""
+    step, least = geometry.divisor(num_levels, 0), geometry.min_axis(num_levels, 0)
+    for axis, size in zip("xyz", patch_size, strict=True):
+        if size % step or size < least:
+            below = max(least, size // step * step)
+            above = max(least, -(-size // step) * step)
+            raise UsageError(
+                f"the patch size does not suit {num_levels} levels",
+                field=f"patch size along {axis}",
+                found=size,
+                expected=f"a multiple of {step}, at least {least}: " + (str(below) if below == above else f"{below} or {above}"),
+            )

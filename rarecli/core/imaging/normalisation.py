@@ -1,0 +1,45 @@
+"""Intensities to the range that the network reads."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rarecli.core.config.plan import CtNormalisation, Normalisation
+from rarecli.core.types import FloatArray
+
+Limits = tuple[tuple[float, float], ...]
+"""Per channel: the intensities that become 0 and 1."""
+
+
+def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
+    """Two percentiles of each channel, linear interpolation between order statistics in float64."""
+    limits = []
+    for channel in image:
+        low, high = np.percentile(channel.astype(np.float64), [lower, upper], overwrite_input=True)
+        limits.append((float(low), float(high)))
+    return tuple(limits)
+
+
+def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = None) -> FloatArray:
+    """Normalise (C, X, Y, Z); a new array. `limits` replace the percentiles of `image` itself (a patch takes its whole scan's).
+
+    Percentile: (x - low) / (high - low), clipped to 0..1; a constant channel becomes 0.
+    """
+    result = np.empty(image.shape, dtype=np.float32)
+    if isinstance(rule, CtNormalisation):
+        for channel, (out, data) in enumerate(zip(result, image, strict=True)):
+            np.clip(data, rule.lower[channel], rule.upper[channel], out=out)
+            out -= np.float32(rule.mean[channel])
+            out /= np.float32(rule.std[channel])
+        return result
+    for out, data, (low, high) in zip(result, image, limits or percentile_limits(image, rule.lower, rule.upper), strict=True):
+        extent = np.float32(high - low)
+        if extent == 0:
+            out[...] = 0
+        elif np.isfinite(extent):
+            np.subtract(data, np.float32(low), out=out)
+            out /= extent
+        else:  # the extremes of float32: their difference takes float64
+            out[...] = (data.astype(np.float64) - low) / (high - low)
+        np.clip(out, 0, 1, out=out)
+    return result

@@ -1,0 +1,24 @@
+"""Flipping and swapping the axes of a scan to RAS and back. No voxel changes its value."""
+
+from __future__ import annotations
+
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.types import AnyArray, FloatArray
+
+
+def to_ras(volume: Volume) -> Volume:
+    """The same scan, its axes flipped and swapped to point right, anterior, superior as nearly as they can. No voxel changes."""
+    if volume.orientation == "RAS":
+        return volume
+    orientation = io_orientation(volume.affine)
+    data = np.stack([apply_orientation(channel, orientation) for channel in volume.data])
+    return Volume(data, np.asarray(volume.affine @ inv_ornt_aff(orientation, volume.shape)), volume.header)
+
+
+def from_ras(data: AnyArray, affine: FloatArray) -> AnyArray:
+    """Undo `to_ras`: (X, Y, Z) in RAS axes back to the axes of the scan whose affine is given."""
+    transform = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
+    return np.ascontiguousarray(apply_orientation(data, transform))

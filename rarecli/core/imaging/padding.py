@@ -1,0 +1,35 @@
+"""Cropping and padding arrays to a shape."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rarecli.core.types import AnyArray, Shape
+
+
+def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
+    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before.
+
+    Source: the released preprocessing of arXiv 2507.15524.
+    """
+    for axis, goal in enumerate(shape, start=data.ndim - 3):
+        excess = data.shape[axis] - goal
+        if excess > 0:
+            data = data.take(range((excess + 1) // 2, (excess + 1) // 2 + goal), axis=axis)
+        elif excess < 0:
+            pads = [(0, 0)] * data.ndim
+            pads[axis] = ((1 - excess) // 2, -excess - (1 - excess) // 2)
+            data = np.pad(data, pads)
+    return data
+
+
+def edge_pad(image: AnyArray, step: int) -> AnyArray:
+    """Repeat the last voxels of (C, X, Y, Z) until every axis is a multiple of `step`."""
+    pads = [(0, 0), *((0, -size % step) for size in image.shape[1:])]
+    return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
+
+
+def pad_to(image: AnyArray, shape: Shape) -> AnyArray:
+    """Pad (C, X, Y, Z) with 0 behind each axis to `shape`; an axis that is long enough stays."""
+    pads = [(0, 0), *((0, max(0, goal - size)) for size, goal in zip(image.shape[1:], shape, strict=True))]
+    return np.pad(image, pads) if any(after for _, after in pads) else image
