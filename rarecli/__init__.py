@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rarecli.core.data.phantoms import Phantom
-    from rarecli.core.evaluation.metrics import dice
+    from rarecli.core.imaging.overlap import dice
     from rarecli.core.imaging.volume import Volume
     from rarecli.core.prediction.predictor import Prediction, Predictor
 
@@ -16,7 +16,7 @@ _ROOMS = {
     "Prediction": "prediction.predictor",
     "Predictor": "prediction.predictor",
     "Volume": "imaging.volume",
-    "dice": "evaluation.metrics",
+    "dice": "imaging.overlap",
 }
 
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from dataset_files import LABELS, VOXELS, msd, nnunet, plain, refusal, touch
 
-from rarecli.core.data.layouts import case_name, find_scans, open_dataset, read_case, read_image, scans_in
+from rarecli.core.data.case_files import case_name, find_scans, scans_in
+from rarecli.core.data.cases import read_case, read_image
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError
 
 

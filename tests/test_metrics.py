@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.metrics import case_record, confusion_matrix, dice, foreground_mean, scores
+from rarecli.core.evaluation.metrics import case_record, foreground_mean
+from rarecli.core.imaging.overlap import confusion_matrix, dice, overlap
 
 REFERENCE = np.array([0, 0, 0, 1, 1, 1, 2, 2])
 PREDICTION = np.array([0, 0, 1, 1, 1, 2, 0, 2])
@@ -18,7 +19,7 @@ def test_confusion_by_hand():
 
 
 def test_scores_by_hand():
-    found = scores(confusion_matrix(PREDICTION, REFERENCE, 3))
+    found = overlap(confusion_matrix(PREDICTION, REFERENCE, 3))
     assert found["dice"] == pytest.approx([4 / 6, 4 / 6, 2 / 4])
     assert found["iou"] == pytest.approx([2 / 4, 2 / 4, 1 / 3])
     assert found["precision"] == pytest.approx([2 / 3, 2 / 3, 1 / 2])
@@ -29,7 +30,7 @@ def test_fault_27_a_missed_structure_scores_0():
     """0 in every overlap metric, whichever side misses it."""
     reference, nothing = np.array([0, 1, 1]), np.array([0, 0, 0])
     for prediction, truth in ((nothing, reference), (reference, nothing)):
-        found = scores(confusion_matrix(prediction, truth, 2))
+        found = overlap(confusion_matrix(prediction, truth, 2))
         assert {name: values[1] for name, values in found.items()} == {"dice": 0, "iou": 0, "precision": 0, "recall": 0}
 
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from rarecli.core.data.layouts import open_dataset, read_case
+from rarecli.core.data.cases import read_case
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.phantoms import LABEL_NAMES, Phantom, write_phantoms
 
 EXTENT = (16.0, 20.0, 12.0)

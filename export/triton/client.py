@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rarecli.core.data.layouts import Case, find_scans, read_image
+from rarecli.core.data.case_files import find_scans
+from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.preprocessing import RoutedScan

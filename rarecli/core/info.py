@@ -10,7 +10,8 @@ import numpy as np
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import LOG, load_run_info
-from rarecli.core.data.layouts import open_dataset, scans_in
+from rarecli.core.data.case_files import scans_in
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
@@ -175,7 +176,7 @@ def _built_in(name: Path) -> Facts:
 
 
 def _bundle(path: Path) -> Facts:
-    from rarecli.core.engines.manifest import Bundle
+    from rarecli.core.engines.bundle import Bundle
 
     bundle = Bundle(path)
     manifest = bundle.manifest

@@ -17,8 +17,8 @@ from rarecli import Predictor
 from rarecli.core import info, versions
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines import manifest as manifest_room
+from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import export
-from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import phantom_image
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from rarecli import Predictor
 from rarecli.core.engines import onnx_export, parity
+from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import export
-from rarecli.core.engines.manifest import load_manifest
 from rarecli.core.engines.onnx_export import EntryPoint
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import ModelError, UsageError

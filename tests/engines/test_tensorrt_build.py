@@ -10,7 +10,8 @@ import torch
 
 from rarecli.core.engines import export as bundle_room
 from rarecli.core.engines import tensorrt_build
-from rarecli.core.engines.manifest import Gpu, PlanFacts, load_manifest
+from rarecli.core.engines.bundle import load_manifest
+from rarecli.core.engines.manifest import Gpu, PlanFacts
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for, require_same_machine
 from rarecli.core.errors import EnvironmentFault, ModelError
 from rarecli.core.jobs.files import sha256

@@ -17,7 +17,8 @@ from rarecli import Predictor
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines import export as bundle_room
 from rarecli.core.engines import tensorrt_build, tensorrt_runner
-from rarecli.core.engines.manifest import Gpu, load_manifest
+from rarecli.core.engines.bundle import load_manifest
+from rarecli.core.engines.manifest import Gpu
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.tensorrt_build import load_tensorrt
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError

@@ -29,8 +29,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from rarecli.core.data.layouts import open_dataset, read_case
-from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.data.cases import read_case
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.model_files import built_in_models
 from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging.volume import read_labels, read_volume

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from dataset_files import LABELS, SHAPE, msd, nnunet, plain, put, refusal
 
-from rarecli.core.data.layouts import class_indices, open_dataset, read_case
+from rarecli.core.data.cases import class_indices, read_case
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError
 
 

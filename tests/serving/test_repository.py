@@ -10,7 +10,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from rarecli.core.engines.manifest import Gpu, PlanFacts, load_manifest
+from rarecli.core.engines.bundle import load_manifest
+from rarecli.core.engines.manifest import Gpu, PlanFacts
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.serving.repository import BACKENDS, TritonOptions, render_repository
 

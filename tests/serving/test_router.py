@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.engines.manifest import load_manifest
+from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.errors import DataError, ModelError, RareError, UsageError
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.volume import Volume

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.benchmarking import analysis, machine, report
+from rarecli.core.benchmarking import analysis, figures, machine, report
 from rarecli.core.benchmarking.rows import OK, Models, Row, Task, measure
 from rarecli.core.benchmarking.stages import IN_TORCH
 from rarecli.core.benchmarking.suites import (
@@ -29,7 +29,6 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import BACKENDS
 from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra
-from rarecli.core.evaluation import figures
 from rarecli.core.evaluation.evaluate import evaluate
 from rarecli.core.evaluation.protocols import Protocol
 from rarecli.core.jobs.files import read_json, require_writable

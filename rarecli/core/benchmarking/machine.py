@@ -62,7 +62,7 @@ def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | No
         seconds = _best(lambda: a @ a)
         return {"fp32": 2 * _MATRIX**3 / seconds, "bf16": None, "copy": 2 * _COPY_BYTES / _best(lambda: np.copyto(target, source))}
 
-    from rarecli.core.engines.torch_runner import has_fast_bfloat16
+    from rarecli.core.model.device import has_fast_bfloat16
 
     device = torch.device("cuda" if on_gpu else "cpu")
     before = torch.get_num_threads()

@@ -23,7 +23,8 @@ import numpy as np
 
 from rarecli.core.benchmarking.timing import Mark
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.engines.open_model import BACKENDS, Runner, open_model
+from rarecli.core.engines.open_model import BACKENDS, open_model
+from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.imaging.padding import pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan

@@ -20,7 +20,7 @@ from rarecli.core.config.plan import Plan
 from rarecli.core.config.run_folder import RunInfo
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.convert.upstream import Checkpoint, load_plain, read_checkpoint
-from rarecli.core.data.layouts import undeclared_name
+from rarecli.core.data.cases import undeclared_name
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import DataError, ModelError, UsageError, some
 from rarecli.core.imaging.volume import Volume, require_finite, write_image, write_labels

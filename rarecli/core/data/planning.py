@@ -10,7 +10,8 @@ from nibabel.orientations import io_orientation
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import Plan, require_patch_size
-from rarecli.core.data.layouts import Case, Dataset, undeclared_name
+from rarecli.core.data.cases import Case, undeclared_name
+from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.nifti import read_geometry
 from rarecli.core.imaging.volume import read_labels

@@ -18,8 +18,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from rarecli.core.config.plan import CtNormalisation, Plan
+from rarecli.core.data.cases import Case
 from rarecli.core.data.fingerprint import fingerprint, intensity_statistics
-from rarecli.core.data.layouts import Case, Dataset, open_dataset
+from rarecli.core.data.layouts import Dataset, open_dataset
 from rarecli.core.data.planning import PreprocessOptions, make_plan
 from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail

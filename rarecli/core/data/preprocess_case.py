@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import PercentileNormalisation, Plan
-from rarecli.core.data.layouts import Case, read_case
+from rarecli.core.data.cases import Case, read_case
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging import routing

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.phantoms import Phantom
-from rarecli.core.engines.manifest import Bundle, ConformanceVector, HashedFile
-from rarecli.core.engines.open_model import Runner
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import ConformanceVector, HashedFile
 from rarecli.core.engines.parity import RELATIVE_TOLERANCE
+from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, mean_probabilities

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import RUN, WEIGHTS, load_run_spec
-from rarecli.core.engines.manifest import MANIFEST, Bundle
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import MANIFEST
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.journal import key_of
 

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.engines.manifest import Bundle, Engine
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import Engine
 from rarecli.core.engines.model_files import ModelFiles, find_model
+from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import runs_here
 from rarecli.core.errors import UsageError, missing_extra
-from rarecli.core.types import FloatArray
 
 BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "int8")
 _PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
-
-
-class Runner(Protocol):
-    """The network at any depth, between entering and leaving the context."""
-
-    backend: str
-    depths: tuple[int, ...]
-    """Depths that can be run."""
-
-    def __enter__(self) -> Runner: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-    def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
 
 
 def open_model(
@@ -103,9 +87,10 @@ def _open_torch(files: ModelFiles, device: str, num_threads: int | None) -> Runn
         import torch
     except ImportError:
         raise missing_extra("torch", "train") from None
-    from rarecli.core.engines.torch_runner import TorchRunner, choose_device
+    from rarecli.core.engines.torch_runner import TorchRunner
     from rarecli.core.model import build_network
     from rarecli.core.model.checkpoint import load_weights
+    from rarecli.core.model.device import choose_device
 
     if num_threads:
         torch.set_num_threads(num_threads)

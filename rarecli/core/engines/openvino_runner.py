@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.engines.manifest import Bundle
+from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.probes import phantom_image
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray

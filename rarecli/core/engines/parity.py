@@ -12,7 +12,7 @@ from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.probes import phantom_image, random_image
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError
-from rarecli.core.evaluation.metrics import dice
+from rarecli.core.imaging.overlap import dice
 from rarecli.core.types import FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.engines.manifest import Bundle, PlanFacts
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import PlanFacts
 from rarecli.core.engines.tensorrt_build import find_gpu, load_tensorrt, require_same_machine
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError, missing_extra
 from rarecli.core.types import FloatArray

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.data.layouts import Case, class_indices, open_dataset, read_case, undeclared_name
+from rarecli.core.data.cases import Case, class_indices, read_case, undeclared_name
+from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import EnvironmentFault, ModelError, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.evaluation import figures
 from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.data.layouts import class_indices, label_files
+from rarecli.core.data.case_files import label_files
+from rarecli.core.data.cases import class_indices
 from rarecli.core.errors import DataError, some
 from rarecli.core.evaluation.comparison import FILE_NAME, compare, load_result, result_of
 from rarecli.core.evaluation.metrics import Record, case_record

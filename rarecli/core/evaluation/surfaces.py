@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rarecli.core.errors import missing_extra
-from rarecli.core.evaluation.metrics import Record, case_record, confusion_matrix
+from rarecli.core.evaluation.metrics import Record, case_record
+from rarecli.core.imaging.overlap import confusion_matrix
 from rarecli.core.types import IntArray, Triple
 
 SURFACE_METRICS = ("hd95_mm", "surface_dice")

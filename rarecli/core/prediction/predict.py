@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.data.layouts import Case, find_scans, read_image
+from rarecli.core.data.case_files import find_scans
+from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.jobs.files import require_writable, write_json

@@ -14,7 +14,8 @@ import numpy as np
 
 from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.engines.open_model import Runner, open_model
+from rarecli.core.engines.open_model import open_model
+from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.nifti import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton  # exists only in the server's Python
 
-from rarecli.core.engines.manifest import Bundle
+from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.onnx_runner import OnnxRunner
 
 

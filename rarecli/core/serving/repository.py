@@ -25,7 +25,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rarecli.core.engines.manifest import MANIFEST, Bundle, Engine, HashedFile
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.restore import label_values

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.data.fingerprint import differences
-from rarecli.core.engines.manifest import Bundle, Manifest, load_manifest
+from rarecli.core.engines.bundle import Bundle, load_manifest
+from rarecli.core.engines.manifest import Manifest
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan

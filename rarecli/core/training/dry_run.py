@@ -12,8 +12,8 @@ from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import choose_split
 from rarecli.core.data.prepared import open_prepared
-from rarecli.core.engines.torch_runner import choose_device, has_fast_bfloat16
 from rarecli.core.model import build_network
+from rarecli.core.model.device import choose_device, has_fast_bfloat16
 from rarecli.core.training.memory import memory_of
 from rarecli.core.training.startup import make_spec, require_known_metric
 

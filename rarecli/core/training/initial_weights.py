@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.data.layouts import undeclared_name
+from rarecli.core.data.cases import undeclared_name
 from rarecli.core.errors import ModelError, some
 
 _LEAST_SHARE = 0.5

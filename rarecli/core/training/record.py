@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.config import run_folder
-from rarecli.core.evaluation import figures
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.progress import Reporter
+from rarecli.core.training import progress_figure
 
 _STARVED = 0.2
 """Share of an epoch spent waiting for data from which on it is said."""
@@ -53,7 +53,7 @@ class Record:
     def draw(self) -> None:
         """Draw progress.png, if there is something new."""
         if len(self.lines) > self._num_drawn:
-            figures.draw_progress(self.lines, self.run / run_folder.PICTURE)
+            progress_figure.draw_progress(self.lines, self.run / run_folder.PICTURE)
             self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
 
     def tell(self, line: dict[str, Any], num_epochs: int, num_workers: int) -> None:

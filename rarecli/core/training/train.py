@@ -24,13 +24,14 @@ from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import Split, all_folds, choose_split, kept_split, write_splits
 from rarecli.core.data.prepared import PreparedDataset, open_prepared
 from rarecli.core.engines.model_files import ModelFiles, find_model
-from rarecli.core.engines.torch_runner import TorchRunner, choose_device, has_fast_bfloat16
+from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import DataError, ModelError, Preempted, UsageError
 from rarecli.core.jobs.files import leftovers, locked, require_writable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.ranks import Ranks, find_ranks, joined, require_useful
 from rarecli.core.jobs.signals import StopRequest
 from rarecli.core.model import RareUNet, build_network, checkpoint
+from rarecli.core.model.device import choose_device, has_fast_bfloat16
 from rarecli.core.training.batches import Batches, naming_dead_workers
 from rarecli.core.training.initial_weights import initialise
 from rarecli.core.training.learner import Learner, StepResult

@@ -1,0 +1,107 @@
+"""Figures of a benchmark: latency, cost, roofline, Dice over latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Median latency, end to end, over depth, a line per backend, logarithmic; dashed: the scan upsampled to depth 0."""
+    figure = new_figure(6.5, 5)
+    panel = figure.subplots()
+    for (name, method), line, colour in _lines(rows):
+        style = "o-" if method == "routed" else "x--"
+        latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
+        panel.plot([row["depth"] for row in line], latency, style, color=colour, label=f"{name}, {method}")
+    _label_depths(panel, rows)
+    panel.set(ylabel="latency end to end, median (ms)", yscale="log", title="latency over routing depth")
+    _finish(figure, panel, path)
+
+
+def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Dice of each depth over its median latency, a line per backend: the paper's figure."""
+    figure = new_figure(6.5, 5)
+    panel = figure.subplots()
+    for (name, _), line, colour in _lines([row for row in rows if row.get("dice") is not None]):
+        latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
+        panel.plot(latency, [row["dice"] for row in line], "o-", color=colour, label=name)
+        for x, row in zip(latency, line, strict=True):
+            panel.annotate(resolution_label(row["depth"]), (x, row["dice"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    panel.set(xlabel="latency end to end, median (ms)", ylabel="Dice, foreground mean", xscale="log", title="Dice over latency")
+    _finish(figure, panel, path)
+
+
+def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The network's median time at each depth over that at depth 0, a line per backend, beside the same of FLOP and bytes moved."""
+    figure = new_figure(6.5, 5)
+    panel = figure.subplots()
+    lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if item[1][0]["depth"] == 0]
+    for (name, _), line, colour in lines:
+        times = [row["statistics"]["compute"]["p50_ms"] for row in line]
+        panel.plot([row["depth"] for row in line], [time / times[0] for time in times], "o-", color=colour, label=name)
+    if lines:
+        longest = max((line for _, line, _ in lines), key=len)
+        for key, label, style in (("gflop", "FLOP", ":"), ("gbyte", "bytes moved", "--")):
+            work = [row["work"][key] for row in longest]
+            panel.plot([row["depth"] for row in longest], [value / work[0] for value in work], style, color="black", label=label)
+    _label_depths(panel, rows)
+    panel.set(ylabel="relative to depth 0", yscale="log", title="cost of the network over routing depth")
+    _finish(figure, panel, path)
+
+
+def draw_roofline(result: dict[str, Any], path: Path) -> None:
+    """FLOP/s of each routed row over its FLOP per byte, under the machine's measured peaks."""
+    figure = new_figure(6.5, 5)
+    panel = figure.subplots()
+    lines = list(_lines([row for row in result["rows"] if row["method"] == "routed"]))
+    for (name, _), line, colour in lines:
+        intensity, rate = ([row["work"][key] for row in line] for key in ("flop_per_byte", "gflop_per_s"))
+        panel.plot(intensity, rate, "o", color=colour, label=name)
+        for x, y, row in zip(intensity, rate, line, strict=True):
+            panel.annotate(str(row["depth"]), (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
+    if reached := [row["work"]["flop_per_byte"] for _, line, _ in lines for row in line]:
+        scale = np.geomspace(min(reached) / 4, max(reached) * 4, 200)
+        for peak in result["peaks"]:
+            for precision, style in (("fp32", "-"), ("bf16", "--")):
+                if peak[precision] and any(row["precision"] == precision for row in result["rows"]):
+                    label = f"peak, {precision}" + (f", {peak['threads']} threads" if peak["threads"] else "")
+                    panel.plot(scale, np.minimum(peak[precision], scale * peak["copy"]), style, color="0.4", label=label)
+    panel.set(xlabel="FLOP per byte moved, from the model", ylabel="GFLOP/s", xscale="log", yscale="log")
+    panel.set_title("roofline; numbers are depths")
+    _finish(figure, panel, path)
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:
+    """Good rows by backend (with what is not usual about it) and method, by depth; a backend keeps its colour."""
+    lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            threads = f", {row['threads']} threads" if row["threads"] else ""
+            batch = f", batch {row['batch']}" if row["batch"] > 1 else ""
+            lines.setdefault((f"{row['backend']} {row['precision']}{threads}{batch}", row["method"]), []).append(row)
+    names = list(dict.fromkeys(name for name, _ in lines))
+    return [
+        (key, sorted(line, key=lambda row: int(row["depth"])), COLOURS[names.index(key[0]) % len(COLOURS)]) for key, line in lines.items()
+    ]
+
+
+def _label_depths(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
+    ticks = sorted({row["depth"] for row in rows if row["status"] == "ok"})
+    panel.set_xticks(ticks, [resolution_label(k) for k in ticks])
+    panel.set_xlabel("resolution of the scan")
+
+
+def _finish(figure: Figure, panel: Any, path: Path) -> None:
+    panel.grid(alpha=0.3, which="both")
+    if panel.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncol=3, fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,55 @@
+"""A bundle on disk, its files compared with its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rarecli.core.config.loading import validate
+from rarecli.core.engines.manifest import MANIFEST, HashedFile, Manifest
+from rarecli.core.errors import ModelError
+from rarecli.core.jobs.files import read_json, sha256
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
+    path = bundle / MANIFEST
+    remedy = "export the bundle again with this version"
+    return validate(Manifest, read_json(path, ModelError), "the bundle's manifest", ModelError, path=path, remedy=remedy)
+
+
+class Bundle:
+    """A bundle on disk: its manifest, and its files, each compared with the manifest once, when it is first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.manifest = path, load_manifest(path)
+        self._verified: set[str] = set()
+
+    def engine_file(self, depth: int) -> Path:
+        """A depth's ONNX engine; the weights it points into are compared, too."""
+        if self.manifest.weights:
+            self.file(self.manifest.weights)
+        return self.file(self.manifest.engine(depth))
+
+    def verify(self) -> None:
+        """Compare every file with the manifest. Raises ModelError at the first that is missing or was changed."""
+        manifest = self.manifest
+        plans = [engine.plan for engine in manifest.engines if engine.plan]
+        vectors = [entry for vector in manifest.conformance for entry in (vector.scan, vector.labels, vector.arrays)]
+        for entry in (*([manifest.weights] if manifest.weights else []), *manifest.engines, *plans, *vectors):
+            self.file(entry)
+
+    def file(self, entry: HashedFile) -> Path:
+        """Path of a file. Raises ModelError if it is missing, was changed, or lies outside the bundle."""
+        path = self.path / entry.file
+        if entry.file in self._verified:
+            return path
+        if Path(entry.file).is_absolute() or not path.resolve().is_relative_to(self.path.resolve()):
+            raise ModelError("a path leaves the bundle", path=self.path / MANIFEST, found=entry.file)
+        if not path.is_file():
+            raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
+        if (found := sha256(path)) != entry.sha256:
+            raise ModelError(
+                "a file of the bundle was changed", path=path, field="sha256", found=found, expected=entry.sha256, remedy="export again"
+            )
+        self._verified.add(entry.file)
+        return path
