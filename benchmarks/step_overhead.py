@@ -22,10 +22,10 @@ from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.jobs.progress import Silent
 from rarecli.core.training.batches import Batches
-from rarecli.core.training.patches import SampleSource
+from rarecli.core.training.loop import TrainingLoop
+from rarecli.core.training.patches import PatchSource
 from rarecli.core.training.schedule import plan_steps
 from rarecli.core.training.startup import make_spec
-from rarecli.core.training.train import Trainer
 
 
 def main() -> None:
@@ -40,10 +40,10 @@ def main() -> None:
     spec = make_spec(dataset, config)
     cases = sorted(dataset.records)
     with tempfile.TemporaryDirectory() as run:
-        trainer = Trainer(dataset, Path(run), spec, config, {"train": cases, "val": []}, torch.device("cpu"), Silent())
+        trainer = TrainingLoop(dataset, Path(run), spec, config, {"train": cases, "val": []}, torch.device("cpu"), Silent())
         bare = copy.deepcopy(trainer.learner.network)
         steps = list(itertools.islice(plan_steps(trainer.cases, config, trainer.ranks), options.steps + 3))
-        batches = Batches(SampleSource(dataset, spec, config), [part for step in steps for part in step.parts], torch.device("cpu"))
+        batches = Batches(PatchSource(dataset, spec, config), [part for step in steps for part in step.parts], torch.device("cpu"))
         fixed = next(batches.take(len(steps.pop(0).parts)))
         seconds: dict[str, list[float]] = {"bare": [], "whole": []}
         for number, step in enumerate(steps):

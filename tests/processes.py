@@ -43,6 +43,7 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
     from rarecli.core.config import run_folder
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import RareError
+    from rarecli.core.training import progress_figure
     from rarecli.core.training.train import train
 
     os.environ.update(environment)

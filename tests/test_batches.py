@@ -3,7 +3,7 @@ import torch
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.training.batches import Batches, make_batch
-from rarecli.core.training.patches import Key, SampleSource
+from rarecli.core.training.patches import Key, PatchSource
 from rarecli.core.training.startup import make_spec
 
 KEYS = [[Key(0, 0, "phantom_000"), Key(0, 0, "phantom_001")], [Key(1, 0, "phantom_000")]]
@@ -12,7 +12,7 @@ KEYS = [[Key(0, 0, "phantom_000"), Key(0, 0, "phantom_001")], [Key(1, 0, "phanto
 def source(prepared, **overrides):
     config = load_train_config(overrides={"coarse_views": 1, **overrides})
     dataset = open_prepared(prepared)
-    return SampleSource(dataset, make_spec(dataset, config), config)
+    return PatchSource(dataset, make_spec(dataset, config), config)
 
 
 def test_batches_are_the_same_whoever_makes_them(prepared):

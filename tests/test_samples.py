@@ -9,14 +9,16 @@ from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.training.batches import collate
 from rarecli.core.training.multi_resolution import make_samples
-from rarecli.core.training.patches import SampleSource, collate, epoch_order
+from rarecli.core.training.patches import PatchSource
+from rarecli.core.training.schedule import epoch_order
 from rarecli.core.training.startup import make_spec
 
 PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 
 
-class Samples(SampleSource):
+class Samples(PatchSource):
     """As the network is shown them."""
 
     def views(self, key):

@@ -6,14 +6,14 @@ from processes import draw_nothing
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.evaluation import figures
 from rarecli.core.imaging.volume import write_image, write_labels
+from rarecli.core.training import progress_figure
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest of these trainings."""
-    monkeypatch.setattr(figures, "draw_progress", draw_nothing)
+    monkeypatch.setattr(progress_figure, "draw_progress", draw_nothing)
 
 
 @pytest.fixture(scope="session")

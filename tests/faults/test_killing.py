@@ -80,16 +80,16 @@ def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_p
 
 def die_after_checkpoint(number):
     """As kill -9 at that instant."""
-    from rarecli.core.training.train import Trainer
+    from rarecli.core.training.loop import TrainingLoop
 
-    save, numbers = Trainer._save, count(1)
+    save, numbers = TrainingLoop.save, count(1)
 
     def save_and_die(self):
         save(self)
         if next(numbers) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trainer._save = save_and_die
+    TrainingLoop.save = save_and_die
 
 
 def read_late():

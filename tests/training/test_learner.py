@@ -3,9 +3,9 @@ import torch
 
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.model import RareUNet
+from rarecli.core.training.batches import Batch
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.losses import consistency_loss, segmentation_loss
-from rarecli.core.training.patches import Batch
 
 SMALL = {"in_channels": 1, "num_classes": 3, "num_filters": 2, "num_levels": 3, "num_depths": 3}
 

@@ -9,16 +9,32 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import EnvironmentFault, RareError
-from rarecli.core.training.multi_resolution import Patch, make_samples
-from rarecli.core.training.patches import Batch, Key, SampleSource, collate
+from rarecli.core.training.multi_resolution import Patch, Sample, make_samples
+from rarecli.core.training.patches import Key, PatchSource
+
+
+@dataclass
+class Batch:
+    """By depth, images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z). A depth's scans begin with those of every finer depth."""
+
+    images: dict[int, Tensor]
+    labels: dict[int, Tensor]
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Scans per depth."""
+        return {depth: int(image.shape[0]) for depth, image in self.images.items()}
 
 
 def make_batch(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> Batch:
@@ -32,7 +48,7 @@ class _Work(Dataset["Batch | list[Patch] | RareError"]):
     What is wrong with a case comes back as a value: raised in a worker, it would arrive as text.
     """
 
-    def __init__(self, source: SampleSource, whole: bool) -> None:
+    def __init__(self, source: PatchSource, whole: bool) -> None:
         self.source, self.whole = source, whole
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | list[Patch] | RareError:
@@ -50,7 +66,7 @@ class Batches:
     where a GPU does, they read and draw, and it makes the batches.
     """
 
-    def __init__(self, source: SampleSource, keys: Sequence[Sequence[Key]], device: torch.device) -> None:
+    def __init__(self, source: PatchSource, keys: Sequence[Sequence[Key]], device: torch.device) -> None:
         self._spec, self._device = source.spec, device
         self.waited_s = 0.0
         workers = self._num_workers = source.config.num_workers
@@ -121,7 +137,7 @@ def _dead_worker(error: Exception) -> EnvironmentFault:
     return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
 
 
-def _require_shared_memory(source: SampleSource, whole: bool, folder: Path = Path("/dev/shm")) -> None:
+def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path("/dev/shm")) -> None:
     """Raise EnvironmentFault if what workers hold ready does not fit into shared memory: they would wait for ever or crash.
 
     whole: batches; else patches, all on the finest grid.
@@ -141,3 +157,31 @@ def _require_shared_memory(source: SampleSource, whole: bool, folder: Path = Pat
             expected=f"{needed / 2**20:.0f} MiB for {config.num_workers} workers",
             remedy="enlarge it (docker run --shm-size=8g), or --set num_workers=0",
         )
+
+
+def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
+    """Stack samples by depth, those that enter finest first, padded with 0 (background) as far as the network needs for the largest.
+
+    Not to the patch: prediction does not either, and a network that has seen nothing else is lost without its rim of zeros.
+    """
+    ordered = sorted(samples, key=lambda sample: min(sample.images))
+    depths = sorted({depth for sample in ordered for depth in sample.images})
+    field = [1, 1, 1]  # in voxels of depth 0, for all depths the same, since they join on their way
+    for sample in ordered:
+        finest = min(sample.images)
+        field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
+    whole = spec.engine_shape((field[0], field[1], field[2]), 0)
+
+    def stack(tensors: list[Tensor], depth: int) -> Tensor:
+        return torch.stack([_pad_to(tensor, [size // 2**depth for size in whole]) for tensor in tensors])
+
+    return Batch(
+        {depth: stack([s.images[depth] for s in ordered if depth in s.images], depth) for depth in depths},
+        {depth: stack([s.labels[depth] for s in ordered if depth in s.labels], depth) for depth in depths},
+    )
+
+
+def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Zeros behind the last three axes, up to `shape`."""
+    x, y, z = (goal - size for goal, size in zip(shape, tensor.shape[-3:], strict=True))
+    return functional.pad(tensor, (0, z, 0, y, 0, x)) if x or y or z else tensor

@@ -17,9 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
+from rarecli.core.training.batches import Batch
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.training.optimiser import make_optimiser, set_deterministic
-from rarecli.core.training.patches import Batch
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,12 @@ class Learner:
         shares = depth_shares(self.config.loss.depth_weights, taken.scans)
         loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items())
         return StepResult(taken.number, {"loss": loss + taken.consistency * losses.get("consistency", 0.0), **losses}, None, stop)
+
+    def copy_from_first_rank(self) -> None:
+        """Take the weights of the first rank, so that all begin alike whatever differs between their machines."""
+        for network in (self.network, self.average.module):
+            for tensor in network.state_dict().values():
+                self.ranks.copy_from_first(tensor)
 
     @torch.no_grad()
     def _average_in(self) -> None:

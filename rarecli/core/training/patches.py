@@ -7,14 +7,10 @@ it (`Patch`) is a matter of the CPU; what becomes of that (views.py) is one of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import PercentileNormalisation
@@ -25,7 +21,7 @@ from rarecli.core.imaging.normalisation import Limits, percentile_limits
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.resampling import resample, resample_labels
 from rarecli.core.training.augmentation import draw_changes, draw_spacing
-from rarecli.core.training.multi_resolution import Patch, Sample
+from rarecli.core.training.multi_resolution import Patch
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 
@@ -37,20 +33,7 @@ class Key(NamedTuple):
     name: str
 
 
-@dataclass
-class Batch:
-    """By depth, images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z). A depth's scans begin with those of every finer depth."""
-
-    images: dict[int, Tensor]
-    labels: dict[int, Tensor]
-
-    @property
-    def sizes(self) -> dict[int, int]:
-        """Scans per depth."""
-        return {depth: int(image.shape[0]) for depth, image in self.images.items()}
-
-
-class SampleSource:
+class PatchSource:
     """Reads and draws the samples of a training."""
 
     def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
@@ -117,37 +100,3 @@ def _acquire_anew(image: FloatArray, labels: IntArray, spacing: Triple, patch: S
     zoom = (1 / spacing[0], 1 / spacing[1], 1 / spacing[2])
     x, y, z = patch
     return resample(image, zoom)[:, :x, :y, :z], resample_labels(labels, zoom, num_classes)[:x, :y, :z]
-
-
-def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
-    """Stack samples by depth, those that enter finest first, padded with 0 (background) as far as the network needs for the largest.
-
-    Not to the patch: prediction does not either, and a network that has seen nothing else is lost without its rim of zeros.
-    """
-    ordered = sorted(samples, key=lambda sample: min(sample.images))
-    depths = sorted({depth for sample in ordered for depth in sample.images})
-    field = [1, 1, 1]  # in voxels of depth 0, for all depths the same, since they join on their way
-    for sample in ordered:
-        finest = min(sample.images)
-        field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
-    whole = spec.engine_shape((field[0], field[1], field[2]), 0)
-
-    def stack(tensors: list[Tensor], depth: int) -> Tensor:
-        return torch.stack([_pad_to(tensor, [size // 2**depth for size in whole]) for tensor in tensors])
-
-    return Batch(
-        {depth: stack([s.images[depth] for s in ordered if depth in s.images], depth) for depth in depths},
-        {depth: stack([s.labels[depth] for s in ordered if depth in s.labels], depth) for depth in depths},
-    )
-
-
-def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros behind the last three axes, up to `shape`."""
-    x, y, z = (goal - size for goal, size in zip(shape, tensor.shape[-3:], strict=True))
-    return functional.pad(tensor, (0, z, 0, y, 0, x)) if x or y or z else tensor
-
-
-def epoch_order(cases: Sequence[str], seed: int, epoch: int) -> list[str]:
-    """The cases of an epoch in its order: a permutation that depends on (seed, epoch) alone."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
-    return [cases[index] for index in order]

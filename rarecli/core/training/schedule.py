@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
-from rarecli.core.training.patches import Key, epoch_order
+from rarecli.core.training.patches import Key
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,9 @@ def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: i
 def num_steps(cases: Sequence[str], config: TrainConfig) -> int:
     """Steps of an epoch."""
     return math.ceil(len(cases) / config.batch_size)
+
+
+def epoch_order(cases: Sequence[str], seed: int, epoch: int) -> list[str]:
+    """The cases of an epoch in its order: a permutation that depends on (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(cases))
+    return [cases[index] for index in order]

@@ -1,13 +1,16 @@
-"""What a configuration means on a dataset."""
+"""What is decided and refused before a training starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from rarecli.core.config import run_folder
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
+from rarecli.core.jobs.files import leftovers
 
 
 def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
@@ -52,3 +55,23 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
     if config.monitor not in known:
         raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
+
+
+def require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:
+    """Raise UsageError if options exclude each other, or if the output holds something that would be lost."""
+    if resume and resume_from:
+        raise UsageError("--resume and --resume-from exclude each other", path=run, remedy="leave --resume out to start a new run")
+    if resume or resume_from:
+        run_folder.load_resumed_config(resume_from or run)
+    if (resume or resume_from) and init:
+        raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
+    if run_folder.has_state(run) and not resume:
+        raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+    if (run / run_folder.WEIGHTS).is_file() and not resume:
+        raise UsageError("there is a model", path=run, remedy="choose another -o")
+    if (
+        run.is_dir()
+        and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(leftovers(run, run_folder.FILES))
+        and not (run / run_folder.RUN).is_file()
+    ):
+        raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")

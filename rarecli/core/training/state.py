@@ -18,7 +18,7 @@ from rarecli.core.data.folds import Split
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import sha256
-from rarecli.core.training.learner import Learner
+from rarecli.core.training.learner import Learner, StepResult
 
 _MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
 """What a resumed training may do otherwise."""
@@ -56,6 +56,16 @@ class TrainState:
     def from_facts(cls, facts: dict[str, Any]) -> TrainState:
         """What `vars` of a state gave, by way of JSON."""
         return cls(**{**facts, "sums": EpochSums(**facts["sums"])})
+
+    def count(self, result: StepResult) -> None:
+        """Count a step by what it gave."""
+        if result.fault:
+            self.bad_steps += 1
+            return
+        self.bad_steps = 0
+        self.sums.good_steps += 1
+        for name, value in result.losses.items():
+            self.sums.losses[name] = self.sums.losses.get(name, 0.0) + value
 
     def facts(self) -> dict[str, Any]:
         """The numbers as JSON can hold them."""

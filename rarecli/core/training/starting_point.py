@@ -1,0 +1,79 @@
+"""Where a training starts: at random weights, at a model's weights, or at the checkpoint of a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rarecli.core.config import run_folder
+from rarecli.core.engines.model_files import ModelFiles
+from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.model import checkpoint
+from rarecli.core.training.initial_weights import initialise
+from rarecli.core.training.loop import TrainingLoop
+from rarecli.core.training.state import (
+    EpochSums,
+    TrainState,
+    origin,
+    require_same_meaning,
+    require_same_network,
+    require_same_origin,
+    unpack,
+    unpack_plateau,
+)
+
+
+def start_anew(loop: TrainingLoop, model: ModelFiles | None) -> None:
+    """Begin a run, with a model's weights if there is one. Raises ModelError if hardly any of them fit."""
+    if model:
+        learner = loop.learner
+        loaded = initialise(learner.network, loop.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
+        for line in loaded.words():
+            loop.reporter.say(line)
+        learner.average.module.load_state_dict(learner.network.state_dict())
+        loop.started_from = model.spec.name
+    if loop.ranks.leads:
+        run_folder.save_run_info(loop.run, loop.info())
+        loop.save()
+
+
+def go_on_from(loop: TrainingLoop, source: Path) -> None:
+    """Put the last checkpoint of the run `source` into a loop: of its own run, or of another one, which is left as it is.
+
+    Raises UsageError if the configuration of this run has changed in more than its length, or another one's state would be something
+    else here.
+    """
+    here, info = source == loop.run, run_folder.load_run_info(source)
+    tensors, facts = checkpoint.load_state(source, loop.reporter, mend=loop.ranks.leads and here)
+    if "state" not in facts:
+        remedy = "start a new run, with --init from this one"
+        raise ModelError("another version of rare wrote this checkpoint", path=source, remedy=remedy)
+    if here:
+        require_same_origin(origin(loop.config, loop.spec, loop.dataset, loop.split), facts, loop.run)
+    else:
+        require_same_network(loop.spec, facts, source)
+        require_same_meaning(loop.config, info.config, source)
+    unpack(tensors, loop.learner)
+    if info.config.optimiser == loop.config.optimiser:  # else another schedule begins with its own rate
+        unpack_plateau(facts["plateau"], loop.learner, loop.plateau)
+    loop.state = TrainState.from_facts(facts["state"])
+    if not here and info.config != loop.config:  # other steps: the epoch under way begins again
+        loop.state.position, loop.state.sums = 0, EpochSums()
+        loop.state.step = loop.state.epoch * loop.steps_per_epoch
+    epochs = f"{loop.state.epoch} epochs"
+    if loop.state.epoch >= loop.config.epochs:
+        raise UsageError("the run is finished", path=source, found=epochs, remedy="give more --epochs to extend it")
+    if loop.has_stood_still():
+        found = f"{epochs}, the best of them {loop.state.best_epoch}"
+        raise UsageError("the run is finished", path=source, found=found, remedy="give more patience to extend it")
+    loop.started_from = info.started_from if here else f"{source.name}, epoch {loop.state.epoch}"
+    loop.record.read(loop.state.epoch, source)
+    if loop.ranks.leads and not here:
+        for name in (run_folder.BEST, run_folder.SPLITS):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, loop.run / name)
+        loop.record.write()
+    if loop.ranks.leads:
+        run_folder.save_run_info(loop.run, loop.info())
+    if not here:
+        loop.save()
