@@ -27,9 +27,9 @@ from rarecli.core.config.train_config import TrainConfig, load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.jobs.files import write_json
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
 PAPER_SHAPE = (32, 64, 32)
@@ -92,7 +92,7 @@ def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
 def _train(prepared: Path, run: Path, config: TrainConfig, init: Path | None) -> Path:
     started = (run / LAST).is_file()
     if not started or not _is_finished(_log(run), config):
-        train(prepared, run, config, resume=started, init=None if started else init, reporter=Words())
+        train(prepared, run, config, TrainOptions(resume=started, init=None if started else init), reporter=Words())
     return run
 
 
@@ -115,11 +115,15 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
     recipe = RECIPES[name]
     output = work / f"scores_{name}_fold{fold}"
     with Predictor(run) as predictor:
-        summary = evaluate(dataset, predictor, output, protocol=recipe.protocol, names=info.split["val"], reporter=Words())
+        summary = evaluate(dataset, predictor, output, EvaluateOptions(protocol=recipe.protocol, names=info.split["val"]), reporter=Words())
         curve = None
         if recipe.protocol == "native":
             curve = evaluate(
-                dataset, predictor, output / "curve", spacings_mm=CURVE_MM, names=info.split["val"], surface=False, reporter=Words()
+                dataset,
+                predictor,
+                output / "curve",
+                EvaluateOptions(spacings_mm=CURVE_MM, names=info.split["val"], surface=False),
+                reporter=Words(),
             )
     result = {
         "recipe": name,

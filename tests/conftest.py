@@ -11,7 +11,7 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 sys.modules.setdefault("openvino_telemetry", None)  # which would tell of every test over the network
 
@@ -41,7 +41,7 @@ def prepared(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run after two epochs: its labels are poor but not all background."""
     output = tmp_path_factory.mktemp("runs") / "run"
-    train(prepared, output, load_train_config(overrides=dict(TINY)), device="cpu")
+    train(prepared, output, load_train_config(overrides=dict(TINY)), TrainOptions(device="cpu"))
     return output
 
 

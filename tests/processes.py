@@ -44,7 +44,7 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import RareError
     from rarecli.core.training import progress_figure
-    from rarecli.core.training.train import train
+    from rarecli.core.training.train import TrainOptions, train
 
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
         spoil()
     base = run_folder.load_resumed_config(run) if options.get("resume") else None
     try:
-        train(prepared, run, load_train_config(overrides=overrides, base=base), device="cpu", reporter=Told(words), **options)
+        train(prepared, run, load_train_config(overrides=overrides, base=base), TrainOptions(device="cpu", **options), reporter=Told(words))
     except RareError as error:
         Told(words).say(f"Error: {error}")
         sys.exit(error.exit_code)

@@ -19,7 +19,7 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.evaluation.score import score
 from rarecli.core.imaging.volume import write_image
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import PredictOptions, predict
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
 
@@ -245,7 +245,7 @@ def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle, tmp
         "files per case": "1",
     }
     with Predictor(run) as predictor:
-        predict_files([phantom_dataset / "imagesTr"], predictor, tmp_path / "out", depth=3)
+        predict([phantom_dataset / "imagesTr"], predictor, tmp_path / "out", PredictOptions(depth=3))
     assert facts(tmp_path / "out")["routes"] == ["depth 3: 8 cases"]
     score(phantom_dataset / "labelsTr", tmp_path / "out", tmp_path / "scores")
     assert facts(tmp_path / "scores")["by depth"][0].startswith("depth 3: ")

@@ -19,7 +19,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.volume import read_volume
 
 SMALL = {"in_channels": 1, "num_classes": 3, "n_filters": 4, "depth": 4, "num_gateways": 3}
@@ -67,7 +67,7 @@ def test_a_converted_run_predicts_evaluates_and_exports(tmp_path, upstream):
         prediction = predictor.predict(image)
         assert prediction.depth == 1
         write_phantoms(tmp_path / "data", range(1), extent_mm=(32, 64, 32))
-        summary = evaluate(tmp_path / "data", predictor, tmp_path / "scores", protocol="paper", surface=False)
+        summary = evaluate(tmp_path / "data", predictor, tmp_path / "scores", EvaluateOptions(protocol="paper", surface=False))
     assert len(summary["per_depth"]) == 4
     manifest = export(tmp_path / "run", tmp_path / "bundle", depths=[3])
     assert manifest.spec == info.spec

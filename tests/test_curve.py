@@ -1,7 +1,7 @@
 import pytest
 
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
-from rarecli.core.evaluation.protocols import Resolution
+from rarecli.core.evaluation.resolutions import Resolution
 
 RESOLUTIONS = [Resolution(0, 1.0), Resolution(0, 1.4), Resolution(1, 1.5), Resolution(1, 2.0)]
 

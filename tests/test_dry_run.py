@@ -10,7 +10,7 @@ from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.training.dry_run import dry_run
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "paper_size.py"
 
@@ -54,5 +54,5 @@ def test_the_paper_s_training_in_small(tmp_path, mode):
     config = load_train_config("brain-tumour", overrides=overrides)
     facts = dry_run(tmp_path / "prepared", config, device="cpu")
     assert (facts["network"]["num_levels"], facts["network"]["in_channels"], facts["network"]["num_classes"]) == (5, 4, 4)
-    line = train(tmp_path / "prepared", tmp_path / "run", config, device="cpu")
+    line = train(tmp_path / "prepared", tmp_path / "run", config, TrainOptions(device="cpu"))
     assert {"loss_depth0", "loss_depth3", "dice_depth0", "dice_depth3", "dice_enhancing tumour"} <= line.keys()

@@ -6,9 +6,9 @@ import pytest
 from rarecli import Phantom, Predictor
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.errors import ModelError, UsageError
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.prediction.cross_validation import Folds
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 TINY = {"num_filters": 2, "epochs": 1, "num_folds": 4, "optimiser.lr": 4e-3}
 
@@ -17,7 +17,7 @@ TINY = {"num_filters": 2, "epochs": 1, "num_folds": 4, "optimiser.lr": 4e-3}
 def other(prepared, tmp_path_factory):
     """Fold 1, and another size of network; the shared `run` is fold 0."""
     output = tmp_path_factory.mktemp("runs") / "other"
-    train(prepared, output, load_train_config(overrides=TINY | {"fold": 1, "seed": 5}), device="cpu")
+    train(prepared, output, load_train_config(overrides=TINY | {"fold": 1, "seed": 5}), TrainOptions(device="cpu"))
     return output
 
 
@@ -60,13 +60,16 @@ def test_every_case_is_scored_by_the_run_that_has_not_seen_it(run, other, phanto
     held_out = {path: json.loads((path / "run.json").read_text())["split"]["val"] for path in (run, other)}
     with Folds([run, other], device="cpu") as folds:
         assert folds.case_names == sorted(held_out[run] + held_out[other])
-        pooled = evaluate(phantom_dataset, folds, tmp_path / "pooled", depths=[2, 3], upsampled=False, surface=False)
+        pooled = evaluate(phantom_dataset, folds, tmp_path / "pooled", EvaluateOptions(depths=[2, 3], upsampled=False, surface=False))
     alone = []
     for path, names in held_out.items():
         with Predictor(path, device="cpu") as predictor:
-            alone += evaluate(phantom_dataset, predictor, tmp_path / path.name, depths=[2, 3], names=names, upsampled=False, surface=False)[
-                "metric_per_case"
-            ]
+            alone += evaluate(
+                phantom_dataset,
+                predictor,
+                tmp_path / path.name,
+                EvaluateOptions(depths=[2, 3], names=names, upsampled=False, surface=False),
+            )["metric_per_case"]
     key = "case", "depth"
     assert sorted(pooled["metric_per_case"], key=lambda item: [item[k] for k in key]) == sorted(
         alone, key=lambda item: [item[k] for k in key]
@@ -82,4 +85,4 @@ def test_folds_that_cannot_be_pooled_are_refused(run, other, bundle, phantom_dat
         Folds([change(run, tmp_path / "all", "split", "val", value=[])])
     seen = json.loads((run / "run.json").read_text())["split"]["train"][0]
     with Folds([run], device="cpu") as folds, pytest.raises(UsageError, match="no run held out this case"):
-        evaluate(phantom_dataset, folds, tmp_path / "scores", names=[seen], surface=False)
+        evaluate(phantom_dataset, folds, tmp_path / "scores", EvaluateOptions(names=[seen], surface=False))

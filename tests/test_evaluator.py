@@ -14,8 +14,10 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
-from rarecli.core.evaluation.evaluate import evaluate, read_case_names
-from rarecli.core.evaluation.protocols import Resolution, view_at
+from rarecli.core.evaluation.case_selection import read_case_names
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
+from rarecli.core.evaluation.protocols import reacquire
+from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of
 from rarecli.core.imaging.volume import write_labels
@@ -82,7 +84,7 @@ def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp
     if num_depths == 1:
         oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
         oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
-    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper")["per_method"]
+    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper"))["per_method"]
     perfect = per_method["upsampled" if num_depths == 4 else "routed"]
     assert [depth for depth, part in perfect.items() if part["dice"] == 1] == (["1", "2", "3"] if num_depths == 4 else ["0", "1", "2", "3"])
 
@@ -97,7 +99,7 @@ def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_pat
     if num_depths == 1:
         oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
         oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
-    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", surface=False)["per_method"]
+    per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(surface=False))["per_method"]
     perfect = per_method["upsampled" if num_depths == 4 else "routed"]
     assert [part["dice"] for depth, part in perfect.items() if depth != "0"] == [1, 1, 1]
 
@@ -105,7 +107,7 @@ def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_pat
 def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
     write_phantoms(tmp_path / "data", range(3))
     oracle = Oracle(answer=1)
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0, 2], upsampled=False)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0, 2], upsampled=False))
     per_case = []
     for seed in range(3):
         _, labels = Phantom(seed).acquire(1.0)
@@ -127,7 +129,7 @@ def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
 def test_the_upsampled_baseline_enters_at_depth_0(tmp_path):
     write_phantoms(tmp_path / "data", range(1))
     oracle = Oracle()
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper")
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper"))
     assert [depth for _, depth in oracle.asked] == [0, 1, 0, 2, 0, 3, 0]
     assert summary["per_method"].keys() == {"routed", "upsampled"}
     assert summary["per_method"]["upsampled"].keys() == {"1", "2", "3"}
@@ -138,7 +140,7 @@ def test_validation_and_evaluation_agree_on_shapes_that_are_no_multiples(run, tm
     preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32), num_jobs=1))
     with Predictor(run, device="cpu") as predictor:
         live = validate(predictor.runner, open_prepared(tmp_path / "prepared"), predictor.spec, ["phantom_000", "phantom_001"])
-        summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", upsampled=False)
+        summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", EvaluateOptions(upsampled=False))
     for depth in range(4):
         assert live[f"dice_depth{depth}"] == pytest.approx(summary["per_depth"][str(depth)]["dice"], abs=1e-9)
 
@@ -147,7 +149,7 @@ def test_validation_during_training_is_the_evaluation_of_the_run(run, prepared, 
     names = ["phantom_001", "phantom_004"]
     with Predictor(run, device="cpu") as predictor:
         live = validate(predictor.runner, open_prepared(prepared), predictor.spec, names)
-        summary = evaluate(phantom_dataset, predictor, tmp_path / "out", names=names, upsampled=False)
+        summary = evaluate(phantom_dataset, predictor, tmp_path / "out", EvaluateOptions(names=names, upsampled=False))
     for depth in range(4):
         assert live[f"dice_depth{depth}"] == pytest.approx(summary["per_depth"][str(depth)]["dice"], abs=1e-9)
     assert live["dice_mean"] == pytest.approx(np.mean([live[f"dice_depth{depth}"] for depth in range(4)]))
@@ -157,7 +159,7 @@ def test_a_broken_case_does_not_stop_the_evaluation(tmp_path):
     write_phantoms(tmp_path / "data", range(2), 8.0)
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed"):
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0])
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0]))
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]) == ["phantom_000"]
 
 
@@ -165,14 +167,16 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
     write_phantoms(tmp_path / "data", [4], extent_mm=(35.0, 29.0, 33.0))
     image, labels = Phantom(4, (35.0, 29.0, 33.0)).acquire(1.0)
     oracle = Perfect(labels)
-    part = evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0, 2], upsampled=False)["per_depth"]["2"]
-    view = view_at(image, labels, SPEC, Resolution(2))
+    part = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0, 2], upsampled=False))["per_depth"]["2"]
+    view = reacquire(image, labels, SPEC, Resolution(2))
     expected = dice(view.restore(view.reference), labels.data[0], 3)[1:].mean()
     # the oracle's labels are the reference of the view: perfect there, and as good as can be restored
     assert part["dice"] == 1
     assert part["restored"]["dice"] == part["ceiling"]["dice"] == pytest.approx(expected)
     assert part["foreground_mean"]["hd95_mm"] == 0 < part["restored"]["foreground_mean"]["hd95_mm"] < 6
-    paper = evaluate(tmp_path / "data", oracle, tmp_path / "paper", depths=[0], protocol="paper", surface=False)["per_depth"]["0"]
+    paper = evaluate(tmp_path / "data", oracle, tmp_path / "paper", EvaluateOptions(depths=[0], protocol="paper", surface=False))[
+        "per_depth"
+    ]["0"]
     assert "restored" not in paper
     assert "hd95_mm" not in paper["foreground_mean"]
 
@@ -182,7 +186,7 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
     write_phantoms(tmp_path / "data", range(1))
     image, labels = Phantom(0).acquire(1.0)
     write_labels(tmp_path / "data" / "labelsTr" / "phantom_000.nii.gz", labels.data[0] * (not absent), image)
-    print_scores(evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0], surface=False), "Scores")
+    print_scores(evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False)), "Scores")
     assert ("neither" in capsys.readouterr().out) == absent
 
 
@@ -190,7 +194,7 @@ def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
     """It is handed over as it is: nothing but the predictor resamples its thick axis."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
-    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
+    evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
     ((scan, depth),) = oracle.asked
     assert depth is None
     assert scan.spacing_mm == pytest.approx((1, 1, 2))
@@ -203,7 +207,9 @@ def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, 
     oracle, said = Oracle(), []
     oracle.spec = SPEC.model_copy(update={"targets": targets})
     listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
-    evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False, protocol=protocol, reporter=listener())
+    evaluate(
+        tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False, protocol=protocol), reporter=listener()
+    )
     of_training = "paper" if targets == "paper" else "native"
     assert [of_training in text for text in said] == [True] * (protocol != of_training)
 
@@ -211,7 +217,7 @@ def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, 
 def test_the_curve_over_spacing(tmp_path):
     write_phantoms(tmp_path / "data", range(2))
     oracle = Oracle(answer=1)
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", spacings_mm=[1, 2], surface=False)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], surface=False))
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
     # one prediction where scans are routed to depth 0 anyway; else routed, then upsampled
@@ -237,14 +243,14 @@ def test_the_curve_over_spacing(tmp_path):
 )
 def test_spacings_stand_alone(options, words, phantom_dataset, tmp_path):
     with pytest.raises(UsageError, match=words):
-        evaluate(phantom_dataset, Oracle(), tmp_path / "out", spacings_mm=[1, 2], **options)
+        evaluate(phantom_dataset, Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], **options))
 
 
 def test_an_evaluation_against_an_earlier_one(tmp_path):
     write_phantoms(tmp_path / "data", range(3))
     options = {"depths": [1, 2], "upsampled": False, "surface": False}
-    one = evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", **options)
-    two = evaluate(tmp_path / "data", Oracle(2), tmp_path / "two", **options, against=tmp_path / "one")
+    one = evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", EvaluateOptions(**options))
+    two = evaluate(tmp_path / "data", Oracle(2), tmp_path / "two", EvaluateOptions(**options, against=tmp_path / "one"))
     comparison = json.loads((tmp_path / "two" / "comparison.json").read_text())
     assert two["comparison"] == comparison
     for row in comparison["per_resolution"]:
@@ -254,16 +260,16 @@ def test_an_evaluation_against_an_earlier_one(tmp_path):
     fresh = Oracle(1)
     for wrong in ({"depths": [1]}, {"names": ["phantom_000"]}):
         with pytest.raises(DataError, match="different"):
-            evaluate(tmp_path / "data", fresh, tmp_path / "three", **{**options, **wrong}, against=tmp_path / "one")
+            evaluate(tmp_path / "data", fresh, tmp_path / "three", EvaluateOptions(**{**options, **wrong}, against=tmp_path / "one"))
     assert not fresh.asked  # it is said before the work
 
 
 def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
     write_phantoms(tmp_path / "data", range(2), 8.0)
-    evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", depths=[0], surface=False)
+    evaluate(tmp_path / "data", Oracle(1), tmp_path / "one", EvaluateOptions(depths=[0], surface=False))
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     with pytest.raises(SomeCasesFailed, match="1 of 2") as caught:
-        evaluate(tmp_path / "data", Oracle(1), tmp_path / "two", depths=[0], surface=False, against=tmp_path / "one")
+        evaluate(tmp_path / "data", Oracle(1), tmp_path / "two", EvaluateOptions(depths=[0], surface=False, against=tmp_path / "one"))
     assert "nothing was compared" in str(caught.value)
     assert caught.value.result == json.loads((tmp_path / "two" / "summary.json").read_text())
     assert not (tmp_path / "two" / "comparison.json").exists()
@@ -282,7 +288,7 @@ def test_labels_must_mean_what_they_meant_in_training(names, expected, tmp_path)
     description = tmp_path / "data" / "dataset.json"
     description.write_text(json.dumps(json.loads(description.read_text()) | {"labels": names}))
     with expected as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", depths=[0], surface=False)
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
     if caught and "another" in str(caught.value):
         assert "label 1" in str(caught.value)
         assert "found: tail" in str(caught.value)
@@ -294,7 +300,7 @@ def test_names_that_nobody_declared_are_not_compared(tmp_path):
     oracle = Oracle()
     plan = PLAN.model_copy(update={"label_names": ("background", "class 1", "class 2")})
     oracle.spec = SPEC.model_copy(update={"plan": plan})
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", depths=[0], surface=False)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
     assert summary["per_depth"]["0"]["mean"].keys() == {"class 1", "class 2"}
 
 
@@ -316,7 +322,7 @@ def test_lists_of_cases(tmp_path, name, content, expected):
 def test_unknown_cases_are_named(tmp_path):
     write_phantoms(tmp_path / "data", range(1), 8.0)
     with pytest.raises(UsageError) as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", names=["nobody"])
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(names=["nobody"]))
     assert "nobody" in str(caught.value)
 
 
@@ -329,11 +335,11 @@ class Partial(Oracle):
 def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_path):
     write_phantoms(tmp_path / "data", range(1))
     oracle = Partial()
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper", surface=False)
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", surface=False))
     assert list(summary["per_depth"]) == ["1", "2"]
     assert [depth for _, depth in oracle.asked] == [1, 2]
     with pytest.raises(UsageError, match="no engine for a depth") as caught:
-        evaluate(tmp_path / "data", oracle, tmp_path / "out", protocol="paper", depths=[0, 1, 3])
+        evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", depths=[0, 1, 3]))
     assert "found: 0, 3" in str(caught.value)
     assert "expected: 1, 2" in str(caught.value)
     assert len(oracle.asked) == 2  # it is said before the work
@@ -342,7 +348,7 @@ def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_p
 def test_a_spacing_beyond_the_scan_is_refused_naming_both(tmp_path):
     write_phantoms(tmp_path / "data", range(1), 8.0)
     with pytest.raises(DataError, match="too large for the scan") as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", spacings_mm=[1e5], surface=False)
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[1e5], surface=False))
     words = str(caught.value)
     assert "found: 100000 mm" in words
     assert "32 x 32 x 32 mm" in words

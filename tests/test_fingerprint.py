@@ -10,7 +10,7 @@ from rarecli.core.data.prepared import open_prepared
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import Volume, write_image
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import predict
 
 
 def test_ranges_by_hand():
@@ -89,7 +89,7 @@ def test_warnings_are_printed_and_recorded(run, tmp_path):
             return items
 
     with Predictor(run, device="cpu") as predictor:
-        result = predict_files([tmp_path / "wide.nii.gz", tmp_path / "usual.nii.gz"], predictor, tmp_path / "out", reporter=Ears())
+        result = predict([tmp_path / "wide.nii.gz", tmp_path / "usual.nii.gz"], predictor, tmp_path / "out", reporter=Ears())
     assert len(Ears.said) == len(result["cases"]["wide"]["warnings"]) >= 1
     assert "wide is unlike the training scans: its field of view along y is 64 mm" in Ears.said[0]
     assert result["cases"]["usual"]["warnings"] == []

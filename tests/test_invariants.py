@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from rarecli import Predictor
 from rarecli.core.config import geometry
 from rarecli.core.data.phantoms import write_phantoms
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import predict
 
 GEOMETRY = [(40, 8), (76, 16), (123, 1), (252, 76)]
 """Offset and length in NIfTI-1: sizes, spacing, units, and from qform_code to the end of srow_z."""
@@ -71,7 +71,7 @@ def test_predict_keeps_shape_affine_codes_and_units_and_stays_within_the_labels(
     image.set_sform(affine, codes[1])
     image.header.set_xyzt_units(units)
     nib.save(image, tmp_path / "in.nii")
-    predict_files([tmp_path / "in.nii"], predictors["onnx"], tmp_path / "out.nii")
+    predict([tmp_path / "in.nii"], predictors["onnx"], tmp_path / "out.nii")
     before, after = (tmp_path / "in.nii").read_bytes(), (tmp_path / "out.nii").read_bytes()
     for start, length in GEOMETRY:
         assert after[start : start + length] == before[start : start + length]
@@ -118,13 +118,15 @@ def test_an_evaluation_does_not_depend_on_the_order_of_its_cases(predictors, tmp
     """Nor on what was evaluated before."""
     names = write_phantoms(tmp_path / "data", range(3), 8.0)
     options = {"depths": [0, 1], "upsampled": False, "surface": False}
-    whole = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "whole", **options)
-    shuffled = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "out", names=[names[index] for index in order], **options)
+    whole = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "whole", EvaluateOptions(**options))
+    shuffled = evaluate(
+        tmp_path / "data", predictors["onnx"], tmp_path / "out", EvaluateOptions(names=[names[index] for index in order], **options)
+    )
     for key in ("foreground_mean", "mean"):
         assert json.dumps(_rounded(shuffled[key])) == json.dumps(_rounded(whole[key]))
     rows = [sorted(json.dumps(row, sort_keys=True) for row in summary["metric_per_case"]) for summary in (whole, shuffled)]
     assert rows[0] == rows[1]
-    alone = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "alone", names=[names[1]], **options)
+    alone = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "alone", EvaluateOptions(names=[names[1]], **options))
     assert {json.dumps(row, sort_keys=True) for row in alone["metric_per_case"]} <= set(rows[0])
 
 

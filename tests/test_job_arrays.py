@@ -12,7 +12,7 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess, preprocess_part
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.jobs.files import resumable_folder, shared_folder
 from rarecli.core.jobs.shards import Shard
 
@@ -59,7 +59,7 @@ def test_parts_scored_at_once_are_the_dataset_scored_in_one_go(dataset, bundle, 
     assert not (tmp_path / "parts" / "summary.json").exists()
     [(_, resumed)] = together([*arguments, "-o", tmp_path / "parts", "--resume"])
     with Predictor(bundle, backend="onnx") as predictor:
-        assert evaluate(dataset, predictor, tmp_path / "whole", depths=[0, 1], surface=False) == resumed
+        assert evaluate(dataset, predictor, tmp_path / "whole", EvaluateOptions(depths=[0, 1], surface=False)) == resumed
     assert contents(tmp_path / "parts").keys() == contents(tmp_path / "whole").keys()
     for name in ("summary.json", "cases.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -84,7 +84,7 @@ def test_a_part_tells_of_its_bad_cases_and_goes_on(dataset, bundle, tmp_path):
     with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed\n  phantom_002") as prepared:
         preprocess_part(dataset, tmp_path / "out", Shard(1, 2), OPTIONS)
     with Predictor(bundle, backend="onnx") as predictor, pytest.raises(SomeCasesFailed, match="1 of 3 cases failed") as scored:
-        evaluate(dataset, predictor, tmp_path / "scores", depths=[1], surface=False, shard=Shard(1, 2))
+        evaluate(dataset, predictor, tmp_path / "scores", EvaluateOptions(depths=[1], surface=False, shard=Shard(1, 2)))
     for failure in (prepared, scored):
         assert list(failure.value.result["failed"]) == ["phantom_002"]
     shutil.copy(sound, dataset / "imagesTr" / "phantom_002.nii.gz")
@@ -94,7 +94,7 @@ def test_a_part_tells_of_its_bad_cases_and_goes_on(dataset, bundle, tmp_path):
 def test_more_parts_than_cases_leave_some_without_work(dataset, bundle, tmp_path):
     assert preprocess_part(dataset, tmp_path / "out", Shard(7, 8), OPTIONS)["cases"] == []
     with Predictor(bundle, backend="onnx") as predictor:
-        assert evaluate(dataset, predictor, tmp_path / "scores", surface=False, shard=Shard(7, 8))["cases"] == []
+        assert evaluate(dataset, predictor, tmp_path / "scores", EvaluateOptions(surface=False, shard=Shard(7, 8)))["cases"] == []
 
 
 def test_parts_share_a_folder_that_nobody_has_alone(tmp_path):
@@ -112,4 +112,4 @@ def test_parts_share_a_folder_that_nobody_has_alone(tmp_path):
 
 def test_a_part_is_not_compared(dataset, bundle, tmp_path):
     with Predictor(bundle, backend="onnx") as predictor, pytest.raises(UsageError, match="a part of the cases is not compared"):
-        evaluate(dataset, predictor, tmp_path / "scores", shard=Shard(1, 2), against=tmp_path / "other")
+        evaluate(dataset, predictor, tmp_path / "scores", EvaluateOptions(shard=Shard(1, 2), against=tmp_path / "other"))

@@ -6,7 +6,7 @@ import pytest
 
 from rarecli.core.errors import SomeCasesFailed, UsageError
 from rarecli.core.jobs.shards import Shard
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Predictor
 
 
@@ -22,7 +22,7 @@ def test_two_processes_write_what_one_does(phantom_dataset, predictor, tmp_path)
     bad.write_bytes(b"no scan")
     for name, num_processes in (("one", 1), ("two", 2)):
         with pytest.raises(SomeCasesFailed, match="1 of 4 cases failed\n  bad"):
-            predict_files([bad, *scans], predictor, tmp_path / name, num_processes=num_processes)
+            predict([bad, *scans], predictor, tmp_path / name, PredictOptions(num_processes=num_processes))
     for scan in scans:
         one, two = (np.asarray(nib.load(tmp_path / name / scan.name).dataobj) for name in ("one", "two"))
         np.testing.assert_array_equal(one, two)
@@ -34,7 +34,7 @@ def test_two_processes_write_what_one_does(phantom_dataset, predictor, tmp_path)
 def test_shards_are_the_whole_and_share_nothing(phantom_dataset, predictor, tmp_path):
     scans = sorted((phantom_dataset / "imagesTr").glob("*.nii.gz"))[:3]
     for number in (1, 2):
-        predict_files(scans, predictor, tmp_path, shard=Shard(number, 2))
+        predict(scans, predictor, tmp_path, PredictOptions(shard=Shard(number, 2)))
     parts = [list(json.loads((tmp_path / f"predictions_{number}of2.json").read_text())["cases"]) for number in (1, 2)]
     assert sorted(parts[0] + parts[1]) == [scan.name.removesuffix(".nii.gz") for scan in scans]
     assert {path.name for path in tmp_path.glob("*.nii.gz")} == {scan.name for scan in scans}
@@ -42,7 +42,7 @@ def test_shards_are_the_whole_and_share_nothing(phantom_dataset, predictor, tmp_
 
 def test_a_shard_beyond_the_cases_has_nothing_to_do(phantom_dataset, predictor, tmp_path):
     scan = next((phantom_dataset / "imagesTr").glob("*.nii.gz"))
-    assert predict_files([scan], predictor, tmp_path, shard=Shard(2, 2))["cases"] == {}
+    assert predict([scan], predictor, tmp_path, PredictOptions(shard=Shard(2, 2)))["cases"] == {}
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2", "1/2/3"])

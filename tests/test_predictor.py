@@ -15,7 +15,7 @@ from rarecli.core.imaging.restore import label_values
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.model import build_network
 from rarecli.core.model.checkpoint import load_weights
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import PredictOptions, predict
 
 AXES = ["".join(axes) for triple in itertools.permutations(["LR", "PA", "IS"]) for axes in itertools.product(*triple)]
 
@@ -119,7 +119,7 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
     for name, spacing in (("a", 1.0), ("b", 4.0)):
         scan, _ = Phantom(1).acquire(spacing)
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
-    predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+    predict([tmp_path / "in"], predictor, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "predictions.json", "finished.jsonl"}
     assert [record["cases"][name]["depth"] for name in "ab"] == [0, 2]
@@ -132,7 +132,7 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
 def test_a_single_bad_case_raises_its_own_error(predictor, tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"broken")
     with pytest.raises(DataError):
-        predict_files([tmp_path / "a.nii.gz"], predictor, tmp_path / "single.nii.gz")
+        predict([tmp_path / "a.nii.gz"], predictor, tmp_path / "single.nii.gz")
     assert not (tmp_path / "single.nii.gz").exists()
 
 
@@ -166,7 +166,7 @@ def test_a_folder_is_not_predicted_into_itself(predictor, tmp_path):
     write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
     before = (tmp_path / "a.nii.gz").read_bytes()
     with pytest.raises(UsageError, match="would replace the scan"):
-        predict_files([tmp_path], predictor, tmp_path)
+        predict([tmp_path], predictor, tmp_path)
     assert (tmp_path / "a.nii.gz").read_bytes() == before
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
     for name in "ab":
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
     with pytest.raises(UsageError, match="no such depth"):
-        predict_files([tmp_path / "in"], predictor, tmp_path / "out", depth=7)
+        predict([tmp_path / "in"], predictor, tmp_path / "out", PredictOptions(depth=7))
 
 
 def test_what_is_no_model_is_said(tmp_path):

@@ -12,7 +12,8 @@ from torch.nn import functional
 from rarecli import Phantom, dice
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.protocols import Resolution, bring_back, resolutions_of, thresholds_mm, view_at
+from rarecli.core.evaluation.protocols import bring_back, reacquire
+from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, thresholds_mm
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.volume import Volume
 
@@ -58,7 +59,7 @@ def test_the_paper_protocol_is_crop_trilinear_and_nearest():
         scale = 0.5**depth
         down = functional.interpolate(torch.from_numpy(fixed)[None, None], scale_factor=scale, mode="trilinear", align_corners=False)
         nearest = functional.interpolate(torch.from_numpy(fixed_labels).float()[None, None], scale_factor=scale, mode="nearest")
-        view = view_at(image, labels, SPEC, Resolution(depth), "paper")
+        view = reacquire(image, labels, SPEC, Resolution(depth), "paper")
         np.testing.assert_allclose(view.scan.data[0], down[0, 0].numpy(), atol=1e-6)
         np.testing.assert_array_equal(view.reference, nearest[0, 0].numpy())
         assert view.scan.spacing_mm == (2.0**depth,) * 3
@@ -69,7 +70,7 @@ def test_the_paper_protocol_is_crop_trilinear_and_nearest():
 @pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), ODD_MM])
 def test_a_native_view_at_a_power_of_two_is_blocks(resolution, extent_mm):
     image, labels = Phantom(1, extent_mm).acquire(1.0)
-    view = view_at(image, labels, SPEC, resolution)
+    view = reacquire(image, labels, SPEC, resolution)
     np.testing.assert_allclose(view.scan.data[0], blocks_of(image.data[0], 4).mean(axis=-1), atol=1e-5)
     votes = [(blocks_of(labels.data[0], 4) == k).sum(axis=-1) for k in range(3)]
     np.testing.assert_array_equal(view.reference, np.argmax(votes, axis=0))
@@ -83,7 +84,7 @@ def test_a_native_view_at_a_power_of_two_is_blocks(resolution, extent_mm):
 @pytest.mark.parametrize("spacing", [0.5, 0.8, 1.0, 1.3, 2.7, 5.6, 8.0])
 def test_a_native_view_at_any_spacing_covers_the_scan(spacing):
     image, labels = Phantom(3, ODD_MM).acquire(1.0)
-    view = view_at(image, labels, SPEC, Resolution(0, spacing))
+    view = reacquire(image, labels, SPEC, Resolution(0, spacing))
     assert view.scan.spacing_mm == pytest.approx((spacing,) * 3)
     for axis, size in enumerate(image.shape):
         # from the scan's first face to its last, to half a voxel of either grid
@@ -103,7 +104,7 @@ def test_the_ceiling_falls_with_the_spacing_and_is_1_at_the_scans_own():
     image, labels = Phantom(3, ODD_MM).acquire(1.0)
     ceilings = []
     for spacing in (1.0, 1.4, 2.0, 4.0, 8.0):
-        view = view_at(image, labels, SPEC, Resolution(0, spacing))
+        view = reacquire(image, labels, SPEC, Resolution(0, spacing))
         ceilings.append(dice(view.restore(view.reference), labels.data[0], 3)[1:].mean())
     assert ceilings[0] == 1
     assert ceilings == sorted(ceilings, reverse=True)
@@ -111,7 +112,7 @@ def test_the_ceiling_falls_with_the_spacing_and_is_1_at_the_scans_own():
 
 def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
     image, labels = Phantom(3).acquire((1.0, 1.0, 2.0))
-    view = view_at(image, labels, SPEC, Resolution(1, 2.0))
+    view = reacquire(image, labels, SPEC, Resolution(1, 2.0))
     assert view.scan.shape == (16, 16, 16)
     expected = image.data[0].reshape(16, 2, 16, 2, 16).mean(axis=(1, 3))
     np.testing.assert_allclose(view.scan.data[0], expected, atol=1e-5)
@@ -148,4 +149,4 @@ def test_the_depth_changes_where_another_one_is_nearer(depths, changes):
 def test_a_spacing_that_would_pad_a_thin_scan_out_of_all_proportion_is_refused():
     thin = Volume(np.zeros((1, 2000, 2000, 1), np.float32), np.diag([0.1, 0.1, 0.1, 1]))
     with pytest.raises(DataError, match="too large"):
-        view_at(thin, Volume(np.zeros((1, 2000, 2000, 1), np.uint8), thin.affine), SPEC, Resolution(3, 150.0))
+        reacquire(thin, Volume(np.zeros((1, 2000, 2000, 1), np.uint8), thin.affine), SPEC, Resolution(3, 150.0))

@@ -18,10 +18,10 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, EnvironmentFault, SomeCasesFailed, UsageError
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.jobs.files import resumable_folder
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import PredictOptions, predict
 
 
 class Counting(Predictor):
@@ -65,34 +65,34 @@ def asked_by(predictor, action):
 
 def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_path):
     def predict(**options):
-        return asked_by(predictor, lambda: predict_files([source / "imagesTr"], predictor, tmp_path / "out", **options))
+        return asked_by(predictor, lambda: predict([source / "imagesTr"], predictor, tmp_path / "out", PredictOptions(**options)))
 
     num, failure = predict()
     assert (num, list(failure.failures)) == (2, ["phantom_001"])
     shutil.copy(tmp_path / "sound.nii.gz", image_of(tmp_path, 1))
-    num, result = predict(resume=True)
+    num, result = predict(options=PredictOptions(resume=True))
     assert num == 1
     assert list(result["cases"]) == ["phantom_000", "phantom_001", "phantom_002"]
     assert result == json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert predict(resume=True) == (0, result)
+    assert predict(options=PredictOptions(resume=True)) == (0, result)
     # a labels file that is gone, a scan that changed, an option, probabilities that are missing
     (tmp_path / "out" / "phantom_000.nii.gz").unlink()
     shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
-    assert predict(resume=True)[0] == 2
-    assert predict(resume=True, depth=2)[0] == 3
-    assert predict(resume=True, depth=2, probabilities=True)[0] == 3
+    assert predict(options=PredictOptions(resume=True))[0] == 2
+    assert predict(options=PredictOptions(resume=True, depth=2))[0] == 3
+    assert predict(options=PredictOptions(resume=True, depth=2, probabilities=True))[0] == 3
     (tmp_path / "out" / "phantom_000_probabilities.nii.gz").unlink()
-    assert predict(resume=True, depth=2, probabilities=True)[0] == 1
+    assert predict(options=PredictOptions(resume=True, depth=2, probabilities=True))[0] == 1
     assert predict()[0] == 3
 
 
 def test_another_model_makes_all_results_stale(predictor, run, tmp_path):
     scan, _ = Phantom(0).acquire(8.0)
     write_image(tmp_path / "in" / "a.nii.gz", scan.data[0], scan)
-    predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+    predict([tmp_path / "in"], predictor, tmp_path / "out")
     with Counting(run, device="cpu") as other:
         for expected in (1, 0):
-            assert asked_by(other, lambda: predict_files([tmp_path / "in"], other, tmp_path / "out", resume=True))[0] == expected
+            assert asked_by(other, lambda: predict([tmp_path / "in"], other, tmp_path / "out", PredictOptions(resume=True)))[0] == expected
     changed = shutil.copytree(run, tmp_path / "run")
     shutil.copy(run / "best.safetensors", changed / "weights.safetensors")
     description = json.loads((changed / "run.json").read_text())
@@ -106,13 +106,13 @@ def test_one_file_cannot_be_resumed(predictor, tmp_path):
     scan, _ = Phantom(0).acquire(8.0)
     write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
     with pytest.raises(UsageError, match="only a folder"):
-        predict_files([tmp_path / "a.nii.gz"], predictor, tmp_path / "b.nii.gz", resume=True)
+        predict([tmp_path / "a.nii.gz"], predictor, tmp_path / "b.nii.gz", PredictOptions(resume=True))
 
 
 def test_evaluate_does_what_is_missing_and_gives_what_one_go_gives(predictor, source, tmp_path):
     def score(output, **options):
         options = {"depths": [0, 1], "upsampled": False, "surface": False} | options
-        return asked_by(predictor, lambda: evaluate(source, predictor, tmp_path / output, **options))
+        return asked_by(predictor, lambda: evaluate(source, predictor, tmp_path / output, EvaluateOptions(**options)))
 
     num, failure = score("out")
     assert (num, list(failure.failures)) == (4, ["phantom_001"])

@@ -19,7 +19,7 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import RareError
-from rarecli.core.evaluation.evaluate import read_case_names
+from rarecli.core.evaluation.case_selection import read_case_names
 from rarecli.core.evaluation.score import score
 
 ROOT = Path(rarecli.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.errors import EnvironmentFault
 from rarecli.core.training.tracking import open_tracker
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 TINY = {"num_filters": 2, "epochs": 2, "num_folds": 4}
 
@@ -34,7 +34,7 @@ def test_tensorboard_holds_every_number_of_the_log(prepared, tmp_path):
     # of the extra `test`: where all must run, its absence is a failure
     reader = importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
     listener = Listener()
-    train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", track="tensorboard", reporter=listener)
+    train(prepared, tmp_path / "run", load_train_config(overrides=TINY), TrainOptions(device="cpu", track="tensorboard"), reporter=listener)
     assert not listener.warned
     events = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
@@ -87,7 +87,7 @@ def test_a_tracker_that_fails_does_not_stop_a_training(prepared, tmp_path, monke
 
     fake_wandb(monkeypatch, log=refuse, finish=refuse)
     listener = Listener()
-    train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", track="wandb", reporter=listener)
+    train(prepared, tmp_path / "run", load_train_config(overrides=TINY), TrainOptions(device="cpu", track="wandb"), reporter=listener)
     assert len(listener.warned) == 1
     assert "no route to host" in listener.warned[0]
     fake_wandb(monkeypatch, init=refuse)
@@ -98,5 +98,5 @@ def test_a_tracker_that_fails_does_not_stop_a_training(prepared, tmp_path, monke
 def test_a_tracker_that_is_not_installed_is_named_before_training(prepared, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(EnvironmentFault) as caught:
-        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), device="cpu", track="wandb")
+        train(prepared, tmp_path / "run", load_train_config(overrides=TINY), TrainOptions(device="cpu", track="wandb"))
     assert 'rare-unet[wandb]"' in str(caught.value)

@@ -56,7 +56,7 @@ def run(
     Example: rare benchmark --suite hippocampus -o timing
     """
     from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
-    from rarecli.core.evaluation.evaluate import read_case_names
+    from rarecli.core.evaluation.case_selection import read_case_names
 
     options = BenchmarkOptions(
         suite=suite,

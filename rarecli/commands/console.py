@@ -105,9 +105,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def models(text: str) -> list[Path]:
+def models(text: str) -> tuple[Path, ...]:
     """RUN1,RUN2 -> both; a path that is there is one, commas and all."""
-    return [Path(text)] if Path(text).exists() or "," not in text else [Path(part.strip()) for part in text.split(",") if part.strip()]
+    if Path(text).exists() or "," not in text:
+        return (Path(text),)
+    return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
 
 
 def integers(text: str | list[str] | None, option: str) -> list[int] | None:

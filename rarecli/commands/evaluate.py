@@ -79,37 +79,32 @@ def run(
     Example: rare evaluate Task04_Hippocampus -m run -o scores --cases run/run.json
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.evaluation.evaluate import evaluate, read_case_names
+    from rarecli.core.evaluation.case_selection import read_case_names
+    from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.jobs.shards import WHOLE, Shard
-    from rarecli.core.prediction.cross_validation import Folds
-    from rarecli.core.prediction.predictor import Predictor
+    from rarecli.core.prediction.predictor import ModelChoice
 
-    names = read_case_names(cases) if cases else None
-    part = Shard.parse(shard)
+    options = EvaluateOptions(
+        depths=integers(depths, "--depths"),
+        spacings_mm=numbers_or_range(spacings, "--spacings"),
+        protocol=protocol.value,
+        names=read_case_names(cases) if cases else None,
+        pool_folds=folds,
+        upsampled=upsampled,
+        surface=surface,
+        against=against,
+        resume=resume,
+        shard=Shard.parse(shard),
+    )
     show: Callable[[Any], None] = print_json if json else _show
-    chosen = models(model)
-    with Folds(chosen, device, backend, threads) if folds else Predictor(chosen, device, backend, threads) as predictor:
-        try:
-            summary = evaluate(
-                dataset,
-                predictor,
-                output,
-                depths=integers(depths, "--depths"),
-                spacings_mm=numbers_or_range(spacings, "--spacings"),
-                protocol=protocol.value,
-                names=names,
-                upsampled=upsampled,
-                surface=surface,
-                against=against,
-                resume=resume,
-                shard=part,
-                reporter=Console(),
-            )
-        except SomeCasesFailed as failure:
-            if failure.result is not None and (json or part == WHOLE):
-                show(failure.result)
-            raise
-    if json or part == WHOLE:
+    shown = json or options.shard == WHOLE
+    try:
+        summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, Console())
+    except SomeCasesFailed as failure:
+        if failure.result is not None and shown:
+            show(failure.result)
+        raise
+    if shown:
         show(summary)
 
 

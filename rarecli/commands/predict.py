@@ -43,26 +43,16 @@ def run(
     """
     from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.jobs.shards import Shard
-    from rarecli.core.prediction.predict import predict_files
-    from rarecli.core.prediction.predictor import Predictor
+    from rarecli.core.prediction.predict import PredictOptions, predict
+    from rarecli.core.prediction.predictor import ModelChoice
 
-    with Predictor(models(model), device, backend, threads, precision) as predictor:
-        try:
-            result = predict_files(
-                inputs,
-                predictor,
-                output,
-                depth=depth,
-                pad=pad,
-                probabilities=probabilities,
-                resume=resume,
-                num_processes=nproc,
-                shard=Shard.parse(shard),
-                reporter=Console(),
-            )
-        except SomeCasesFailed as failure:
-            if json:
-                print_json(failure.result)
-            raise
+    choice = ModelChoice(models(model), device, backend, threads, precision)
+    options = PredictOptions(depth, pad, probabilities, resume, nproc, Shard.parse(shard))
+    try:
+        result = predict(inputs, choice, output, options, Console())
+    except SomeCasesFailed as failure:
+        if json:
+            print_json(failure.result)
+        raise
     if json:
         print_json(result)

@@ -104,7 +104,7 @@ def run(
     try:
         from rarecli.core.jobs.launch import launch, ranks_wanted
         from rarecli.core.training.dry_run import dry_run as plan_training
-        from rarecli.core.training.train import train
+        from rarecli.core.training.train import TrainOptions, train
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     if dry_run:
@@ -118,18 +118,8 @@ def run(
     if num_ranks > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
-    record = train(
-        prepared,
-        output,
-        settings,
-        device=device,
-        resume=resume,
-        resume_from=resume_from,
-        splits=splits,
-        init=init,
-        track=track and track.value,
-        reporter=Console(),
-    )
+    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value)
+    record = train(prepared, output, settings, options, Console())
     if json and find_ranks().leads:
         print_json(record)
 

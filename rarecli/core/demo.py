@@ -15,11 +15,11 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export
 from rarecli.core.errors import UsageError
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.score import score
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.progress import Reporter, Silent
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.training.train import train
 from rarecli.core.types import FloatArray
@@ -54,14 +54,14 @@ def run_demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
         for row, spacing in zip(rows, _SPACINGS_MM, strict=True):
             for method, depth in (("routed", None), ("upsampled", 0)):
                 labels = output / "predictions" / method / f"{spacing:g}mm"
-                records = predict_files([_test(output, spacing) / "imagesTr"], predictor, labels, depth=depth)["cases"]
+                records = predict([_test(output, spacing) / "imagesTr"], predictor, labels, PredictOptions(depth=depth))["cases"]
                 if method == "routed":
                     row["depth"] = next(iter(records.values()))["depth"]
                 scores = score(_test(output, spacing) / "labelsTr", labels, output / "scores" / method / f"{spacing:g}mm", surface=False)
                 row[method] = scores["foreground_mean"]["dice"]
             row["threshold"] = _threshold_dice(spacing)
         reporter.say("5/7 evaluate: the finest test scans, downsampled")
-        evaluate(_test(output, 1.0), predictor, output / "evaluation", surface=False)
+        evaluate(_test(output, 1.0), predictor, output / "evaluation", EvaluateOptions(surface=False))
     reporter.say("6/7 export: one ONNX engine per depth")
     export(run, output / "bundle", reporter=reporter)
     reporter.say("7/7 benchmark")

@@ -19,7 +19,7 @@ from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import EnvironmentFault, UsageError
-from rarecli.core.training.train import train
+from rarecli.core.training.train import TrainOptions, train
 
 CONFIG = {"num_filters": 2, "num_depths": 2, "epochs": 2}
 LONG = CONFIG | {"epochs": 500, "validate_every": 500, "checkpoint_minutes": 0}
@@ -85,20 +85,20 @@ def test_fault_34_on_a_full_disk_what_was_whole_stays_and_nothing_is_left_in_par
 
     No file may grow beyond what the checkpoint takes: as on a full disk, writing fails in the middle.
     """
-    train(small, tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
+    train(small, tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(EnvironmentFault, match="cannot write") as caught:
-            train(small, tmp_path / "run", load_train_config(overrides=CONFIG), device="cpu", resume=True)
+            train(small, tmp_path / "run", load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "free some space" in str(caught.value)
     after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     assert after.keys() == before.keys()
     assert all(after[name] == before[name] for name in before if name != run_folder.RUN)
-    train(small, tmp_path / "run", load_train_config(overrides=CONFIG), device="cpu", resume=True)
+    train(small, tmp_path / "run", load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))
 
 
 def test_fault_34_a_small_disk_in_truth(small, tmp_path):
@@ -115,14 +115,14 @@ def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(
     """Other options prepare anew; a run refuses to go on with another configuration, naming the key."""
     data = small.parent / "data"
     shutil.copytree(small, tmp_path / "prepared")
-    train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
+    train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
     options = PreprocessOptions(num_levels=2, spacing_mm=(1, 1, 1.25), patch_size=(16, 16, 16), num_jobs=1)
     preprocess(data, tmp_path / "prepared", options)
     preprocess(data, tmp_path / "fresh", options)
     for case in (tmp_path / "fresh" / "cases").iterdir():
         assert (tmp_path / "prepared" / "cases" / case.name).read_bytes() == case.read_bytes()
     with pytest.raises(UsageError, match="another dataset"):
-        train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG), device="cpu", resume=True)
+        train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))
 
 
 def test_fault_37_a_second_training_is_refused_and_the_lock_dies_with_its_holder(small, tmp_path):
@@ -131,7 +131,7 @@ def test_fault_37_a_second_training_is_refused_and_the_lock_dies_with_its_holder
     with ended(first):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
         with pytest.raises(UsageError, match="another process is writing here"):
-            train(small, tmp_path / "run", load_train_config(overrides=LONG), device="cpu", resume=True)
+            train(small, tmp_path / "run", load_train_config(overrides=LONG), TrainOptions(device="cpu", resume=True))
         first.kill()
         first.join()
     assert (tmp_path / "run" / run_folder.LOCK).exists()
@@ -214,7 +214,7 @@ def test_fault_39_small_shared_memory_is_named_with_its_remedy(small, tmp_path):
 def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_path, where):
     """The checkpoint before it is taken, with a warning."""
     run, reporter = tmp_path / "run", Heard()
-    train(small, run, load_train_config(overrides=CONFIG), device="cpu")
+    train(small, run, load_train_config(overrides=CONFIG), TrainOptions(device="cpu"))
     content = bytearray((run / run_folder.LAST).read_bytes())
     if where == "empty":
         content = bytearray()
@@ -223,7 +223,7 @@ def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_pa
     else:
         content[{"header": 300, "tensors": len(content) - 1001}[where]] ^= 1
     (run / run_folder.LAST).write_bytes(content)
-    train(small, run, load_train_config(overrides=CONFIG | {"epochs": 3}), device="cpu", resume=True, reporter=reporter)
+    train(small, run, load_train_config(overrides=CONFIG | {"epochs": 3}), TrainOptions(device="cpu", resume=True), reporter=reporter)
     assert any("previous.safetensors, the checkpoint before it" in words for words in reporter.words)
     # from the epoch before on: the second is done again, the third is new
     told = [words.partition("  ")[0] for words in reporter.words if words.startswith("epoch")]
@@ -234,10 +234,10 @@ def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_pa
 def test_fault_42_two_damaged_checkpoints_are_an_error(small, tmp_path):
     """Where both are damaged, an error says so."""
     run = tmp_path / "run"
-    train(small, run, load_train_config(overrides=CONFIG | {"epochs": 1}), device="cpu")
+    train(small, run, load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
     for name in (run_folder.LAST, run_folder.PREVIOUS):
         (run / name).write_bytes(b"nothing")
     from rarecli.core.errors import ModelError
 
     with pytest.raises(ModelError, match="no safetensors file"):
-        train(small, run, load_train_config(overrides=CONFIG), device="cpu", resume=True)
+        train(small, run, load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))

@@ -22,11 +22,11 @@ from rarecli.core.engines.export import export
 from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.model import build_network
-from rarecli.core.prediction.predict import predict_files
-from rarecli.core.training.train import train
+from rarecli.core.prediction.predict import predict
+from rarecli.core.training.train import TrainOptions, train
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_fault_25_a_case_with_empty_labels_is_trained_on(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
     preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(num_levels=2, num_jobs=1))
     overrides = {"num_filters": 2, "num_depths": 2, "epochs": 1, "num_folds": 2, "foreground_share": 1.0}
-    train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=overrides), device="cpu")
+    train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=overrides), TrainOptions(device="cpu"))
     (line,) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert all(np.isfinite(value) for value in json.loads(line).values() if isinstance(value, float))
 
@@ -91,7 +91,7 @@ def test_fault_27_a_class_that_is_in_neither_is_counted(predictor, tmp_path):
     path = tmp_path / "data" / "labelsTr" / "phantom_001.nii.gz"
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), path)
-    summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", depths=[0], upsampled=False, surface=False)
+    summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", EvaluateOptions(depths=[0], upsampled=False, surface=False))
     (depth,) = summary["per_depth"].values()
     found = [case["metrics"]["head"] for case in summary["metric_per_case"]]
     assert depth["both_empty"]["head"] == sum(head["n_ref"] == head["n_pred"] == 0 for head in found)
@@ -174,7 +174,7 @@ def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
         write_scan(tmp_path / "in" / f"{name}.nii.gz", seed)
     (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:100])
     with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed") as caught:
-        predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+        predict([tmp_path / "in"], predictor, tmp_path / "out")
     assert caught.value.exit_code == 6
     assert "\n  b  the compressed file is broken; found " in str(caught.value)
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
@@ -196,6 +196,6 @@ def test_fault_52_a_bug_in_one_case_does_not_stop_the_others(predictor, tmp_path
 
     monkeypatch.setattr(predictor, "predict", fail_in_turn)
     with pytest.raises(SomeCasesFailed, match="2 of 3 cases failed") as caught:
-        predict_files([tmp_path / "in"], predictor, tmp_path / "out")
+        predict([tmp_path / "in"], predictor, tmp_path / "out")
     assert "b  this is a bug in rare: ZeroDivisionError: by 0" in str(caught.value)
     assert "c  the case needs more memory than there is" in str(caught.value)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.model_files import built_in_models
-from rarecli.core.evaluation.evaluate import evaluate
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 
 DATASET = Path(__file__).parents[3] / "shared" / "data" / "Task04_Hippocampus"
 CASES = [f"hippocampus_{number}" for number in ("001", "037", "084", "125", "185", "236", "288", "330")]
@@ -23,7 +23,9 @@ PROTOCOLS = {"hippocampus": "native", "hippocampus-paper": "paper"}
 def dice_of(model: str) -> list[float]:
     """Mean Dice of the eight cases at depth 0, 1, 2, 3."""
     with Predictor(model, backend="openvino") as predictor, tempfile.TemporaryDirectory() as output:
-        summary = evaluate(DATASET, predictor, Path(output), protocol=PROTOCOLS[model], names=CASES, upsampled=False, surface=False)
+        summary = evaluate(
+            DATASET, predictor, Path(output), EvaluateOptions(protocol=PROTOCOLS[model], names=CASES, upsampled=False, surface=False)
+        )
     return [round(values["dice"], 4) for values in summary["per_depth"].values()]
 
 

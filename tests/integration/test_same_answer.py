@@ -9,7 +9,7 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from rarecli import Phantom, Predictor
-from rarecli.core.prediction.predict import predict_files
+from rarecli.core.prediction.predict import predict
 
 MODEL = "hippocampus"
 ORIENTATIONS = ["".join(letters) for axes in permutations(["RL", "AP", "SI"]) for letters in product(*axes)]
@@ -109,8 +109,8 @@ def test_alone_or_in_a_folder(predictor, scan, expected, tmp_path):
     for name in "abc":
         store(tmp_path / "in" / f"{name}.nii.gz", *scan)
     store(tmp_path / "in" / "other.nii.gz", scan[0][::-1, :10], scan[1])
-    predict_files([tmp_path / "in"], predictor, tmp_path / "folder")
-    predict_files([tmp_path / "in" / "b.nii.gz"], predictor, tmp_path / "alone.nii.gz")
+    predict([tmp_path / "in"], predictor, tmp_path / "folder")
+    predict([tmp_path / "in" / "b.nii.gz"], predictor, tmp_path / "alone.nii.gz")
     for path in (tmp_path / "alone.nii.gz", *(tmp_path / "folder" / f"{name}.nii.gz" for name in "abc")):
         np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), expected)
     record = json.loads((tmp_path / "folder" / "predictions.json").read_text())["cases"]

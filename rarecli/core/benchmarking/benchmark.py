@@ -29,8 +29,8 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import BACKENDS
 from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra
-from rarecli.core.evaluation.evaluate import evaluate
-from rarecli.core.evaluation.protocols import Protocol
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
+from rarecli.core.evaluation.resolutions import Protocol
 from rarecli.core.jobs.files import read_json, require_writable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.predictor import Predictor
@@ -252,17 +252,14 @@ def _join_accuracy(
         try:
             with Predictor(model, options.device, backend, precision=precision) as predictor:
                 facts["backend"] = predictor.runner.backend
-                evaluate(
-                    options.dataset,
-                    predictor,
-                    folder,
+                scoring = EvaluateOptions(
                     depths=sorted({record["depth"] for record in mine}),
                     protocol=options.protocol,
                     names=options.cases,
                     upsampled=False,
                     surface=False,
-                    reporter=reporter,
                 )
+                evaluate(options.dataset, predictor, folder, scoring, reporter)
         except RareError as error:
             facts["status"] = f"failed: {error.problem}"
         if (folder / "summary.json").is_file():  # written even if some cases failed

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from rarecli.core.evaluation.protocols import Resolution
+from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
 
 GRIDS = ("acquired", "restored")

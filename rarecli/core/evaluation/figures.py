@@ -13,7 +13,7 @@ from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_lab
 from rarecli.core.types import AnyArray
 
 if TYPE_CHECKING:
-    from rarecli.core.evaluation.evaluate import Picture
+    from rarecli.core.evaluation.evaluate_case import Picture
 
 
 _SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)

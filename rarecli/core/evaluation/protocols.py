@@ -11,46 +11,28 @@ paper   the scan cropped or padded to the patch, trilinear downsampling, labels 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
-from rarecli.core.imaging import routing
+from rarecli.core.evaluation.resolutions import Protocol, Resolution
 from rarecli.core.imaging.downsampling import downsample, downsample_labels
 from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_affine, restore_nearest
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
-Protocol = Literal["native", "paper"]
-_BESIDE_THRESHOLD = 1e-3
 _MOST_VOXELS = 2**28
 """Of a scan padded to whole voxels of a coarser grid."""
 
 
 @dataclass(frozen=True)
-class Resolution:
-    """Where a scan is scored: at 1/2^depth of its own grid, or at `spacing_mm`; then `depth` is the one that it is routed to."""
-
-    depth: int
-    spacing_mm: float | None = None
-
-    @property
-    def key(self) -> str:
-        """The spacing in mm if there is one, else the depth."""
-        return str(self.depth) if self.spacing_mm is None else f"{self.spacing_mm:g}"
-
-
-@dataclass(frozen=True)
-class View:
+class Reacquired:
     """A scan at another resolution, in RAS axes. reference: class indices (X, Y, Z) on its grid. full: those on the scan's own grid.
 
-    zoom: the scan's own spacing over the view's, per axis; None if there is no way back to the scan's grid (protocol paper).
+    zoom: the scan's own spacing over the new one's, per axis; None if there is no way back to the scan's grid (protocol paper).
     """
 
     scan: Volume
@@ -59,13 +41,13 @@ class View:
     zoom: Triple | None
 
     def restore(self, labels: IntArray) -> IntArray:
-        """Labels on the view's grid -> the scan's own grid."""
+        """Labels on the new grid -> the scan's own grid."""
         assert self.zoom is not None
         x, y, z = self.full.shape
         return bring_back(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
 
 
-def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> View:
+def reacquire(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> Reacquired:
     """A scan and its labels (class indices, (1, X, Y, Z)), both in RAS axes, as they are at a resolution under a protocol."""
     full = labels.data[0]
     if protocol == "paper":
@@ -73,7 +55,7 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
         image = downsample(fit_shape(scan.data, patch), depth, "paper")
         reference = downsample_labels(fit_shape(full, patch), depth, "paper", spec.plan.num_classes)
         # the protocol knows no spacing: a volume of the fixed shape is what the model was trained on
-        return View(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
+        return Reacquired(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
     if resolution.spacing_mm is None:
         zoom = (0.5**resolution.depth,) * 3
     else:
@@ -81,7 +63,7 @@ def view_at(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolutio
         zoom = x, y, z
         _require_coverable(scan, resolution.spacing_mm, zoom)
     image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
-    return View(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
+    return Reacquired(Volume(image, resampled_affine(scan.affine, _covering_shape(scan.shape, zoom), zoom)), reference, full, zoom)
 
 
 def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
@@ -120,26 +102,3 @@ def _covering_shape(shape: Shape, zoom: Triple) -> Shape:
     """The scan's shape enlarged to what whole voxels of the new grid cover, to the nearest voxel of the scan."""
     x, y, z = (max(size, math.floor(math.ceil(size * factor - 1e-6) / factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
     return x, y, z
-
-
-def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequence[int]) -> list[Resolution]:
-    """The isotropic spacings in order, to six digits, with which of the `depths` that there are each is routed to.
-
-    Where the depth changes between the finest and the coarsest of them, a spacing is added just below and just above, so
-    that the jump can be measured: a thousandth of the spacing apart, the scans are the same for all practical purposes.
-    """
-    asked = {_rounded(spacing) for spacing in spacings_mm}
-    changes = [change for change in thresholds_mm(spec, depths) if min(asked) < change < max(asked)]
-    beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
-    return [Resolution(routing.route((s, s, s), spec.plan.spacing_mm, depths).depth, s) for s in sorted(asked | beside)]
-
-
-def thresholds_mm(spec: ModelSpec, depths: Sequence[int]) -> tuple[float, ...]:
-    """The isotropic spacings where a scan goes from one of the `depths` that there are to the next."""
-    everywhere = routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
-    # between depths j and k of which j < k, both there, the nearer one is taken, the finer of two
-    return tuple(everywhere[(low + high) // 2] for low, high in pairwise(sorted(depths)))
-
-
-def _rounded(spacing_mm: float) -> float:
-    return float(f"{spacing_mm:.6g}")

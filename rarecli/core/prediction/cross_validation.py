@@ -10,7 +10,7 @@ from types import TracebackType
 from rarecli.core.config.run_folder import RUN, load_run_info
 from rarecli.core.errors import ModelError, UsageError, some
 from rarecli.core.prediction.ensemble import require_one_plan
-from rarecli.core.prediction.predictor import Predictor
+from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 
 class Folds:
@@ -55,3 +55,8 @@ class Folds:
         if name not in self._by_case:
             raise UsageError("no run held out this case", case=name, field="folds", remedy="leave it out of --cases, or add its run to -m")
         return self._by_case[name]
+
+
+def pooled(choice: ModelChoice) -> Folds:
+    """Open the runs of a cross-validation. Raises what `Folds` raises."""
+    return Folds(choice.models, choice.device, choice.backend, choice.num_threads)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
+
+Opened = TypeVar("Opened")
 
 _LABELLING = 2
 """Goes up with every change of how labels are made of logits, so that predictions of before are not resumed."""
@@ -46,6 +49,21 @@ class Prediction:
     """In what the scan is unlike those that the model was trained on."""
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model and how it is run: what `Predictor` opens. Several models: their probabilities are averaged."""
+
+    models: tuple[Path, ...]
+    device: str = "auto"
+    backend: str = "auto"
+    num_threads: int | None = None
+    precision: str = "fp32"
+
+    def open(self) -> Predictor:
+        """Open the model. Raises what `Predictor` raises."""
+        return Predictor(self.models, self.device, self.backend, self.num_threads, self.precision)
+
+
 class Predictor:
     """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
 
@@ -63,12 +81,12 @@ class Predictor:
         num_threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
-        paths = [Path(model)] if isinstance(model, str | Path) else [Path(path) for path in model]
+        paths = (Path(model),) if isinstance(model, str | Path) else tuple(Path(path) for path in model)
         opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
         self.spec = opened[0][0]
         require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
-        self.choices = (paths, device, backend, num_threads, precision)
+        self.choice = ModelChoice(paths, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
         self.runner = self.runners[0]
 
@@ -85,8 +103,8 @@ class Predictor:
     @cached_property
     def key(self) -> str:
         """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
-        paths, *_, precision = self.choices
-        return key_of([], [find_model(path).digest for path in paths], self.runner.backend, precision, _LABELLING)
+        digests = [find_model(path).digest for path in self.choice.models]
+        return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
 
     case_names = None
     """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
@@ -154,3 +172,8 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
     require_finite(volume)
     require_orthogonal(volume.affine, "affine")
     return volume
+
+
+def opened(model: ModelChoice | Opened) -> AbstractContextManager[Predictor | Opened]:
+    """Open a model, to be closed at the end of the context; a predictor that is open already stays open."""
+    return model.open() if isinstance(model, ModelChoice) else nullcontext(model)

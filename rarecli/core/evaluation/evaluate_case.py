@@ -1,0 +1,89 @@
+"""One case of `rare evaluate`: predicted and scored at every resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.data.cases import Case, class_indices, read_case
+from rarecli.core.evaluation.protocols import Reacquired, reacquire
+from rarecli.core.evaluation.resolutions import Protocol, Resolution
+from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED, Score
+from rarecli.core.evaluation.surfaces import measure
+from rarecli.core.imaging.downsampling import downsample_labels
+from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.resampling import resample
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.jobs.journal import key_of
+from rarecli.core.prediction.predictor import Predictor
+from rarecli.core.types import IntArray
+
+_SCORING = 4
+"""Goes up with every change of how cases are scored, so that scores of before are not resumed."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How every case is scored."""
+
+    resolutions: Sequence[Resolution]
+    protocol: Protocol
+    upsampled: bool
+    surface: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a slice figure shows of one case at one depth: image, reference and prediction, each (X, Y, Z)."""
+
+    depth: int
+    image: Any
+    reference: IntArray
+    prediction: IntArray
+
+
+def case_key(case: Case, predictor: Predictor, scoring: Scoring) -> str:
+    """A hash of all that the scores of a case depend on."""
+    return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(scoring), _SCORING)
+
+
+def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[list[Score], list[Picture]]:
+    """The scores of a case at every resolution with every method, and what its pictures show. Raises DataError for a broken case."""
+    spec, names = predictor.spec, predictor.spec.plan.label_names
+    scan, labels = (to_ras(volume) for volume in read_case(case, spec.plan.label_values))
+    scored: list[Score] = []
+    pictures: list[Picture] = []
+    for resolution in scoring.resolutions:
+        depth = resolution.depth
+        acquired = reacquire(scan, labels, spec, resolution, scoring.protocol)
+        own_mm, full_mm = (acquired.scan.spacing_mm, scan.spacing_mm) if scoring.surface else (None, None)
+        methods: dict[str, int | None] = {ROUTED: None}
+        if scoring.protocol == "paper":  # which knows no spacing; a network with one entry is given all scans at full resolution
+            methods[ROUTED] = depth if depth < spec.network.num_depths else 0
+        between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # there not even depth 0 upsamples by itself
+        if scoring.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
+            methods[UPSAMPLED] = 0
+        for method, forced in methods.items():
+            prediction = _predict(predictor, acquired, forced, depth)
+            metrics = measure(prediction, acquired.reference, names, own_mm)
+            restored = ceiling = None
+            if acquired.zoom is not None:
+                restored = measure(acquired.restore(prediction), acquired.full, names, full_mm)
+                ceiling = measure(acquired.restore(acquired.reference), acquired.full, names, full_mm) if method == ROUTED else None
+            scored.append(Score(case.name, method, metrics, depth, resolution.spacing_mm, restored, ceiling))
+            if method == ROUTED:
+                pictures.append(Picture(depth, acquired.scan.data[0], acquired.reference, prediction))
+    return scored, pictures
+
+
+def _predict(predictor: Predictor, acquired: Reacquired, forced: int | None, depth: int) -> IntArray:
+    """Class indices on the grid of a scan acquired at `depth`, with the network entered at `forced`: those of `rare predict`."""
+    plan = predictor.spec.plan
+    if acquired.zoom is None and forced != depth:  # protocol paper takes every 2^depth-th label of a scan brought to the patch
+        upsampled = Volume(resample(acquired.scan.data, (2.0**depth,) * 3), np.diag([*plan.spacing_mm, 1.0]))
+        fine = predictor.predict(upsampled, depth=forced)
+        return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
+    return class_indices(predictor.predict(acquired.scan, depth=forced).labels, plan.label_values)

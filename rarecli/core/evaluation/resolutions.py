@@ -1,0 +1,93 @@
+"""At which resolutions scans are scored: depths of the network, or spacings in mm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.errors import UsageError
+from rarecli.core.imaging import routing
+from rarecli.core.prediction.cross_validation import Folds
+from rarecli.core.prediction.predictor import Predictor
+
+Protocol = Literal["native", "paper"]
+_BESIDE_THRESHOLD = 1e-3
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Where a scan is scored: at 1/2^depth of its own grid, or at `spacing_mm`; then `depth` is the one that it is routed to."""
+
+    depth: int
+    spacing_mm: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The spacing in mm if there is one, else the depth."""
+        return str(self.depth) if self.spacing_mm is None else f"{self.spacing_mm:g}"
+
+
+def choose_resolutions(
+    predictor: Predictor | Folds, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
+) -> list[Resolution]:
+    """The resolutions that an evaluation asks for. Raises UsageError for those that the model or the protocol does not have."""
+    if spacings_mm is None:
+        chosen = _choose_depths(predictor.spec, depths)
+        if protocol == "paper" and predictor.spec.network.num_depths > 1:  # whose scans enter at their depth and nowhere else
+            chosen = _with_an_entry(chosen, predictor.runner.depths, asked=depths is not None)
+        return [Resolution(depth) for depth in chosen]
+    if protocol != "native":
+        raise UsageError("only protocol native has spacings", field="spacings", found=f"protocol {protocol}", expected="protocol native")
+    if depths is not None:
+        raise UsageError("depths and spacings exclude each other", field="spacings", remedy="evaluate twice, into two folders")
+    return resolutions_of(spacings_mm, predictor.spec, predictor.runner.depths)
+
+
+def _with_an_entry(depths: Sequence[int], there: Sequence[int], *, asked: bool) -> list[int]:
+    """The depths that a bundle has an engine for. Raises UsageError if others were asked for."""
+    missing = [depth for depth in depths if depth not in there]
+    if missing and asked:
+        raise UsageError(
+            "the bundle has no engine for a depth, and protocol paper takes no other",
+            field="depths",
+            found=", ".join(map(str, missing)),
+            expected=", ".join(map(str, there)),
+            remedy="export it with --depths, or evaluate by protocol native",
+        )
+    return [depth for depth in depths if depth in there]
+
+
+def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
+    """All resolutions that the model has entries for; for a network with one entry, those that its patch can be halved to."""
+    most = spec.network.num_depths if spec.network.num_depths > 1 else min(4, spec.plan.num_levels)
+    if depths is None:
+        return list(range(most))
+    if stray := [depth for depth in depths if not 0 <= depth < most]:
+        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {most - 1}")
+    return list(depths)
+
+
+def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequence[int]) -> list[Resolution]:
+    """The isotropic spacings in order, to six digits, with which of the `depths` that there are each is routed to.
+
+    Where the depth changes between the finest and the coarsest of them, a spacing is added just below and just above, so
+    that the jump can be measured: a thousandth of the spacing apart, the scans are the same for all practical purposes.
+    """
+    asked = {_rounded(spacing) for spacing in spacings_mm}
+    changes = [change for change in thresholds_mm(spec, depths) if min(asked) < change < max(asked)]
+    beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
+    return [Resolution(routing.route((s, s, s), spec.plan.spacing_mm, depths).depth, s) for s in sorted(asked | beside)]
+
+
+def thresholds_mm(spec: ModelSpec, depths: Sequence[int]) -> tuple[float, ...]:
+    """The isotropic spacings where a scan goes from one of the `depths` that there are to the next."""
+    everywhere = routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
+    # between depths j and k of which j < k, both there, the nearer one is taken, the finer of two
+    return tuple(everywhere[(low + high) // 2] for low, high in pairwise(sorted(depths)))
+
+
+def _rounded(spacing_mm: float) -> float:
+    return float(f"{spacing_mm:.6g}")

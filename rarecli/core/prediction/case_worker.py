@@ -1,0 +1,146 @@
+"""One process that predicts cases, and several that share them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.data.cases import Case, read_image
+from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging.volume import write_image, write_labels
+from rarecli.core.jobs.journal import Journal, key_of
+from rarecli.core.jobs.shards import WHOLE, Shard
+from rarecli.core.prediction.predictor import ModelChoice, Predictor
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is predicted of every case, and how the cases are worked through.
+
+    depth: forces a depth; by default the spacing decides. pad: False refuses a scan that would have to be padded.
+    probabilities: also write them. resume: leave out what an earlier call finished there from the same scans, with the same model and
+    options. num_processes: so many load the model and share the scans, each on a GPU of its own where there are GPUs.
+    shard: only this part of the scans.
+    """
+
+    depth: int | None = None
+    pad: bool = True
+    probabilities: bool = False
+    resume: bool = False
+    num_processes: int = 1
+    shard: Shard = WHOLE
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a case: its record or what is wrong with it, the key of what it was made from, and whether it was done just now."""
+
+    outcome: dict[str, Any] | RareError
+    key: str = ""
+    new: bool = True
+
+
+@dataclass(frozen=True)
+class CaseWorker:
+    """One process at work."""
+
+    predictor: Predictor
+    options: PredictOptions
+    journal: Journal | None
+
+    def work(self, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
+        """Cases in order."""
+        for case in cases:
+            yield self.attempt(case, targets[case.name])
+
+    def attempt(self, case: Case, target: Path) -> Done:
+        """The case, or what is wrong with it."""
+        options = self.options
+        try:
+            with blamed_on(case.name):
+                if self.journal is None:
+                    return Done(_predict_file(case, self.predictor, target, options))
+                key = key_of(case.images, self.predictor.key, options.depth, options.pad, options.probabilities)
+                finished: dict[str, Any] | None = self.journal.find(case.name, key)
+                if finished and target.is_file() and (not options.probabilities or _probabilities_file(target).is_file()):
+                    return Done(finished, key, new=False)
+                return Done(_predict_file(case, self.predictor, target, options), key)
+        except RareError as error:
+            return Done(error)
+
+
+_OF_THIS_PROCESS: list[CaseWorker] = []
+"""In a process that was started for it: the worker with its model, loaded once."""
+
+
+def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
+    """Cases in order, shared among processes that each load the model."""
+    num_processes = worker.options.num_processes
+    context = multiprocessing.get_context("spawn")
+    numbers = context.SimpleQueue()
+    for number in range(num_processes):
+        numbers.put(number)
+    start = (numbers, worker.predictor.choice, worker.options, worker.journal)
+    try:
+        with ProcessPoolExecutor(num_processes, context, _start_worker, start) as pool:
+            yield from pool.map(_attempt_here, cases, [targets[case.name] for case in cases])
+    except BrokenProcessPool as error:
+        raise EnvironmentFault("a worker process died", field="nproc", remedy="was memory short? try a smaller --nproc") from error
+
+
+def _start_worker(numbers: Any, choice: ModelChoice, options: PredictOptions, journal: Journal | None) -> None:
+    """Load the model in a worker process: on the GPU of its number, or with its share of the cores."""
+    number = numbers.get()
+    num_gpus = _num_gpus() if choice.device in ("auto", "cuda") else 0
+    device = f"cuda:{number % num_gpus}" if num_gpus else choice.device
+    num_threads = choice.num_threads or max(1, (os.cpu_count() or 1) // options.num_processes)
+    _OF_THIS_PROCESS[:] = [CaseWorker(replace(choice, device=device, num_threads=num_threads).open(), options, journal)]
+
+
+def _attempt_here(case: Case, target: Path) -> Done:
+    return _OF_THIS_PROCESS[0].attempt(case, target)
+
+
+def _num_gpus() -> int:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return 0
+    return torch.cuda.device_count()
+
+
+def _probabilities_file(target: Path) -> Path:
+    return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
+
+
+def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
+    started = time.perf_counter()
+    volume = read_image(case)
+    prediction = predictor.predict(volume, depth=options.depth, pad=options.pad, probabilities=options.probabilities)
+    write_labels(target, prediction.labels, volume)
+    if prediction.probabilities is not None:
+        write_image(_probabilities_file(target), prediction.probabilities, volume)
+    plan = predictor.spec.plan
+    voxel_mm3 = float(np.prod(volume.spacing_mm))
+    return {
+        "depth": prediction.depth,
+        "reason": prediction.reason,
+        "residual_zoom": list(prediction.zoom),
+        "spacing_mm": list(volume.spacing_mm),
+        "backend": predictor.runner.backend,
+        "seconds": time.perf_counter() - started,
+        "warnings": list(prediction.warnings),
+        "volumes_mm3": {
+            name: int((prediction.labels == value).sum()) * voxel_mm3
+            for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)
+        },
+    }
