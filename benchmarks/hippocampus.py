@@ -26,7 +26,7 @@ from rarecli.core.config.run_folder import LAST, load_run_info
 from rarecli.core.config.train_config import TrainConfig, load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.jobs.files import write_json
 from rarecli.core.training.train import TrainOptions, train
@@ -154,7 +154,7 @@ def ship(dataset: Path, work: Path, name: str) -> None:
         overrides = {"name": name, **recipe.overrides, "fold": "all", "epochs": recipe.ship_epochs, "optimiser.lr": 1e-3}
         run = _train(prepared, work / f"{name}_all", load_train_config(recipe.preset, overrides=overrides), first)
     folder = MODELS / name
-    export(run, folder, precision="fp16", reporter=Words())
+    export(run, folder, ExportOptions(precision="fp16"), reporter=Words())
     card = (Path(__file__).parent / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
     seconds = _training_seconds(first) + sum(line["seconds"] for line in (_log(run) if run != first else []))
     facts = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rarecli.core.benchmarking import benchmark as room
-from rarecli.core.benchmarking import machine, rows
+from rarecli.core.benchmarking import machine
+from rarecli.core.benchmarking import measure as measuring
 from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.errors import DataError, ModelError, RareError, SomeCasesFailed, UsageError
@@ -71,8 +72,8 @@ def test_the_split_adds_up(bundle, tmp_path):
 
 def test_rows_take_turns(bundle, tmp_path, monkeypatch):
     order = []
-    visit = rows._visit
-    monkeypatch.setattr(rows, "_visit", lambda row, *rest: (order.append((row.key.backend, row.depth)), visit(row, *rest))[1])
+    visit = measuring._visit
+    monkeypatch.setattr(measuring, "_visit", lambda row, *rest: (order.append((row.key.backend, row.depth)), visit(row, *rest))[1])
     measure(bundle, tmp_path, backends=["onnx", "openvino"], depths=[2, 3], upsampled=False)
     turn = [("onnx", 2), ("onnx", 3), ("openvino", 2), ("openvino", 3)]
     assert order == turn * 2
@@ -145,7 +146,7 @@ def test_running_out_of_memory_is_a_row(bundle, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("std::bad_alloc")
 
-    monkeypatch.setattr(rows, "_visit", fail)
+    monkeypatch.setattr(measuring, "_visit", fail)
     assert statuses(measure(bundle, tmp_path, backends=["onnx"], depths=[3])) == {("onnx", 3): "failed: out of memory"}
 
 
@@ -162,7 +163,7 @@ def test_a_cold_start_that_dies_fails_its_row(bundle, tmp_path, monkeypatch):
     def fail(_):
         raise RareError("the process ended without a result")
 
-    monkeypatch.setattr(rows, "measure_cold_start", fail)
+    monkeypatch.setattr(measuring, "measure_cold_start", fail)
     result = measure(bundle, tmp_path, backends=["onnx"], depths=[3], upsampled=False, cold_start=True)
     assert statuses(result)["onnx", 3] == "failed: cold start: the process ended without a result"
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from rarecli import Phantom, Predictor
 from rarecli.cli import app
-from rarecli.core import info
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.evaluation.score import score
 from rarecli.core.imaging.volume import write_image
+from rarecli.core.info import info
 from rarecli.core.prediction.predict import PredictOptions, predict
 
 COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
@@ -267,7 +267,7 @@ def test_the_version_is_shown():
 def test_json_that_rare_did_not_write_is_a_data_error(tmp_path, phantom_dataset):
     (tmp_path / "summary.json").write_text('{"mean": {}}')
     with pytest.raises(DataError, match="did not write"):
-        info.describe(tmp_path)
+        info(tmp_path)
     shutil.copytree(phantom_dataset / "labelsTr", tmp_path / "labels")
     (tmp_path / "labels" / "predictions.json").write_text("[]")
     result = rare("score", phantom_dataset / "labelsTr", tmp_path / "labels", "-o", tmp_path / "out", "--no-surface")

@@ -16,7 +16,7 @@ from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
@@ -69,7 +69,7 @@ def test_a_converted_run_predicts_evaluates_and_exports(tmp_path, upstream):
         write_phantoms(tmp_path / "data", range(1), extent_mm=(32, 64, 32))
         summary = evaluate(tmp_path / "data", predictor, tmp_path / "scores", EvaluateOptions(protocol="paper", surface=False))
     assert len(summary["per_depth"]) == 4
-    manifest = export(tmp_path / "run", tmp_path / "bundle", depths=[3])
+    manifest = export(tmp_path / "run", tmp_path / "bundle", ExportOptions(depths=[3]))
     assert manifest.spec == info.spec
 
 

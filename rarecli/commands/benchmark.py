@@ -16,36 +16,54 @@ class Protocol(str, Enum):
     paper = "paper"
 
 
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.")]
+ModelArgument = Annotated[
+    Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch alone) or a bundle (every backend). Not needed with --suite.")
+]
+SuiteOption = Annotated[str | None, typer.Option(metavar="NAME", help="What to measure: hippocampus, brain-tumour, smoke, or a JSON file.")]
+BackendsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="torch,onnx,openvino,tensorrt", help="Also torch-compile, torch-cuda-graph. What `predict` has, by default."),
+]
+PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Of computing; fp32 by default.")]
+DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")]
+ShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")]
+ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="CPU threads, or a list; all by default.")]
+BatchOption = Annotated[list[str] | None, typer.Option(metavar="1", help="Scans at a time, or a list.")]
+UpsampledOption = Annotated[
+    bool | None, typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0; yes by default.")
+]
+ColdStartOption = Annotated[
+    bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a process of its own; yes by default.")
+]
+DatasetOption = Annotated[Path | None, typer.Option(help="Labelled scans: adds the Dice of every depth.")]
+CasesOption = Annotated[Path | None, typer.Option(help="Only these cases of it, as for rare evaluate.")]
+ProtocolOption = Annotated[Protocol, typer.Option(help="As for rare evaluate.")]
+MaxLatencyMsOption = Annotated[float | None, typer.Option(min=0, help="Ask what fits: end to end, 95 of 100 scans.")]
+MaxMemoryOption = Annotated[float | None, typer.Option(metavar="MB", min=0, help="Ask what fits: memory of the whole process.")]
+AgainstOption = Annotated[Path | None, typer.Option(metavar="FILE", help="An earlier results.json to compare with.")]
+ThresholdOption = Annotated[float, typer.Option(min=0, help="Exit with 6 if a row takes more than this times as long as in --against.")]
+
+
 def run(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.")],
-    model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch alone) or a bundle (every backend). Not needed with --suite.")
-    ] = None,
-    suite: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What to measure: hippocampus, brain-tumour, smoke, or a JSON file.")
-    ] = None,
-    backends: Annotated[
-        list[str] | None,
-        typer.Option(metavar="torch,onnx,openvino,tensorrt", help="Also torch-compile, torch-cuda-graph. What `predict` has, by default."),
-    ] = None,
-    precisions: Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Of computing; fp32 by default.")] = None,
-    depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")] = None,
-    shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")] = None,
-    threads: Annotated[list[str] | None, typer.Option(metavar="N", help="CPU threads, or a list; all by default.")] = None,
-    batch: Annotated[list[str] | None, typer.Option(metavar="1", help="Scans at a time, or a list.")] = None,
-    upsampled: Annotated[
-        bool | None, typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0; yes by default.")
-    ] = None,
-    cold_start: Annotated[
-        bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a process of its own; yes by default.")
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Labelled scans: adds the Dice of every depth.")] = None,
-    cases: Annotated[Path | None, typer.Option(help="Only these cases of it, as for rare evaluate.")] = None,
-    protocol: Annotated[Protocol, typer.Option(help="As for rare evaluate.")] = Protocol.native,
-    max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Ask what fits: end to end, 95 of 100 scans.")] = None,
-    max_memory: Annotated[float | None, typer.Option(metavar="MB", min=0, help="Ask what fits: memory of the whole process.")] = None,
-    against: Annotated[Path | None, typer.Option(metavar="FILE", help="An earlier results.json to compare with.")] = None,
-    threshold: Annotated[float, typer.Option(min=0, help="Exit with 6 if a row takes more than this times as long as in --against.")] = 1.2,
+    output: OutputOption,
+    model: ModelArgument = None,
+    suite: SuiteOption = None,
+    backends: BackendsOption = None,
+    precisions: PrecisionsOption = None,
+    depths: DepthsOption = None,
+    shape: ShapeOption = None,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    upsampled: UpsampledOption = None,
+    cold_start: ColdStartOption = None,
+    dataset: DatasetOption = None,
+    cases: CasesOption = None,
+    protocol: ProtocolOption = Protocol.native,
+    max_latency_ms: MaxLatencyMsOption = None,
+    max_memory: MaxMemoryOption = None,
+    against: AgainstOption = None,
+    threshold: ThresholdOption = 1.2,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -86,7 +104,8 @@ def run(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rarecli.core.benchmarking.report import table, title
+    from rarecli.core.benchmarking.records import title
+    from rarecli.core.benchmarking.report import table
 
     machine = result["machine"]
     heading = f"{result['model']['name']}; {machine['cpu']}, {machine['num_cores']} cores; milliseconds"

@@ -7,24 +7,31 @@ import typer
 
 from rarecli.commands.console import Console, Json, print_json, three_integers, three_numbers
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="best_model.pth of RARE-UNet, or a folder with images/ and masks/ of .pt cases."),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run, or the dataset, to write: a new folder.")]
+PreparedOption = Annotated[
+    Path | None,
+    typer.Option("--prepared", metavar="PREPARED", help="Checkpoint: labels, channels, spacing and patch are those of this."),
+]
+SpacingOption = Annotated[
+    str | None, typer.Option(metavar="X,Y,Z", help="In mm; neither a checkpoint nor a .pt case says it; 1 by default.")
+]
+PatchSizeOption = Annotated[
+    str | None, typer.Option(metavar="X,Y,Z", help="Checkpoint: the shape it was trained at, if no configuration says it.")
+]
+NameOption = Annotated[str | None, typer.Option(help="Name of the model or dataset.")]
+
 
 def run(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="best_model.pth of RARE-UNet, or a folder with images/ and masks/ of .pt cases."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run, or the dataset, to write: a new folder.")],
-    prepared: Annotated[
-        Path | None,
-        typer.Option("--prepared", metavar="PREPARED", help="Checkpoint: labels, channels, spacing and patch are those of this."),
-    ] = None,
-    spacing: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="In mm; neither a checkpoint nor a .pt case says it; 1 by default.")
-    ] = None,
-    patch_size: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="Checkpoint: the shape it was trained at, if no configuration says it.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model or dataset.")] = None,
+    source: SourceArgument,
+    output: OutputOption,
+    prepared: PreparedOption = None,
+    spacing: SpacingOption = None,
+    patch_size: PatchSizeOption = None,
+    name: NameOption = None,
     json: Json = False,
 ) -> None:
     """Turn what the released RARE-UNet wrote into a run or a dataset. Nothing in the files is run.

@@ -7,9 +7,11 @@ import typer
 
 from rarecli.commands.console import Console, Json, print_json, print_table
 
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")]
+
 
 def run(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")] = Path("rare-demo"),
+    output: OutputOption = Path("rare-demo"),
     json: Json = False,
 ) -> None:
     """Run the whole chain on phantoms, offline, in a few minutes.
@@ -19,10 +21,10 @@ def run(
     from rarecli.core.errors import missing_extra
 
     try:
-        from rarecli.core.demo import run_demo
+        from rarecli.core.demo import demo
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    result = run_demo(output, Console())
+    result = demo(output, Console())
     if json:
         print_json(result)
         return

@@ -31,43 +31,55 @@ class Protocol(str, Enum):
     paper = "paper"
 
 
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A run, a bundle, a built-in model (hippocampus, hippocampus-paper), or a weights file inside a run; "
+        "several, RUN1,RUN2: see --folds.",
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")]
+DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")]
+CasesOption = Annotated[
+    Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
+]
+FoldsOption = Annotated[
+    bool,
+    typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
+]
+ProtocolOption = Annotated[
+    Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
+]
+UpsampledOption = Annotated[
+    bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
+]
+SpacingsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW:HIGH:NUM",
+        help="Instead of depths: acquire every scan at these isotropic spacings in mm, and beside those where the depth changes. "
+        "A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
+    ),
+]
+BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
+
+
 def run(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A run, a bundle, a built-in model (hippocampus, hippocampus-paper), or a weights file inside a run; "
-            "several, RUN1,RUN2: see --folds.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")],
-    depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")] = None,
-    cases: Annotated[
-        Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
-    ] = None,
-    folds: Annotated[
-        bool,
-        typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
-    ] = False,
-    protocol: Annotated[
-        Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
-    ] = Protocol.native,
-    upsampled: Annotated[
-        bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
-    ] = True,
-    spacings: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOW:HIGH:NUM",
-            help="Instead of depths: acquire every scan at these isotropic spacings in mm, and beside those where the depth changes. "
-            "A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
-        ),
-    ] = None,
+    dataset: DatasetArgument,
+    model: ModelOption,
+    output: OutputOption,
+    depths: DepthsOption = None,
+    cases: CasesOption = None,
+    folds: FoldsOption = False,
+    protocol: ProtocolOption = Protocol.native,
+    upsampled: UpsampledOption = True,
+    spacings: SpacingsOption = None,
     surface: Surface = True,
     against: Against = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
+    backend: BackendOption = "auto",
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,

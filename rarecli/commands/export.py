@@ -29,39 +29,52 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="The bundle, a folder.")]
+DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")]
+FormatsOption = Annotated[
+    list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="fp16: weights and convolutions in half; norms, input and output stay fp32.")]
+SelfContainedOption = Annotated[bool, typer.Option("--self-contained", help="Weights inside each graph, not in a file that all share.")]
+ShapeMinOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: smallest shape, at depth 0; the patch by default.")]
+ShapeOptOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: the shape to tune for.")]
+ShapeMaxOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: largest shape.")]
+TimingCacheOption = Annotated[Path | None, typer.Option(help="tensorrt: a file that keeps what tuning found out.")]
+TritonOption = Annotated[
+    Path | None,
+    typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL if -o is left out."),
+]
+TritonBackendOption = Annotated[
+    TritonBackend, typer.Option(help="Triton: what runs the depths; python: onnxruntime inside the Python backend.")
+]
+ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are PREFIX_depthK.")]
+MaxBatchOption = Annotated[
+    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: most windows per execution, one number or one per depth.")
+]
+InstancesOption = Annotated[int, typer.Option(min=1, help="Triton: instances of each depth's model.")]
+RoutersOption = Annotated[int, typer.Option(min=1, help="Triton: instances of the router, scans prepared at a time.")]
+MaxDelayUsOption = Annotated[int, typer.Option(min=0, help="Triton: how long a window waits for others.")]
+
+
 def run(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The bundle, a folder.")] = None,
-    depths: Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")] = None,
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="fp16: weights and convolutions in half; norms, input and output stay fp32.")
-    ] = Precision.fp32,
-    self_contained: Annotated[
-        bool, typer.Option("--self-contained", help="Weights inside each graph, not in a file that all share.")
-    ] = False,
-    shape_min: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: smallest shape, at depth 0; the patch by default.")
-    ] = None,
-    shape_opt: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: the shape to tune for.")] = None,
-    shape_max: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: largest shape.")] = None,
-    timing_cache: Annotated[Path | None, typer.Option(help="tensorrt: a file that keeps what tuning found out.")] = None,
-    triton: Annotated[
-        Path | None,
-        typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL if -o is left out."),
-    ] = None,
-    triton_backend: Annotated[
-        TritonBackend, typer.Option(help="Triton: what runs the depths; python: onnxruntime inside the Python backend.")
-    ] = TritonBackend.onnxruntime,
-    model_name: Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are PREFIX_depthK.")] = "rare",
-    max_batch: Annotated[
-        list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: most windows per execution, one number or one per depth.")
-    ] = None,
-    instances: Annotated[int, typer.Option(min=1, help="Triton: instances of each depth's model.")] = 1,
-    routers: Annotated[int, typer.Option(min=1, help="Triton: instances of the router, scans prepared at a time.")] = 2,
-    max_delay_us: Annotated[int, typer.Option(min=0, help="Triton: how long a window waits for others.")] = 0,
+    model: ModelArgument,
+    output: OutputOption = None,
+    depths: DepthsOption = None,
+    formats: FormatsOption = None,
+    precision: PrecisionOption = Precision.fp32,
+    self_contained: SelfContainedOption = False,
+    shape_min: ShapeMinOption = None,
+    shape_opt: ShapeOptOption = None,
+    shape_max: ShapeMaxOption = None,
+    timing_cache: TimingCacheOption = None,
+    triton: TritonOption = None,
+    triton_backend: TritonBackendOption = TritonBackend.onnxruntime,
+    model_name: ModelNameOption = "rare",
+    max_batch: MaxBatchOption = None,
+    instances: InstancesOption = 1,
+    routers: RoutersOption = 2,
+    max_delay_us: MaxDelayUsOption = 0,
     json: Json = False,
 ) -> None:
     """Write one ONNX engine per routing depth, each checked against PyTorch; or serve them by Triton.
@@ -79,12 +92,10 @@ def run(
     result: dict[str, Any] = {}
     if output is not None:
         try:
-            from rarecli.core.engines.export import TensorRtOptions, export
+            from rarecli.core.engines.export import ExportOptions, TensorRtOptions, export
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "train") from None
-        manifest = export(
-            model,
-            output,
+        options = ExportOptions(
             depths=integers(depths, "--depths"),
             formats=words(formats) or ("onnx",),
             precision=precision.value,
@@ -95,8 +106,8 @@ def run(
                 three_integers(shape_max, "--shape-max"),
                 timing_cache,
             ),
-            reporter=Console(),
         )
+        manifest = export(model, output, options, Console())
         result = manifest.model_dump(mode="json")
         if not json:
             _print_engines(manifest, output)

@@ -7,27 +7,32 @@ import typer
 
 from rarecli.commands.console import Json, print_json
 
+PathArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, built-in model (by name), predictions or scores.",
+    ),
+]
+ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")]
+BackendOption = Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")]
+
 
 def run(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH",
-            help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, built-in model (by name), predictions or scores.",
-        ),
-    ],
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")] = False,
-    backend: Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")] = "auto",
+    path: PathArgument,
+    model: ModelOption = None,
+    verify: VerifyOption = False,
+    backend: BackendOption = "auto",
     json: Json = False,
 ) -> None:
     """Say what a file or folder is.
 
     Example: rare info scan.nii.gz -m run
     """
-    from rarecli.core import info
+    from rarecli.core.info import info
 
-    facts = info.verify(path, backend) if verify else info.describe(path, model)
+    facts = info(path, model, verify=verify, backend=backend)
     if json:
         print_json(facts)
         return

@@ -7,33 +7,41 @@ import typer
 
 from rarecli.commands.console import Console, Device, Json, Resume, ShardOption, Threads, models, print_json
 
+InputsArgument = Annotated[
+    list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several, RUN1,RUN2: their mean probabilities.",
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")]
+DepthOption = Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")]
+BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32; or bf16 or int8, with openvino on a CPU that has it.")]
+ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")]
+PadOption = Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
+]
+
 
 def run(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several, RUN1,RUN2: their mean probabilities.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")],
-    depth: Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")] = None,
-    backend: Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")] = "auto",
+    inputs: InputsArgument,
+    model: ModelOption,
+    output: OutputOption,
+    depth: DepthOption = None,
+    backend: BackendOption = "auto",
     device: Device = "auto",
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="fp32; or bf16 or int8, with openvino on a CPU that has it.")] = "fp32",
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")
-    ] = False,
-    pad: Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")] = True,
+    precision: PrecisionOption = "fp32",
+    probabilities: ProbabilitiesOption = False,
+    pad: PadOption = True,
     resume: Resume = False,
-    nproc: Annotated[
-        int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
-    ] = 1,
+    nproc: NprocOption = 1,
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:

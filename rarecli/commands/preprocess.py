@@ -16,19 +16,27 @@ class Normalisation(str, Enum):
     ct = "ct"
 
 
+DatasetArgument = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")]
+NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")]
+NormalisationOption = Annotated[Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")]
+SpacingOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")]
+PatchSizeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; the median case by default.")]
+FixedShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")]
+JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")]
+
+
 def run(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")],
-    num_levels: Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")] = 4,
-    normalisation: Annotated[
-        Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")
-    ] = Normalisation.percentile,
-    spacing: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")] = None,
-    patch_size: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; the median case by default.")] = None,
-    fixed_shape: Annotated[
-        str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")] = None,
+    dataset: DatasetArgument,
+    output: OutputOption,
+    num_levels: NumLevelsOption = 4,
+    normalisation: NormalisationOption = Normalisation.percentile,
+    spacing: SpacingOption = None,
+    patch_size: PatchSizeOption = None,
+    fixed_shape: FixedShapeOption = None,
+    jobs: JobsOption = None,
     resume: Resume = False,
     shard: ShardOption = None,
     json: Json = False,

@@ -18,10 +18,15 @@ _COLUMNS = {
 }
 
 
+ReferencesArgument = Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels.")]
+PredictionsArgument = Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted labels with the same names.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.")]
+
+
 def run(
-    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels.")],
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted labels with the same names.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.")],
+    references: ReferencesArgument,
+    predictions: PredictionsArgument,
+    output: OutputOption,
     surface: Surface = True,
     against: Against = None,
     json: Json = False,

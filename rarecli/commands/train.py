@@ -33,46 +33,69 @@ class Tracking(str, Enum):
     wandb = "wandb"
 
 
+PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")]
+PresetOption = Annotated[
+    str | None, typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, paper, smoke.")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
+]
+NameOption = Annotated[str | None, typer.Option(help="Name of the model; the dataset's by default.")]
+ArchOption = Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.")]
+TargetsOption = Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")]
+NumFiltersOption = Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")]
+NumLevelsOption = Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")]
+NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Entries, the plain one included.")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Epochs.")]
+FoldOption = Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")]
+SplitsOption = Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped, with the options it was started with.")]
+ResumeFromOption = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
+]
+InitOption = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model that fit."),
+]
+NprocOption = Annotated[
+    int,
+    typer.Option("--nproc", min=1, metavar="N", help="Processes on this machine, e.g. one per GPU; they share every step."),
+]
+AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")]
+TrackOption = Annotated[
+    Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what the training would be (network, cases, steps, peak memory), and write nothing.")
+]
+
+
 def run(
-    prepared: Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")],
-    preset: Annotated[
-        str | None, typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, paper, smoke.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; the dataset's by default.")] = None,
-    arch: Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.")] = None,
-    targets: Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")] = None,
-    num_filters: Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")] = None,
-    num_levels: Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")] = None,
-    num_depths: Annotated[int | None, typer.Option(min=1, help="Entries, the plain one included.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs.")] = None,
-    fold: Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")] = None,
-    splits: Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped, with the options it was started with.")] = False,
-    resume_from: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model that fit."),
-    ] = None,
-    nproc: Annotated[
-        int,
-        typer.Option("--nproc", min=1, metavar="N", help="Processes on this machine, e.g. one per GPU; they share every step."),
-    ] = 1,
+    prepared: PreparedArgument,
+    output: OutputOption,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    name: NameOption = None,
+    arch: ArchOption = None,
+    targets: TargetsOption = None,
+    num_filters: NumFiltersOption = None,
+    num_levels: NumLevelsOption = None,
+    num_depths: NumDepthsOption = None,
+    epochs: EpochsOption = None,
+    fold: FoldOption = None,
+    splits: SplitsOption = None,
+    resume: ResumeOption = False,
+    resume_from: ResumeFromOption = None,
+    init: InitOption = None,
+    nproc: NprocOption = 1,
     device: Device = "auto",
-    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")] = None,
-    track: Annotated[
-        Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the training would be (network, cases, steps, peak memory), and write nothing.")
-    ] = False,
+    amp: AmpOption = None,
+    track: TrackOption = None,
+    dry_run: DryRunOption = False,
     json: Json = False,
 ) -> None:
     """Train a network that can be entered at every depth.

@@ -28,7 +28,7 @@ _NUM_TRAIN, _NUM_TEST = 40, 12
 _SPACINGS_MM = (1.0, 2.0, 4.0, 8.0)
 
 
-def run_demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
+def demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
     """Make phantoms, preprocess, train, predict at four resolutions, evaluate, export, benchmark; write and return demo.json.
 
     The test phantoms are acquired anew at each spacing, not downsampled. Each row gives the Dice (mean over classes and

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 
-def verify(bundle: Path, backend: str = "auto") -> Facts:
+def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto") -> Facts:
+    """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
+
+    model: a scan's facts also say where this model would route it. verify: check the files of a bundle and run its conformance vectors
+    with `backend`. Raises DataError for a path that is none of these, ModelError for a bundle that is broken.
+    """
+    return _verify(path, backend) if verify else _describe_path(path, model)
+
+
+def _verify(bundle: Path, backend: str) -> Facts:
     """Compare a bundle's files with its manifest and run its conformance vectors; facts, a line per depth.
 
     Raises ModelError at the first disagreement and for what is no bundle.
@@ -41,7 +50,7 @@ def verify(bundle: Path, backend: str = "auto") -> Facts:
         return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
 
 
-def describe(path: Path, model: Path | None = None) -> Facts:
+def _describe_path(path: Path, model: Path | None = None) -> Facts:
     """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
 
     With `model`, a scan's facts say where it would be routed. Raises DataError for anything else.

@@ -1,7 +1,7 @@
 import pytest
 
 from rarecli.core.benchmarking.analysis import compare, fitting, load_result
-from rarecli.core.benchmarking.report import compare_methods, compare_with_paper
+from rarecli.core.benchmarking.records import compare_methods, compare_with_paper
 from rarecli.core.errors import DataError, UsageError
 
 

@@ -14,16 +14,17 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
-from rarecli.core import info, versions
+from rarecli.core import versions
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines import manifest as manifest_room
 from rarecli.core.engines.bundle import load_manifest
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import phantom_image
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import read_volume, write_image
+from rarecli.core.info import info
 from rarecli.core.jobs.files import sha256
 
 BACKENDS = ["torch", "onnx", "openvino"]
@@ -37,7 +38,7 @@ def copied(bundle, tmp_path):
 @pytest.fixture(scope="module")
 def half(run, tmp_path_factory):
     output = tmp_path_factory.mktemp("half") / "bundle"
-    export(run, output, precision="fp16")
+    export(run, output, ExportOptions(precision="fp16"))
     return output
 
 
@@ -66,7 +67,7 @@ def test_fp16_engines_stay_within_the_stated_tolerance(half, bundle, backend):
 
 
 def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
-    export(run, tmp_path / "bundle", depths=[2, 3], self_contained=True)
+    export(run, tmp_path / "bundle", ExportOptions(depths=[2, 3], self_contained=True))
     assert not (tmp_path / "bundle" / "weights.safetensors").exists()
     alone = tmp_path / "alone.onnx"
     shutil.copy(tmp_path / "bundle" / "depth3.onnx", alone)
@@ -81,7 +82,7 @@ def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_backend_passes_the_conformance_vectors(bundle, backend):
-    facts = info.verify(bundle, backend)
+    facts = info(bundle, verify=True, backend=backend)
     assert len(facts["verified"]) == 4
     assert all(f"labels right ({backend})" in line for line in facts["verified"])
 
@@ -121,15 +122,15 @@ def test_a_vector_with_another_answer_is_found(copied, what):
         vector["arrays"]["sha256"] = sha256(path)
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelError, match="prepared differently" if what == "image" else "vector's answer"):
-        info.verify(copied, "onnx")
+        info(copied, verify=True, backend="onnx")
 
 
 def test_a_changed_vector_or_a_run_is_refused(copied, run):
     (copied / "conformance" / "depth2_scan.nii.gz").write_bytes(b"changed")
     with pytest.raises(ModelError, match="was changed"):
-        info.verify(copied, "onnx")
+        info(copied, verify=True, backend="onnx")
     with pytest.raises(ModelError, match="only a bundle"):
-        info.verify(run)
+        info(run, verify=True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("schema_version", 1), ("surprise", 1), ("precision", "fp8"), ("engines", None)])
@@ -215,16 +216,16 @@ def test_engines_open_lazily_and_each_file_is_hashed_once(bundle, monkeypatch):
 
 
 def test_a_bundle_is_a_model_that_can_be_exported_again(bundle, tmp_path):
-    again = export(bundle, tmp_path / "again", depths=[3], precision="fp16")
+    again = export(bundle, tmp_path / "again", ExportOptions(depths=[3], precision="fp16"))
     assert again.spec == load_manifest(bundle).spec
-    export(bundle, tmp_path / "sealed", depths=[3], self_contained=True)
+    export(bundle, tmp_path / "sealed", ExportOptions(depths=[3], self_contained=True))
     with pytest.raises(UsageError, match="no weights for PyTorch"):
         export(tmp_path / "sealed", tmp_path / "third")
 
 
 @pytest.mark.parametrize(("depths", "taken"), [([0, 1], [0, 1, 1, 1]), ([2, 3], [2, 2, 2, 3])])
 def test_a_scan_whose_depth_was_not_exported_goes_to_the_nearest(run, tmp_path, depths, taken):
-    export(run, tmp_path / "bundle", depths=depths)
+    export(run, tmp_path / "bundle", ExportOptions(depths=depths))
     with Predictor(tmp_path / "bundle") as predictor:
         found = [predictor.predict(Phantom(0).acquire(spacing)[0]) for spacing in (1.0, 2.0, 4.0, 8.0)]
     assert [prediction.depth for prediction in found] == taken
@@ -237,7 +238,7 @@ def test_a_device_that_is_none_is_refused_by_onnxruntime(bundle, device):
 
 
 def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tmp_path):
-    export(run, tmp_path / "bundle", depths=[0, 1])
+    export(run, tmp_path / "bundle", ExportOptions(depths=[0, 1]))
     scan, _ = Phantom(0).acquire(8.0)
     write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
     for backend in BACKENDS:
@@ -245,13 +246,13 @@ def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tm
             assert predictor.predict(scan).depth == 1
             with pytest.raises(UsageError, match="no such depth"):
                 predictor.predict(scan, depth=3)
-    assert info.describe(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
+    assert info(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
 
 
 def test_info_looks_at_every_file(copied):
-    assert info.describe(copied)["files"] == "all as the manifest says"
+    assert info(copied)["files"] == "all as the manifest says"
     (copied / "conformance" / "depth0_labels.nii.gz").write_bytes(b"changed")
-    assert "depth0_labels" in info.describe(copied)["files"]
+    assert "depth0_labels" in info(copied)["files"]
 
 
 def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_path, monkeypatch):
@@ -264,7 +265,7 @@ def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_pa
         return real(package)
 
     monkeypatch.setattr(versions, "version", without_onnxruntime)
-    found = export(run, tmp_path / "bundle", depths=[3]).versions
+    found = export(run, tmp_path / "bundle", ExportOptions(depths=[3])).versions
     assert "onnxruntime" not in found
     assert found["torch"] == real("torch")
 
@@ -274,7 +275,7 @@ def test_vectors_of_a_model_that_takes_scans_as_they_are_are_still_resampled(run
     info = json.loads((folder / "run.json").read_text())
     info["spec"]["as_is_octaves"] = 0.5
     (folder / "run.json").write_text(json.dumps(info))
-    export(folder, tmp_path / "bundle", depths=[3])
+    export(folder, tmp_path / "bundle", ExportOptions(depths=[3]))
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.routing.as_is_octaves == 0.5
     scan = read_volume(tmp_path / "bundle" / manifest.conformance[0].scan.file)

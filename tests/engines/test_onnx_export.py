@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from rarecli import Predictor
 from rarecli.core.engines import onnx_export, parity
 from rarecli.core.engines.bundle import load_manifest
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.onnx_export import EntryPoint
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import ModelError, UsageError
@@ -102,7 +102,7 @@ def test_a_failed_gate_writes_nothing(run, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "EntryPoint", Wrong)
     monkeypatch.setattr(onnx_export, "SHAPE_FREE_OPS", onnx_export.SHAPE_FREE_OPS | {"Add", "Mul"})
     with pytest.raises(ModelError, match="does not agree with PyTorch"):
-        export(run, tmp_path / "bundle", depths=[3], self_contained=True)
+        export(run, tmp_path / "bundle", ExportOptions(depths=[3], self_contained=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,11 +113,11 @@ def test_an_operator_that_may_hold_a_size_is_refused(run, tmp_path, monkeypatch)
 
     monkeypatch.setattr(onnx_export, "EntryPoint", Resizing)
     with pytest.raises(ModelError, match="operators that may hold a size"):
-        export(run, tmp_path / "bundle", depths=[3])
+        export(run, tmp_path / "bundle", ExportOptions(depths=[3]))
 
 
 def test_depths_can_be_chosen_and_unknown_ones_are_refused(run, tmp_path):
-    manifest = export(run, tmp_path / "bundle", depths=[3])
+    manifest = export(run, tmp_path / "bundle", ExportOptions(depths=[3]))
     assert [engine.depth for engine in manifest.engines] == [3]
     assert (manifest.engines[0].divisors, manifest.engines[0].min_shape) == ((2, 2, 2), (4, 4, 4))
     with Predictor(tmp_path / "bundle") as predictor:
@@ -126,7 +126,7 @@ def test_depths_can_be_chosen_and_unknown_ones_are_refused(run, tmp_path):
         with pytest.raises(UsageError, match="no such depth"):
             predictor.predict(np.zeros((32, 32, 32)), np.eye(4), depth=0)
     with pytest.raises(UsageError, match="no such depth"):
-        export(run, tmp_path / "other", depths=[4])
+        export(run, tmp_path / "other", ExportOptions(depths=[4]))
 
 
 def test_parity_is_measured_on_three_shapes_with_one_never_traced(bundle, run):

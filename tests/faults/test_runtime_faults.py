@@ -18,7 +18,7 @@ from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import DataError, ModelError, SomeCasesFailed
@@ -163,9 +163,9 @@ def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
     weights[name] *= 1e7 / weights[name].abs().max()  # an instance norm follows, which takes the factor out again
     save_file(weights, large / "weights.safetensors")
     with pytest.raises(ModelError, match="does not agree with PyTorch"):
-        export(large, tmp_path / "bundle", depths=[0], precision="fp16")
+        export(large, tmp_path / "bundle", ExportOptions(depths=[0], precision="fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    export(large, tmp_path / "bundle", depths=[0])
+    export(large, tmp_path / "bundle", ExportOptions(depths=[0]))
 
 
 def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):

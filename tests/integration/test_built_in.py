@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rarecli import Phantom, Predictor
-from rarecli.core import info
 from rarecli.core.engines.model_files import built_in_models, find_model
 from rarecli.core.imaging.volume import write_image
+from rarecli.core.info import info
 from rarecli.core.model import build_network
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -49,7 +49,7 @@ def test_a_built_in_model_has_a_card_with_data_licence_and_limits(name):
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_model_passes_its_conformance_vectors(name, backend):
-    assert len(info.verify(Path(name), backend)["verified"]) == 4
+    assert len(info(Path(name), verify=True, backend=backend)["verified"]) == 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,7 +73,7 @@ def test_the_command_line_takes_a_name(tmp_path):
     arguments = ["predict", tmp_path / "scan.nii.gz", "-m", NAMES[0], "-o", tmp_path / "labels.nii.gz", "--json"]
     result = subprocess.run([sys.executable, "-m", "rarecli", *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(result.stdout)["cases"]["scan"]["depth"] == 1
-    assert info.describe(Path(NAMES[0]))["kind"] == "built-in model, a bundle"
+    assert info(Path(NAMES[0]))["kind"] == "built-in model, a bundle"
 
 
 def test_a_path_goes_before_a_name(run, tmp_path, monkeypatch):

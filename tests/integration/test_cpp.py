@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rarecli.core.benchmarking.suites import load_suite, random_spec, write_random_run
 from rarecli.core.config.plan import CtNormalisation
 from rarecli.core.data.phantoms import Phantom
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import RareError
 from rarecli.core.imaging.volume import read_volume, write_image, write_labels
 from rarecli.core.prediction.predictor import Predictor
@@ -113,7 +113,7 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
 
 
 def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_path):
-    export(run, tmp_path / "half", precision="fp16")
+    export(run, tmp_path / "half", ExportOptions(precision="fp16"))
     command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
@@ -256,7 +256,7 @@ def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
         {key: value + rng.normal(0, 0.2, value.shape).astype(np.float32) for key, value in weights.items()},
         tmp_path / "run" / "weights.safetensors",
     )
-    export(tmp_path / "run", tmp_path / "bundle", check=False, self_contained=True)
+    export(tmp_path / "run", tmp_path / "bundle", ExportOptions(check=False, self_contained=True))
     scan, _ = Phantom(3, (40.0, 32.0, 24.0), 2).acquire((1.0, 1.3, 1.0), "LAS")
     write_image(tmp_path / "scan.nii.gz", scan.data, scan)
     result = infer(release, tmp_path / "scan.nii.gz", tmp_path / "bundle", tmp_path / "labels.nii.gz")
@@ -408,7 +408,7 @@ def test_only_the_routed_engine_is_opened(release, bundle, tmp_path):
 
 
 def test_depths_that_were_not_exported_are_routed_around(release, run, tmp_path):
-    export(run, tmp_path / "bundle", depths=[1, 3], check=False)
+    export(run, tmp_path / "bundle", ExportOptions(depths=[1, 3], check=False))
     with Predictor(tmp_path / "bundle", backend="openvino") as two_depths:
         for spacing in (1.0, 4.0, 8.0):
             scan = write_scan(tmp_path / "scan.nii.gz", spacing, "RAS", 48)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.benchmarking.report import Record, identity
+from rarecli.core.benchmarking.records import Record, identity
 from rarecli.core.benchmarking.rows import OK
 from rarecli.core.benchmarking.suites import ROUTED
 from rarecli.core.benchmarking.timing import END_TO_END

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rarecli.core.benchmarking import analysis, figures, machine, report
-from rarecli.core.benchmarking.rows import OK, Models, Row, Task, measure
-from rarecli.core.benchmarking.stages import IN_TORCH
+from rarecli.core.benchmarking.accuracy import join_accuracy
+from rarecli.core.benchmarking.measure import measure
+from rarecli.core.benchmarking.models import artefact_bytes, find_models
+from rarecli.core.benchmarking.options import BenchmarkOptions
+from rarecli.core.benchmarking.records import compare_methods, compare_with_paper, describe_row, notes, title
+from rarecli.core.benchmarking.rows import OK, Task
 from rarecli.core.benchmarking.suites import (
-    ROUTED,
     Effort,
     Method,
     RowSet,
     Suite,
     load_suite,
-    random_spec,
-    write_random_run,
 )
 from rarecli.core.benchmarking.timing import END_TO_END, timer_overhead_s
 from rarecli.core.config.loading import validate
@@ -28,42 +28,11 @@ from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import BACKENDS
 from rarecli.core.engines.tensorrt_build import find_gpu
-from rarecli.core.errors import EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra
-from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-from rarecli.core.evaluation.resolutions import Protocol
-from rarecli.core.jobs.files import read_json, require_writable
+from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
+from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.progress import Reporter, Silent
-from rarecli.core.prediction.predictor import Predictor
-from rarecli.core.types import Shape
 
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """What to measure. None: what the suite says, or without a suite every backend, fp32, all threads, one scan at a time, all depths.
-
-    shape: of depth 0. upsampled: also the baseline. cold_start: also start every row in a process of its own.
-    dataset: labelled scans that give the Dice of every depth; cases, protocol: as for `evaluate`.
-    max_latency_ms, max_memory_mb: ask which rows fit. against: an earlier results.json; a row slower than threshold times then fails.
-    """
-
-    suite: str | None = None
-    backends: Sequence[str] | None = None
-    precisions: Sequence[str] | None = None
-    threads: Sequence[int] | None = None
-    batches: Sequence[int] | None = None
-    depths: Sequence[int] | None = None
-    shape: Shape | None = None
-    upsampled: bool | None = None
-    cold_start: bool | None = None
-    effort: Effort | None = None
-    device: str = "auto"
-    dataset: Path | None = None
-    cases: Sequence[str] | None = None
-    protocol: Protocol = "native"
-    max_latency_ms: float | None = None
-    max_memory_mb: float | None = None
-    against: Path | None = None
-    threshold: float = 1.2
+__all__ = ["BenchmarkOptions", "benchmark", "require_success"]
 
 
 def benchmark(
@@ -86,12 +55,12 @@ def benchmark(
     require_writable(output)
     others = machine.Others()
     with tempfile.TemporaryDirectory() as folder:
-        models, spec = _find_models(model, suite, options, Path(folder), reporter)
+        models, spec = find_models(model, suite, options, Path(folder), reporter)
         rows, peaks = measure(models, task, reporter)
-        records = [report.describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu))) for row in rows]
+        records = [describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu))) for row in rows]
         for row, record in zip(rows, records, strict=True):
             if row.status == OK:
-                record["artefact_mb"] = _artefact_bytes(models.path(row.key.backend), row) / 1e6
+                record["artefact_mb"] = artefact_bytes(models.path(row.key.backend), row) / 1e6
     _blame_what_was_asked_for(records, options)
     facts = machine.describe_machine()
     if any(row.on_gpu for row in rows):
@@ -100,30 +69,22 @@ def benchmark(
         "schema_version": analysis.SCHEMA_VERSION,
         "name": _name(suite.name if suite else spec.name, facts),
         "suite": suite.name if suite else None,
-        "model": {
-            "name": spec.name,
-            "random_weights": model is None,
-            "network": spec.network.model_dump(mode="json"),
-            "patch_size": list(spec.plan.patch_size),
-        },
+        "model": _describe_model(spec, random_weights=model is None),
         "machine": facts,
-        "peaks": [
-            {"threads": place[0], "on_gpu": place[1]} | {key: None if value is None else value / 1e9 for key, value in found.items()}
-            for place, found in peaks.items()
-        ],
+        "peaks": [_describe_peaks(*place, found) for place, found in peaks.items()],
         "others_cpu_share": others.share(),
         "timer": _timer(records),
         "effort": task.effort.model_dump(),
-        "accuracy": _join_accuracy(model, records, output, options, reporter),
-        "speed_up": report.compare_methods(records),
-        "paper_timing": report.compare_with_paper(records),
+        "accuracy": join_accuracy(model, records, output, options, reporter),
+        "speed_up": compare_methods(records),
+        "paper_timing": compare_with_paper(records),
         "against": analysis.compare(records, earlier) | {"threshold": options.threshold} if earlier else None,
         "fitting": None,
         "rows": records,
     }
     if options.max_latency_ms is not None or options.max_memory_mb is not None:
         result["fitting"] = analysis.fitting(records, options.max_latency_ms, options.max_memory_mb)
-    result["notes"] = report.notes(result)
+    result["notes"] = notes(result)
     _write(result, output, reporter)
     for note in result["notes"]:
         reporter.say(f"note: {note}")
@@ -145,39 +106,9 @@ def require_success(result: dict[str, Any], output: Path) -> None:
         raise SomeCasesFailed(
             f"{len(slower)} of {len(earlier['rows'])} rows are slower than before",
             path=table,
-            found=f"{report.title(worst)}, {worst['method']}, depth {worst['depth']}: {worst['ratio']:.2f} times as long",
+            found=f"{title(worst)}, {worst['method']}, depth {worst['depth']}: {worst['ratio']:.2f} times as long",
             expected=f"at most {earlier['threshold']:g} times",
         )
-
-
-def _find_models(
-    model: Path | None, suite: Suite | None, options: BenchmarkOptions, folder: Path, reporter: Reporter
-) -> tuple[Models, ModelSpec]:
-    """What the user gave, or the suite's network with random weights, as a run and, where it can be exported, a bundle."""
-    if model is not None:
-        return Models(model, model), find_model(model).spec
-    assert suite is not None
-    spec = random_spec(suite)
-    run, bundle = folder / "run", folder / "bundle"
-    write_random_run(spec, run)
-    wanted = [depth for depth in options.depths or range(spec.network.num_depths) if 0 <= depth < spec.network.num_depths]
-    backends = options.backends or [backend for rows in suite.rows for backend in rows.backends]
-    if not set(backends) <= set(IN_TORCH):
-        reporter.say("exporting the engines of a network with random weights")
-        try:
-            _export_unchecked(run, bundle, sorted({0, *wanted}))
-        except RareError as error:
-            reporter.warn(f"no engines: {error.problem}")
-            bundle = run
-    return Models(run, bundle), spec
-
-
-def _export_unchecked(run: Path, bundle: Path, depths: Sequence[int]) -> None:
-    try:
-        from rarecli.core.engines.export import export
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "train") from None
-    export(run, bundle, depths=depths, check=False)
 
 
 def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bool) -> Task:
@@ -207,23 +138,26 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
     )
 
 
-def _artefact_bytes(model: Path, row: Row) -> int:
-    """Size of the files that a row needs: a graph and the weights it points into, a plan, or the weights alone."""
-    folder = find_model(model).folder
-    if model.is_file():
-        return model.stat().st_size
-    in_torch = row.key.backend in IN_TORCH
-    names = [f"depth{row.entry}.plan"] if row.key.backend == "tensorrt" else ["weights.safetensors"]
-    names += [] if in_torch or row.key.backend == "tensorrt" else [f"depth{row.entry}.onnx"]
-    return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
-
-
 def _blame_what_was_asked_for(records: list[dict[str, Any]], options: BenchmarkOptions) -> None:
     """A backend that was named by option and never opened has failed; one that came with the default is skipped."""
     opened = {record["backend"] for record in records if record["depth"] is not None}
     for record in records:
         if record["backend"] in (options.backends or ()) and record["backend"] not in opened:
             record["status"] = record["status"].replace("skipped", "failed", 1)
+
+
+def _describe_model(spec: ModelSpec, *, random_weights: bool) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "random_weights": random_weights,
+        "network": spec.network.model_dump(mode="json"),
+        "patch_size": list(spec.plan.patch_size),
+    }
+
+
+def _describe_peaks(num_threads: int | None, on_gpu: bool, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """In GFLOP/s and GB/s."""
+    return {"threads": num_threads, "on_gpu": on_gpu} | {key: None if value is None else value / 1e9 for key, value in peaks.items()}
 
 
 def _timer(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -233,41 +167,6 @@ def _timer(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     overhead = timer_overhead_s(stages) * 1e3
     shortest = min((record["statistics"][END_TO_END]["p50_ms"] for record in good), default=None)
     return {"overhead_ms": overhead, "share_of_shortest_row": overhead / shortest if shortest else None}
-
-
-def _join_accuracy(
-    model: Path | None, records: list[dict[str, Any]], output: Path, options: BenchmarkOptions, reporter: Reporter
-) -> list[dict[str, Any]]:
-    """Give every routed row the Dice of its depth, from one evaluation per precision."""
-    if options.dataset is None or model is None:
-        return []
-    found = []
-    good = [record for record in records if record["status"] == OK and record["method"] == ROUTED]
-    for precision in dict.fromkeys(record["precision"] for record in good):
-        mine = [record for record in good if record["precision"] == precision]
-        # engines of one precision give the same labels, so the fastest scores for all
-        backend = "auto" if precision == "fp32" else mine[0]["backend"]
-        folder = output / f"accuracy_{precision}"
-        facts: dict[str, Any] = {"precision": precision, "status": OK}
-        try:
-            with Predictor(model, options.device, backend, precision=precision) as predictor:
-                facts["backend"] = predictor.runner.backend
-                scoring = EvaluateOptions(
-                    depths=sorted({record["depth"] for record in mine}),
-                    protocol=options.protocol,
-                    names=options.cases,
-                    upsampled=False,
-                    surface=False,
-                )
-                evaluate(options.dataset, predictor, folder, scoring, reporter)
-        except RareError as error:
-            facts["status"] = f"failed: {error.problem}"
-        if (folder / "summary.json").is_file():  # written even if some cases failed
-            facts["dice"] = {depth: part["dice"] for depth, part in read_json(folder / "summary.json")["per_depth"].items()}
-            for record in mine:
-                record["dice"] = facts["dice"].get(str(record["depth"]))
-        found.append(facts)
-    return found
 
 
 def _name(subject: str, facts: dict[str, Any]) -> str:

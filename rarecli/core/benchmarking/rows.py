@@ -1,27 +1,15 @@
-"""The rows of the table: which there are, and measuring them in turns, so that a drift of the machine hits all alike."""
+"""The rows of the table: which there are, and what is known of each."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 
-import numpy as np
-
-from rarecli.core.benchmarking import counts, machine
-from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
-from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
-from rarecli.core.benchmarking.timing import END_TO_END, Mark, Sample, sample_stages
-from rarecli.core.config import geometry
+from rarecli.core.benchmarking.timing import END_TO_END, Sample
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.engines.open_model import open_model
-from rarecli.core.errors import EnvironmentFault, RareError
-from rarecli.core.imaging.volume import Volume
-from rarecli.core.jobs.progress import Reporter
+from rarecli.core.errors import RareError
 from rarecli.core.types import Shape
 
 OK = "ok"
@@ -84,215 +72,26 @@ class Task:
     """Compare each engine with PyTorch on the smallest image that it takes, since nobody has."""
 
 
-class Models:
-    """Where a backend finds the model: what the user gave, or networks with random weights, made when they are first needed."""
-
-    def __init__(self, run: Path, bundle: Path) -> None:
-        self.run, self.bundle = run, bundle
-
-    def path(self, backend: str) -> Path:
-        """The run for PyTorch, the bundle for engines."""
-        return self.run if backend in IN_TORCH else self.bundle
-
-
-@dataclass
-class Session:
-    """A model opened with one key, and what it took."""
-
-    key: Key
-    opened: Opened
-    open_s: float
-    first_runs_s: dict[tuple[int, Shape, int], float] = field(default_factory=dict)
-
-    def activate(self, default_threads: int | None) -> None:
-        """PyTorch has one number of threads for the whole process."""
-        if self.key.backend in IN_TORCH and default_threads:
-            import torch
-
-            torch.set_num_threads(self.key.num_threads or default_threads)
-
-
-def measure(models: Models, task: Task, reporter: Reporter) -> tuple[list[Row], dict[tuple[int | None, bool], dict[str, float | None]]]:
-    """Measure every row; return the rows and the machine's peaks by (threads, on GPU). A row that fails says why and ends nothing."""
-    keys = list(dict.fromkeys(key for rows in task.sets for key in _keys(rows)))
-    groups = [[key] for key in keys] if task.one_by_one else [keys]
-    table: list[Row] = []
-    peaks: dict[tuple[int | None, bool], dict[str, float | None]] = {}
-    for group in groups:
-        with ExitStack() as stack:
-            table += _measure_group(models, task, group, stack, peaks, reporter)
-    if task.cold_start:
-        good = [row for row in table if row.status == OK]
-        reporter.say(f"starting {len(good)} rows from cold")
-        for row in reporter.track(good, "cold starts", len(good)):
-            _start_cold(models, task, row)
-    return table, peaks
-
-
-def _measure_group(
-    models: Models,
-    task: Task,
-    keys: Sequence[Key],
-    stack: ExitStack,
-    peaks: dict[tuple[int | None, bool], dict[str, float | None]],
-    reporter: Reporter,
-) -> list[Row]:
-    rows: list[Row] = []
-    work: list[tuple[Row, Session, list[Volume]]] = []
-    default_threads = _torch_threads()
-    for key in keys:
-        reporter.say(f"opening {key.backend}, {key.precision}" + (f", {key.num_threads} threads" if key.num_threads else ""))
-        try:
-            session = _open(models, key, task.device, stack)
-        except (RareError, MemoryError, RuntimeError) as error:
-            verdict = "skipped" if isinstance(error, RareError) else "failed"
-            rows.append(Row(key, "", 0, None, f"{verdict}: {_why(error)}"))
-            continue
-        off = _compare(models, task, session, stack) if task.compare_with_torch else {}
-        session.activate(default_threads)
-        for row in _rows(task, key, session.opened.spec):
-            rows.append(row)
-            try:
-                row.on_gpu = session.opened.on_gpu
-                work.append((row, session, _prepare(row, session, task)))
-                row.max_rel_off = off.get(row.entry)
-            except Exception as error:  # whatever a library throws is this row's own
-                row.status = f"failed: {_why(error)}"
-    places = {(row.key.num_threads, row.on_gpu) for row, _, _ in work}
-    if work:
-        reporter.say(f"measuring {len(work)} rows in turns")
-    turns = [item for _ in range(task.effort.rounds) for item in enumerate(work)]
-    for index, (row, session, scans) in reporter.track(turns, "benchmark", len(turns)):
-        if index == 0:  # every round, under the conditions that the rows meet
-            _update(peaks, places)
-        if row.status != OK:
-            continue
-        session.activate(default_threads)
-        try:
-            row.rounds.append(_visit(row, session, scans, task.effort))
-        except Exception as error:  # as above
-            row.status = f"failed: {_why(error)}"
-    return rows
-
-
-def _keys(rows: RowSet) -> Iterator[Key]:
+def keys_of(rows: RowSet) -> Iterator[Key]:
+    """What is opened for a set of rows."""
     for combination in product(rows.backends, rows.precisions, rows.threads):
         yield Key(*combination)
 
 
-def _rows(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
+def rows_of(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
+    """The rows of a task that one key serves."""
     depths = range(spec.network.num_depths) if task.depths is None else task.depths
     wanted = dict.fromkeys(
         (method, batch, depth)
         for rows in task.sets
-        if key in _keys(rows)
+        if key in keys_of(rows)
         for method, batch, depth in product(rows.methods, rows.batches, depths)
         if method == ROUTED or depth > 0
     )
     return [Row(key, method, batch, depth) for method, batch, depth in wanted]
 
 
-def _open(models: Models, key: Key, device: str, stack: ExitStack) -> Session:
-    path = models.path(key.backend)
-    before = time.perf_counter()
-    opened = open_steps(path, key.backend, key.precision, key.num_threads, device)
-    stack.enter_context(opened.runner)
-    return Session(key, opened, time.perf_counter() - before)
-
-
-def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
-    """Check the shape, load the engine of the depth, warm up; return the scans."""
-    spec = session.opened.spec
-    assert row.depth is not None
-    row.shape = entry_shape(spec, row.depth, task.shape)
-    row.entry_shape = entry_shape(spec, row.entry, task.shape)
-    needed = counts.least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
-    free = machine.available_memory_bytes()
-    if free is not None and needed > free and not row.on_gpu:
-        raise EnvironmentFault(
-            f"out of memory: at least {needed / 2**30:.1f} GB are needed, {free / 2**30:.1f} are free",
-            remedy="a smaller --shape or --batch",
-        )
-    scans = [random_scan(spec, row.depth, row.shape)] * row.batch
-    place = (row.entry, row.entry_shape, row.batch)
-    warmed_up = 0
-    if place not in session.first_runs_s:
-        image = np.zeros((row.batch, spec.network.in_channels, *row.entry_shape), dtype=np.float32)
-        before = time.perf_counter()
-        steps = session.opened.steps
-        steps.forward(steps.put(image), row.entry)
-        session.first_runs_s[place] = time.perf_counter() - before
-        warmed_up = 1
-    row.load_s = session.open_s + session.first_runs_s[place]
-    effort = task.effort
-    # a row that shares its engine with one before, and is to warm up with one pass, has done so
-    if effort.warm_up_iterations > 1 or effort.warm_up_seconds > session.first_runs_s[place]:
-        _sample(row, session, scans, max(effort.warm_up_iterations - warmed_up, 0), effort.warm_up_seconds)
-    return scans
-
-
-def _visit(row: Row, session: Session, scans: list[Volume], effort: Effort) -> list[Sample]:
-    return _sample(row, session, scans, -(-effort.iterations // effort.rounds), effort.seconds / effort.rounds)
-
-
-def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, seconds: float) -> list[Sample]:
-    opened = session.opened
-
-    def iteration(mark: Mark) -> None:
-        segment(scans, opened.spec, row.entry, opened.steps, mark)
-
-    return sample_stages(iteration, min_iterations=iterations, min_seconds=seconds)
-
-
-def _compare(models: Models, task: Task, session: Session, stack: ExitStack) -> dict[int, float]:
-    """Largest difference of each entry's logits to PyTorch's on the CPU, as a share of the largest logit, on the smallest image."""
-    if session.key.backend == "torch" and session.key.precision == "fp32":
-        return {}
-    spec, off = session.opened.spec, {}
-    _, reference = open_model(models.path("torch"), "torch", "cpu", session.key.num_threads)
-    stack.enter_context(reference)  # left with the others: leaving turns denormals on for all of PyTorch
-    steps = session.opened.steps
-    for depth in range(spec.network.num_depths) if task.depths is None else task.depths:
-        least = geometry.min_axis(spec.network.num_levels, depth)
-        image = np.random.default_rng(depth).random((1, spec.network.in_channels, least, least, least), dtype=np.float32)
-        try:
-            logits = steps.forward(steps.put(image), depth)
-        except Exception:  # the row of this depth will say what is wrong
-            continue
-        found = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()
-        expected = reference.run(image, depth)
-        off[depth] = float(np.abs(found - expected).max() / np.abs(expected).max())
-    return off
-
-
-def _start_cold(models: Models, task: Task, row: Row) -> None:
-    assert row.depth is not None
-    assert row.shape is not None
-    key = row.key
-    path = str(models.path(key.backend))
-    try:
-        row.cold_start_s, row.peak_memory_bytes = measure_cold_start(
-            ColdStart(path, key.backend, key.precision, key.num_threads, task.device, row.batch, row.depth, row.entry, row.shape)
-        )
-    except RareError as error:
-        row.status = f"failed: cold start: {error.problem}"
-
-
-def _update(peaks: dict[tuple[int | None, bool], dict[str, float | None]], places: set[tuple[int | None, bool]]) -> None:
-    for place in places:
-        found = machine.measure_peaks(*place)
-        peaks[place] = machine.better(peaks[place], found) if place in peaks else found
-
-
-def _torch_threads() -> int | None:
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch.get_num_threads()
-
-
-def _why(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """A row's reason in one line."""
     if isinstance(error, RareError):
         return error.problem

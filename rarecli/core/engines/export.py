@@ -49,42 +49,43 @@ class TensorRtOptions:
     timing_cache: Path | None = None
 
 
-def export(
-    model: Path,
-    bundle: Path,
-    *,
-    depths: Sequence[int] | None = None,
-    formats: Sequence[str] = ("onnx",),
-    precision: Precision = "fp32",
-    self_contained: bool = False,
-    tensorrt: TensorRtOptions = TensorRtOptions(),
-    check: bool = True,
-    reporter: Reporter = Silent(),
-) -> Manifest:
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written. onnx is always among `formats`; tensorrt plans are built from it on this machine's GPU.
+
+    depths: all by default. self_contained: keep the weights inside each graph. check: False leaves out the comparison with PyTorch and the
+    conformance vectors: for timing alone, where they would take longer.
+    """
+
+    depths: Sequence[int] | None = None
+    formats: Sequence[str] = ("onnx",)
+    precision: Precision = "fp32"
+    self_contained: bool = False
+    tensorrt: TensorRtOptions = TensorRtOptions()
+    check: bool = True
+
+
+def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), reporter: Reporter = Silent()) -> Manifest:
     """Write the bundle of a model: whole, and only if every engine agrees with PyTorch.
 
-    formats: onnx is always written, tensorrt plans are built from it on this machine's GPU. self_contained keeps the weights
-    inside each graph. check: False leaves out the comparison with PyTorch and the conformance vectors: for timing alone, where they
-    would take longer. Raises ModelError when an engine fails its parity gate, UsageError for a depth that the model lacks, an
-    unknown format, or a self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
+    Raises ModelError when an engine fails its parity gate, UsageError for a depth that the model lacks, an unknown format, or a
+    self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
     """
-    if stray_formats := sorted(set(formats) - set(FORMATS)):
-        raise UsageError("there is no such format", field="format", found=", ".join(stray_formats), expected=", ".join(FORMATS))
-    library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in formats else (None, None)
+    if stray := sorted(set(options.formats) - set(FORMATS)):
+        raise UsageError("there is no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
+    library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in options.formats else (None, None)
     source = find_model(model)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
         raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
-    spec = source.spec
-    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
-    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
-        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
+    spec, precision = source.spec, options.precision
+    depths = _choose_depths(spec, options.depths)
     network = build_network(spec.network)
     checkpoint.load_weights(network, source.weights)
     network.eval()
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu")) as reference:
-        graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(chosen, "trace", len(chosen))}
+        graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(depths, "trace", len(depths))}
         shared = None
-        if not self_contained:
+        if not options.self_contained:
             onnx_export.save_shared_weights(onnx_export.weights_of(graphs, network), folder / WEIGHTS)
             shared = HashedFile(file=WEIGHTS, sha256=sha256(folder / WEIGHTS))
         engines = []
@@ -93,10 +94,10 @@ def export(
             if shared:
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
-            parity = check_parity(file.name, _run_onnx(file), spec, depth, precision, reference) if check else None
+            parity = check_parity(file.name, _run_onnx(file), spec, depth, precision, reference) if options.check else None
             engine = _describe(spec, depth, file, parity)
             if library is not None:
-                plan = _build_plan(library, engine, folder, spec, precision, reference, gpu, tensorrt)
+                plan = _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)
                 engine = engine.model_copy(update={"plan": plan})
             engines.append(engine)
             if parity:
@@ -105,14 +106,21 @@ def export(
             spec=spec,
             precision=precision,
             opset=OPSET,
-            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(chosen), as_is_octaves=spec.as_is_octaves),
+            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(depths), as_is_octaves=spec.as_is_octaves),
             weights=shared,
             engines=tuple(engines),
-            conformance=write_vectors(folder, spec, chosen, reference) if check else (),
+            conformance=write_vectors(folder, spec, depths, reference) if options.check else (),
             versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return manifest
+
+
+def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
+    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
+    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
+        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
+    return chosen
 
 
 def _run_onnx(file: Path) -> Callable[[FloatArray], FloatArray]:

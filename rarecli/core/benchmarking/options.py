@@ -1,0 +1,40 @@
+"""What a user may ask a benchmark to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rarecli.core.benchmarking.suites import Effort
+from rarecli.core.evaluation.resolutions import Protocol
+from rarecli.core.types import Shape
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What to measure. None: what the suite says, or without a suite every backend, fp32, all threads, one scan at a time, all depths.
+
+    shape: of depth 0. upsampled: also the baseline. cold_start: also start every row in a process of its own.
+    dataset: labelled scans that give the Dice of every depth; cases, protocol: as for `evaluate`.
+    max_latency_ms, max_memory_mb: ask which rows fit. against: an earlier results.json; a row slower than threshold times then fails.
+    """
+
+    suite: str | None = None
+    backends: Sequence[str] | None = None
+    precisions: Sequence[str] | None = None
+    threads: Sequence[int] | None = None
+    batches: Sequence[int] | None = None
+    depths: Sequence[int] | None = None
+    shape: Shape | None = None
+    upsampled: bool | None = None
+    cold_start: bool | None = None
+    effort: Effort | None = None
+    device: str = "auto"
+    dataset: Path | None = None
+    cases: Sequence[str] | None = None
+    protocol: Protocol = "native"
+    max_latency_ms: float | None = None
+    max_memory_mb: float | None = None
+    against: Path | None = None
+    threshold: float = 1.2

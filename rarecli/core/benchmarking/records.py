@@ -1,0 +1,143 @@
+"""What the samples say: statistics, work against the machine's peaks, ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rarecli.core.benchmarking import counts
+from rarecli.core.benchmarking.rows import OK, Row
+from rarecli.core.benchmarking.stages import PAPER_STAGES
+from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
+from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
+from rarecli.core.config.model_spec import NetworkConfig
+
+Record = dict[str, Any]
+PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
+"""Seconds per case at 1/2^k over those at full resolution. Source: arXiv 2507.15524, the brain-tumour table."""
+FEW_ITERATIONS = 10
+_IDENTITY = ("backend", "precision", "threads", "batch", "method", "depth")
+
+
+def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float | None] | None) -> Record:
+    """One row as it stands in results.json."""
+    record: Record = {
+        "backend": row.key.backend,
+        "precision": row.key.precision,
+        "threads": row.key.num_threads,
+        "batch": row.batch or None,
+        "method": row.method or None,
+        "depth": row.depth,
+        "status": row.status,
+        "shape": list(row.shape) if row.shape else None,
+    }
+    if row.status != OK or not row.rounds or network is None or row.entry_shape is None or row.shape is None:
+        return record
+    stages = list(row.rounds[0][0])
+    statistics = {stage: statistics_ms(row.seconds(stage)) for stage in stages}
+    paper = [_paper_seconds(sample) for samples in row.rounds for sample in samples]
+    drift = spread([[sample[END_TO_END] for sample in samples] for samples in row.rounds])
+    x, y, z = row.shape
+    per_second = row.batch / (statistics[END_TO_END]["p50_ms"] / 1e3)
+    return record | {
+        "num_samples": len(paper),
+        "statistics": statistics,
+        "paper_timing": statistics_ms(paper),
+        "volumes_per_s": per_second,
+        "voxels_per_s": per_second * x * y * z,
+        "load_ms": None if row.load_s is None else row.load_s * 1e3,
+        "cold_start_ms": None if row.cold_start_s is None else row.cold_start_s * 1e3,
+        "peak_memory_mb": None if row.peak_memory_bytes is None else row.peak_memory_bytes / 1e6,
+        "spread": drift,
+        "stable": drift <= STABLE_WITHIN,
+        "max_rel_off_torch": row.max_rel_off,
+        "work": _work(row, network, statistics["compute"]["p50_ms"] / 1e3, peaks),
+        "samples_ms": {stage: [[round(sample[stage] * 1e3, 4) for sample in samples] for samples in row.rounds] for stage in stages},
+    }
+
+
+def compare_methods(records: Sequence[Record]) -> list[Record]:
+    """How many times slower than routing it is to upsample the scan and run the whole network, per depth."""
+    good = {identity(record): record for record in records if record["status"] == OK}
+    pairs = []
+    for record in good.values():
+        baseline = good.get(identity(record | {"method": UPSAMPLED}))
+        if record["method"] == ROUTED and baseline is not None:
+            ratios = {
+                stage: baseline["statistics"][stage]["p50_ms"] / record["statistics"][stage]["p50_ms"] for stage in ("compute", END_TO_END)
+            }
+            pairs.append({key: record[key] for key in _IDENTITY if key != "method"} | ratios)
+    return pairs
+
+
+def compare_with_paper(records: Sequence[Record]) -> list[Record]:
+    """Network, argmax and copy back at each depth over the same at depth 0, beside the paper's ratios (its GPU, its network)."""
+    good = {identity(record): record for record in records if record["status"] == OK and record["method"] == ROUTED}
+    result = []
+    for record in good.values():
+        first = good.get(identity(record | {"depth": 0}))
+        if first is not None:
+            own = record["paper_timing"]["p50_ms"]
+            facts = {"p50_ms": own, "ratio": own / first["paper_timing"]["p50_ms"], "paper_ratio": PAPER_RATIOS.get(record["depth"])}
+            result.append({key: record[key] for key in _IDENTITY if key != "method"} | facts)
+    return result
+
+
+def identity(record: Record) -> tuple[Any, ...]:
+    """What makes a row the same row in another result."""
+    return tuple(record[key] for key in _IDENTITY)
+
+
+def title(record: Record) -> str:
+    """A row's backend and whatever is not usual about it."""
+    words = [record["backend"]]
+    words += [record["precision"]] if record["precision"] != "fp32" else []
+    words += [f"{record['threads']} threads"] if record["threads"] else []
+    words += [f"batch {record['batch']}"] if (record["batch"] or 1) > 1 else []
+    return ", ".join(words)
+
+
+def notes(result: Record) -> list[str]:
+    """What a reader must know before believing a number."""
+    good = [record for record in result["rows"] if record["status"] == OK]
+    said = []
+    if shaky := [record for record in good if not record["stable"]]:
+        said.append(f"{len(shaky)} of {len(good)} rows are not stable: the medians of their rounds lie more than {STABLE_WITHIN:.0%} apart")
+    others = result["others_cpu_share"]
+    if others is not None and others > 0.05:
+        said.append(f"the machine was not idle: other processes took {others:.0%} of its CPU time")
+    if few := [record for record in good if record["num_samples"] < FEW_ITERATIONS]:
+        said.append(f"{len(few)} of {len(good)} rows have fewer than {FEW_ITERATIONS} iterations: their percentiles say little")
+    if good:
+        said.append(f"the timer takes {result['timer']['share_of_shortest_row']:.3%} of the shortest row")
+    if result["model"]["random_weights"]:
+        said.append("random weights; engines did not pass the parity gate of `rare export`")
+        for precision in dict.fromkeys(record["precision"] for record in good):
+            offs = [record["max_rel_off_torch"] for record in good if record["precision"] == precision]
+            if known := [off for off in offs if off is not None]:
+                said.append(f"{precision}: on the smallest images logits are within {max(known):.1e} of the largest of PyTorch's in fp32")
+    return said
+
+
+def _work(row: Row, network: NetworkConfig, seconds: float, peaks: dict[str, float | None] | None) -> Record:
+    """What the network had to do, how fast it did it, and how fast it could have."""
+    assert row.entry_shape is not None
+    work = counts.count(network, row.entry, row.entry_shape, row.batch)
+    moved = work.num_bytes(row.key.precision)
+    rate, bound, share = work.flop / seconds, None, None
+    peak = peaks[row.key.precision] if peaks else None
+    if peaks and peak and peaks["copy"]:
+        bound, share = min(peak, work.flop / moved * peaks["copy"]), rate / peak
+    return {
+        "gflop": work.flop / 1e9,
+        "gbyte": moved / 1e9,
+        "flop_per_byte": work.flop / moved,
+        "gflop_per_s": rate / 1e9,
+        "share_of_matmul": share,
+        "roofline_gflop_per_s": None if bound is None else bound / 1e9,
+        "share_of_roofline": None if bound is None else rate / bound,
+    }
+
+
+def _paper_seconds(sample: Sample) -> float:
+    return sum(sample.get(stage, 0.0) for stage in PAPER_STAGES)
