@@ -10,7 +10,7 @@ from rarecli.core.config import geometry
 from rarecli.core.errors import DataError, UsageError
 from rarecli.core.imaging import routing
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "routing_cases.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "routing_cases.json").read_text())
 
 millimetres = st.floats(1e-6, 1e6)
 spacings = st.tuples(millimetres, millimetres, millimetres)

@@ -12,7 +12,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.training.dry_run import dry_run
 from rarecli.core.training.train import TrainOptions, train
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "paper_size.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "paper_size.py"
 
 
 def test_a_dry_run_says_all_and_writes_nothing(prepared, tmp_path):

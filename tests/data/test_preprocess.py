@@ -12,7 +12,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
-from rarecli.core.info import describe
+from rarecli.core.info import info
 
 EXTENT = (16.0, 16.0, 16.0)
 
@@ -198,7 +198,7 @@ def test_a_bad_case_is_named_and_the_others_are_prepared(tmp_path):
     assert caught.value.result["failed"].keys() == {"phantom_001"}
     assert list(open_prepared(tmp_path / "out").records) == ["phantom_000"]
     assert [item.name for item in (tmp_path / "out" / "cases").iterdir()] == ["phantom_000.safetensors"]
-    assert describe(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
+    assert info(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 
 
