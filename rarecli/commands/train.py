@@ -109,21 +109,10 @@ def run(
     from rarecli.core.errors import missing_extra
     from rarecli.core.jobs.ranks import find_ranks
 
-    overrides = _overrides(set_ or [])
-    chosen: dict[str, Any] = {
-        "name": name,
-        "arch": arch and arch.value,
-        "targets": targets and targets.value,
-        "num_filters": num_filters,
-        "num_levels": num_levels,
-        "num_depths": num_depths,
-        "epochs": epochs,
-        "fold": _fold(fold),
-        "amp": amp,
-    }
-    overrides |= {key: value for key, value in chosen.items() if value is not None}
+    network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
+    chosen = network | {"name": name, "epochs": epochs, "fold": _fold(fold), "amp": amp}
     source = output if resume else resume_from
-    settings = load_train_config(preset, config, overrides, load_resumed_config(source) if source else None)
+    settings = load_train_config(preset, config, _overrides(set_ or [], chosen), load_resumed_config(source) if source else None)
     try:
         from rarecli.core.jobs.launch import launch, ranks_wanted
         from rarecli.core.training.dry_run import dry_run as plan_training
@@ -147,7 +136,8 @@ def run(
         print_json(record)
 
 
-def _overrides(items: list[str]) -> dict[str, Any]:
+def _overrides(items: list[str], chosen: dict[str, Any]) -> dict[str, Any]:
+    """What --set changes, then what the other options choose; an option that was left out changes nothing."""
     import yaml
 
     overrides = {}
@@ -159,7 +149,8 @@ def _overrides(items: list[str]) -> dict[str, Any]:
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise typer.BadParameter(f"the value of {item!r} is no YAML", param_hint="--set") from None
-    return overrides
+    given = {key: value.value if isinstance(value, Enum) else value for key, value in chosen.items() if value is not None}
+    return overrides | given
 
 
 def _fold(text: str | None) -> int | str | None:

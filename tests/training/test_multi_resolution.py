@@ -14,7 +14,8 @@ from rarecli.core.imaging.resampling import resample
 from rarecli.core.training import multi_resolution
 from rarecli.core.training.augmentation import Changes, draw_changes
 from rarecli.core.training.batches import make_batch
-from rarecli.core.training.multi_resolution import Patch, make_samples
+from rarecli.core.training.multi_resolution import make_samples
+from rarecli.core.training.patches import Patch
 
 CT = CtNormalisation(lower=(-1.0, 0.2), upper=(1.0, 0.7), mean=(0.1, 0.5), std=(0.5, 0.1))
 PLAN = Plan(

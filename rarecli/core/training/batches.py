@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import EnvironmentFault, RareError
-from rarecli.core.training.multi_resolution import Patch, Sample, make_samples
-from rarecli.core.training.patches import Key, PatchSource
+from rarecli.core.training.multi_resolution import Sample, make_samples
+from rarecli.core.training.patches import Key, Patch, PatchSource
 
 
 @dataclass

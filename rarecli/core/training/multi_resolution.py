@@ -18,29 +18,8 @@ from rarecli.core.config.base import Targets
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import CtNormalisation, Normalisation, PercentileNormalisation
 from rarecli.core.imaging.downsampling import downsample
-from rarecli.core.imaging.normalisation import Limits
-from rarecli.core.training.augmentation import Changes, add_noise, change_contrast, change_gamma, move
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What is read of a case for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
-
-    first_depth: the finest that it is shown at. limits: what normalises it at each depth from there on, of the whole that it is a part
-    of; None: its own percentiles. lost_depth: it is brought to 1/2^lost_depth and back first (the baseline's augmentation).
-    """
-
-    image: Tensor
-    labels: Tensor
-    depth: int
-    first_depth: int
-    changes: Changes
-    limits: tuple[Limits, ...] | None = None
-    lost_depth: int = 0
-
-    def pin_memory(self) -> Patch:
-        """The patch in page-locked memory; torch's loader calls this."""
-        return Patch(**{**vars(self), "image": self.image.pin_memory(), "labels": self.labels.pin_memory()})
+from rarecli.core.training.augmentation import add_noise, change_contrast, change_gamma, move
+from rarecli.core.training.patches import Patch
 
 
 @dataclass(frozen=True)

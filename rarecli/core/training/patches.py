@@ -7,10 +7,12 @@ it (`Patch`) is a matter of the CPU; what becomes of that (views.py) is one of t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import PercentileNormalisation
@@ -20,8 +22,7 @@ from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import Limits, percentile_limits
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.resampling import resample, resample_labels
-from rarecli.core.training.augmentation import draw_changes, draw_spacing
-from rarecli.core.training.multi_resolution import Patch
+from rarecli.core.training.augmentation import Changes, draw_changes, draw_spacing
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 
@@ -31,6 +32,27 @@ class Key(NamedTuple):
     epoch: int
     step: int
     name: str
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is read of a case for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
+
+    first_depth: the finest that it is shown at. limits: what normalises it at each depth from there on, of the whole that it is a part
+    of; None: its own percentiles. lost_depth: it is brought to 1/2^lost_depth and back first (the baseline's augmentation).
+    """
+
+    image: Tensor
+    labels: Tensor
+    depth: int
+    first_depth: int
+    changes: Changes
+    limits: tuple[Limits, ...] | None = None
+    lost_depth: int = 0
+
+    def pin_memory(self) -> Patch:
+        """The patch in page-locked memory; torch's loader calls this."""
+        return Patch(**{**vars(self), "image": self.image.pin_memory(), "labels": self.labels.pin_memory()})
 
 
 class PatchSource:

@@ -14,7 +14,8 @@ from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.augmentation import Changes
-from rarecli.core.training.multi_resolution import Patch, make_samples
+from rarecli.core.training.multi_resolution import make_samples
+from rarecli.core.training.patches import Patch
 
 
 def validate(
