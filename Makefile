@@ -28,7 +28,7 @@ test-slow: install
 
 test-cpp: install
 	export/cpp/install_packages.sh
-	$(BIN)/pytest -m slow tests/integration/test_cpp.py
+	$(BIN)/pytest -m slow tests/integration/cpp
 
 test-triton: install
 	PYTHON=$(BIN)/python export/triton/install_server.sh

@@ -1,0 +1,174 @@
+"""The C++ consumer refuses broken scans, broken bundles and wrong options with one line and the exit code of rare."""
+
+import gzip
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from cpp_consumer import infer, write_scan
+
+from rarecli.core.errors import RareError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def cut_short(scan: Path) -> None:
+    scan.write_bytes(scan.read_bytes()[:-500])
+
+
+def with_a_wrong_checksum(scan: Path) -> None:
+    content = bytearray(scan.read_bytes())
+    content[-6] ^= 1
+    scan.write_bytes(content)
+
+
+def not_gzip(scan: Path) -> None:
+    scan.write_bytes(gzip.decompress(scan.read_bytes()))
+
+
+def of_zeros(scan: Path) -> None:
+    scan.write_bytes(gzip.compress(bytes(5000)))
+
+
+def changed(scan: Path, change) -> None:
+    image = nib.load(scan)
+    data, header = image.get_fdata(dtype=np.float32), image.header.copy()
+    affine = image.affine.copy()
+    data, affine = change(data, affine, header)
+    nib.save(nib.Nifti1Image(data, affine, header), scan)
+
+
+def with_nan(scan: Path) -> None:
+    def change(data, affine, header):
+        data[1, 2, 3] = np.nan
+        return data, affine
+
+    changed(scan, change)
+
+
+def with_shear(scan: Path) -> None:
+    def change(data, affine, header):
+        affine[0, 1] += 0.5
+        header.set_qform(None, 0)
+        return data, affine
+
+    changed(scan, change)
+
+
+def with_channels(scan: Path) -> None:
+    changed(scan, lambda data, affine, header: (np.stack([data, data], axis=-1), affine))
+
+
+def header_field(offset: int, content: bytes):
+    def change(scan: Path) -> None:
+        whole = bytearray(gzip.decompress(scan.read_bytes()))
+        whole[offset : offset + len(content)] = content
+        scan.write_bytes(gzip.compress(bytes(whole)))
+
+    return change
+
+
+BROKEN_SCANS = {
+    "the file is missing": (Path.unlink, 3),
+    "the compressed file is broken": (with_a_wrong_checksum, 3),
+    "": (cut_short, 3),
+    "the file is not what its name says": (not_gzip, 3),
+    "this is no NIfTI file": (of_zeros, 3),
+    "no finite numbers": (with_nan, 3),
+    "not at right angles": (with_shear, 3),
+    "the unit of length is unknown": (header_field(123, b"\x05"), 3),
+    "more voxels than the file can hold": (header_field(42, b"\xff\x7f\xff\x7f\xff\x7f"), 3),
+    "positive sizes": (header_field(42, b"\x00\x00"), 3),
+    "the voxel type is not a plain number": (header_field(70, b"\x80\x00"), 3),
+    "the spacing is unknown": (header_field(80, bytes(4) + b"\x00\x00\x80\x3f" * 2 + bytes(164) + bytes(4)), 3),
+    "sform and qform disagree": (header_field(80, b"\x00\x00\x80\x40"), 3),
+    "quaternion is no rotation": (header_field(252, b"\x01\x00\x00\x00\x00\x00\x00\x40"), 3),
+    "another number of channels; found: 2; expected: 1": (with_channels, 4),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_SCANS)
+def test_a_broken_scan_is_refused_with_one_line_and_the_exit_code_of_rare(words, sanitised, bundle, predictor, tmp_path):
+    break_it, exit_code = BROKEN_SCANS[words]
+    scan = write_scan(tmp_path / "scan.nii.gz", 2.0, "RAS", 32)
+    image = nib.load(scan)
+    image.set_qform(image.affine, 1)
+    nib.save(image, scan)
+    break_it(scan)
+    with pytest.raises(RareError) as error:
+        predictor.predict(scan)
+    assert error.value.exit_code == exit_code
+    require_refused(infer(sanitised, scan, bundle, tmp_path / "labels.nii.gz"), exit_code, words)
+    assert not list(tmp_path.glob("*labels*"))
+
+
+def require_refused(result: subprocess.CompletedProcess, exit_code: int, words: str) -> None:
+    assert result.returncode == exit_code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+    assert result.stdout == ""
+
+
+def append_a_byte(name: str):
+    def change(bundle: Path) -> None:
+        (bundle / name).write_bytes((bundle / name).read_bytes() + b"\0")
+
+    return change
+
+
+def edit_manifest(old: str, new: str):
+    def change(bundle: Path) -> None:
+        text = (bundle / "manifest.json").read_text()
+        assert old in text
+        (bundle / "manifest.json").write_text(text.replace(old, new))
+
+    return change
+
+
+BROKEN_BUNDLES = {
+    "manifest is missing": lambda bundle: (bundle / "manifest.json").unlink(),
+    "is broken": edit_manifest('"divisors"', '"divisor"'),
+    "unknown schema version": edit_manifest('"schema_version": 2,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
+    "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
+    "a path leaves the bundle": edit_manifest('"depth1.onnx"', '"../depth1.onnx"'),
+    "a file of the bundle is missing": lambda bundle: (bundle / "depth1.onnx").unlink(),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN_BUNDLES)
+def test_a_broken_bundle_is_refused(words, sanitised, bundle, tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz", 2.0, "RAS", 32)
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    BROKEN_BUNDLES[words](copy)
+    require_refused(infer(sanitised, scan, copy, tmp_path / "labels.nii.gz"), 4, words)
+
+
+WRONG_OPTIONS = {
+    "no engine for this depth; found: 9; expected: 0, 1, 2, 3": (["--depth", "9"], 2),
+    "no whole number": (["--depth", "one"], 2),
+    "unknown backend; found: cuda": (["--backend", "cuda"], 2),
+    "built without tensorrt": (["--backend", "tensorrt"], 5),
+    "unknown option": (["--fast"], 2),
+    "lacks its value": (["--depth"], 2),
+    "more than one scan": (["other.nii.gz"], 2),
+    "not a NIfTI file name": (["-o", "labels.png"], 2),
+    "cannot be written": (["-o", "/dev/null/labels.nii.gz"], 5),
+    "manifest is missing": (["-b", "nowhere"], 4),
+}
+
+
+@pytest.mark.parametrize("words", WRONG_OPTIONS)
+def test_wrong_options_are_refused(words, sanitised, bundle, tmp_path):
+    options, exit_code = WRONG_OPTIONS[words]
+    scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
+    require_refused(infer(sanitised, scan, bundle, tmp_path / "labels.nii.gz", *options), exit_code, words)
+
+
+def test_the_scan_is_not_replaced(sanitised, bundle, tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
+    require_refused(infer(sanitised, scan, bundle, scan), 2, "would replace the scan")
