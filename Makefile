@@ -39,6 +39,7 @@ check: install
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/python -m rarecli.core.engines.manifest | diff - export/manifest.schema.json
 	$(BIN)/python .ci/audit.py
 

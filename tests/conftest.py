@@ -19,8 +19,9 @@ TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _fresh() -> None:
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)  # onnxruntime and OpenVINO leave it on in the thread that opened a session
 
 
 @pytest.fixture(scope="session")

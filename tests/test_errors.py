@@ -64,7 +64,13 @@ RAISES = [
 ]
 OURS = {"UsageError", "DataError", "ModelError", "EnvironmentFault", "SomeCasesFailed", "Preempted", "RareError", "error", "kind"}
 MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "_cannot_write", "_no_locks", "typer.BadParameter"}
-GUARDS = {"__init__.py": "AttributeError", "config.py": "ValueError", "rare_unet.py": "ValueError", "volume.py": "ValueError"}
+GUARDS = {
+    "__init__.py": "AttributeError",
+    "model_spec.py": "ValueError",
+    "plan.py": "ValueError",
+    "rare_unet.py": "ValueError",
+    "volume.py": "ValueError",
+}
 """Python's protocol, pydantic's, and two calls that only a bug could make."""
 
 

@@ -28,7 +28,22 @@ def test_a_file_has_250_lines_and_a_function_60_and_8_parameters_at_most(file):
             assert CORE not in file.parents or len(set(names) - {"self", "cls"}) <= 8, node.name
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
-def test_the_documents_draw_the_rooms_that_there_are(document):
-    drawn = re.findall(r"^ {4,}(\w+)/ ", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert set(drawn) >= {room.name for room in ROOMS}
+def folders(root):
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    return {folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith(".") and folder.name not in ignored}
+
+
+@pytest.mark.parametrize(
+    ("document", "roots"),
+    [("README.md", (ROOT, ROOT / "rarecli", CORE)), ("docs/architecture.md", (CORE,))],
+    ids=("readme", "architecture"),
+)
+def test_the_trees_in_the_documents_are_the_folders_that_exist(document, roots):
+    drawn = re.findall(r"^ *(\w+)/ +\S", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(drawn) == sorted(set().union(*map(folders, roots)))
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "docs" / "decisions").glob("*.md")), ids=lambda record: record.stem)
+def test_a_decision_is_linked_from_what_it_explains(record):
+    sources = [*FILES, ROOT / "pyproject.toml"]
+    assert any(record.stem in source.read_text(encoding="utf-8") for source in sources)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from rarecli import Predictor
 from rarecli.core import versions
 from rarecli.core.data.phantoms import Phantom
-from rarecli.core.engines import manifest as manifest_room
+from rarecli.core.engines import bundle as bundle_room
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
@@ -205,7 +205,7 @@ def test_engines_open_lazily_and_each_file_is_hashed_once(bundle, monkeypatch):
         hashed[path.name] += 1
         return sha256(path)
 
-    monkeypatch.setattr(manifest_room, "sha256", count)
+    monkeypatch.setattr(bundle_room, "sha256", count)
     _, engines = open_model(bundle, "openvino")
     with engines:
         assert not hashed

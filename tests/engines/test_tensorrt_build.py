@@ -8,7 +8,7 @@ import pytest
 import tensorrt_rtx_bindings
 import torch
 
-from rarecli.core.engines import export as bundle_room
+from rarecli.core.engines import export as exporting
 from rarecli.core.engines import tensorrt_build
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.manifest import Gpu, PlanFacts
@@ -104,9 +104,9 @@ def test_fault_51_no_library_wrong_version_no_gpu_other_gpu_are_four_errors(monk
 
 
 def test_export_builds_plans_and_says_in_the_manifest_that_they_have_not_run(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle_room, "load_tensorrt", lambda: load_tensorrt("tensorrt_rtx_bindings"))
-    monkeypatch.setattr(bundle_room, "find_gpu", lambda: None)
-    manifest = bundle_room.export(run, tmp_path / "bundle", depths=[2, 3], formats=["onnx", "tensorrt"])
+    monkeypatch.setattr(exporting, "load_tensorrt", lambda: load_tensorrt("tensorrt_rtx_bindings"))
+    monkeypatch.setattr(exporting, "find_gpu", lambda: None)
+    manifest = exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(depths=[2, 3], formats=["onnx", "tensorrt"]))
     for engine in manifest.engines:
         assert engine.plan.sha256 == sha256(tmp_path / "bundle" / engine.plan.file)
         assert engine.plan.gpu is None
@@ -117,5 +117,5 @@ def test_export_builds_plans_and_says_in_the_manifest_that_they_have_not_run(run
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_export_to_tensorrt_without_it_writes_nothing(run, tmp_path):
     with pytest.raises(EnvironmentFault):
-        bundle_room.export(run, tmp_path / "bundle", formats=["tensorrt"])
+        exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(formats=["tensorrt"]))
     assert list(tmp_path.iterdir()) == []

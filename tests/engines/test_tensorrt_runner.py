@@ -15,7 +15,7 @@ import torch
 
 from rarecli import Predictor
 from rarecli.core.data.phantoms import Phantom
-from rarecli.core.engines import export as bundle_room
+from rarecli.core.engines import export as exporting
 from rarecli.core.engines import tensorrt_build, tensorrt_runner
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.manifest import Gpu
@@ -50,17 +50,17 @@ class Context:
 def gpu(monkeypatch):
     """A machine that has a GPU, as far as our code can see; plans are built by TensorRT-RTX."""
     library = load_tensorrt("tensorrt_rtx_bindings")
-    for room in (bundle_room, tensorrt_runner, tensorrt_build):
+    for room in (exporting, tensorrt_runner, tensorrt_build):
         monkeypatch.setattr(room, "load_tensorrt", lambda: library)
         monkeypatch.setattr(room, "find_gpu", lambda: HERE)
-    for room in (bundle_room, tensorrt_runner):
+    for room in (exporting, tensorrt_runner):
         monkeypatch.setattr(room, "open_plan", Context)
     Context.served = []
 
 
 @pytest.fixture
 def planned(gpu, run, tmp_path):
-    bundle_room.export(run, tmp_path / "bundle", depths=[2, 3], formats=["tensorrt"])
+    exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(depths=[2, 3], formats=["tensorrt"]))
     return tmp_path / "bundle"
 
 
@@ -72,9 +72,9 @@ def test_a_plan_that_ran_has_a_parity_record_on_the_shapes_of_its_profile(gpu, p
 
 
 def test_a_plan_that_disagrees_is_not_written(gpu, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle_room, "open_plan", lambda plan: Context(plan, shift=1.0))
+    monkeypatch.setattr(exporting, "open_plan", lambda plan: Context(plan, shift=1.0))
     with pytest.raises(ModelError, match="does not agree") as caught:
-        bundle_room.export(run, tmp_path / "bundle", depths=[3], formats=["tensorrt"])
+        exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(depths=[3], formats=["tensorrt"]))
     assert "depth3.plan" in str(caught.value)
     assert not (tmp_path / "bundle").exists()
 
@@ -99,10 +99,10 @@ def test_auto_leaves_plans_that_do_not_take_every_window(gpu, run, tmp_path):
     spec["spec"]["plan"]["patch_size"] = [64, 32, 32]
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "run.json").write_text(json.dumps(spec))
-    bundle_room.export(folder, tmp_path / "static", depths=[3], formats=["tensorrt"])
+    exporting.export(folder, tmp_path / "static", exporting.ExportOptions(depths=[3], formats=["tensorrt"]))
     assert open_model(tmp_path / "static")[1].backend == "openvino"
-    ranged = bundle_room.TensorRtOptions(shape_min=(32, 32, 32), shape_max=(64, 32, 32))
-    bundle_room.export(folder, tmp_path / "ranged", depths=[3], formats=["tensorrt"], tensorrt=ranged)
+    ranged = exporting.TensorRtOptions(shape_min=(32, 32, 32), shape_max=(64, 32, 32))
+    exporting.export(folder, tmp_path / "ranged", exporting.ExportOptions(depths=[3], formats=["tensorrt"], tensorrt=ranged))
     assert open_model(tmp_path / "ranged")[1].backend == "tensorrt"
     assert open_model(tmp_path / "ranged", device="cuda:1" if torch.cuda.device_count() > 1 else "cpu")[1].backend != "tensorrt"
 
@@ -137,7 +137,7 @@ def test_plans_of_another_machine_a_changed_plan_and_none_at_all(gpu, planned, b
 
 @pytest.mark.gpu
 def test_real_plans_say_what_pytorch_says(run, tmp_path):
-    manifest = bundle_room.export(run, tmp_path / "bundle", formats=["tensorrt"])
+    manifest = exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(formats=["tensorrt"]))
     assert all(engine.plan.parity for engine in manifest.engines)
     scan, _ = Phantom(0).acquire(2.0)
     with Predictor(tmp_path / "bundle", backend="tensorrt") as engines, Predictor(run, device="cpu") as reference:

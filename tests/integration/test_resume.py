@@ -64,26 +64,26 @@ def asked_by(predictor, action):
 
 
 def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_path):
-    def predict(**options):
+    def ask(**options):
         return asked_by(predictor, lambda: predict([source / "imagesTr"], predictor, tmp_path / "out", PredictOptions(**options)))
 
-    num, failure = predict()
+    num, failure = ask()
     assert (num, list(failure.failures)) == (2, ["phantom_001"])
     shutil.copy(tmp_path / "sound.nii.gz", image_of(tmp_path, 1))
-    num, result = predict(options=PredictOptions(resume=True))
+    num, result = ask(resume=True)
     assert num == 1
     assert list(result["cases"]) == ["phantom_000", "phantom_001", "phantom_002"]
     assert result == json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert predict(options=PredictOptions(resume=True)) == (0, result)
+    assert ask(resume=True) == (0, result)
     # a labels file that is gone, a scan that changed, an option, probabilities that are missing
     (tmp_path / "out" / "phantom_000.nii.gz").unlink()
     shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
-    assert predict(options=PredictOptions(resume=True))[0] == 2
-    assert predict(options=PredictOptions(resume=True, depth=2))[0] == 3
-    assert predict(options=PredictOptions(resume=True, depth=2, probabilities=True))[0] == 3
+    assert ask(resume=True)[0] == 2
+    assert ask(resume=True, depth=2)[0] == 3
+    assert ask(resume=True, depth=2, probabilities=True)[0] == 3
     (tmp_path / "out" / "phantom_000_probabilities.nii.gz").unlink()
-    assert predict(options=PredictOptions(resume=True, depth=2, probabilities=True))[0] == 1
-    assert predict()[0] == 3
+    assert ask(resume=True, depth=2, probabilities=True)[0] == 1
+    assert ask()[0] == 3
 
 
 def test_another_model_makes_all_results_stale(predictor, run, tmp_path):
@@ -204,7 +204,7 @@ def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, wor
 SLOWLY = """
 import sys, time
 from rarecli.cli import main
-from rarecli.core import prepare_case
+from rarecli.core.data import preprocess_case
 real = preprocess_case._prepare_case
 def slowly(*arguments):
     result = real(*arguments)

@@ -1,7 +1,6 @@
 import json
 import math
 import shutil
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.training import learner, losses
+from rarecli.core.training import learner, loop, losses
 from rarecli.core.training.startup import make_spec, require_known_metric
 from rarecli.core.training.train import TrainOptions, train
 
@@ -158,7 +157,7 @@ def test_one_bad_step_is_skipped_and_training_goes_on(prepared, tmp_path, monkey
 
 def test_early_stopping_waits_for_the_named_metric(prepared, tmp_path, monkeypatch):
     values = iter([0.5, 0.6, 0.6, 0.1, 0.9])
-    monkeypatch.setattr(sys.modules[train.__module__], "validate", lambda *args: {"dice_depth1": next(values), "dice_mean": 0.0})
+    monkeypatch.setattr(loop, "validate", lambda *args: {"dice_depth1": next(values), "dice_mean": 0.0})
     config = load_train_config(overrides={"num_filters": 2, "epochs": 5, "num_folds": 4, "monitor": "dice_depth1", "patience": 2})
     last = train(prepared, tmp_path / "run", config, TrainOptions(device="cpu"))
     assert (last["epoch"], last["best_epoch"], last["best"]) == (4, 2, 0.6)
