@@ -109,7 +109,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["train", "PREPARED", "-o", "x", "--set", "a=["], 2, ["no YAML"]),
         (["train", "PREPARED", "-o", "x", "--set", "optimiser.lr=.inf"], 2, ["optimiser.lr", "finite"]),
         (["train", "PREPARED", "-o", "x", "--set", "monitor=dice_foo"], 2, ["dice_foo", "dice_mean, dice_depth0"]),
-        (["train", "PREPARED", "-o", "PREPARED"], 2, ["exists and is no run"]),
+        (["train", "PREPARED", "-o", "PREPARED"], 2, ["exists and is not a run"]),
         (["train", "PREPARED", "-o", "x", "--targets", "paper"], 2, ["--fixed-shape"]),
         (["train", "PREPARED", "-o", "RUN", "--resume", "--splits", "s.json"], 2, ["keeps its split"]),
         (["preprocess", "DATASET", "-o", "/proc/x"], 5, ["cannot write", "/proc/x"]),

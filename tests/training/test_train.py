@@ -287,7 +287,7 @@ def one_epoch(prepared, tmp_path_factory):
 )
 def test_a_state_that_would_mean_something_else_is_not_taken_from_another_run(prepared, one_epoch, tmp_path, changes):
     config = load_train_config(overrides=changes, base=load_resumed_config(one_epoch).model_copy(update={"epochs": 2}))
-    with pytest.raises(UsageError, match="of another training") as caught:
+    with pytest.raises(UsageError, match="trained with other settings") as caught:
         train(prepared, tmp_path / "two", config, TrainOptions(device="cpu", resume_from=one_epoch))
     assert f"field: {next(iter(changes))}\n" in str(caught.value)
     assert not (tmp_path / "two" / "run.json").exists()
@@ -313,7 +313,7 @@ def test_a_model_without_a_state_is_not_overwritten(prepared, run, tmp_path):
         (tmp_path / "run").mkdir(exist_ok=True)
         shutil.copy(run / name, tmp_path / "run" / name)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(UsageError, match="there is a model"):
+    with pytest.raises(UsageError, match="the output holds a model"):
         train(prepared, tmp_path / "run", load_train_config(overrides=TINY), TrainOptions(device="cpu"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 

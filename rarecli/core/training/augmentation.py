@@ -1,8 +1,10 @@
-"""Random changes of training scans: geometry and gamma once at their finest grid, contrast once, noise at every depth.
+"""Random changes of training scans: geometry and gamma once on their finest grid, contrast once, noise at every depth.
 
-What happens to a sample is drawn first (`draw_changes`), as plain numbers and from the generator that is handed in, so that it is the same
-whoever draws it. It is then done to several samples at once, on whatever device they lie: images (B, C, X, Y, Z) and labels (B, X, Y, Z),
-float32, B samples of one shape. Nothing here waits for the device, and no sample depends on the others.
+`draw_changes` first draws all changes of a sample as plain numbers, from the generator that it is given, so they are the same in any
+process. The changes are then applied to several samples at once, on any device: images (B, C, X, Y, Z) and labels (B, X, Y, Z), float32,
+B samples of one shape. Nothing here synchronises with the device, and no sample depends on the others.
+
+Decisions: docs/decisions/0003-own-loss-and-augmentation.md, docs/decisions/0015-augmentation-on-the-device.md.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ _ELASTIC_KNOTS = 5
 
 @dataclass(frozen=True)
 class Motion:
-    """Where each voxel takes its value from, in voxels about the centre: `matrix` (3, 3) times its place, plus `shift` (3,), plus `bend`.
+    """Where each voxel takes its value from: `matrix` (3, 3) times its position, plus `shift` (3,), plus `bend`.
 
-    bend: (3, K, K, K), at knots from corner to corner, linear between them.
+    Positions are in voxels, relative to the centre. bend: (3, K, K, K), at knots from corner to corner, linear between them.
     """
 
     matrix: FloatArray
@@ -36,21 +38,21 @@ class Motion:
 
 @dataclass(frozen=True)
 class Changes:
-    """What happens to one sample."""
+    """The changes of one sample."""
 
     flips: tuple[bool, bool, bool] = (False, False, False)
     motion: Motion | None = None
     gamma: float = 1.0
     gain: float = 1.0
     offset: float = 0.0
-    """Of the contrast of normalised images; one pair for all depths, so that gateways and encoder see one contrast."""
+    """`gain` and `offset` change the contrast of normalised images. All depths share them, so gateways and encoder see one contrast."""
     noise: tuple[float, ...] = ()
-    """Standard deviation of the noise of each depth, of normalised images."""
+    """Standard deviation of the noise at each depth, in units of normalised images."""
     noise_seed: int = 0
 
 
 def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
-    """Spacing that training scans are acquired at, per axis, over their own: 1 half of the time, else much the same along all axes."""
+    """Draw the spacing to resample training scans to, per axis, relative to their own: 1 half of the time, else similar along all axes."""
     if not config.spacing_octaves or rng.random() < 0.5:
         return 1.0, 1.0, 1.0
     apart = AS_IS_ANISOTROPY_OCTAVES / 2
@@ -60,7 +62,7 @@ def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple
 
 
 def draw_changes(spacing_mm: Triple, depth: int, num_depths: int, config: AugmentationConfig, rng: np.random.Generator) -> Changes:
-    """Draw what happens to a sample whose finest grid is that of `depth`; shifts and bends are configured in voxels of depth 0."""
+    """Draw the changes of a sample whose finest grid is that of `depth`. Shifts and bends are configured in voxels of depth 0."""
     x, y, z = (bool(config.flip and rng.random() < 0.5) for _ in range(3))
     motion = _draw_motion(spacing_mm, depth, config, rng) if rng.random() < config.probability else None
     gamma = float(np.exp(rng.uniform(-config.gamma, config.gamma))) if rng.random() < config.probability else 1.0
@@ -76,7 +78,7 @@ def _draw_motion(spacing_mm: Triple, depth: int, config: AugmentationConfig, rng
     angles = np.deg2rad(rng.uniform(-config.rotation_degrees, config.rotation_degrees, 3))
     scales = 1 + rng.uniform(-config.scale, config.scale) + rng.uniform(-config.scale, config.scale, 3) / 3
     spacing = np.asarray(spacing_mm)
-    # rotated in mm, so that a right angle stays one where voxels are no cubes
+    # rotate in mm, so that right angles stay right angles where voxels are anisotropic
     matrix = np.diag(1 / spacing) @ _rotation(angles) @ np.diag(scales * spacing)
     shift = rng.uniform(-config.shift_voxels, config.shift_voxels, 3) / 2**depth
     bend = rng.normal(0, config.elastic_voxels / 2 / 2**depth, (3, *[_ELASTIC_KNOTS] * 3))
@@ -95,9 +97,9 @@ def _rotation(angles: FloatArray) -> FloatArray:
 
 
 def move(images: Tensor, labels: Tensor, changes: Sequence[Changes]) -> tuple[Tensor, Tensor]:
-    """Flip, rotate, scale, shift and bend images (B, C, X, Y, Z) and labels (B, X, Y, Z) alike.
+    """Flip, rotate, scale, shift and bend images (B, C, X, Y, Z) and labels (B, X, Y, Z) in the same way.
 
-    Interpolation is linear for images, nearest for labels; beyond the border the last voxel goes on.
+    Interpolation is linear for images and nearest for labels. The border voxels are repeated beyond the border.
     """
     both = torch.cat([images, labels[:, None]], dim=1)
     flipped = [tuple(axis for axis, flip in enumerate(item.flips, start=1) if flip) for item in changes]
@@ -114,7 +116,7 @@ def move(images: Tensor, labels: Tensor, changes: Sequence[Changes]) -> tuple[Te
 
 
 def _sampling_grid(shape: Sequence[int], motions: Sequence[Motion], device: torch.device) -> Tensor:
-    """(B, X, Y, Z, 3), in grid_sample's -1..1, last axis (z, y, x)."""
+    """Return the coordinates (B, X, Y, Z, 3) for grid_sample: range -1..1, last axis (z, y, x)."""
     matrix, shift, bend = (_stack([getattr(motion, part) for motion in motions], device) for part in ("matrix", "shift", "bend"))
     bends = functional.interpolate(bend, size=tuple(shape), mode="trilinear", align_corners=True)
     x, y, z = torch.meshgrid(*(torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2 for size in shape), indexing="ij")
@@ -130,10 +132,10 @@ def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
 
 
 def change_gamma(images: Tensor, changes: Sequence[Changes]) -> Tensor:
-    """Raise each channel of (B, C, X, Y, Z), mapped to 0..1 by its extremes, to the power of gamma; the extremes stay where they are."""
+    """Map each channel of (B, C, X, Y, Z) to 0..1 by its extremes, raise it to the power of gamma, and map it back."""
     if all(item.gamma == 1 for item in changes):
         return images
-    # one by one: the last bit of a power on a CPU goes with how threads share the whole
+    # one by one: on a CPU, the last bit of a power depends on how threads split the tensor
     return torch.stack([_power(image, item.gamma) if item.gamma != 1 else image for image, item in zip(images, changes, strict=True)])
 
 
@@ -144,12 +146,12 @@ def _power(image: Tensor, gamma: float) -> Tensor:
 
 
 def change_contrast(images: Tensor, changes: Sequence[Changes]) -> Tensor:
-    """Gain and offset on normalised images (B, C, X, Y, Z)."""
+    """Apply gain and offset to normalised images (B, C, X, Y, Z)."""
     return images * _numbers(changes, lambda item: item.gain, images) + _numbers(changes, lambda item: item.offset, images)
 
 
 def add_noise(images: Tensor, depth: int, changes: Sequence[Changes]) -> Tensor:
-    """Gaussian noise on normalised images (B, C, X, Y, Z) at `depth`; a range of 1 is taken for the unit."""
+    """Add Gaussian noise to normalised images (B, C, X, Y, Z) at `depth`. Its unit is an intensity range of 1."""
     noisy = []
     for image, item in zip(images, changes, strict=True):
         if item.noise and item.noise[depth]:
@@ -160,7 +162,7 @@ def add_noise(images: Tensor, depth: int, changes: Sequence[Changes]) -> Tensor:
 
 
 def _numbers(changes: Sequence[Changes], of: Callable[[Changes], float], like: Tensor) -> Tensor:
-    """A number of each sample, to be combined with (B, C, X, Y, Z)."""
+    """Return one number per sample, in a shape that broadcasts with (B, C, X, Y, Z)."""
     return torch.tensor([of(item) for item in changes], dtype=torch.float32).to(like.device, non_blocking=True).view(-1, 1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""The batches of a training, made in its own process or in data workers, and what can go wrong with these."""
+"""The batches of a training, made in the training process or in data workers, and the failures of data workers."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from rarecli.core.training.patches import Key, Patch, PatchSource
 
 @dataclass
 class Batch:
-    """By depth, images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z). A depth's scans begin with those of every finer depth."""
+    """Images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z) by depth. The scans of a depth begin with those of every finer depth."""
 
     images: dict[int, Tensor]
     labels: dict[int, Tensor]
 
     @property
     def sizes(self) -> dict[int, int]:
-        """Scans per depth."""
+        """Number of scans per depth."""
         return {depth: int(image.shape[0]) for depth, image in self.images.items()}
 
 
 def make_batch(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> Batch:
-    """The batch of these patches, on a device."""
+    """Make the batch of these patches on a device."""
     return collate(make_samples(patches, spec, device), spec)
 
 
 class _Work(Dataset["Batch | list[Patch] | RareError"]):
-    """The work on several keys, in a data worker or in the training's own process. whole: up to their batch; else no further than patches.
+    """Makes the batch of several keys (`whole`), or only their patches, in a data worker or in the training process.
 
-    What is wrong with a case comes back as a value: raised in a worker, it would arrive as text.
+    An error in a case is returned as a value: if a worker raised it, it would arrive as text.
     """
 
     def __init__(self, source: PatchSource, whole: bool) -> None:
@@ -60,10 +60,10 @@ class _Work(Dataset["Batch | list[Patch] | RareError"]):
 
 
 class Batches:
-    """The batches of a training, one after the other, and how long they were waited for.
+    """The batches of a training in order, and the seconds spent waiting for them (`waited_s`).
 
-    num_workers processes work ahead, started once; with 0 all is done when it is asked for. Where the CPU trains, they make batches;
-    where a GPU does, they read and draw, and it makes the batches.
+    `num_workers` data workers start once and work ahead; with 0, each batch is made when it is requested. If a CPU trains, the workers
+    make batches. If a GPU trains, they read and draw patches, and the GPU makes the batches.
     """
 
     def __init__(self, source: PatchSource, keys: Sequence[Sequence[Key]], device: torch.device) -> None:
@@ -86,17 +86,17 @@ class Batches:
         )
 
     def close(self) -> None:
-        """End the workers, which nothing else does while a traceback keeps the iterator."""
+        """End the workers. Nothing else ends them while a traceback keeps the iterator alive."""
         if self._num_workers:
             self._batches._shutdown_workers()
 
     def take(self, num: int) -> Iterator[Batch]:
-        """The next `num` batches. Raises what is wrong with a case, and EnvironmentFault for a data worker that died."""
+        """Yield the next `num` batches. Raises the error in a case, and EnvironmentFault if a data worker died."""
         for _ in range(num):
             started = time.perf_counter()
             try:
                 done = next(self._batches)
-            except (OSError, EOFError) as error:  # it died while it handed a batch over; what is wrong with a case comes as a value
+            except (OSError, EOFError) as error:  # it died while it handed a batch over; an error in a case arrives as a value
                 if not self._num_workers:
                     raise
                 raise _dead_worker(error) from error
@@ -107,7 +107,7 @@ class Batches:
 
 
 def _ignore_sigterm(_: int) -> None:
-    """In a worker: launchers and schedulers send it to all processes, and the training cannot save without its workers."""
+    """Ignore SIGTERM in a worker: launchers and schedulers send it to all processes, and the training cannot save without its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -117,7 +117,7 @@ def _unchanged(batch: Any) -> Any:
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Within, a data worker that dies is an EnvironmentFault. torch raises in the main thread, whatever that is doing."""
+    """Context manager: turn the death of a data worker into an EnvironmentFault. torch raises in the main thread, at any point."""
     try:
         yield
     except RuntimeError as error:
@@ -128,29 +128,29 @@ def naming_dead_workers() -> Iterator[None]:
 
 def _dead_worker(error: Exception) -> EnvironmentFault:
     if threading.current_thread() is threading.main_thread():
-        # torch's handler would raise once more for every other worker that ends, in whatever is being tidied up then
+        # torch's handler would raise again for every other worker that ends, in the middle of the clean-up
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     text = str(error)
-    remedy = "was memory short? try a smaller num_workers"
+    remedy = "if memory ran out, try a smaller num_workers"
     if "Bus error" in text or "shared memory" in text:
         remedy = "enlarge /dev/shm (docker run --shm-size=8g), or --set num_workers=0"
     return EnvironmentFault("a data worker died", field="num_workers", found=text.partition("\n")[0], remedy=remedy)
 
 
 def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path("/dev/shm")) -> None:
-    """Raise EnvironmentFault if what workers hold ready does not fit into shared memory: they would wait for ever or crash.
+    """Raise EnvironmentFault if the data that workers hold ready does not fit into shared memory: they would hang or crash.
 
-    whole: batches; else patches, all on the finest grid.
+    whole: workers hold batches; otherwise they hold patches, all on the finest grid.
     """
     spec, config = source.spec, source.config
     depths = range(spec.network.num_depths)
     shown = [math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in depths]
     voxels = sum(shown) if whole else math.prod(spec.patch_shape(0)) * config.views_at(depths[-1])
-    per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # ranks share it
+    per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # of all ranks
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
         raise EnvironmentFault(
-            "there is too little shared memory for data workers",
+            "too little shared memory for data workers",
             path=folder,
             field="num_workers",
             found=f"{free / 2**20:.0f} MiB free",
@@ -160,13 +160,13 @@ def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path
 
 
 def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
-    """Stack samples by depth, those that enter finest first, padded with 0 (background) as far as the network needs for the largest.
+    """Stack samples by depth, finest entry first, padded with 0 (background) to the shape that the network needs for the largest.
 
-    Not to the patch: prediction does not either, and a network that has seen nothing else is lost without its rim of zeros.
+    They are not padded to the patch size, because prediction is not either: a network trained only with a rim of zeros fails without it.
     """
     ordered = sorted(samples, key=lambda sample: min(sample.images))
     depths = sorted({depth for sample in ordered for depth in sample.images})
-    field = [1, 1, 1]  # in voxels of depth 0, for all depths the same, since they join on their way
+    field = [1, 1, 1]  # in voxels of depth 0; the same for all depths, since their scans join in the encoder
     for sample in ordered:
         finest = min(sample.images)
         field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
@@ -182,6 +182,6 @@ def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
 
 
 def _pad_to(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """Zeros behind the last three axes, up to `shape`."""
+    """Append zeros along the last three axes, up to `shape`."""
     x, y, z = (goal - size for goal, size in zip(shape, tensor.shape[-3:], strict=True))
     return functional.pad(tensor, (0, z, 0, y, 0, x)) if x or y or z else tensor

@@ -1,4 +1,4 @@
-"""What a training would be, before it is started: network, cases, steps, memory."""
+"""Describe a training without starting it: network, cases, steps, memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rarecli.core.training.startup import make_spec, require_known_metric
 
 
 def dry_run(prepared: Path, config: TrainConfig, *, device: str = "auto", splits: Path | None = None) -> dict[str, Any]:
-    """Facts about the training that this configuration would be; nothing is written.
+    """Return facts about the training that this configuration describes. Writes nothing.
 
-    Raises what `train` would raise for a configuration that does not suit the data.
+    Raises the errors that `train` raises for a configuration that does not suit the data.
     """
     dataset = open_prepared(prepared)
     spec = make_spec(dataset, config)
@@ -45,7 +45,7 @@ def dry_run(prepared: Path, config: TrainConfig, *, device: str = "auto", splits
 
 
 def summarise_network(spec: ModelSpec) -> dict[str, int]:
-    """Number of weights by part of the network, and in all."""
+    """Return the number of weights by part of the network, and their total."""
     with torch.device("meta"):
         network = build_network(spec.network)
     parts = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in network.named_children()}

@@ -1,4 +1,4 @@
-"""Weights to start a training with, from any model: what fits is taken, the rest is told and stays random."""
+"""Initial weights from any model: tensors that fit are loaded, the others stay random and are reported."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rarecli.core.data.cases import undeclared_name
 from rarecli.core.errors import ModelError, some
 
 _LEAST_SHARE = 0.5
-"""Of the network's numbers; with fewer the model is another network, and to start with it a mistake."""
+"""Share of the network's weights that must be loaded. With less, the model is another network and a mistake to start from."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of the tensors of a network and of a file."""
+    """The outcome of loading the tensors of a file into a network."""
 
     model: str
     num_loaded: int
     share: float
-    """Of the network's numbers."""
+    """Share of the network's weights that were loaded."""
     random: dict[str, str]
     """Tensors that stay random, and why."""
     unused: tuple[str, ...]
     """Tensors of the file that the network does not have."""
 
     def words(self) -> list[str]:
-        """Lines for people."""
+        """Return lines to report to the user."""
         lines = [f"weights of {self.model}: {self.num_loaded} tensors loaded, {self.share:.1%} of the network"]
         for reason in dict.fromkeys(self.random.values()):
             names = [name for name, why in self.random.items() if why == reason]
@@ -41,17 +41,17 @@ class Loaded:
 
 
 def initialise(network: nn.Module, spec: ModelSpec, other: ModelSpec, tensors: dict[str, Tensor], path: Path) -> Loaded:
-    """Put into a network what fits of another model's tensors.
+    """Load those tensors of another model that fit a network.
 
-    A segmentation head is taken only if its classes have the same names in the same order.
-    Raises ModelError, listing the keys, if less than half of the network's numbers are found, and for one that is not finite.
+    A segmentation head is loaded only if its classes have the same names in the same order.
+    Raises ModelError, listing the keys, if less than half of the network's weights are found, and if a weight is not finite.
     """
     wanted = network.state_dict()
     labels = _labels_differ(spec, other)
     random: dict[str, str] = {}
     for name, tensor in wanted.items():
         if name not in tensors:
-            random[name] = f"{other.name} has none"
+            random[name] = f"{other.name} has no such tensor"
         elif tensors[name].shape != tensor.shape:
             random[name] = f"{other.name} has another shape"
         elif labels and name.startswith("heads."):
@@ -76,7 +76,7 @@ def initialise(network: nn.Module, spec: ModelSpec, other: ModelSpec, tensors: d
 
 
 def _labels_differ(spec: ModelSpec, other: ModelSpec) -> str | None:
-    """How two models' classes differ, if they do; a name that no dataset declared may be any."""
+    """Return how the classes of two models differ, or None. A name that no dataset declared matches any name."""
     undeclared = {undeclared_name(value) for value in (*spec.plan.label_values, *other.plan.label_values)}
     for ours, theirs in zip(spec.plan.label_names[1:], other.plan.label_names[1:], strict=False):
         if ours.casefold() != theirs.casefold() and not {ours, theirs} & undeclared:

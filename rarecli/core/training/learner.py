@@ -1,6 +1,6 @@
-"""What learns: network, averaged weights, optimiser, and the gradients that all ranks add up.
+"""One training step, `Learner.step`: network, averaged weights, optimiser, and gradients summed over all ranks.
 
-One step, read from top to bottom, is `Learner.step`.
+Decision: docs/decisions/0014-ranks-share-a-step.md.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from rarecli.core.training.optimiser import make_optimiser, set_deterministic
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave, alike on all ranks."""
+    """The result of a step, the same on all ranks."""
 
     number: int
     losses: dict[str, float]
-    """Losses by name; not finite where `fault` says so."""
+    """Losses by name. They may be non-finite if `fault` is set."""
     fault: str | None
-    """What was not finite, if anything: then nothing was changed."""
+    """The loss or gradient that was not finite, or None. A step with a fault changes nothing."""
     stop: bool
-    """Whether any rank was asked to stop."""
+    """Whether any rank has been asked to stop."""
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """A step that was taken, and whose numbers are on their way to the host."""
+    """A step that was taken and whose numbers are being copied to the host."""
 
     number: int
     scans: Mapping[int, int]
     consistency: float
     values: Tensor
-    """On the host, once `arrived`: length of the gradient, losses, and the norm of each gradient."""
+    """Norm of the full gradient, losses, and the norm of each parameter's gradient. On the host; valid once `arrived` is reached."""
     arrived: torch.Event | None
 
 
 class Learner:
-    """Network, averaged weights and optimiser of one rank; all ranks hold the same bits.
+    """Network, averaged weights and optimiser of one rank. All ranks hold the same bits.
 
-    All gradients lie in one tensor, with the step's losses behind them: ranks add it up in one go, before anything is decided,
-    so that they decide alike. A weight that no scan has reached has the gradient 0 (docs/decisions/0014).
+    All gradients lie in one tensor, followed by the step's losses. The ranks sum this tensor in one call before anything is decided, so
+    all ranks decide the same. A weight that no scan of the step reaches has gradient 0.
 
-    Whether a step is finite is decided on the device. A GPU is never waited for while it has nothing to do: what a step gave is read
-    when the next one is under way.
+    The device itself checks whether a step is finite. On a GPU, the host reads the result of a step while the next step is running, so
+    the GPU never idles for it.
     """
 
     def __init__(self, network: RareUNet, config: TrainConfig, amp: bool, ranks: Ranks = Ranks()) -> None:
@@ -79,12 +79,13 @@ class Learner:
     def step(
         self, batches: Iterable[Batch], scans: Mapping[int, int], *, number: int, seed: int, lr: float, consistency: float, stop: bool
     ) -> StepResult | None:
-        """Learn from this rank's batches. Returns what this step gave, or on a GPU the one before it, if that is not known yet.
+        """Learn from this rank's batches. Returns the result of this step.
 
-        scans: how many the step has at every depth, on all ranks together. consistency: weight of that loss.
+        On a GPU, returns the result of the previous step instead, or None if there is none or `settle` has returned it already.
+        scans: number of scans of the step at every depth, over all ranks. consistency: weight of the consistency loss.
         stop: whether this rank has been asked to stop.
         """
-        torch.manual_seed(seed)  # for dropout: a resumed run drops the same
+        torch.manual_seed(seed)  # for dropout: a resumed run draws the same masks
         self._sums.zero_()
         self._losses[-1] = float(stop)
         for batch in batches:
@@ -93,11 +94,11 @@ class Learner:
         norms = torch.stack(torch._foreach_norm(self._by_parameter))
         length = torch.linalg.vector_norm(norms)
         values = torch.cat([length[None], self._losses, norms])
-        before = self.settle()  # the device is at work on this step by now
+        before = self.settle()  # by now the device is working on this step
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self._gradients.mul_((self.config.optimiser.grad_clip / (length + 1e-6)).clamp(max=1))
-        self.optimiser.found_inf = (~values.isfinite().all()).float()  # if so, fused optimisers leave everything as it is
+        self.optimiser.found_inf = (~values.isfinite().all()).float()  # if true, fused optimisers change nothing
         self.optimiser.step()
         on_host, arrived = values.to("cpu", non_blocking=True), None
         if self.device.type != "cpu":
@@ -107,7 +108,7 @@ class Learner:
         return before if self._reads_late else self.settle()
 
     def settle(self) -> StepResult | None:
-        """What the last step gave, if that is not known yet; its weights enter the average."""
+        """Return the result of the last step, or None if it has been returned already. Its weights enter the average if it was finite."""
         if self._taken is None:
             return None
         taken, self._taken = self._taken, None
@@ -126,24 +127,25 @@ class Learner:
         return StepResult(taken.number, {"loss": loss + taken.consistency * losses.get("consistency", 0.0), **losses}, None, stop)
 
     def copy_from_first_rank(self) -> None:
-        """Take the weights of the first rank, so that all begin alike whatever differs between their machines."""
+        """Copy the weights of the first rank, so that all ranks start the same even if their machines differ."""
         for network in (self.network, self.average.module):
             for tensor in network.state_dict().values():
                 self.ranks.copy_from_first(tensor)
 
     @torch.no_grad()
     def _average_in(self) -> None:
-        """Take the weights into their exponential average, which forgets faster in the beginning.
+        """Add the weights to their exponential average.
 
-        So a short training is not held back by its first weights. PyTorch's own way would read its counter back from the device.
+        The average forgets faster at the start, so that its first weights do not hold back a short training. PyTorch's own update would
+        read its counter back from the device.
         """
-        count = int(self.average.n_averaged)  # on the CPU
+        count = int(self.average.n_averaged)  # a CPU tensor: no synchronisation
         weight = max(1 - self.config.ema_decay, 9 / (count + 10)) if count else 1.0
         torch._foreach_lerp_(list(self.average.module.parameters()), list(self.network.parameters()), weight)
         self.average.n_averaged += 1
 
     def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
-        """Forward and backward of one batch, which counts by its share of the step's scans at every depth."""
+        """Run forward and backward on one batch, weighted at every depth by its share of the step's scans."""
         sizes = batch.sizes
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             features = self.network.encode(batch.images)
@@ -162,11 +164,11 @@ class Learner:
             self._losses[column] += value.detach()
 
     def _has_partners(self, sizes: Mapping[int, int]) -> bool:
-        """Whether some scan enters at depth 0, and so at other depths as well: what the consistency loss compares."""
+        """Return whether any scan enters both at depth 0 and at other depths, which the consistency loss compares."""
         return 0 in sizes and self.network.num_depths > 1
 
     def _first_fault(self, losses: dict[str, float], norms: list[float]) -> str:
-        """Name the first loss, else the first gradient from the output backwards, that is not finite."""
+        """Name the first loss that is not finite, else the first such gradient from the output backwards."""
         names = [f"the gradient of {name}" for name, _ in self.network.named_parameters()]
         found = [*losses.items(), *reversed(list(zip(names, norms, strict=True)))]
         return next((name for name, value in found if not math.isfinite(value)), "the gradient norm")

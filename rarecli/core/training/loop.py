@@ -1,4 +1,7 @@
-"""The way through a training, epoch by epoch: `TrainingLoop.fit`. One step is `Learner.step` in `learner.py`."""
+"""The epochs of a training: `TrainingLoop.fit`. One step is `Learner.step` in `learner.py`.
+
+Decision: docs/decisions/0005-final-weights.md.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ _MOST_BAD_STEPS = 5
 
 
 class TrainingLoop:
-    """One training: what learns, its data, its state, its run folder."""
+    """One training: its learner, data, state and run folder."""
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class TrainingLoop:
         torch.manual_seed(config.seed)
         self.dataset, self.run, self.spec, self.config, self.split = dataset, run, spec, config, split
         self.device, self.reporter, self.ranks = device, reporter, ranks
-        # a case coarser than the network's deepest entry has nothing to teach it
+        # cases coarser than the deepest entry are skipped
         self.depths = {name: dataset.records[name].depth for name in split["train"]}
         self.cases = [name for name, depth in self.depths.items() if depth < spec.network.num_depths]
         if not self.cases:
@@ -79,7 +82,7 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
 
     def fit(self) -> dict[str, Any]:
-        """Train from the state to the last epoch; returns the last log line. Raises Preempted if SIGTERM came, after saving."""
+        """Train from the current state to the end. Returns the last log line. Raises Preempted after SIGTERM, with the state saved."""
         config, state = self.config, self.state
         self._introduce()
         self.learner.copy_from_first_rank()
@@ -93,31 +96,31 @@ class TrainingLoop:
                     self._run_epoch(planned, batches)
                     line = self._close_epoch(epoch)
                     if self.has_stood_still():
-                        self.reporter.say(f"no better {config.monitor} for {config.patience} epochs: stopped")
+                        self.reporter.say(f"stopped early: {config.monitor} has not improved for {config.patience} epochs")
                         break
         if self.ranks.leads:
             self.record.draw()
         return {**line, "best_epoch": state.best_epoch, "best": state.best if math.isfinite(state.best) else None}
 
     def has_stood_still(self) -> bool:
-        """Whether `patience` ends the training, as far as the newest validation goes."""
+        """Return whether `patience` ends the training after the latest validation."""
         config, state = self.config, self.state
         if config.patience is None or not self.split["val"] or not state.epoch or state.epoch % config.validate_every:
             return False
         return state.epoch - state.best_epoch >= config.patience
 
     def info(self) -> RunInfo:
-        """What run.json says."""
+        """Return the content of run.json."""
         return RunInfo(spec=self.spec, config=self.config, split=self.split, versions=_versions(), started_from=self.started_from)
 
     def averaged_runner(self) -> TorchRunner:
-        """The averaged weights, ready to predict."""
+        """Return a runner of the averaged weights."""
         network = self.learner.average.module
         assert isinstance(network, RareUNet)
         return TorchRunner(network, self.device)
 
     def _run_epoch(self, planned: Iterator[Step], batches: Batches) -> None:
-        """The steps of an epoch that are not done yet."""
+        """Take the remaining steps of an epoch."""
         config, state, sums = self.config, self.state, self.state.sums
         self.learner.network.train()
         label = f"epoch {state.epoch + 1}/{config.epochs}"
@@ -132,7 +135,7 @@ class TrainingLoop:
                 self.save()
 
     def _step(self, step: Step, batches: Batches) -> bool:
-        """Take a step, and count what is known by now; returns whether the training has been asked to stop."""
+        """Take a step and count the result that is known by now. Returns whether the training has been asked to stop."""
         config, state = self.config, self.state
         result = self.learner.step(
             self._mine(batches, len(step.parts)),
@@ -149,7 +152,7 @@ class TrainingLoop:
         return self._decide()
 
     def _count(self, result: StepResult | None) -> None:
-        """Count what a step gave, where there is news. What follows from it, all ranks decide at one place, `_decide`."""
+        """Count the result of a step, if there is one. `_decide` acts on it, at the same point on all ranks."""
         if result is None:
             return
         self._asked_to_stop |= result.stop
@@ -159,7 +162,7 @@ class TrainingLoop:
             self.reporter.warn(f"step {result.number}: {result.fault} is not finite; the step is skipped")
 
     def _decide(self) -> bool:
-        """Whether the training has been asked to stop, by what is known of its steps; raises ModelError if too many were not finite."""
+        """Return whether a counted step asks the training to stop. Raises ModelError if too many steps in a row were not finite."""
         if self.state.bad_steps >= _MOST_BAD_STEPS:
             raise ModelError(
                 f"{_MOST_BAD_STEPS} steps in a row were not finite",
@@ -167,7 +170,7 @@ class TrainingLoop:
                 field=self._fault,
                 found="NaN or infinity",
                 expected="finite losses and gradients",
-                remedy="a lower optimiser.lr, or --no-amp; the weights of the last whole epoch are kept",
+                remedy="try a lower optimiser.lr, or --no-amp; the weights of the last complete epoch are kept",
             )
         return self._asked_to_stop
 
@@ -176,7 +179,7 @@ class TrainingLoop:
             yield from batches.take(num)
 
     def _close_epoch(self, epoch: int) -> dict[str, Any]:
-        """Validate, judge, write everything; returns the epoch's log line."""
+        """Validate, update the best epoch and write everything. Returns the epoch's log line."""
         self._count(self.learner.settle())
         if self._decide():
             self._leave()
@@ -206,16 +209,16 @@ class TrainingLoop:
         return line
 
     def _learning_rate(self) -> float:
-        """Of the next step. Plateau: halved when `monitor` stands still."""
+        """Return the learning rate of the next step. Schedule `plateau` halves it when `monitor` stops improving."""
         rate = scheduled_rate(self.config.optimiser, self.state.step / (self.steps_per_epoch * self.config.epochs))
         return float(self.learner.optimiser.param_groups[0]["lr"]) if rate is None else rate
 
     def _leave(self) -> None:
         self.save()
-        raise Preempted("stopped by SIGTERM, as a scheduler sends it; the state is saved", path=self.run, remedy="go on with --resume")
+        raise Preempted("stopped by SIGTERM; the state is saved", path=self.run, remedy="go on with --resume")
 
     def save(self) -> None:
-        """Write a checkpoint; the first rank's doing, since all hold the same."""
+        """Write a checkpoint. Only the first rank writes, since all ranks hold the same state."""
         self._count(self.learner.settle())
         self._saved_at = time.monotonic()
         if self.ranks.leads:
@@ -230,12 +233,12 @@ class TrainingLoop:
         ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
         self.reporter.say(
             f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {entries}; "
-            f"{len(self.cases)} cases to train, {len(self.split['val'])} to validate; "
+            f"{len(self.cases)} training cases, {len(self.split['val'])} for validation; "
             f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {torch.get_num_threads()} threads"
         )
         if self.ranks.leads:
             memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
-            self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB per rank, beside the process itself")
+            self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB per rank, not counting the process itself")
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Segmentation and consistency losses. Source: RARE-UNet (arXiv 2507.15524), section 2.3.
 
 Logits (B, K, X, Y, Z) float, labels (B, X, Y, Z) integer class indices; losses are float32 scalars.
+
+Decision: docs/decisions/0003-own-loss-and-augmentation.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +15,7 @@ _SMOOTH = 1e-5
 
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - soft Dice, mean over scans and foreground classes; a class that is neither there nor predicted costs nothing."""
+    """Return 1 - soft Dice, averaged over scans and foreground classes. A class that is neither present nor predicted costs nothing."""
     probabilities = logits.float().softmax(dim=1)[:, 1:]
     classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
     reference = (labels.unsqueeze(1) == classes).float()
@@ -24,21 +26,21 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """Alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
+    """Return alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
     return alpha * functional.cross_entropy(logits.float(), labels.long()) + (1 - alpha) * soft_dice_loss(logits, labels)
 
 
 def depth_shares(kind: str, depths: Iterable[int]) -> dict[int, float]:
-    """How much each depth counts in the loss; they sum to 1. kind: equal, or power-of-two (a depth counts half of the one above)."""
+    """Return the weight of each depth in the loss; they sum to 1. kind: equal, or power-of-two (each depth half of the next finer one)."""
     weights = {depth: 0.5**depth if kind == "power-of-two" else 1.0 for depth in depths}
     return {depth: weight / sum(weights.values()) for depth, weight in weights.items()}
 
 
 def consistency_loss(features: Sequence[Tensor], batch_sizes: Mapping[int, int]) -> Tensor:
-    """Mean over gateways of the MSE between a gateway's output and the encoder's, detached, at its level.
+    """Return the MSE between each gateway's output and the encoder's (detached) at the same level, averaged over gateways.
 
-    features: from `RareUNet.encode`, entered at depth 0 and others, level by level. batch_sizes: scans that entered at each
-    depth. The scans of depth 0 come first at every level and first within every depth.
+    features: from `RareUNet.encode`, level by level, of scans that entered at depth 0 and at other depths. batch_sizes: number of scans
+    that entered at each depth. The scans of depth 0 come first at every level and first within every depth.
     """
     num = batch_sizes[0]
     terms = []

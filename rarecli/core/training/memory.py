@@ -1,7 +1,9 @@
-"""How much memory a training will take, found out without taking it.
+"""Predict the memory of a training without allocating it.
 
-A step is taken with tensors that have shapes and no data (PyTorch's fake tensors), and the bytes that live at once are counted. What
-a convolution library allocates for itself is not among them.
+A step runs on tensors that have shapes but no data (PyTorch's fake tensors), and the bytes that live at once are counted. Memory that
+a convolution library allocates for itself is not counted.
+
+Decision: docs/decisions/0012-memory-plan.md.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from rarecli.core.training.losses import consistency_loss, segmentation_loss
 from rarecli.core.types import Shape
 
 _COPIES = {"adamw": 4, "sgd": 3}
-"""Weights, averaged weights and what the optimiser keeps of each."""
+"""Numbers kept per weight: the weight, its average, and the optimiser's state."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes. Nothing of the process itself (Python, libraries) and of the data is in them."""
+    """Planned memory in bytes, without the process itself (Python, libraries) and the data."""
 
     state: int
-    """Weights, averaged weights, optimiser: always there."""
+    """Weights, averaged weights and optimiser; always allocated."""
     step: int
     """The most that a step adds: gradients, activations, temporaries."""
     validation: int
@@ -43,13 +45,14 @@ class MemoryPlan:
 
     @property
     def peak(self) -> int:
-        """The most at once."""
+        """The most memory at any time."""
         return self.state + max(self.step, self.validation)
 
 
 def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
-    """The memory of a training whose steps take `batch_size` scans of `shape` (voxels at depth 0), all of which enter at every depth,
-    and the coarse views of each.
+    """Plan the memory of a training with `batch_size` scans of `shape` (voxels at depth 0) per step.
+
+    All scans enter at every depth, and their coarse views are included.
     """
 
     def step(built: RareUNet) -> None:
@@ -77,11 +80,11 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
 def memory_of(
     dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig, cases: Sequence[str], amp: bool, num_ranks: int = 1
 ) -> MemoryPlan:
-    """The memory that each rank of a training on these cases takes at its largest step."""
+    """Plan the memory that each rank needs for the largest step of a training on these cases."""
     patch = spec.plan.patch_size
     records = [dataset.records[name] for name in cases]
     octaves = config.augmentation.spacing_octaves
-    finer = 2 ** (octaves + AS_IS_ANISOTROPY_OCTAVES / 2) if octaves else 1  # what a scan may be acquired anew at
+    finer = 2 ** (octaves + AS_IS_ANISOTROPY_OCTAVES / 2) if octaves else 1  # the most that a scan is refined by resampling
     sizes = [
         [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)] for record in records
     ]
@@ -92,12 +95,12 @@ def memory_of(
 
 
 def num_copies(optimiser: OptimiserConfig) -> int:
-    """How many numbers are kept for each weight."""
+    """Return how many numbers are kept for each weight."""
     return _COPIES[optimiser.kind] - (optimiser.kind == "sgd" and optimiser.momentum == 0)
 
 
 def _peak(network: NetworkConfig, config: TrainConfig, work: Callable[[RareUNet], None]) -> tuple[int, int]:
-    """Bytes of the parameters, and the most bytes that live at once during `work` beside parameters and gradients."""
+    """Return the bytes of the parameters, and the most bytes that live at once during `work`, without parameters and gradients."""
     with FakeTensorMode():
         built = build_network(network)
         if config.checkpoint_activations:
@@ -118,7 +121,7 @@ def _images(network: NetworkConfig, shape: Shape, sizes: Mapping[int, int]) -> d
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that operations give, for as long as these live."""
+    """Counts the bytes of the tensors that operations return, for as long as the tensors live."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -135,7 +138,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def ignore(self, tensor: Tensor | None) -> None:
-        """Do not count a tensor when it is met."""
+        """Exclude a tensor from the count."""
         if tensor is not None:
             self._count(tensor, 0)
 

@@ -1,7 +1,9 @@
-"""From what was read of training cases to what the network is shown of them, on the device that trains: B patches of one shape at once.
+"""Builds the multi-resolution sample of each patch on the device that trains, for B patches of one shape at once.
 
-The same steps as preprocessing.py takes with one scan in numpy, and the same numbers (tests hold one to the other). Nothing here waits
-for the device. Images are (B, C, X, Y, Z) float32, labels (B, X, Y, Z).
+It takes the same steps as `imaging/preprocessing.py`, which prepares one scan in numpy, and tests compare the numbers. Nothing here
+synchronises with the device. Images are (B, C, X, Y, Z) float32, labels (B, X, Y, Z).
+
+Decision: docs/decisions/0015-augmentation-on-the-device.md.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from rarecli.core.training.patches import Patch
 
 @dataclass(frozen=True)
 class Sample:
-    """By depth, image (C, X, Y, Z) float32 normalised and labels (X, Y, Z) uint8; each depth half the one before."""
+    """Normalised image (C, X, Y, Z) float32 and labels (X, Y, Z) uint8 by depth; each depth has half the resolution of the one before."""
 
     images: dict[int, Tensor] = field(default_factory=dict)
     labels: dict[int, Tensor] = field(default_factory=dict)
 
 
 def make_samples(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> list[Sample]:
-    """What the network is shown of each patch, in order; patches that are alike in shape and depths are worked on together."""
+    """Build the sample of each patch, in order. Patches of the same shape and depths are processed together."""
     samples = [Sample() for _ in patches]
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, patch in enumerate(patches):
@@ -42,10 +44,10 @@ def make_samples(patches: Sequence[Patch], spec: ModelSpec, device: torch.device
 
 
 def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, device: torch.device) -> None:
-    """Fill the samples of patches that are alike."""
+    """Fill the samples of patches of the same shape and depths."""
     first, changes = patches[0], [patch.changes for patch in patches]
     step = 2 ** (max(spec.network.num_depths - 1, first.depth) - first.depth)
-    # each by itself, since what is stacked is in pinned memory no more
+    # copied one by one, since a stacked tensor is no longer in pinned memory
     images = edge_pad(torch.stack([patch.image.to(device, non_blocking=True) for patch in patches]), step)
     labels = torch.stack([patch.labels.to(device, non_blocking=True) for patch in patches])
     labels = edge_pad(labels[:, None].float(), step)[:, 0]
@@ -55,7 +57,7 @@ def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, 
         images = torch.cat([lose_resolution(image[None], p.lost_depth, spec.targets) for image, p in zip(images, patches, strict=True)])
     for depth in range(first.first_depth, spec.network.num_depths):
         coarser = depth - first.depth
-        # the voxels that a scan of this resolution has; what the padding added beyond them, it has not
+        # a scan of this resolution has these voxels; those that only padding added are cut off
         x, y, z = (math.ceil(size / 2**coarser) for size in first.labels.shape)
         views = downsample(images, coarser, spec.targets)[..., :x, :y, :z]
         limits = [patch.limits[depth - first.first_depth] for patch in patches if patch.limits is not None]
@@ -74,13 +76,16 @@ def edge_pad(images: Tensor, step: int) -> Tensor:
 
 
 def downsample_labels(labels: Tensor, coarser: int, targets: Targets, num_classes: int) -> Tensor:
-    """Labels `coarser` depths deeper, uint8: by majority of volume, a tie to the lower class (centred), or every 2^coarser-th (paper)."""
+    """Downsample labels by `coarser` depths, to uint8.
+
+    Targets `centred`: the class with the most volume, and the lower class at a tie. Targets `paper`: every 2^coarser-th voxel.
+    """
     step = 2**coarser
     if coarser == 0 or targets == "paper":
         return labels[..., ::step, ::step, ::step].to(torch.uint8)
     share = functional.avg_pool3d((labels == 0).float(), step)  # exact: whole numbers over a power of two
     best = torch.zeros_like(share, dtype=torch.uint8)
-    for index in range(1, num_classes):  # one by one, since all together take so many times the memory
+    for index in range(1, num_classes):  # one by one, since all classes at once take num_classes times the memory
         volume = functional.avg_pool3d((labels == index).float(), step)
         best = torch.where(volume > share, index, best)
         share = torch.maximum(volume, share)
@@ -88,7 +93,10 @@ def downsample_labels(labels: Tensor, coarser: int, targets: Targets, num_classe
 
 
 def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None) -> Tensor:
-    """Each channel's two percentiles to 0 and 1, clipped; a constant one to 0. limits: (B, C, 2) float64 in place of the percentiles."""
+    """Map each channel's two percentiles to 0 and 1 and clip; map a constant channel to 0. For CT, clip and standardise by `rule`.
+
+    limits: (B, C, 2) float64, to use in place of the percentiles.
+    """
     if isinstance(rule, CtNormalisation):
         low, high, mean, std = (
             torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True).view(1, -1, 1, 1, 1)
@@ -98,20 +106,20 @@ def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None)
     found = percentile_limits(images, rule) if limits is None else limits
     low, high = (value[..., None, None, None] for value in found.unbind(-1))
     extent = ((high - low) / 2).float()
-    # halves, since the difference of the extremes of float32 is none of its numbers
+    # halves, since the difference of the extremes of float32 overflows float32
     mapped = (images / 2 - low.float() / 2) / extent
     return torch.where(extent == 0, 0.0, mapped).clamp(0, 1)
 
 
 def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
-    """(B, C, 2) float64: the two percentiles of each channel, linear between order statistics."""
+    """Return (B, C, 2) float64: the two percentiles of each channel, linear between order statistics."""
     flat = images.flatten(2)
     last = flat.shape[2] - 1
     found = []
     for percent in (rule.lower, rule.upper):
         place = last * percent / 100
         below = min(math.floor(place), last)
-        # so many of the smallest, or of the largest: what lies behind the wanted two is not sorted
+        # only the `num` smallest or largest values, so that the others are not sorted
         largest = below > last / 2
         num = last - below + 1 if largest else min(below + 2, last + 1)
         ends = flat.topk(num, dim=2, largest=largest).values[..., -2:].double()
@@ -121,7 +129,7 @@ def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
 
 
 def lose_resolution(images: Tensor, depth: int, targets: Targets) -> Tensor:
-    """Down by 2^depth and up again, linearly: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
+    """Downsample by 2^depth and upsample again, linearly: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
     if depth == 0:
         return images
     coarse = downsample(edge_pad(images, 2**depth), depth, targets)

@@ -1,4 +1,4 @@
-"""Optimisers and the way of the learning rate: what `OptimiserConfig` names."""
+"""Optimisers and learning rate schedules, as configured by `OptimiserConfig`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _POWER = 0.9
 
 
 def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> Optimizer:
-    """The optimiser of a configuration, fused."""
+    """Return the optimiser of a configuration, in its fused form."""
     if config.kind == "sgd":
         nesterov = config.momentum > 0
         optimiser = SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=True)
         for parameter in optimiser.param_groups[0]["params"] if nesterov else ():
-            # what PyTorch would begin with, too, but for a first step that is skipped: then it would go on with what lay in the memory
+            # PyTorch starts with zeros, too, unless the first step is skipped: then it would use uninitialised memory
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimiser
     return AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
@@ -41,19 +41,19 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def scheduled_rate(config: OptimiserConfig, progress: float) -> float | None:
-    """Learning rate at `progress` (0 to 1) of the training; None for plateau, which goes by what validation says.
+    """Return the learning rate at `progress` (0 to 1) of the training; None for plateau, which follows the validation score.
 
-    one-cycle: up over the first tenth, down to 1e-3 of the peak on a cosine. polynomial: (1 - progress)^0.9, nnU-Net's.
+    one-cycle: rises over the first tenth, then falls to 1e-3 of the peak along a cosine. polynomial: (1 - progress)^0.9, as in nnU-Net.
     """
     schedule = _SCHEDULES.get(config.schedule)
     return config.lr * schedule(min(1.0, progress)) if schedule else None
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Let PyTorch take only algorithms that give the same bits every time, or any again.
+    """Restrict PyTorch to deterministic algorithms, or lift the restriction.
 
-    It warns of what has no such form (on CUDA: max pooling and cross entropy of volumes, backward). On CUDA, cuBLAS also needs
-    CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment.
+    PyTorch warns of operations that have no deterministic form (on CUDA: the backward passes of max pooling and cross entropy on
+    volumes). On CUDA, cuBLAS also needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment.
     """
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.backends.cudnn.deterministic = wanted

@@ -1,7 +1,9 @@
-"""Training samples: a patch of a prepared case at every depth, augmented, and how samples become a batch.
+"""Reads the patches of prepared cases and draws their augmentation.
 
-A sample is a function of the seed and its key alone, whichever process makes it and whatever came before. What is read and drawn for
-it (`Patch`) is a matter of the CPU; what becomes of that (views.py) is one of the device that trains.
+A sample is a function of the seed and its key alone. It depends neither on the process that makes it nor on earlier samples. The CPU
+reads and draws each `Patch`; the device that trains makes a sample of it (multi_resolution.py).
+
+Decisions: docs/decisions/0015-augmentation-on-the-device.md, docs/decisions/0016-coarse-views.md.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 
 class Key(NamedTuple):
-    """What a sample is made from, besides the seed. step: of the epoch; it decides the spacing, the rest is decided without it."""
+    """What determines a sample besides the seed. step: number within the epoch; only the spacing is drawn from it."""
 
     epoch: int
     step: int
@@ -36,10 +38,10 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Patch:
-    """What is read of a case for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
+    """The part of a case read for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
 
-    first_depth: the finest that it is shown at. limits: what normalises it at each depth from there on, of the whole that it is a part
-    of; None: its own percentiles. lost_depth: it is brought to 1/2^lost_depth and back first (the baseline's augmentation).
+    first_depth: the finest depth that it enters at. limits: the limits of the full scan that normalise it at each depth from first_depth
+    on; None: its own percentiles. lost_depth: downsample by 2^lost_depth and upsample again (the baseline's augmentation).
     """
 
     image: Tensor
@@ -51,30 +53,30 @@ class Patch:
     lost_depth: int = 0
 
     def pin_memory(self) -> Patch:
-        """The patch in page-locked memory; torch's loader calls this."""
+        """Return the patch in page-locked memory. torch's DataLoader calls this."""
         return Patch(**{**vars(self), "image": self.image.pin_memory(), "labels": self.labels.pin_memory()})
 
 
 class PatchSource:
-    """Reads and draws the samples of a training."""
+    """Reads and draws the patches of a training."""
 
     def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
         self.dataset, self.spec, self.config = dataset, spec, config
 
     def __getitem__(self, key: Key) -> list[Patch]:
-        """All that an epoch shows of a case, for a case in its step: it at all its depths, then its coarse views."""
+        """Return all patches of a case in an epoch: first one for all its depths, then one for each coarse view."""
         deepest = self.spec.network.num_depths - 1
         return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
 
     def _draw(self, key: Key, number: int) -> Patch:
-        """number: 0, or that of a coarse view."""
+        """Read and draw a patch. number: 0, or that of a coarse view, from 1."""
         epoch, step, name = key
         config, spec, record = self.config, self.spec, self.dataset.records[name]
-        # a byte of a name is below 256, so that no view of one case is another case, and no step is a case
+        # bytes of a name are below 256, so coarse views and steps never share a seed with a case
         rng = np.random.default_rng([config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
         ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
         patch = spec.patch_shape(record.depth)
-        # one for all scans of a step: they are padded to the largest, and scans acquired coarsely would come to need that rim
+        # the same for all scans of a step: they are padded to the largest, and the network would come to need the rim of the coarser ones
         spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, epoch, 256, step]))
         x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
@@ -82,7 +84,7 @@ class PatchSource:
         image, labels = self.dataset.read(name, origin, (x, y, z))
         image, labels = _acquire_anew(image, labels, spacing, patch, spec.plan.num_classes)
         first = max(record.depth, config.coarse_from if number else 0)
-        # a patch that holds the whole scan takes its percentiles anew, as prediction will; a part takes the whole's
+        # a patch that holds the full scan uses its own percentiles, as prediction does; a part uses those of the full scan
         whole = (x, y, z) == record.shape or not isinstance(spec.plan.normalisation, PercentileNormalisation)
         return Patch(
             image=torch.from_numpy(np.array(image, dtype=np.float32)),
@@ -95,7 +97,7 @@ class PatchSource:
         )
 
     def _whole_limits(self, name: str, coarser: int) -> Limits:
-        """What normalises a part of a case: the percentiles of the whole, kept for cases larger than the patch."""
+        """Return the percentiles of the full scan, which normalise a part of it. They are stored for cases larger than the patch."""
         record, rule = self.dataset.records[name], self.spec.plan.normalisation
         if record.limits:
             return record.limits[coarser]
@@ -116,7 +118,7 @@ class PatchSource:
 
 
 def _acquire_anew(image: FloatArray, labels: IntArray, spacing: Triple, patch: Shape, num_classes: int) -> tuple[FloatArray, IntArray]:
-    """Image (C, X, Y, Z) and labels (X, Y, Z) at another spacing, in units of their own; at most a patch of it."""
+    """Resample image (C, X, Y, Z) and labels (X, Y, Z) to `spacing`, relative to their own. Returns at most a patch."""
     if spacing == (1, 1, 1):
         return image, labels
     zoom = (1 / spacing[0], 1 / spacing[1], 1 / spacing[2])

@@ -1,4 +1,4 @@
-"""The picture of a training: progress.png."""
+"""The figure of a training: progress.png."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rarecli.core.evaluation.plotting import COLOURS, new_figure, save_figure
 
 
 def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
-    """Loss, Dice per depth, gateway consistency and learning rate over epochs."""
+    """Draw loss, Dice per depth, gateway consistency and learning rate over epochs."""
     figure = new_figure(10, 6.5)
     panels = figure.subplots(2, 2)
 

@@ -1,4 +1,4 @@
-"""What a training says and writes of its epochs: log.jsonl for programs, a line for people, a picture."""
+"""The records of a training's epochs: log.jsonl for programs, a line for the user, and a figure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rarecli.core.jobs.progress import Reporter
 from rarecli.core.training import progress_figure
 
 _STARVED = 0.2
-"""Share of an epoch spent waiting for data from which on it is said."""
+"""Share of an epoch spent waiting for data above which a warning is given."""
 _SECONDS_BETWEEN_PICTURES = 30
 
 
 class Record:
-    """The log of a run; in memory, and on disk whenever it is written."""
+    """The log of a run, in memory and on disk."""
 
     def __init__(self, run: Path, reporter: Reporter) -> None:
         self.run, self.reporter = run, reporter
@@ -28,18 +28,18 @@ class Record:
         self._starvation_said = False
 
     def read(self, num_epochs: int, run: Path) -> None:
-        """Take up the log of a run up to its checkpoint; an epoch that was logged but not saved is done again."""
+        """Read the log of a run up to its checkpoint. An epoch that was logged but not saved is repeated."""
         path = run / run_folder.LOG
         lines = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # a line that another program tore
+            except ValueError:  # a line broken by another program
                 continue
         self.lines = [line for line in lines if line["epoch"] <= num_epochs]
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append an epoch and write the log; draw it, if that is a while ago."""
+        """Append an epoch and write the log. Draw the figure if the last drawing is more than 30 s ago."""
         self.lines.append(line)
         self.write()
         if time.monotonic() - self._drawn_at > _SECONDS_BETWEEN_PICTURES:
@@ -51,13 +51,13 @@ class Record:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
     def draw(self) -> None:
-        """Draw progress.png, if there is something new."""
+        """Draw progress.png if there are new epochs."""
         if len(self.lines) > self._num_drawn:
             progress_figure.draw_progress(self.lines, self.run / run_folder.PICTURE)
             self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
 
     def tell(self, line: dict[str, Any], num_epochs: int, num_workers: int) -> None:
-        """One line for people; the first time that steps wait for their data, why and what to do."""
+        """Report an epoch in one line. The first time that steps wait for data, warn and suggest a remedy."""
         depths = " ".join(f"{line[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in line)
         dice = f"  Dice by depth {depths}, mean {line['dice_mean']:.4f}" if depths else ""
         loss = line.get("loss", math.nan)
@@ -65,6 +65,6 @@ class Record:
         if line["waited_for_data"] > _STARVED and not self._starvation_said:
             self._starvation_said = True
             self.reporter.warn(
-                f"steps wait for their data {line['waited_for_data']:.0%} of the time, with num_workers {num_workers}; "
-                "processes that make it beside may help, if there are cores for them: --set num_workers=N"
+                f"steps wait for data {line['waited_for_data']:.0%} of the time with num_workers {num_workers}; "
+                "if cores are free, more data workers may help: --set num_workers=N"
             )

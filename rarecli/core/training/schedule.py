@@ -1,4 +1,7 @@
-"""What every step of a training is given: its scans. A function of the configuration alone."""
+"""The scans of every step of a training, a function of cases and configuration alone.
+
+Decision: docs/decisions/0014-ranks-share-a-step.md.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from rarecli.core.training.patches import Key
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the optimiser: the scans of all ranks, and those of this rank in the parts that it takes them in."""
+    """One step of the optimiser: the scans of all ranks, and those of this rank in the parts that it processes in turn."""
 
     epoch: int
     names: tuple[str, ...]
@@ -23,15 +26,15 @@ class Step:
     """Empty for a rank that has no scan in the last, smaller step of an epoch."""
 
     def scans(self, depths: Mapping[str, int], config: TrainConfig, num_depths: int) -> dict[int, int]:
-        """How many scans of all ranks the step has at every depth. depths: the finest depth of each case."""
+        """Return the number of scans of the step at every depth, over all ranks. depths: the finest depth of each case."""
         cases = {depth: sum(depths[name] <= depth for name in self.names) for depth in range(num_depths)}
         return {depth: num * config.views_at(depth) for depth, num in cases.items() if num}
 
 
 def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: int = 0, position: int = 0) -> Iterator[Step]:
-    """Every step from `position` (steps that are done) in `epoch` to the end of the training.
+    """Yield every step from `position` (number of finished steps) in `epoch` to the end of the training.
 
-    The steps are the same on any number of ranks: they share the `batch_size` scans of each.
+    The steps are the same on any number of ranks, which share the `batch_size` scans of each step.
     """
     for number in range(epoch, config.epochs):
         order = epoch_order(cases, config.seed, number)
@@ -43,11 +46,11 @@ def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: i
 
 
 def num_steps(cases: Sequence[str], config: TrainConfig) -> int:
-    """Steps of an epoch."""
+    """Return the number of steps in an epoch."""
     return math.ceil(len(cases) / config.batch_size)
 
 
 def epoch_order(cases: Sequence[str], seed: int, epoch: int) -> list[str]:
-    """The cases of an epoch in its order: a permutation that depends on (seed, epoch) alone."""
+    """Return the cases in the order of an epoch: a permutation that depends on (seed, epoch) alone."""
     order = np.random.default_rng([seed, epoch]).permutation(len(cases))
     return [cases[index] for index in order]

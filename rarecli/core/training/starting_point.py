@@ -1,4 +1,4 @@
-"""Where a training starts: at random weights, at a model's weights, or at the checkpoint of a run."""
+"""Where a training starts: from random weights, from a model's weights, or from the checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rarecli.core.training.state import (
 
 
 def start_anew(loop: TrainingLoop, model: ModelFiles | None) -> None:
-    """Begin a run, with a model's weights if there is one. Raises ModelError if hardly any of them fit."""
+    """Start a new run, from the weights of `model` if given. Raises ModelError if they do not fit."""
     if model:
         learner = loop.learner
         loaded = initialise(learner.network, loop.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
@@ -38,34 +38,34 @@ def start_anew(loop: TrainingLoop, model: ModelFiles | None) -> None:
 
 
 def go_on_from(loop: TrainingLoop, source: Path) -> None:
-    """Put the last checkpoint of the run `source` into a loop: of its own run, or of another one, which is left as it is.
+    """Load the last checkpoint of the run `source` into a loop. `source` is the loop's own run, or another one, which stays unchanged.
 
-    Raises UsageError if the configuration of this run has changed in more than its length, or another one's state would be something
-    else here.
+    Raises UsageError if the loop's own run was started with another configuration, dataset or split, if another run's state does not
+    suit the loop, and if the run is finished; ModelError if another version of rare wrote the checkpoint.
     """
     here, info = source == loop.run, run_folder.load_run_info(source)
     tensors, facts = checkpoint.load_state(source, loop.reporter, mend=loop.ranks.leads and here)
     if "state" not in facts:
-        remedy = "start a new run, with --init from this one"
-        raise ModelError("another version of rare wrote this checkpoint", path=source, remedy=remedy)
+        remedy = "start a new run with --init from this one"
+        raise ModelError("the checkpoint was written by another version of rare", path=source, remedy=remedy)
     if here:
         require_same_origin(origin(loop.config, loop.spec, loop.dataset, loop.split), facts, loop.run)
     else:
         require_same_network(loop.spec, facts, source)
         require_same_meaning(loop.config, info.config, source)
     unpack(tensors, loop.learner)
-    if info.config.optimiser == loop.config.optimiser:  # else another schedule begins with its own rate
+    if info.config.optimiser == loop.config.optimiser:  # else the new schedule starts at its own rate
         unpack_plateau(facts["plateau"], loop.learner, loop.plateau)
     loop.state = TrainState.from_facts(facts["state"])
-    if not here and info.config != loop.config:  # other steps: the epoch under way begins again
+    if not here and info.config != loop.config:  # the steps differ: start the current epoch again
         loop.state.position, loop.state.sums = 0, EpochSums()
         loop.state.step = loop.state.epoch * loop.steps_per_epoch
     epochs = f"{loop.state.epoch} epochs"
     if loop.state.epoch >= loop.config.epochs:
-        raise UsageError("the run is finished", path=source, found=epochs, remedy="give more --epochs to extend it")
+        raise UsageError("the run is finished", path=source, found=epochs, remedy="increase --epochs to extend it")
     if loop.has_stood_still():
-        found = f"{epochs}, the best of them {loop.state.best_epoch}"
-        raise UsageError("the run is finished", path=source, found=found, remedy="give more patience to extend it")
+        found = f"{epochs}, best epoch {loop.state.best_epoch}"
+        raise UsageError("the run is finished", path=source, found=found, remedy="increase patience to extend it")
     loop.started_from = info.started_from if here else f"{source.name}, epoch {loop.state.epoch}"
     loop.record.read(loop.state.epoch, source)
     if loop.ranks.leads and not here:

@@ -1,4 +1,4 @@
-"""What is decided and refused before a training starts."""
+"""Decisions and checks before a training starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rarecli.core.jobs.files import leftovers
 
 
 def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
-    """The model that a configuration asks for on a dataset."""
+    """Return the model that a configuration describes for a dataset. Raises UsageError if the two do not match."""
     plan = dataset.plan
     num_levels = config.num_levels or plan.num_levels
     if num_levels > plan.num_levels:
@@ -26,7 +26,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
             remedy="rare preprocess --num-levels",
         )
     if config.targets == "paper" and not plan.fixed_shape:
-        raise UsageError("the paper's targets need its fixed shape", field="targets", found="paper", remedy="rare preprocess --fixed-shape")
+        raise UsageError("targets of the paper need a fixed shape", field="targets", found="paper", remedy="rare preprocess --fixed-shape")
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
@@ -49,7 +49,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
 
 
 def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, held_out: Sequence[str]) -> None:
-    """Raise UsageError for a `monitor` that validation on these cases will not give."""
+    """Raise UsageError if validation on these cases does not produce the metric `monitor`."""
     finest = min((dataset.records[name].depth for name in held_out), default=0)
     depths = [f"dice_depth{depth}" for depth in range(finest, spec.network.num_depths)]
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
@@ -58,7 +58,7 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
 
 
 def require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:
-    """Raise UsageError if options exclude each other, or if the output holds something that would be lost."""
+    """Raise UsageError if options exclude each other, or if the output holds something that would be overwritten."""
     if resume and resume_from:
         raise UsageError("--resume and --resume-from exclude each other", path=run, remedy="leave --resume out to start a new run")
     if resume or resume_from:
@@ -66,12 +66,12 @@ def require_startable(run: Path, resume: bool, resume_from: Path | None, init: P
     if (resume or resume_from) and init:
         raise UsageError("a resumed run has its own weights", field="init", found=init, remedy="leave --init out, or start a new run")
     if run_folder.has_state(run) and not resume:
-        raise UsageError("the run exists", path=run, remedy="give --resume to go on, or another -o")
+        raise UsageError("the run exists", path=run, remedy="give --resume to continue, or choose another -o")
     if (run / run_folder.WEIGHTS).is_file() and not resume:
-        raise UsageError("there is a model", path=run, remedy="choose another -o")
+        raise UsageError("the output holds a model", path=run, remedy="choose another -o")
     if (
         run.is_dir()
         and set(run.iterdir()) - {run / name for name in (*run_folder.FILES, run_folder.LOCK)} - set(leftovers(run, run_folder.FILES))
         and not (run / run_folder.RUN).is_file()
     ):
-        raise UsageError("the output exists and is no run", path=run, remedy="choose another -o")
+        raise UsageError("the output exists and is not a run", path=run, remedy="choose another -o")

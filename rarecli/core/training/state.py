@@ -1,4 +1,7 @@
-"""All that goes on from step to step: into tensors and facts for a checkpoint, and back."""
+"""The state of a training: converted to tensors and facts for a checkpoint, and back.
+
+Decision: docs/decisions/0014-ranks-share-a-step.md.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from rarecli.core.jobs.files import sha256
 from rarecli.core.training.learner import Learner, StepResult
 
 _MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
-"""What a resumed training may do otherwise."""
+"""Settings that a resumed training may change."""
 _GIVES_STATE_ITS_MEANING = ("targets", "fold", "num_folds", "cases", "monitor")
-"""What a training that goes on from another run's state may not."""
+"""Settings that a new run must share with the run whose state it starts from."""
 
 
 @dataclass
 class EpochSums:
-    """What has been added up in the epoch that is under way."""
+    """Sums over the steps of the current epoch."""
 
     losses: dict[str, float] = field(default_factory=dict)
     good_steps: int = 0
@@ -38,27 +41,27 @@ class EpochSums:
 
 @dataclass
 class TrainState:
-    """The numbers that go on. All randomness is a function of (seed, epoch, step, case) or (seed, step), so these place it, too."""
+    """Counters and scores of a training. They also fix all randomness, a function of (seed, epoch, step, case) or (seed, step, rank)."""
 
     epoch: int = 0
-    """Epochs that are done."""
+    """Finished epochs."""
     position: int = 0
-    """Steps that are done in the epoch under way."""
+    """Finished steps of the current epoch."""
     step: int = 0
-    """Steps that are done in all."""
+    """Finished steps in total."""
     bad_steps: int = 0
-    """Steps in a row that were not finite."""
+    """Latest steps in a row that were not finite."""
     best: float = -math.inf
     best_epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> TrainState:
-        """What `vars` of a state gave, by way of JSON."""
+        """Rebuild a state from its `facts`, as read from JSON."""
         return cls(**{**facts, "sums": EpochSums(**facts["sums"])})
 
     def count(self, result: StepResult) -> None:
-        """Count a step by what it gave."""
+        """Count a step by its result."""
         if result.fault:
             self.bad_steps += 1
             return
@@ -68,12 +71,12 @@ class TrainState:
             self.sums.losses[name] = self.sums.losses.get(name, 0.0) + value
 
     def facts(self) -> dict[str, Any]:
-        """The numbers as JSON can hold them."""
+        """Return the state as JSON values."""
         return {**vars(self), "sums": vars(self.sums)}
 
 
 def origin(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, split: Split) -> dict[str, Any]:
-    """What a training is made from, to be found the same when it goes on."""
+    """Describe what a training is made from, to compare with when it is resumed."""
     return {
         "config": config.model_dump(mode="json"),
         "spec": spec.model_dump(mode="json"),
@@ -83,7 +86,7 @@ def origin(config: TrainConfig, spec: ModelSpec, dataset: PreparedDataset, split
 
 
 def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) -> None:
-    """Raise UsageError, naming the field, if a training that goes on is made from something else than the checkpoint was."""
+    """Raise UsageError, naming the field, if a resumed training and its checkpoint differ in configuration, dataset or split."""
     new = {key: value for key, value in found["config"].items() if key not in _MAY_CHANGE}
     remedy = "leave these options out to resume, or start a new run"
     _require_unchanged(new, new | kept["config"], "the run was started with another configuration", run, remedy)
@@ -91,31 +94,31 @@ def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) 
     if found["spec"] != kept["spec"] or found["prepared_sha256"] != kept["prepared_sha256"]:
         raise UsageError("the run was started on another dataset", path=run, field="prepared dataset", found=names[0], expected=names[1])
     if found["split_sha256"] != kept["split_sha256"]:
-        raise UsageError("the run was started with other cases", path=run, field="split", found="another split in run.json")
+        raise UsageError("the run was started with another split", path=run, field="split", found="another split in run.json")
 
 
 def require_same_network(spec: ModelSpec, kept: dict[str, Any], run: Path) -> None:
-    """Raise UsageError, naming the fields, if another run's state is of another network or of other data."""
+    """Raise UsageError, naming the fields, if another run trained another network or used other data."""
     new, old = spec.model_dump(mode="json"), kept["spec"]
     changed = [f"network.{key}" for key, value in new["network"].items() if value != old["network"].get(key) and key != "dropout"]
     changed += [f"plan.{key}" for key, value in new["plan"].items() if value != old["plan"].get(key) and key != "fingerprint"]
     if changed:
         raise UsageError(
-            "that run trained another network, or on other data", path=run, field=", ".join(changed), remedy="--init takes weights"
+            "that run trained another network or used other data", path=run, field=", ".join(changed), remedy="use --init for its weights"
         )
 
 
 def require_same_meaning(config: TrainConfig, kept: TrainConfig, run: Path) -> None:
-    """Raise UsageError, naming the fields, if another run's state (cases held out, best score, momenta) would be something else here."""
+    """Raise UsageError, naming the fields, if another run's state (held-out cases, best score, momenta) would mean something else here."""
     new, old = (
         {name: getattr(each, name) for name in _GIVES_STATE_ITS_MEANING} | {"optimiser.kind": each.optimiser.kind}
         for each in (config, kept)
     )
-    _require_unchanged(new, old, "that run's state is of another training", run, "--init takes its weights alone")
+    _require_unchanged(new, old, "that run was trained with other settings", run, "use --init for its weights alone")
 
 
 def _require_unchanged(new: dict[str, Any], old: dict[str, Any], problem: str, run: Path, remedy: str) -> None:
-    """Raise UsageError, naming the keys of `new` that are something else in `old`."""
+    """Raise UsageError, naming the keys whose values differ between `new` and `old`."""
     if changed := sorted(key for key in new if new[key] != old[key]):
         raise UsageError(
             problem,
@@ -128,7 +131,7 @@ def _require_unchanged(new: dict[str, Any], old: dict[str, Any], problem: str, r
 
 
 def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of everything that learns."""
+    """Return the tensors and facts of network, averaged weights, optimiser and plateau schedule."""
     tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in learner.average.module.state_dict().items()}
     tensors["average_count"] = learner.average.n_averaged
@@ -139,7 +142,7 @@ def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor
 
 
 def unpack(tensors: dict[str, Tensor], learner: Learner) -> None:
-    """Put back the tensors that `pack` gave."""
+    """Load the tensors that `pack` returned."""
     learner.network.load_state_dict(_part(tensors, "network."))
     learner.average.module.load_state_dict(_part(tensors, "average."))
     learner.average.n_averaged.copy_(tensors["average_count"])
@@ -153,7 +156,7 @@ def unpack(tensors: dict[str, Tensor], learner: Learner) -> None:
 
 
 def unpack_plateau(facts: dict[str, Any], learner: Learner, plateau: ReduceLROnPlateau) -> None:
-    """Put back the facts that `pack` gave: the learning rate, and what the schedule goes by."""
+    """Load the facts that `pack` returned: the learning rate and the state of the plateau schedule."""
     facts = dict(facts)
     learner.optimiser.param_groups[0]["lr"] = facts.pop("lr")
     plateau.load_state_dict(facts)

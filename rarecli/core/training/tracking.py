@@ -1,4 +1,4 @@
-"""Numbers of every epoch for TensorBoard or Weights & Biases, beside `log.jsonl`. A tracker that fails never stops a training."""
+"""Log every epoch to TensorBoard or Weights & Biases, in addition to `log.jsonl`. A tracker that fails never stops a training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TRACKERS = ("tensorboard", "wandb")
 
 
 class Tracker(Protocol):
-    """Receives what an epoch gave."""
+    """Receives the numbers of each epoch."""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Numbers by name; `epoch` is the step that they belong to."""
+        """Log numbers by name; `epoch` is their step."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending data and close."""
 
 
 class _TensorBoard:
@@ -40,7 +40,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of the project `rare`, its files in RUN/wandb; WANDB_MODE=offline keeps it there. A resumed training goes on with its own."""
+    """A W&B run of the project `rare`, with files in RUN/wandb. WANDB_MODE=offline keeps it local. A resumed training continues it."""
 
     def __init__(self, run: Path, name: str, config: Mapping[str, Any]) -> None:
         import wandb
@@ -56,14 +56,14 @@ class _Wandb:
 
 class _Untracked:
     def log(self, record: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _Guarded:
-    """Passes on to a tracker until it fails; then says so once and is silent."""
+    """Passes calls on to a tracker until it fails. Then it warns once and does nothing more."""
 
     def __init__(self, tracker: Tracker, name: str, reporter: Reporter) -> None:
         self._tracker, self._name, self._reporter = tracker, name, reporter
@@ -78,14 +78,14 @@ class _Guarded:
         try:
             work()
         except Exception as error:  # whatever a network, a server or a full disk may raise
-            self._reporter.warn(f"{self._name} failed ({error}); the training goes on without it, log.jsonl has all numbers")
+            self._reporter.warn(f"{self._name} failed ({error}); the training continues without it, log.jsonl has all numbers")
             self._tracker = _Untracked()
 
 
 def open_tracker(kind: str | None, run: Path, name: str, config: Mapping[str, Any], reporter: Reporter) -> Tracker:
-    """A tracker of the kind `tensorboard` or `wandb`, or for None one that does nothing.
+    """Return a tracker of kind `tensorboard` or `wandb`, or for None one that does nothing.
 
-    Raises EnvironmentFault if its package is not installed; all that goes wrong afterwards is a warning.
+    Raises EnvironmentFault if its package is not installed. Any other failure is only a warning.
     """
     if kind is None:
         return _Untracked()
@@ -95,7 +95,7 @@ def open_tracker(kind: str | None, run: Path, name: str, config: Mapping[str, An
     except ModuleNotFoundError as error:
         raise missing_extra(kind, kind, "leave --track out") from error
     except Exception as error:  # no network, no key, a server that is down
-        reporter.warn(f"{kind} could not be started ({error}); the training goes on without it, log.jsonl has all numbers")
+        reporter.warn(f"{kind} could not be started ({error}); the training continues without it, log.jsonl has all numbers")
         return _Untracked()
 
 
@@ -104,12 +104,12 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _group(key: str) -> str:
-    """Names before the slash make groups of pictures."""
+    """Prefix a name with its group. Trackers group charts by the part before the slash."""
     return f"loss/{key}" if key.startswith(("loss", "consistency")) else f"dice/{key}" if key.startswith("dice") else f"training/{key}"
 
 
 def _wandb_id(run: Path) -> str:
-    """The same for every training into one run folder."""
+    """Return the W&B id of a run folder, the same for every training into it."""
     file = run / "wandb_id.txt"
     if not file.is_file():
         import uuid

@@ -1,4 +1,4 @@
-"""`rare train`: all depths in every step, averaged weights, checkpoints that survive whatever ends the process."""
+"""`rare train`: train all depths in every step, average the weights, and keep checkpoints that survive a kill at any time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rarecli.core.training.tracking import open_tracker
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where a training runs and what it starts from. What it computes is a `TrainConfig`.
+    """Where a training runs and what it starts from. `TrainConfig` decides what it computes.
 
-    resume: go on with the run where it stopped. resume_from: another run whose state (weights, optimiser, epoch) and split a new run takes.
-    init: a model whose weights a new run starts with, as far as they fit. splits: folds, in the layout of nnU-Net's splits_final.json.
-    track: tensorboard or wandb, to log epochs to as well.
+    resume: continue the run where it stopped. resume_from: another run; the new run starts from its state (weights, optimiser, epoch)
+    and split. init: a model; the new run starts from its weights, as far as they fit. splits: a file of folds, in the layout of nnU-Net's
+    splits_final.json. track: tensorboard or wandb, to log epochs there as well.
     """
 
     device: str = "auto"
@@ -44,10 +44,12 @@ def train(
 ) -> dict[str, Any]:
     """Train on a prepared dataset and write the run. Returns the last epoch's log line, with the best epoch added.
 
-    One of several ranks, if torchrun or SLURM started the process as such: all call this alike, the first writes and speaks.
-    Raises UsageError for a run that exists (or, resuming, does not) or a configuration that does not suit the data,
-    ModelError for weights to start with that do not fit, and when loss or gradients stay non-finite, EnvironmentFault for
-    what this machine lacks and for another rank that is gone, Preempted after SIGTERM, when the state is saved.
+    If torchrun or SLURM started the process as one of several ranks, all ranks call this with the same arguments. The first rank writes
+    and reports.
+    Raises UsageError if the run exists (or, with `resume`, does not), and if the configuration does not suit the data;
+    DataError if no training case can enter the network; ModelError if the initial weights do not fit, and if losses or gradients stay
+    non-finite; EnvironmentFault if this machine lacks something, and if another rank is lost; Preempted after SIGTERM, once the state
+    is saved.
     """
     dataset = open_prepared(prepared)
     require_startable(run, options.resume, options.resume_from, options.init)
@@ -58,7 +60,7 @@ def train(
     ranks = find_ranks()
     device = choose_device(options.device, ranks.local_rank)
     with joined(ranks, device):
-        ranks.wait(device)  # nobody writes before everybody has looked
+        ranks.wait(device)  # no rank writes before all ranks have checked the folder
         if ranks.leads:
             require_writable(run)
         with locked(run / run_folder.LOCK) if ranks.leads else nullcontext():
@@ -69,7 +71,7 @@ def train(
             if source:
                 go_on_from(loop, source)
             else:
-                if ranks.leads and config.fold != "all":  # before the first checkpoint: who resumes from that does not write it
+                if ranks.leads and config.fold != "all":  # before the first checkpoint: a resumed run does not write splits
                     write_splits(run, all_folds(dataset, config, options.splits))
                 start_anew(loop, find_model(options.init) if options.init else None)
             tracked_by = options.track if ranks.leads else None

@@ -1,4 +1,4 @@
-"""The validation of a training: Dice of prepared cases at every depth."""
+"""Validation during a training: Dice of prepared cases at every depth."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def validate(
     ranks: Ranks = Ranks(),
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
+    """Return the mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
 
-    Scans are prepared, predicted and compared on the runner's device; what is read back is voxel counts, once. Ranks share the cases
-    and add these up, which are whole numbers: the result does not depend on how many ranks there are.
-    stopping: asked between cases; None is returned if it said yes on any rank.
+    Scans are prepared, predicted and compared on the runner's device. Only voxel counts are read back, once. Ranks share the cases and
+    sum these counts. Counts are whole numbers, so the result does not depend on the number of ranks.
+    stopping: called between cases. If it returns True on any rank, the result is None.
     """
     num_depths, num_classes = spec.network.num_depths, spec.plan.num_classes
     counts = torch.zeros(len(names) * num_depths * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
