@@ -126,7 +126,7 @@ def _print_engines(manifest: Manifest, output: Path) -> None:
             " x ".join(f"{s:g}" for s in e.grid_spacing_mm),
             e.file,
             " x ".join(map(str, e.divisors)),
-            f"{e.parity.max_abs:.1e}" if e.parity else "",
+            f"{max(e.parity.max_abs, e.parity.large_max_abs or 0):.1e}" if e.parity else "",
         ]
         for e in manifest.engines
     ]

@@ -40,13 +40,20 @@ class HashedFile(Frozen):
 
 
 class Parity(Frozen):
-    """How an engine compared with PyTorch when it was exported, on phantoms and random images."""
+    """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
 
+    runners: tuple[str, ...]
+    """The backends that ran it."""
     shapes: tuple[tuple[int, int, int], ...]
+    """Shapes of the phantoms and of the random images."""
     max_abs: float
-    """Largest difference of a logit."""
+    """Largest difference of a logit on these."""
     max_rel: float
     """The same as a share of the image's largest logit."""
+    large_shape: tuple[int, int, int] | None
+    """Shape of an image that is mostly constant background; null if none was tried."""
+    large_max_abs: float | None
+    large_max_rel: float | None
     tolerance_rel: float
     label_changes: int
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
@@ -164,7 +171,7 @@ class WindowRule(Frozen):
 class Manifest(Frozen):
     """The content of manifest.json."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     spec: ModelSpec
     precision: Precision
     opset: int
