@@ -12,7 +12,7 @@ namespace rare {
 namespace {
 
 using nlohmann::json;
-constexpr int schema_version = 2;
+constexpr int schema_version = 3;
 
 HashedFile hashed_file(const json& entry) { return {entry.at("file"), entry.at("sha256")}; }
 

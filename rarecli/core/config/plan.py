@@ -19,6 +19,9 @@ class PercentileNormalisation(Frozen):
     upper: float = 99.5
     interpolation: Literal["linear"] = "linear"
     """Between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
+    where_equal: Literal["that value, and the percentiles of the other voxels"] = "that value, and the percentiles of the other voxels"
+    """If both percentiles are one value f and the channel is not constant, low is the smaller of f and the lower percentile of the voxels
+    that differ from f, and high the larger of f and their upper percentile. So a small structure on a constant background is kept."""
 
 
 class CtNormalisation(Frozen):

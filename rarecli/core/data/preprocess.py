@@ -123,7 +123,11 @@ def _prepare(
         reporter.warn(f"{name}: {error}")
     if len(failures) == len(found):
         raise some_failed(failures, len(found), dataset.root, None)
-    return [item for item in found if isinstance(item, CaseResult)], failures
+    results = [item for item in found if isinstance(item, CaseResult)]
+    for result in results:
+        for index in result.constant_channels:
+            reporter.warn(f"{result.record.name}: {plan.channel_names[index]} is constant")
+    return results, failures
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:

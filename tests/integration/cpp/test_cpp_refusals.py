@@ -132,7 +132,7 @@ def edit_manifest(old: str, new: str):
 BROKEN_BUNDLES = {
     "manifest is missing": lambda bundle: (bundle / "manifest.json").unlink(),
     "is broken": edit_manifest('"divisors"', '"divisor"'),
-    "unknown schema version": edit_manifest('"schema_version": 2,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "unknown schema version": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
     "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
     "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
     "a path leaves the bundle": edit_manifest('"depth1.onnx"', '"../depth1.onnx"'),
