@@ -46,6 +46,9 @@ DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help=
 CasesOption = Annotated[
     Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
 ]
+AllCasesOption = Annotated[
+    bool, typer.Option("--all-cases", help="Also score cases that the run was trained on; without it those are left out.")
+]
 FoldsOption = Annotated[
     bool,
     typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
@@ -73,6 +76,7 @@ def run(
     output: OutputOption,
     depths: DepthsOption = None,
     cases: CasesOption = None,
+    all_cases: AllCasesOption = False,
     folds: FoldsOption = False,
     protocol: ProtocolOption = Protocol.native,
     upsampled: UpsampledOption = True,
@@ -101,6 +105,7 @@ def run(
         spacings_mm=numbers_or_range(spacings, "--spacings"),
         protocol=protocol.value,
         names=read_case_names(cases) if cases else None,
+        all_cases=all_cases,
         pool_folds=folds,
         upsampled=upsampled,
         surface=surface,

@@ -72,6 +72,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "modality", path)
     labels = _names(content, "labels", path)
+    _require_no_ignore_label(labels.values(), path)
     entries = content["training"]
     if not isinstance(entries, list) or not entries:
         raise DataError("the dataset lists no training cases", path=path, field="training", found=entries)
@@ -97,6 +98,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
         raise DataError(
             "labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported"
         )
+    _require_no_ignore_label(declared, path)
     labels = {value: name for name, value in declared.items()}
     if len(labels) < len(declared):
         raise DataError("two labels have one value", path=path, field="labels", found=declared)
@@ -120,6 +122,19 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     if num is not None and num != len(cases):
         raise DataError("the number of cases is not the declared one", path=path, field="numTraining", found=num, expected=len(cases))
     return _finish(Dataset(root, "nnU-Net raw", str(content.get("name", root.name)), tuple(channels.values()), labels, cases))
+
+
+def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:
+    """Raise DataError for nnU-Net's ignore label: voxels of it would be trained on as a structure and predicted."""
+    if ignored := [name for name in names if name.casefold() == "ignore"]:
+        raise DataError(
+            "the dataset has an ignore label, which rare cannot leave out yet",
+            path=path,
+            field="labels",
+            found=ignored[0],
+            expected="labels that are all structures",
+            remedy="remove the label from dataset.json, and its voxels from the labels",
+        )
 
 
 def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:

@@ -54,6 +54,9 @@ def preprocess(
             index = _add_fingerprint(index, list(workers.map(measure, index.cases)))
             (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
         seconds = time.perf_counter() - started
+    for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
+        if not num_cases:
+            reporter.warn(f"label {label} is in none of {len(results)} cases: it cannot be learned, and scores leave it out")
     reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {workers.num} jobs)")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))

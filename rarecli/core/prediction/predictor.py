@@ -106,9 +106,6 @@ class Predictor:
         digests = [find_model(path).digest for path in self.choice.models]
         return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
 
-    case_names = None
-    """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
-
     def for_case(self, name: str) -> Predictor:
         """The predictor for a case of this name."""
         return self
