@@ -125,11 +125,7 @@ def test_case_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda root: nnunet(root, labels={"background": 0, "organ": 1, "ignore": 2}),
-        lambda root: msd(root, labels={"0": "background", "1": "Ignore"}),
-    ],
+    ("make", "labels"), [(nnunet, {"background": 0, "organ": 1, "ignore": 2}), (msd, {"0": "background", "1": "Ignore"})]
 )
 def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, tmp_path):
     words = refusal(make(tmp_path / "data", labels=labels))
