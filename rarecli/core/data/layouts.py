@@ -15,7 +15,7 @@ from typing import Any
 from rarecli.core.data.case_files import CHANNEL, SUFFIXES, case_name, nifti_files, one_each, require_unique, scans_in
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError
-from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.files import is_inside, read_json
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,12 @@ def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
 
 
 def _inside(root: Path, name: object, path: Path) -> Path:
-    """A path of dataset.json, refused before opening if it leaves the folder."""
+    """A path of dataset.json, refused before opening if its text leaves the folder. Links may lead anywhere: caches lay out files so."""
     if not isinstance(name, str):
         raise DataError("a path must be text", path=path, found=name)
     file = root / name
     try:
-        inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root.resolve())
+        inside = is_inside(name)
         if inside:
             file.lstat()
     except FileNotFoundError:

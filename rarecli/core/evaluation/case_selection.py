@@ -12,6 +12,7 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.progress import Reporter
+from rarecli.core.jobs.safe_text import read_text
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
@@ -73,9 +74,10 @@ def read_case_names(path: Path) -> list[str]:
     """Case names from a JSON list, a run.json (its validation cases), or a text file with one per line."""
     if path.suffix != ".json":
         try:
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path, UsageError)
+        except OSError as error:
             raise UsageError("the list of cases cannot be read", path=path, found=error) from error
+        return [line.strip() for line in text.splitlines() if line.strip()]
     content = read_json(path)
     if isinstance(content, dict):
         split = content.get("split")
