@@ -12,6 +12,7 @@ from rarecli.commands.console import (
     Console,
     Device,
     Json,
+    Overwrite,
     Resume,
     ShardOption,
     Surface,
@@ -87,6 +88,7 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:
@@ -111,6 +113,7 @@ def run(
         surface=surface,
         against=against,
         resume=resume,
+        overwrite=overwrite,
         shard=Shard.parse(shard),
     )
     show: Callable[[Any], None] = print_json if json else _show

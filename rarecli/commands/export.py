@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Json, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import Console, Json, Overwrite, integers, print_json, print_table, three_integers, words
 
 if TYPE_CHECKING:
     from rarecli.core.engines.manifest import Manifest
@@ -75,6 +75,7 @@ def run(
     instances: InstancesOption = 1,
     routers: RoutersOption = 2,
     max_delay_us: MaxDelayUsOption = 0,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write one ONNX engine per routing depth, each checked against PyTorch; or serve them by Triton.
@@ -100,6 +101,7 @@ def run(
             formats=words(formats) or ("onnx",),
             precision=precision.value,
             self_contained=self_contained,
+            overwrite=overwrite,
             tensorrt=TensorRtOptions(
                 three_integers(shape_min, "--shape-min"),
                 three_integers(shape_opt, "--shape-opt"),

@@ -26,6 +26,7 @@ from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
 from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard
 from rarecli.core.jobs.workers import Workers, started_workers
@@ -41,6 +42,7 @@ def preprocess(
     Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
     """
     dataset = _open(source, output, options)
+    require_new_result(output, ("prepared.json",), "prepared.json", again=options.resume or options.overwrite)
     with _workers(dataset.cases, options) as workers:
         started = time.perf_counter()
         plan = make_plan(dataset, options, workers)

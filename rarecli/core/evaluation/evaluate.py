@@ -25,7 +25,9 @@ from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_res
 from rarecli.core.evaluation.summary import Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.prediction.cross_validation import Folds, pooled
@@ -46,7 +48,7 @@ class EvaluateOptions:
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
     resume: leave out the cases that an earlier call into `output` finished with the same scans, model and options.
-    shard: only this part of the cases.
+    overwrite: replace the results of an earlier call. shard: only this part of the cases.
     """
 
     depths: Sequence[int] | None = None
@@ -59,6 +61,7 @@ class EvaluateOptions:
     surface: bool = True
     against: Path | None = None
     resume: bool = False
+    overwrite: bool = False
     shard: Shard = WHOLE
 
 
@@ -90,6 +93,8 @@ def evaluate(
         _warn_of_another_protocol(options.protocol, spec, reporter)
         if options.surface:
             require_monai()
+        again = options.resume or options.overwrite or options.shard != WHOLE
+        require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
         require_writable(output)
         part = options.shard.of(cases)
         pictured = {case.name for case in cases[:_NUM_PICTURES]} if options.spacings_mm is None else set()
@@ -202,7 +207,8 @@ def _score(
 
 def _leave_out_absent(scored: list[Score], labels: Sequence[str], dataset: Path, reporter: Reporter) -> tuple[list[Score], Sequence[str]]:
     """The scores without the labels that no reference has, where a model would be right by doing nothing; and the labels that stay."""
-    present = [label for label in labels if any(item.metrics[label]["n_ref"] for item in scored)]
+    # restored labels are compared with the full reference, which has what a coarse one may have lost
+    present = [label for label in labels if any((item.restored or item.metrics)[label]["n_ref"] for item in scored)]
     if not present:
         raise DataError("there is nothing but background", path=dataset, expected="a label above 0 in a reference")
     for label in labels:

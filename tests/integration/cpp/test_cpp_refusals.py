@@ -143,7 +143,7 @@ BROKEN_BUNDLES = {
     "sigma = 0": edit_manifest('"sigma": 0.125', '"sigma": 0'),
     "upper = 1000": edit_manifest('"upper": 99.5', '"upper": 1000'),
     "depth = 1099511627776": edit_manifest('"depth": 1,\n   "grid', '"depth": 1099511627776,\n   "grid'),
-    "min_box_voxels = 1e+09": edit_manifest('"min_box_voxels": 1.0', '"min_box_voxels": 1e9'),
+    "min_box_voxels = 1000000000.0": edit_manifest('"min_box_voxels": 1.0', '"min_box_voxels": 1e9'),
     "shapes do not suit each other": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    7,'),
     "divisors = 0": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    0,'),
     "a file of the bundle is missing": lambda bundle: (bundle / "depth1.onnx").unlink(),
