@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 demo: install
-	$(BIN)/rare demo -o rare-demo
+	$(BIN)/rare demo -o rare-demo --overwrite
 
 test: install
 	$(BIN)/pytest

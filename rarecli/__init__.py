@@ -1,5 +1,6 @@
 """rare: 3D medical image segmentation whose cost follows the resolution of the scan."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from rarecli.core.imaging.overlap import dice
     from rarecli.core.imaging.volume import Volume
     from rarecli.core.prediction.predictor import Prediction, Predictor
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once, when it is imported; else it reports to its maker
 
 __all__ = ["Phantom", "Prediction", "Predictor", "Volume", "dice"]
 

@@ -179,11 +179,22 @@ def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
     assert result.exception.exit_code == 6
     assert list(json.loads(result.stdout)["cases"]) == ["phantom_001"]
     assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
-    evaluation = ["evaluate", str(tmp_path / "data"), "-m", str(run), "-o", str(tmp_path / "scores"), "--depths", "0", "--no-surface"]
+    evaluation = [
+        "evaluate",
+        str(tmp_path / "data"),
+        "-m",
+        str(run),
+        "-o",
+        str(tmp_path / "scores"),
+        "--depths",
+        "0",
+        "--no-surface",
+        "--all-cases",
+    ]
     result = CliRunner().invoke(app, [*evaluation, "--json"])
     assert result.exception.exit_code == 6
     assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
-    result = CliRunner().invoke(app, evaluation)
+    result = CliRunner().invoke(app, [*evaluation, "--overwrite"])
     assert result.exception.exit_code == 6
     assert "routed" in result.stdout
 

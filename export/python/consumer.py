@@ -11,7 +11,7 @@ import onnxruntime
 
 def segment(image, spacing, bundle):
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
     rule, plan = manifest["routing"], manifest["spec"]["plan"]
     natural = math.floor(min(math.log2(s / t) for s, t in zip(spacing, rule["trained_spacing_mm"], strict=True)) + 0.5)
     engine = min(manifest["engines"], key=lambda engine: (abs(engine["depth"] - natural), engine["depth"]))
@@ -36,8 +36,7 @@ def segment(image, spacing, bundle):
 
 
 def box_mean(data, axis, new_size, step, least):  # what lies beyond the border repeats the last voxel
-    size, box = data.shape[axis], max(least, step)
-    borders = np.arange(size - 1) + 0.5
+    size, box, borders = data.shape[axis], max(least, step), np.arange(data.shape[axis] - 1) + 0.5
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     low, high = (centres - box / 2)[:, None], (centres + box / 2)[:, None]
     left, right = np.append(-np.inf, borders), np.append(borders, np.inf)
@@ -49,6 +48,8 @@ def normalise(data, rule, channel):
     if rule["kind"] == "ct":
         return (data.clip(rule["lower"][channel], rule["upper"][channel]) - rule["mean"][channel]) / rule["std"][channel]
     low, high = np.percentile(data, [rule["lower"], rule["upper"]])
+    if low == high and (others := data[data != low]).size:  # a small structure on a constant background
+        low, high = np.minimum(low, np.percentile(others, rule["lower"])), np.maximum(high, np.percentile(others, rule["upper"]))
     return ((data - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(data)
 
 
@@ -58,9 +59,8 @@ def slide(image, engine, rule, bundle, num_classes):
         num = math.ceil((size - patch) / (patch * (1 - rule["overlap"]))) + 1 if size > patch else 1
         starts.append([math.floor(i * (size - patch) / (num - 1) + 0.5) for i in range(num)] if num > 1 else [0])
         window.append(min(patch, max(least, math.ceil(size / divisor) * divisor)))
-    padded = np.pad(
-        image, [(0, 0), *((0, max(0, w - s)) for w, s in zip(window, shape, strict=True))], constant_values=rule["padding_value"]
-    )
+    pads = [(0, 0), *((0, max(0, w - s)) for w, s in zip(window, shape, strict=True))]
+    padded = np.pad(image, pads, constant_values=rule["padding_value"])
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (rule["sigma"] * n)) ** 2) for n in window]
     weights, total = np.maximum(np.einsum("x,y,z->xyz", *axes), rule["min_weight"]), np.zeros((num_classes + 1, *padded.shape[1:]))
     for corner in product(*starts):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import Console, Device, Json, Overwrite, integers, print_json, print_table, three_integers, words
 
 
 class Protocol(str, Enum):
@@ -64,6 +64,7 @@ def run(
     max_memory: MaxMemoryOption = None,
     against: AgainstOption = None,
     threshold: ThresholdOption = 1.2,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -94,6 +95,7 @@ def run(
         max_memory_mb=max_memory,
         against=against,
         threshold=threshold,
+        overwrite=overwrite,
     )
     result = benchmark(model, output, options, Console())
     if json:

@@ -32,6 +32,7 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 Resume = Annotated[
     bool, typer.Option("--resume", help="Leave out the cases that are finished there: same files, same model, same options.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call of this command wrote there.")]
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Only part I of N of the cases, for a job array; after all parts, --resume completes it."),

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, print_json, print_table
+from rarecli.commands.console import Console, Json, Overwrite, print_json, print_table
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")]
 
 
 def run(
     output: OutputOption = Path("rare-demo"),
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Run the whole chain on phantoms, offline, in a few minutes.
@@ -24,7 +25,7 @@ def run(
         from rarecli.core.demo import demo
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    result = demo(output, Console())
+    result = demo(output, Console(), overwrite=overwrite)
     if json:
         print_json(result)
         return

@@ -12,6 +12,7 @@ from rarecli.commands.console import (
     Console,
     Device,
     Json,
+    Overwrite,
     Resume,
     ShardOption,
     Surface,
@@ -46,6 +47,9 @@ DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help=
 CasesOption = Annotated[
     Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
 ]
+AllCasesOption = Annotated[
+    bool, typer.Option("--all-cases", help="Also score cases that the run was trained on; without it those are left out.")
+]
 FoldsOption = Annotated[
     bool,
     typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
@@ -73,6 +77,7 @@ def run(
     output: OutputOption,
     depths: DepthsOption = None,
     cases: CasesOption = None,
+    all_cases: AllCasesOption = False,
     folds: FoldsOption = False,
     protocol: ProtocolOption = Protocol.native,
     upsampled: UpsampledOption = True,
@@ -83,6 +88,7 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:
@@ -101,11 +107,13 @@ def run(
         spacings_mm=numbers_or_range(spacings, "--spacings"),
         protocol=protocol.value,
         names=read_case_names(cases) if cases else None,
+        all_cases=all_cases,
         pool_folds=folds,
         upsampled=upsampled,
         surface=surface,
         against=against,
         resume=resume,
+        overwrite=overwrite,
         shard=Shard.parse(shard),
     )
     show: Callable[[Any], None] = print_json if json else _show

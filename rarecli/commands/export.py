@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Json, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import Console, Json, Overwrite, integers, print_json, print_table, three_integers, words
 
 if TYPE_CHECKING:
     from rarecli.core.engines.manifest import Manifest
@@ -75,6 +75,7 @@ def run(
     instances: InstancesOption = 1,
     routers: RoutersOption = 2,
     max_delay_us: MaxDelayUsOption = 0,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Write one ONNX engine per routing depth, each checked against PyTorch; or serve them by Triton.
@@ -100,6 +101,7 @@ def run(
             formats=words(formats) or ("onnx",),
             precision=precision.value,
             self_contained=self_contained,
+            overwrite=overwrite,
             tensorrt=TensorRtOptions(
                 three_integers(shape_min, "--shape-min"),
                 three_integers(shape_opt, "--shape-opt"),
@@ -126,7 +128,7 @@ def _print_engines(manifest: Manifest, output: Path) -> None:
             " x ".join(f"{s:g}" for s in e.grid_spacing_mm),
             e.file,
             " x ".join(map(str, e.divisors)),
-            f"{e.parity.max_abs:.1e}" if e.parity else "",
+            f"{max(e.parity.max_abs, e.parity.large_max_abs or 0):.1e}" if e.parity else "",
         ]
         for e in manifest.engines
     ]

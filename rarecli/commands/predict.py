@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Resume, ShardOption, Threads, models, print_json
+from rarecli.commands.console import Console, Device, Json, Overwrite, Resume, ShardOption, Threads, models, print_json
 
 InputsArgument = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
@@ -41,6 +41,7 @@ def run(
     probabilities: ProbabilitiesOption = False,
     pad: PadOption = True,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     nproc: NprocOption = 1,
     shard: ShardOption = None,
     json: Json = False,
@@ -55,7 +56,7 @@ def run(
     from rarecli.core.prediction.predictor import ModelChoice
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
-    options = PredictOptions(depth, pad, probabilities, resume, nproc, Shard.parse(shard))
+    options = PredictOptions(depth, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, Resume, ShardOption, print_json, print_table, three_integers, three_numbers
+from rarecli.commands.console import Console, Json, Overwrite, Resume, ShardOption, print_json, print_table, three_integers, three_numbers
 
 
 class Normalisation(str, Enum):
@@ -38,6 +38,7 @@ def run(
     fixed_shape: FixedShapeOption = None,
     jobs: JobsOption = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:
@@ -59,6 +60,7 @@ def run(
         fixed_shape=three_integers(fixed_shape, "--fixed-shape"),
         num_jobs=jobs,
         resume=resume,
+        overwrite=overwrite,
     )
     console = Console()
     try:

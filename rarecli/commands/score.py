@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Against, Console, Json, Surface, print_json, print_table
+from rarecli.commands.console import Against, Console, Json, Overwrite, Surface, print_json, print_table
 from rarecli.commands.tables import print_comparison
 
 _COLUMNS = {
@@ -29,6 +29,7 @@ def run(
     output: OutputOption,
     surface: Surface = True,
     against: Against = None,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Score label files against reference label files, whoever made them.
@@ -37,7 +38,7 @@ def run(
     """
     from rarecli.core.evaluation.score import score
 
-    summary = score(references, predictions, output, Console(), surface=surface, against=against)
+    summary = score(references, predictions, output, Console(), surface=surface, overwrite=overwrite, against=against)
     if json:
         print_json(summary)
         return

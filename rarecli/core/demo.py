@@ -13,11 +13,12 @@ from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.engines.export import export
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.score import score
 from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Predictor
@@ -28,7 +29,7 @@ _NUM_TRAIN, _NUM_TEST = 40, 12
 _SPACINGS_MM = (1.0, 2.0, 4.0, 8.0)
 
 
-def demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
+def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False) -> dict[str, Any]:
     """Make phantoms, preprocess, train, predict at four resolutions, evaluate, export, benchmark; write and return demo.json.
 
     The test phantoms are acquired anew at each spacing, not downsampled. Each row gives the Dice (mean over classes and
@@ -36,13 +37,14 @@ def demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
     """
     if output.exists() and any(output.iterdir()) and not (output / "phantoms").is_dir():
         raise UsageError("the output exists and is no demo", path=output, remedy="choose another -o")
+    require_new_result(output, ("demo.json",), "demo.json", again=overwrite, resumable=False)
     started = time.perf_counter()
     require_writable(output)
     reporter.say("1/7 phantoms: scans of known objects")
     write_phantoms(output / "phantoms", range(_NUM_TRAIN))
     _write_test(output / "test")
     reporter.say("2/7 preprocess")
-    preprocess(output / "phantoms", output / "prepared", PreprocessOptions(), reporter)
+    preprocess(output / "phantoms", output / "prepared", PreprocessOptions(overwrite=True), reporter)
     reporter.say("3/7 train")
     run = output / "run"
     for old in run.glob("*.safetensors"):
@@ -54,18 +56,21 @@ def demo(output: Path, reporter: Reporter = Silent()) -> dict[str, Any]:
         for row, spacing in zip(rows, _SPACINGS_MM, strict=True):
             for method, depth in (("routed", None), ("upsampled", 0)):
                 labels = output / "predictions" / method / f"{spacing:g}mm"
-                records = predict([_test(output, spacing) / "imagesTr"], predictor, labels, PredictOptions(depth=depth))["cases"]
+                records = predict([_test(output, spacing) / "imagesTr"], predictor, labels, PredictOptions(depth=depth, overwrite=True))[
+                    "cases"
+                ]
                 if method == "routed":
                     row["depth"] = next(iter(records.values()))["depth"]
-                scores = score(_test(output, spacing) / "labelsTr", labels, output / "scores" / method / f"{spacing:g}mm", surface=False)
+                folder = output / "scores" / method / f"{spacing:g}mm"
+                scores = score(_test(output, spacing) / "labelsTr", labels, folder, surface=False, overwrite=True)
                 row[method] = scores["foreground_mean"]["dice"]
             row["threshold"] = _threshold_dice(spacing)
         reporter.say("5/7 evaluate: the finest test scans, downsampled")
-        evaluate(_test(output, 1.0), predictor, output / "evaluation", EvaluateOptions(surface=False))
+        evaluate(_test(output, 1.0), predictor, output / "evaluation", EvaluateOptions(surface=False, overwrite=True))
     reporter.say("6/7 export: one ONNX engine per depth")
-    export(run, output / "bundle", reporter=reporter)
+    export(run, output / "bundle", ExportOptions(overwrite=True), reporter)
     reporter.say("7/7 benchmark")
-    timed = benchmark(output / "bundle", output / "timing", BenchmarkOptions(upsampled=False, cold_start=False), reporter)
+    timed = benchmark(output / "bundle", output / "timing", BenchmarkOptions(upsampled=False, cold_start=False, overwrite=True), reporter)
     require_success(timed, output / "timing")
     for row in rows:
         for backend in ("torch", "onnx"):

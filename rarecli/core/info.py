@@ -209,7 +209,8 @@ def _agreement(parity: Parity | None) -> str:
     if parity is None:
         return "never run"
     return (
-        f"within {parity.max_abs:.1e} of PyTorch on {len(parity.shapes)} shapes, {parity.label_changes} labels changed, "
+        f"within {max(parity.max_abs, parity.large_max_abs or 0):.1e} of PyTorch in {' and '.join(parity.runners)}, "
+        f"{parity.label_changes} labels changed, "
         f"Dice at least {parity.min_dice:.4f}"
     )
 

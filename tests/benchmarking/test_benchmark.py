@@ -147,7 +147,7 @@ def test_running_out_of_memory_is_a_row(bundle, tmp_path, monkeypatch):
         raise RuntimeError("std::bad_alloc")
 
     monkeypatch.setattr(measuring, "_visit", fail)
-    assert statuses(measure(bundle, tmp_path, backends=["onnx"], depths=[3])) == {("onnx", 3): "failed: out of memory"}
+    assert statuses(measure(bundle, tmp_path / "next", backends=["onnx"], depths=[3])) == {("onnx", 3): "failed: out of memory"}
 
 
 def test_a_cold_start_takes_longer_than_a_warm_one_and_has_a_peak_memory(bundle, tmp_path):

@@ -69,7 +69,7 @@ def test_a_model_without_a_fingerprint_says_nothing(run):
     assert isinstance(spec.plan.fingerprint, Fingerprint)
     routed = prepare_scan(Volume(np.zeros((1, 99, 99, 99), dtype=np.float32), np.eye(4)), spec)
     assert differences(routed, spec.plan)
-    assert differences(routed, spec.plan.model_copy(update={"fingerprint": None})) == ()
+    assert differences(routed, spec.plan.model_copy(update={"fingerprint": None})) == ("its channel 0 is constant",)
 
 
 def test_warnings_are_printed_and_recorded(run, tmp_path):

@@ -122,3 +122,12 @@ def test_missing_and_foreign_inputs_are_refused(tmp_path):
 
 def test_case_names(tmp_path):
     assert [case_name(tmp_path / name) for name in ("a.nii.gz", "a.nii", "a.b.nii.gz", "a.txt")] == ["a", "a", "a.b", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("make", "labels"), [(nnunet, {"background": 0, "organ": 1, "ignore": 2}), (msd, {"0": "background", "1": "Ignore"})]
+)
+def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, tmp_path):
+    words = refusal(make(tmp_path / "data", labels=labels))
+    assert "ignore label" in words
+    assert "field: labels" in words

@@ -257,3 +257,17 @@ def test_fault_25_labels_that_are_empty_everywhere_are_a_data_error(tmp_path):
     """A dataset without any foreground is refused."""
     with pytest.raises(DataError):
         preprocess(plain(tmp_path / "in", [0]), tmp_path / "out", options())
+
+
+def test_constant_channels_and_labels_without_a_case_are_named(tmp_path):
+    write_phantoms(tmp_path / "data", range(2), 4.0)
+    description = tmp_path / "data" / "dataset.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"labels": content["labels"] | {"3": "tumour"}}))
+    image, _ = Phantom(1).acquire(4.0)
+    write_image(tmp_path / "data" / "imagesTr" / "phantom_001.nii.gz", np.full(image.shape, 7.0), image)
+    said = []
+    listener = type("Listener", (), {"warn": said.append, "say": lambda self, text: None, "track": lambda self, items, label, total: items})
+    preprocess(tmp_path / "data", tmp_path / "out", PreprocessOptions(num_jobs=1, patch_size=(32, 32, 32)), listener())
+    assert "phantom_001: channel 0 is constant" in said
+    assert any("label tumour is in none of 2 cases" in text for text in said)

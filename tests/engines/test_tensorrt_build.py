@@ -88,7 +88,7 @@ def test_fault_51_no_library_wrong_version_no_gpu_other_gpu_are_four_errors(monk
         gpu=Gpu(name="A10", compute_capability="8.6"),
         onnx_sha256="",
         file="depth0.plan",
-        sha256="",
+        sha256="0" * 64,
         shape_min=shape,
         shape_opt=shape,
         shape_max=shape,

@@ -1,6 +1,8 @@
 import csv
 import json
+import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,14 +23,14 @@ from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of
 from rarecli.core.imaging.volume import write_labels
-from rarecli.core.prediction.predictor import Prediction
+from rarecli.core.prediction.predictor import ModelChoice, Prediction
 from rarecli.core.training.validation import validate
 
 
 class Oracle:
     """A predictor whose answers are known: the fixed class `answer` everywhere."""
 
-    spec, key, case_names = SPEC, "oracle", None
+    spec, key, choice = SPEC, "oracle", ModelChoice(())
     runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})
 
     def __init__(self, answer=0):
@@ -140,7 +142,7 @@ def test_validation_and_evaluation_agree_on_shapes_that_are_no_multiples(run, tm
     preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32), num_jobs=1))
     with Predictor(run, device="cpu") as predictor:
         live = validate(predictor.runner, open_prepared(tmp_path / "prepared"), predictor.spec, ["phantom_000", "phantom_001"])
-        summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", EvaluateOptions(upsampled=False))
+        summary = evaluate(tmp_path / "data", predictor, tmp_path / "out", EvaluateOptions(all_cases=True, upsampled=False))
     for depth in range(4):
         assert live[f"dice_depth{depth}"] == pytest.approx(summary["per_depth"][str(depth)]["dice"], abs=1e-9)
 
@@ -183,11 +185,61 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
 
 @pytest.mark.parametrize("absent", [False, True])
 def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
-    write_phantoms(tmp_path / "data", range(1))
-    image, labels = Phantom(0).acquire(1.0)
-    write_labels(tmp_path / "data" / "labelsTr" / "phantom_000.nii.gz", labels.data[0] * (not absent), image)
+    write_phantoms(tmp_path / "data", range(2))
+    image, labels = Phantom(1).acquire(1.0)
+    write_labels(tmp_path / "data" / "labelsTr" / "phantom_001.nii.gz", labels.data[0] * (not absent), image)
     print_scores(evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False)), "Scores")
     assert ("neither" in capsys.readouterr().out) == absent
+
+
+def listener(said):
+    return type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})()
+
+
+def test_a_label_that_no_reference_has_is_not_scored_but_named(tmp_path):
+    """A network that never predicts it would be right about it in every case, and its mean would rise."""
+    write_phantoms(tmp_path / "data", range(2))
+    for seed in range(2):
+        image, labels = Phantom(seed).acquire(1.0)
+        write_labels(tmp_path / "data" / "labelsTr" / f"phantom_{seed:03d}.nii.gz", np.where(labels.data[0] == 2, 0, labels.data[0]), image)
+    said = []
+    options = EvaluateOptions(depths=[0], upsampled=False, surface=False)
+    summary = evaluate(tmp_path / "data", Oracle(), tmp_path / "out", options, listener(said))
+    assert list(summary["mean"]) == ["head"]
+    assert summary["foreground_mean"]["dice"] == 0
+    assert any("tail is in no reference" in text for text in said)
+
+
+def test_nothing_but_background_is_refused(tmp_path):
+    write_phantoms(tmp_path / "data", range(1))
+    image, labels = Phantom(0).acquire(1.0)
+    write_labels(tmp_path / "data" / "labelsTr" / "phantom_000.nii.gz", labels.data[0] * 0, image)
+    with pytest.raises(DataError, match="nothing but background"):
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
+
+
+def test_a_run_scores_by_default_what_it_was_not_trained_on(run, phantom_dataset, tmp_path):
+    split = json.loads((run / "run.json").read_text())["split"]
+    said, options = [], EvaluateOptions(depths=[3], upsampled=False, surface=False)
+    with Predictor(run, device="cpu") as predictor:
+        summary = evaluate(phantom_dataset, predictor, tmp_path / "held_out", options, listener(said))
+        everything = evaluate(phantom_dataset, predictor, tmp_path / "all", replace(options, all_cases=True))
+    assert sorted(item["case"] for item in summary["metric_per_case"]) == sorted(split["val"])
+    assert sorted(item["case"] for item in everything["metric_per_case"]) == sorted(split["val"] + split["train"])
+    assert any("2 cases that the model was not trained on" in text for text in said)
+
+
+def test_a_run_that_was_trained_on_every_case_says_so(run, phantom_dataset, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    facts = json.loads((copy / "run.json").read_text())
+    facts["split"] = {"train": facts["split"]["train"] + facts["split"]["val"], "val": []}
+    (copy / "run.json").write_text(json.dumps(facts))
+    said = []
+    with Predictor(copy, device="cpu") as predictor:
+        options = EvaluateOptions(depths=[3], upsampled=False, surface=False)
+        summary = evaluate(phantom_dataset, predictor, tmp_path / "out", options, listener(said))
+    assert len(summary["metric_per_case"]) == 8
+    assert any("trained on every one" in text for text in said)
 
 
 def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):

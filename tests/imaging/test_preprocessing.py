@@ -170,6 +170,37 @@ def test_percentiles_by_hand():
     assert normalise(image, PERCENTILE).ravel()[[200, 199, 100, 1, 0]] == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
 
 
+SPARSE = np.zeros((1, 10, 10, 10), dtype=np.float32)
+SPARSE[0, 0, 0, :2] = 3, 4  # 0.2 % of the voxels, so that both percentiles are 0
+
+
+@pytest.mark.parametrize(
+    ("image", "limits", "normalised"),
+    [
+        # percentiles of (3, 4): 3.005 and 3.995; the fill value 0 lies below both
+        (SPARSE, (0, 3.995), [3 / 3.995, 1, 0]),
+        # a crowd at the top: 10 fills the rest, percentiles of (6, 7) are 6.005 and 6.995
+        (10 - SPARSE, (6.005, 10), [(7 - 6.005) / 3.995, 0, 1]),
+        # a fill value amid the others: -3 and 4 lie on both sides of it, percentiles -2.965 and 3.965
+        (np.where(SPARSE == 3, -3, SPARSE).astype(np.float32), (-2.965, 3.965), [0, 1, 2.965 / 6.93]),
+        # a structure of one value
+        ((SPARSE > 0).astype(np.float32) * 5, (0, 5), [1, 1, 0]),
+    ],
+)
+def test_a_small_structure_on_a_constant_background_is_kept(image, limits, normalised):
+    """A vessel in 0.2 % of the voxels must not vanish: both percentiles are the background."""
+    assert percentile_limits(image, 0.5, 99.5) == (pytest.approx(limits),)
+    result = normalise(image, PERCENTILE)
+    assert result[0, 0, 0, :3] == pytest.approx(normalised, abs=1e-6)
+    assert (result[0, 1:] == result[0, 0, 0, 2]).all()
+
+
+def test_each_channel_has_its_own_fill_value():
+    both = np.concatenate([SPARSE, np.random.default_rng(0).random(SPARSE.shape).astype(np.float32)])
+    alone = [normalise(channel[None], PERCENTILE)[0] for channel in both]
+    np.testing.assert_array_equal(normalise(both, PERCENTILE), np.stack(alone))
+
+
 def test_fault_26_a_constant_channel_becomes_0():
     """Normalised to 0."""
     image = np.stack([np.full((3, 3, 3), 7.0), np.arange(27.0).reshape(3, 3, 3)]).astype(np.float32)

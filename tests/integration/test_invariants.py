@@ -21,7 +21,7 @@ from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume
-from rarecli.core.prediction.predict import predict
+from rarecli.core.prediction.predict import PredictOptions, predict
 
 GEOMETRY = [(40, 8), (76, 16), (123, 1), (252, 76)]
 """Offset and length in NIfTI-1: sizes, spacing, units, and from qform_code to the end of srow_z."""
@@ -71,7 +71,7 @@ def test_predict_keeps_shape_affine_codes_and_units_and_stays_within_the_labels(
     image.set_sform(affine, codes[1])
     image.header.set_xyzt_units(units)
     nib.save(image, tmp_path / "in.nii")
-    predict([tmp_path / "in.nii"], predictors["onnx"], tmp_path / "out.nii")
+    predict([tmp_path / "in.nii"], predictors["onnx"], tmp_path / "out.nii", PredictOptions(overwrite=True))
     before, after = (tmp_path / "in.nii").read_bytes(), (tmp_path / "out.nii").read_bytes()
     for start, length in GEOMETRY:
         assert after[start : start + length] == before[start : start + length]

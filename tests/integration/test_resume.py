@@ -83,7 +83,9 @@ def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_p
     assert ask(resume=True, depth=2, probabilities=True)[0] == 3
     (tmp_path / "out" / "phantom_000_probabilities.nii.gz").unlink()
     assert ask(resume=True, depth=2, probabilities=True)[0] == 1
-    assert ask()[0] == 3
+    with pytest.raises(UsageError, match="the output exists"):
+        ask()
+    assert ask(overwrite=True)[0] == 3
 
 
 def test_another_model_makes_all_results_stale(predictor, run, tmp_path):
@@ -111,7 +113,7 @@ def test_one_file_cannot_be_resumed(predictor, tmp_path):
 
 def test_evaluate_does_what_is_missing_and_gives_what_one_go_gives(predictor, source, tmp_path):
     def score(output, **options):
-        options = {"depths": [0, 1], "upsampled": False, "surface": False} | options
+        options = {"depths": [0, 1], "upsampled": False, "surface": False, "all_cases": True} | options
         return asked_by(predictor, lambda: evaluate(source, predictor, tmp_path / output, EvaluateOptions(**options)))
 
     num, failure = score("out")
@@ -185,7 +187,9 @@ def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, wor
     assert prepare("at once") == everything
     assert contents(tmp_path / "out") == contents(tmp_path / "at once")
     assert prepare(resume=True) == []
-    assert prepare() == everything
+    with pytest.raises(UsageError, match="the output exists"):
+        prepare()
+    assert prepare(overwrite=True) == everything
     # fault 35, a file cut short; fault 36, a changed plan; a changed scan; a case that is gone
     cut = tmp_path / "out" / "cases" / "phantom_000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-1])

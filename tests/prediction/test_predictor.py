@@ -181,3 +181,22 @@ def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
 def test_what_is_no_model_is_said(tmp_path):
     with pytest.raises(ModelError, match="no model"):
         Predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda logits: logits[:, :-1], "something else than logits"),
+        (lambda logits: logits[..., :-1], "something else than logits"),
+        (lambda logits: logits.astype(np.float64), "float64"),
+        (lambda logits: np.where(logits == logits.max(), np.nan, logits), "not finite"),
+        (lambda logits: np.where(logits == logits.max(), np.inf, logits), "not finite"),
+    ],
+)
+def test_an_engine_that_answers_something_else_is_refused(bundle, monkeypatch, answer, words):
+    with Predictor(bundle, backend="onnx") as predictor:
+        run = predictor.runner.run
+        monkeypatch.setattr(predictor.runner, "run", lambda image, depth: answer(run(image, depth)))
+        with pytest.raises(ModelError, match=words) as caught:
+            predictor.predict(np.random.default_rng(0).random((16, 16, 16)), np.diag([2.0, 2, 2, 1]))
+    assert "depth 1, onnx" in str(caught.value)

@@ -52,6 +52,10 @@ def test_percentiles_are_those_of_prediction(shape, percents, seed):
 def test_normalised_images_are_those_of_prediction(rule):
     images = random_images((3, 2, 9, 8, 7))
     images[1, 0] = 5  # constant
+    images[0, 1] = 0
+    images[0, 1, 0, 0, 0] = 2  # 0.2 % of the voxels: both percentiles are 0
+    images[0, 0] = 1
+    images[0, 0, :1, :1, :1] = -3  # a crowd at the top
     images[2] *= 1e30
     found = multi_resolution.normalise(torch.from_numpy(images), rule)
     for one, image in zip(found, images, strict=True):

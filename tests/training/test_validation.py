@@ -1,10 +1,17 @@
+import json
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor, dice
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.open_model import open_model
+from rarecli.core.errors import UsageError
+from rarecli.core.training.startup import require_known_metric
 from rarecli.core.training.validation import validate
 
 
@@ -29,3 +36,26 @@ def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels, where two classes are as good as equal
     assert found["dice_mean"] == pytest.approx(np.mean([found[name] for name in expected]))
+
+
+def test_a_class_that_no_held_out_case_has_leaves_the_mean(run, prepared, tmp_path):
+    """A network that never predicts it would be right about it in every case."""
+    copy = shutil.copytree(prepared, tmp_path / "prepared")
+    index = json.loads((copy / "prepared.json").read_text())
+    names = ["phantom_000", "phantom_003"]
+    for record in index["cases"]:
+        if record["name"] in names:
+            path = copy / "cases" / f"{record['name']}.safetensors"
+            arrays = load_file(path)
+            arrays["labels"] = np.where(arrays["labels"] == 2, 0, arrays["labels"]).astype(np.uint8)
+            save_file(arrays, path)
+            record["voxels_per_class"] = np.bincount(arrays["labels"].ravel(), minlength=3).tolist()
+    (copy / "prepared.json").write_text(json.dumps(index))
+    dataset = open_prepared(copy)
+    spec, runner = open_model(run, "torch", "cpu")
+    found = validate(runner, dataset, spec, names)
+    assert "dice_tail" not in found
+    assert found["dice_mean"] == pytest.approx(found["dice_head"])
+    config = load_train_config(overrides={"monitor": "dice_tail"})
+    with pytest.raises(UsageError, match="no such metric"):
+        require_known_metric(config, spec, dataset, names)

@@ -52,9 +52,9 @@ void require_plausible(const Raw& raw, double capacity) {
     refuse("the voxel type is not a plain number", nifti_datatype_to_string(raw.datatype), "integers or floats (no RGB, no complex)");
   }
   const double least = static_cast<double>(bytes_of<Raw>()) + 4;  // the flag that says whether extensions follow
-  const double given = std::floor(static_cast<double>(raw.vox_offset));  // NIfTI-1 keeps it as a float
-  const double offset = given == 0 ? least : given;
-  if (!(offset >= least && offset <= most_offset)) refuse("the header is broken", "vox_offset = " + without_fraction(offset));
+  const auto given = static_cast<double>(raw.vox_offset);  // NIfTI-1 keeps it as a float
+  if (given != 0 && !(given >= least && given <= most_offset)) refuse("the header is broken", "vox_offset = " + std::to_string(given));
+  const double offset = given == 0 ? least : std::floor(given);
   int bytes = 0, unused = 0;
   nifti_datatype_sizes(raw.datatype, &bytes, &unused);
   double num_bytes = bytes;  // in floating point, where a product cannot overflow

@@ -20,8 +20,16 @@ double percentile(std::vector<float>& values, double percent) {
 
 void by_percentiles(float* first, float* last, const PercentileNormalisation& rule) {
   std::vector<float> copy(first, last);
-  const double low = percentile(copy, rule.lower);
-  const double high = percentile(copy, rule.upper);
+  double low = percentile(copy, rule.lower);
+  double high = percentile(copy, rule.upper);
+  if (low == high) {  // a small structure on a constant background: what differs from that decides
+    const auto fill = static_cast<float>(low);
+    copy.erase(std::remove(copy.begin(), copy.end(), fill), copy.end());
+    if (!copy.empty()) {
+      low = std::min(low, percentile(copy, rule.lower));
+      high = std::max(high, percentile(copy, rule.upper));
+    }
+  }
   const auto extent = static_cast<float>(high - low);
   std::transform(first, last, first, [=](float value) {
     if (extent == 0) return 0.0F;

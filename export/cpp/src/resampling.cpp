@@ -65,7 +65,17 @@ Image resample_axis(const Image& image, std::size_t axis, std::size_t new_size, 
 
 }  // namespace
 
-Shape resampled_shape(const Shape& shape, const Triple& zoom) {
+Shape resampled_shape(const Shape& shape, const Triple& zoom, const ResamplingRule& rule) {
+  double growth = 1;
+  bool near = true;
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    growth *= std::max(zoom[axis], 1 / static_cast<double>(shape[axis]));
+    near = near && zoom[axis] >= 1 / rule.max_step && zoom[axis] <= rule.max_step;
+  }
+  if (!near || growth > rule.max_growth) {
+    throw Error(Fault::data, "the spacing is too far from the grid that the scan is brought to",
+                {{}, times(zoom) + " times that of the grid", "a spacing in its right unit"});
+  }
   Triple sizes{};
   for (std::size_t axis = 0; axis < 3; ++axis) {
     sizes[axis] = std::max(1.0, std::floor(static_cast<double>(shape[axis]) * zoom[axis] + 0.5));
@@ -77,16 +87,16 @@ Shape resampled_shape(const Shape& shape, const Triple& zoom) {
   return {static_cast<std::size_t>(sizes[0]), static_cast<std::size_t>(sizes[1]), static_cast<std::size_t>(sizes[2])};
 }
 
-Image resample(Image image, const Triple& zoom, const Shape& goal, double min_box_voxels) {
+Image resample(Image image, const Triple& zoom, const Shape& goal, const ResamplingRule& rule) {
   for (std::size_t axis = 0; axis < 3; ++axis) {
-    if (zoom[axis] != 1) image = resample_axis(image, axis, goal[axis], 1 / zoom[axis], min_box_voxels);
+    if (zoom[axis] != 1) image = resample_axis(image, axis, goal[axis], 1 / zoom[axis], rule.min_box_voxels);
   }
   return image;
 }
 
-Image resample(Image image, const Triple& zoom, double min_box_voxels) {
-  const Shape goal = resampled_shape(image.shape, zoom);
-  return resample(std::move(image), zoom, goal, min_box_voxels);
+Image resample(Image image, const Triple& zoom, const ResamplingRule& rule) {
+  const Shape goal = resampled_shape(image.shape, zoom, rule);
+  return resample(std::move(image), zoom, goal, rule);
 }
 
 std::vector<std::size_t> nearest_indices(std::size_t size, std::size_t new_size, double zoom) {

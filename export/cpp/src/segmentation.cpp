@@ -36,7 +36,7 @@ RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vect
   }
   const Orientation orientation(scan.affine_mm);
   const Route route = Router(manifest.routing, grids).route(ras_spacing_mm(scan.affine_mm, orientation), depth);
-  Image image = resample(to_ras(scan, orientation), route.zoom, manifest.min_box_voxels);
+  Image image = resample(to_ras(scan, orientation), route.zoom, manifest.resampling);
   normalise(image, manifest.normalisation);
   return {std::move(image), route, orientation, scan.shape};
 }
@@ -53,7 +53,7 @@ Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& rou
   }
   if (back == Triple{1, 1, 1}) return logits;
   softmax(logits);
-  return resample(std::move(logits), back, shape, manifest.min_box_voxels);
+  return resample(std::move(logits), back, shape, manifest.resampling);
 }
 
 std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values) {

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
 
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -21,28 +24,36 @@ constexpr unsigned most_per_call = 1U << 30U;
 
 bool is_gzip_name(const std::filesystem::path& path) { return path.extension() == ".gz"; }
 
-/// A .nii or .nii.gz opened for reading; zlib reads both.
+/// A .nii or .nii.gz opened for reading. Unlike zlib's gzread it refuses bytes behind the end of the stream, as Python's gzip does.
 class NiftiFile {
  public:
-  explicit NiftiFile(const std::filesystem::path& path) : file_(gzopen(path.c_str(), "rb"), gzclose) {
+  explicit NiftiFile(const std::filesystem::path& path) : file_(std::fopen(path.c_str(), "rb"), std::fclose), buffer_(slack) {
     if (!file_) throw Error(Fault::data, "the file may not be read");
-    gzbuffer(file_.get(), slack);
+    refill();
+    is_gzip_ = starts_member();
+    if (is_gzip_) {
+      stream_.next_in = reinterpret_cast<Bytef*>(buffer_.data());
+      if (inflateInit2(&stream_, 16 + MAX_WBITS) != Z_OK) throw Error(Fault::bug, "zlib does not start");
+    }
+  }
+  NiftiFile(const NiftiFile&) = delete;
+  NiftiFile& operator=(const NiftiFile&) = delete;
+  ~NiftiFile() {
+    if (is_gzip_) inflateEnd(&stream_);
   }
 
   /// Up to `size` more bytes; fewer at the end of the file.
   std::size_t read(char* to, std::size_t size) {
     std::size_t done = 0;
     while (done < size) {
-      const auto wanted = static_cast<unsigned>(std::min<std::size_t>(size - done, most_per_call));
-      const int got = gzread(file_.get(), to + done, wanted);
-      require_whole(got < 0);
-      if (got <= 0) break;
-      done += static_cast<std::size_t>(got);
+      const std::size_t got = is_gzip_ ? inflate_some(to + done, size - done) : copy_some(to + done, size - done);
+      if (got == 0) break;
+      done += got;
     }
     return done;
   }
 
-  bool is_gzip() { return gzdirect(file_.get()) == 0; }
+  bool is_gzip() const { return is_gzip_; }
 
   /// Go to the end of the stream: only there does zlib compare the checksum.
   void drain() {
@@ -51,15 +62,76 @@ class NiftiFile {
   }
 
  private:
-  void require_whole(bool failed) {
-    int code = Z_OK;
-    const std::string words = gzerror(file_.get(), &code);
-    if (failed || (code != Z_OK && code != Z_STREAM_END)) {
-      throw Error(Fault::data, "the compressed file is broken", {{}, words, "a whole gzip stream"});
-    }
+  /// Read on; false at the end of the file.
+  bool refill() {
+    begin_ = 0;
+    end_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
+    if (std::ferror(file_.get()) != 0) throw Error(Fault::data, "the file may not be read", {{}, std::strerror(errno), {}});
+    return end_ > 0;
   }
 
-  std::unique_ptr<gzFile_s, decltype(&gzclose)> file_;
+  bool starts_member() const {
+    return end_ - begin_ >= 2 && buffer_[begin_] == '\x1f' && static_cast<unsigned char>(buffer_[begin_ + 1]) == 0x8b;
+  }
+
+  std::size_t copy_some(char* to, std::size_t size) {
+    if (begin_ == end_ && !refill()) return 0;
+    const std::size_t num = std::min(size, end_ - begin_);
+    std::memcpy(to, buffer_.data() + begin_, num);
+    begin_ += num;
+    return num;
+  }
+
+  std::size_t inflate_some(char* to, std::size_t size) {
+    while (!ended_) {
+      if (begin_ == end_ && !refill()) broken("the stream ends too early");
+      const auto wanted = static_cast<uInt>(std::min<std::size_t>(size, most_per_call));
+      stream_.next_in = reinterpret_cast<Bytef*>(buffer_.data() + begin_);
+      stream_.avail_in = static_cast<uInt>(end_ - begin_);
+      stream_.next_out = reinterpret_cast<Bytef*>(to);
+      stream_.avail_out = wanted;
+      const int code = inflate(&stream_, Z_NO_FLUSH);
+      begin_ = end_ - stream_.avail_in;
+      if (code == Z_STREAM_END) {
+        next_member();
+      } else if (code != Z_OK && code != Z_BUF_ERROR) {
+        broken(stream_.msg != nullptr ? stream_.msg : "error " + std::to_string(code));
+      }
+      if (stream_.avail_out < wanted) return wanted - stream_.avail_out;
+    }
+    return 0;
+  }
+
+  /// Behind a member come zeros, then another member or the end of the file.
+  void next_member() {
+    do {
+      while (begin_ < end_ && buffer_[begin_] == 0) ++begin_;
+    } while (begin_ == end_ && refill());
+    if (begin_ == end_) {
+      ended_ = true;
+      return;
+    }
+    if (end_ - begin_ == 1) {  // the second byte of what may be a member
+      const char first = buffer_[begin_];
+      end_ = 1 + std::fread(buffer_.data() + 1, 1, buffer_.size() - 1, file_.get());
+      begin_ = 0;
+      buffer_[0] = first;
+    }
+    const uInt room = stream_.avail_out;
+    if (!starts_member()) broken("bytes behind the end of the stream");
+    inflateReset(&stream_);
+    stream_.avail_out = room;
+  }
+
+  [[noreturn]] static void broken(const std::string& words) {
+    throw Error(Fault::data, "the compressed file is broken", {{}, words, "a whole gzip stream"});
+  }
+
+  std::unique_ptr<std::FILE, decltype(&std::fclose)> file_;
+  std::vector<char> buffer_;
+  std::size_t begin_ = 0, end_ = 0;
+  z_stream stream_{};
+  bool is_gzip_ = false, ended_ = false;
 };
 
 template <class Stored>
@@ -203,12 +275,21 @@ void write_labels(const std::filesystem::path& path, const std::vector<std::int3
   }
   std::error_code failure;
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), failure);
-  std::filesystem::path temporary = path;
-  temporary.replace_filename("." + path.filename().string() + "." + std::to_string(getpid()));
+  // a name that nobody can foresee, made new: no link is followed
+  std::string temporary = (path.parent_path() / ("." + path.filename().string().substr(0, 40) + ".XXXXXX")).string();
+  const int descriptor = mkstemp(temporary.data());
+  const int synced = descriptor < 0 ? -1 : dup(descriptor);
   // "T": written as it is, not compressed
-  const gzFile file = gzopen(temporary.c_str(), is_gzip_name(path) ? "wb1" : "wbT");
+  const gzFile file = descriptor < 0 ? nullptr : gzdopen(descriptor, is_gzip_name(path) ? "wb1" : "wbT");
   bool whole = file != nullptr && write_all(file, header) && write_all(file, voxels);
   if (file != nullptr) whole = gzclose(file) == Z_OK && whole;
+  if (synced >= 0) {
+    const mode_t mask = umask(0);
+    umask(mask);
+    if (fchmod(synced, 0666 & ~mask) != 0) errno = 0;  // a file system without modes
+    if (fsync(synced) != 0 && errno == EIO) whole = false;
+    close(synced);
+  }
   if (whole) std::filesystem::rename(temporary, path, failure);
   if (!whole || failure) {
     const std::string words = failure ? failure.message() : std::strerror(errno);

@@ -101,19 +101,19 @@ void ct_is_clipped_and_standardised() {
 }
 
 void a_coarser_voxel_is_the_mean_over_its_box() {
-  check(rare::resample(line_of({0, 2, 4, 6}), {0.5, 1, 1}, 1).values == std::vector<float>{1, 5}, "pairs");
+  check(rare::resample(line_of({0, 2, 4, 6}), {0.5, 1, 1}, {1, 256, 4096}).values == std::vector<float>{1, 5}, "pairs");
   // boxes of 1.5 voxels: 1 and half of 4; half of 4 and 7
-  const rare::Image image = rare::resample(line_of({1, 4, 7}), {2.0 / 3, 1, 1}, 1);
+  const rare::Image image = rare::resample(line_of({1, 4, 7}), {2.0 / 3, 1, 1}, {1, 256, 4096});
   check(std::abs(image.values.at(0) - 2) < 1e-6 && std::abs(image.values.at(1) - 6) < 1e-6, "one and a half");
   // refined twice: linear between the middles, the ends repeated
-  check(rare::resample(line_of({0, 4}), {2, 1, 1}, 1).values == std::vector<float>{0, 1, 3, 4}, "linear");
+  check(rare::resample(line_of({0, 4}), {2, 1, 1}, {1, 256, 4096}).values == std::vector<float>{0, 1, 3, 4}, "linear");
   check(rare::nearest_indices(4, 2, 0.5) == std::vector<std::size_t>{0, 0, 1, 1}, "the way back");
 }
 
 void the_mean_probability_decides_where_a_voxel_holds_several() {
   rare::Manifest manifest;
   manifest.label_values = {0, 7};
-  manifest.min_box_voxels = 1;
+  manifest.resampling = {1, 256, 4096};
   const rare::Orientation as_it_is({{{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}});
   rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is, {2, 1, 1}};
   routed.route.zoom = {2, 1, 1};

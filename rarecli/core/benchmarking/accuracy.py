@@ -38,6 +38,7 @@ def join_accuracy(
                     names=options.cases,
                     upsampled=False,
                     surface=False,
+                    overwrite=True,
                 )
                 evaluate(options.dataset, predictor, folder, scoring, reporter)
         except RareError as error:

@@ -30,6 +30,7 @@ from rarecli.core.engines.open_model import BACKENDS
 from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.jobs.files import require_writable
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 
 __all__ = ["BenchmarkOptions", "benchmark", "require_success"]
@@ -52,6 +53,7 @@ def benchmark(
     elif options.dataset is not None:
         raise UsageError("random weights have no Dice", field="dataset", expected="a run or a bundle")
     task = _task(suite, options, compare_with_torch=model is None)
+    require_new_result(output, ("results.json", "results.csv", "results.md"), "results.csv", again=options.overwrite, resumable=False)
     require_writable(output)
     others = machine.Others()
     with tempfile.TemporaryDirectory() as folder:

@@ -38,3 +38,4 @@ class BenchmarkOptions:
     max_memory_mb: float | None = None
     against: Path | None = None
     threshold: float = 1.2
+    overwrite: bool = False

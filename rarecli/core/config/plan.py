@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from rarecli.core.config import geometry
 from rarecli.core.config.base import Frozen, Levels, Shape, Spacing
@@ -15,10 +15,19 @@ class PercentileNormalisation(Frozen):
     """Each channel of each scan: two percentiles of its voxels on the routed grid to 0 and 1, clipped. The default; MR."""
 
     kind: Literal["percentile"] = "percentile"
-    lower: float = 0.5
-    upper: float = 99.5
+    lower: float = Field(default=0.5, ge=0, lt=100)
+    upper: float = Field(default=99.5, gt=0, le=100)
     interpolation: Literal["linear"] = "linear"
     """Between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
+    where_equal: Literal["that value, and the percentiles of the other voxels"] = "that value, and the percentiles of the other voxels"
+    """If both percentiles are one value f and the channel is not constant, low is the smaller of f and the lower percentile of the voxels
+    that differ from f, and high the larger of f and their upper percentile. So a small structure on a constant background is kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PercentileNormalisation:
+        if self.lower >= self.upper:
+            raise ValueError(f"the lower percentile {self.lower:g} is not below the upper one {self.upper:g}")
+        return self
 
 
 class CtNormalisation(Frozen):
@@ -28,7 +37,7 @@ class CtNormalisation(Frozen):
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
 
 
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
@@ -77,6 +86,11 @@ class Plan(Frozen):
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
         if self.label_values[0] != 0 or len(self.label_values) > 256:
             raise ValueError("labels need a background of value 0 and at most 256 classes")
+        rule = self.normalisation
+        if isinstance(rule, CtNormalisation):
+            num = len(self.channel_names)
+            if any(len(numbers) != num for numbers in (rule.lower, rule.upper, rule.mean, rule.std)):
+                raise ValueError(f"normalisation ct needs one number for each of {num} channels")
         try:
             require_patch_size(self.patch_size, self.num_levels)
         except UsageError as error:  # pydantic reports nothing but a ValueError

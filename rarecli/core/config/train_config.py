@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from rarecli.core.config.base import Arch, Frozen, Targets
 from rarecli.core.config.loading import validate
 from rarecli.core.errors import UsageError
+from rarecli.core.jobs.safe_text import read_yaml
 
 
 class OptimiserConfig(Frozen):
@@ -134,10 +135,7 @@ def load_train_config(
             raise UsageError("there is no such preset", found=preset, expected=", ".join(preset_names()))
         content = yaml.safe_load(resources.files("rarecli.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")) or {}
     if file is not None:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-            raise UsageError("the configuration cannot be read", path=file, found=error) from error
+        content = read_yaml(file, UsageError) or {}
         if not isinstance(content, dict):
             raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
     if base is not None:

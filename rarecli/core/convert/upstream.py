@@ -12,11 +12,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import ModelError, RareError
+from rarecli.core.jobs.safe_text import read_yaml
 
 _RENAMED = (
     (r"encoders\.(\d+)\.conv\.(.+)", "encoder.{0}.{1}"),
@@ -118,10 +118,7 @@ def _plain(value: Any) -> Any:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError("the checkpoint's configuration cannot be read", path=path, found=error) from error
+    content = read_yaml(path, ModelError)
     return content if isinstance(content, dict) else {}
 
 

@@ -13,7 +13,7 @@ from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import ROUNDING
-from rarecli.core.types import FloatArray
+from rarecli.core.types import AnyArray, FloatArray
 
 _EXTENT_SLACK = 1.5
 """A field of view may be this many times larger than the largest of the training set, or smaller than the smallest."""
@@ -41,16 +41,21 @@ def fingerprint(extents_mm: Sequence[FloatArray], statistics: Iterable[FloatArra
     return Fingerprint(extent_mm=(x, y, z), intensity_mean=means, intensity_std=spreads)
 
 
+def constant_channels(data: AnyArray) -> list[int]:
+    """Indices of the channels of (C, X, Y, Z) that hold one value alone."""
+    return [index for index, channel in enumerate(data) if channel.min() == channel.max()]
+
+
 def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
     """Sentences about what makes a scan unlike the training scans; none if it is like them or they are not known."""
+    found = [f"its {plan.channel_names[index]} is constant" for index in constant_channels(scan.source.data)]
     known = plan.fingerprint
     if known is None:
-        return ()
-    found = []
+        return tuple(found)
     for axis, zoom, spacing, grid in zip("xyz", scan.route.zoom, scan.spacing_mm, scan.route.grid_spacing_mm, strict=True):
         if not 1 / _MOST_ZOOM <= zoom <= _MOST_ZOOM:
             found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of depth {scan.route.depth}")
-    if not found and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
+    if not any("spacing" in text for text in found) and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
         found.append(
             f"its finest spacing is {min(scan.spacing_mm):.3g} mm, those that depth {scan.route.depth} was trained for lie around "
             f"{min(scan.route.grid_spacing_mm):.3g} mm"

@@ -15,7 +15,7 @@ from typing import Any
 from rarecli.core.data.case_files import CHANNEL, SUFFIXES, case_name, nifti_files, one_each, require_unique, scans_in
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError
-from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.files import is_inside, read_json
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "modality", path)
     labels = _names(content, "labels", path)
+    _require_no_ignore_label(labels.values(), path)
     entries = content["training"]
     if not isinstance(entries, list) or not entries:
         raise DataError("the dataset lists no training cases", path=path, field="training", found=entries)
@@ -97,6 +98,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
         raise DataError(
             "labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported"
         )
+    _require_no_ignore_label(declared, path)
     labels = {value: name for name, value in declared.items()}
     if len(labels) < len(declared):
         raise DataError("two labels have one value", path=path, field="labels", found=declared)
@@ -122,6 +124,19 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     return _finish(Dataset(root, "nnU-Net raw", str(content.get("name", root.name)), tuple(channels.values()), labels, cases))
 
 
+def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:
+    """Raise DataError for nnU-Net's ignore label: voxels of it would be trained on as a structure and predicted."""
+    if ignored := [name for name in names if name.casefold() == "ignore"]:
+        raise DataError(
+            "the dataset has an ignore label, which rare cannot leave out yet",
+            path=path,
+            field="labels",
+            found=ignored[0],
+            expected="labels that are all structures",
+            remedy="remove the label from dataset.json, and its voxels from the labels",
+        )
+
+
 def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
     """The mapping {"0": "name", ...} of dataset.json, by number."""
     try:
@@ -133,12 +148,12 @@ def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
 
 
 def _inside(root: Path, name: object, path: Path) -> Path:
-    """A path of dataset.json, refused before opening if it leaves the folder."""
+    """A path of dataset.json, refused before opening if its text leaves the folder. Links may lead anywhere: caches lay out files so."""
     if not isinstance(name, str):
         raise DataError("a path must be text", path=path, found=name)
     file = root / name
     try:
-        inside = not Path(name).is_absolute() and file.resolve().is_relative_to(root.resolve())
+        inside = is_inside(name)
         if inside:
             file.lstat()
     except FileNotFoundError:

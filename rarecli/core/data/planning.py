@@ -31,6 +31,8 @@ class PreprocessOptions:
     patch_size: Shape | None = None
     fixed_shape: Shape | None = None
     num_jobs: int | None = None
+    overwrite: bool = False
+    """Replace an earlier prepared dataset."""
     resume: bool = False
     """Keep what is there of an earlier call, finished or interrupted, and was made from the same files and plan."""
 

@@ -26,6 +26,7 @@ from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
 from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard
 from rarecli.core.jobs.workers import Workers, started_workers
@@ -41,6 +42,7 @@ def preprocess(
     Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
     """
     dataset = _open(source, output, options)
+    require_new_result(output, ("prepared.json",), "prepared.json", again=options.resume or options.overwrite)
     with _workers(dataset.cases, options) as workers:
         started = time.perf_counter()
         plan = make_plan(dataset, options, workers)
@@ -54,6 +56,9 @@ def preprocess(
             index = _add_fingerprint(index, list(workers.map(measure, index.cases)))
             (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
         seconds = time.perf_counter() - started
+    for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
+        if not num_cases:
+            reporter.warn(f"label {label} is in none of {len(results)} cases: it cannot be learned, and scores leave it out")
     reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {workers.num} jobs)")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
@@ -123,7 +128,11 @@ def _prepare(
         reporter.warn(f"{name}: {error}")
     if len(failures) == len(found):
         raise some_failed(failures, len(found), dataset.root, None)
-    return [item for item in found if isinstance(item, CaseResult)], failures
+    results = [item for item in found if isinstance(item, CaseResult)]
+    for result in results:
+        for index in result.constant_channels:
+            reporter.warn(f"{result.record.name}: {plan.channel_names[index]} is constant")
+    return results, failures
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import PercentileNormalisation, Plan
 from rarecli.core.data.cases import Case, read_case
+from rarecli.core.data.fingerprint import constant_channels
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging import routing
@@ -41,6 +42,7 @@ class CaseResult:
     record: CaseRecord
     intensity_samples: FloatArray
     """(C, N) values, of the foreground where there is any."""
+    constant_channels: tuple[int, ...]
 
 
 def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path]) -> CaseResult | RareError:
@@ -63,13 +65,14 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
                 if facts.get("key") != key:
                     continue
                 record = validate(CaseRecord, facts["record"], "the record of a case", DataError, path=path)
-                samples = _samples(file.get_tensor("image"), file.get_tensor("labels"))
+                image = file.get_tensor("image")
+                samples = _samples(image, file.get_tensor("labels"))
             if path != target:
                 shutil.copyfile(path, _part_of(target))
                 _part_of(target).replace(target)
         except (OSError, SafetensorError, ValueError, KeyError, DataError):
             continue  # cut short, or of another version
-        return CaseResult(record, samples)
+        return CaseResult(record, samples, tuple(constant_channels(image)))
     return None
 
 
@@ -97,7 +100,7 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
         voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
     )
     _save(arrays, folder / f"{case.name}.safetensors", {"key": key, "record": record.model_dump(mode="json")})
-    return CaseResult(record, _samples(image, labels))
+    return CaseResult(record, _samples(image, labels), tuple(constant_channels(image)))
 
 
 def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rarecli.core.config.loading import validate
 from rarecli.core.engines.manifest import MANIFEST, HashedFile, Manifest
 from rarecli.core.errors import ModelError
-from rarecli.core.jobs.files import read_json, sha256
+from rarecli.core.jobs.files import is_inside, read_json, sha256
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -43,7 +43,7 @@ class Bundle:
         path = self.path / entry.file
         if entry.file in self._verified:
             return path
-        if Path(entry.file).is_absolute() or not path.resolve().is_relative_to(self.path.resolve()):
+        if not is_inside(entry.file):
             raise ModelError("a path leaves the bundle", path=self.path / MANIFEST, found=entry.file)
         if not path.is_file():
             raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")

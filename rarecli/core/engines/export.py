@@ -10,8 +10,10 @@ BUNDLE/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,24 @@ import torch
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
+from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.conformance import write_vectors
 from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, RoutingRule, TensorInfo
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
-from rarecli.core.engines.parity import check_parity
+from rarecli.core.engines.onnx_runner import OnnxRunner
+from rarecli.core.engines.openvino_runner import OpenVinoRunner
+from rarecli.core.engines.parity import check_parity, worst
+from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
 from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
-from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import atomic_folder, sha256
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
-from rarecli.core.types import FloatArray, Shape
+from rarecli.core.types import Shape
 from rarecli.core.versions import installed_versions
 
 WEIGHTS = "weights.safetensors"
@@ -63,6 +70,7 @@ class ExportOptions:
     self_contained: bool = False
     tensorrt: TensorRtOptions = TensorRtOptions()
     check: bool = True
+    overwrite: bool = False
 
 
 def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), reporter: Reporter = Silent()) -> Manifest:
@@ -77,6 +85,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     source = find_model(model)
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
         raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
+    require_new_result(bundle, (MANIFEST,), MANIFEST, again=options.overwrite, resumable=False)
     spec, precision = source.spec, options.precision
     depths = _choose_depths(spec, options.depths)
     network = build_network(spec.network)
@@ -89,19 +98,12 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
             onnx_export.save_shared_weights(onnx_export.weights_of(graphs, network), folder / WEIGHTS)
             shared = HashedFile(file=WEIGHTS, sha256=sha256(folder / WEIGHTS))
         engines = []
-        for depth, graph in reporter.track(graphs.items(), "check", len(graphs)):
+        for depth, graph in graphs.items():
             file = folder / f"depth{depth}.onnx"
             if shared:
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
-            parity = check_parity(file.name, _run_onnx(file), spec, depth, precision, reference) if options.check else None
-            engine = _describe(spec, depth, file, parity)
-            if library is not None:
-                plan = _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)
-                engine = engine.model_copy(update={"plan": plan})
-            engines.append(engine)
-            if parity:
-                reporter.say(f"depth {depth}: logits within {parity.max_abs:.1e} of PyTorch, {parity.label_changes} labels changed")
+            engines.append(_describe(spec, depth, file))
         manifest = Manifest(
             spec=spec,
             precision=precision,
@@ -109,11 +111,45 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
             routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(depths), as_is_octaves=spec.as_is_octaves),
             weights=shared,
             engines=tuple(engines),
-            conformance=write_vectors(folder, spec, depths, reference) if options.check else (),
-            versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")),
+            conformance=(),
+            versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy")),
         )
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if options.check:
+            engines = _check_engines(_write(manifest, folder), reference, reporter)
+        if library is not None:
+            engines = [
+                engine.model_copy(update={"plan": _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)})
+                for engine in engines
+            ]
+        vectors = write_vectors(folder, spec, depths, reference) if options.check else ()
+        manifest = manifest.model_copy(update={"engines": tuple(engines), "conformance": vectors})
+        _write(manifest, folder)
     return manifest
+
+
+def _write(manifest: Manifest, folder: Path) -> Bundle:
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return Bundle(folder)
+
+
+def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -> list[Engine]:
+    """The engines with their parity, in every runner on the CPU that `--backend auto` may choose. Raises ModelError if one disagrees."""
+    runners: list[Runner] = [OnnxRunner(bundle, "cpu")]
+    if find_spec("openvino"):
+        runners.append(OpenVinoRunner(bundle, "cpu"))
+    manifest, checked = bundle.manifest, []
+    for engine in reporter.track(manifest.engines, "check", len(manifest.engines)):
+        parities = []
+        for runner in runners:
+            with runner:
+                run = partial(runner.run, depth=engine.depth)
+                name = f"{engine.file}, {runner.backend}"
+                parities.append(check_parity(name, run, manifest.spec, engine.depth, manifest.precision, reference, backend=runner.backend))
+        parity = worst(parities)
+        checked.append(engine.model_copy(update={"parity": parity}))
+        off, names = max(parity.max_abs, parity.large_max_abs or 0), " and ".join(parity.runners)
+        reporter.say(f"depth {engine.depth}: logits within {off:.1e} of PyTorch in {names}, {parity.label_changes} labels changed")
+    return checked
 
 
 def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
@@ -121,15 +157,6 @@ def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
     if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
         raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
     return chosen
-
-
-def _run_onnx(file: Path) -> Callable[[FloatArray], FloatArray]:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing_extra("onnxruntime", "cpu") from None
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return lambda image: session.run([OUTPUT], {INPUT: image})[0]
 
 
 def _build_plan(
@@ -155,6 +182,7 @@ def _build_plan(
                 engine.depth,
                 precision,
                 reference,
+                backend="tensorrt",
                 shapes=shapes,
                 max_batch=profile.most[0],
             )
@@ -162,7 +190,7 @@ def _build_plan(
     return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
 
 
-def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity | None) -> Engine:
+def _describe(spec: ModelSpec, depth: int, file: Path) -> Engine:
     network = spec.network
     divisor, least = geometry.divisor(network.num_levels, depth), geometry.min_axis(network.num_levels, depth)
     return Engine(
@@ -175,5 +203,5 @@ def _describe(spec: ModelSpec, depth: int, file: Path, parity: Parity | None) ->
         divisors=(divisor, divisor, divisor),
         min_shape=(least, least, least),
         patch_shape=spec.patch_shape(depth),
-        parity=parity,
+        parity=None,
     )

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from rarecli.core.config.base import Frozen
 from rarecli.core.config.model_spec import ModelSpec
@@ -21,6 +23,14 @@ Precision = Literal["fp32", "fp16"]
 """Of the weights and convolutions; input, output and instance norms are float32 in either."""
 
 
+Depth = Annotated[int, Field(ge=0, lt=10)]
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Free = Annotated[int, Field(ge=-1, le=2**16)]
+"""A size of a tensor's shape; -1 is one that the caller chooses."""
+Spacing = Annotated[float, Field(gt=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class TensorInfo(Frozen):
     """A tensor of an engine. -1 is a size that the caller chooses."""
 
@@ -29,35 +39,42 @@ class TensorInfo(Frozen):
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
     memory_order: Literal["C"] = "C"
     """Z is the fastest axis in memory. (In a NIfTI file X is.)"""
-    shape: tuple[int, int, int, int, int]
+    shape: tuple[Free, Free, Free, Free, Free]
 
 
 class HashedFile(Frozen):
     """A file of the bundle: its path inside, with forward slashes, and its SHA-256 in hexadecimal."""
 
-    file: str
-    sha256: str
+    file: str = Field(min_length=1, max_length=1024)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Parity(Frozen):
-    """How an engine compared with PyTorch when it was exported, on phantoms and random images."""
+    """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
 
-    shapes: tuple[tuple[int, int, int], ...]
-    max_abs: float
-    """Largest difference of a logit."""
-    max_rel: float
+    runners: tuple[str, ...]
+    """The backends that ran it."""
+    shapes: tuple[tuple[Size, Size, Size], ...]
+    """Shapes of the phantoms and of the random images."""
+    max_abs: float = Field(ge=0)
+    """Largest difference of a logit on these."""
+    max_rel: float = Field(ge=0)
     """The same as a share of the image's largest logit."""
-    tolerance_rel: float
-    label_changes: int
+    large_shape: tuple[Size, Size, Size] | None
+    """Shape of an image that is mostly constant background; null if none was tried."""
+    large_max_abs: float | None
+    large_max_rel: float | None
+    tolerance_rel: Share
+    label_changes: int = Field(ge=0)
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
-    min_dice: float
+    min_dice: Share
     """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
 
 
 class ConformanceVector(Frozen):
     """One scan with every step written down: `rarecli/core/engines/conformance.py`."""
 
-    depth: int
+    depth: Depth
     scan: HashedFile
     labels: HashedFile
     arrays: HashedFile
@@ -78,9 +95,9 @@ class PlanFacts(HashedFile):
     gpu: Gpu | None
     """None: built without one, by TensorRT-RTX."""
     onnx_sha256: str
-    shape_min: tuple[int, int, int, int, int]
-    shape_opt: tuple[int, int, int, int, int]
-    shape_max: tuple[int, int, int, int, int]
+    shape_min: tuple[Size, Size, Size, Size, Size]
+    shape_opt: tuple[Size, Size, Size, Size, Size]
+    shape_max: tuple[Size, Size, Size, Size, Size]
     flags: tuple[str, ...]
     parity: Parity | None = None
     """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
@@ -89,18 +106,27 @@ class PlanFacts(HashedFile):
 class Engine(HashedFile):
     """One entry into the network, as an ONNX graph; if asked for, as a TensorRT plan, too."""
 
-    depth: int
-    grid_spacing_mm: tuple[float, float, float]
+    depth: Depth
+    grid_spacing_mm: tuple[Spacing, Spacing, Spacing]
     input: TensorInfo
     output: TensorInfo
-    divisors: tuple[int, int, int]
+    divisors: tuple[Size, Size, Size]
     """X, Y and Z must be multiples of these."""
-    min_shape: tuple[int, int, int]
-    patch_shape: tuple[int, int, int]
+    min_shape: tuple[Size, Size, Size]
+    patch_shape: tuple[Size, Size, Size]
     """The size of a sliding window."""
     parity: Parity | None
     """null: not compared with PyTorch; only in bundles that a benchmark makes for itself."""
     plan: PlanFacts | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Engine:
+        for sizes in (self.min_shape, self.patch_shape):
+            if any(size % divisor for size, divisor in zip(sizes, self.divisors, strict=True)):
+                raise ValueError(f"{sizes} are not multiples of the divisors {self.divisors}")
+        if any(least > size for least, size in zip(self.min_shape, self.patch_shape, strict=True)):
+            raise ValueError(f"the patch {self.patch_shape} is below the least shape {self.min_shape}")
+        return self
 
 
 class RoutingRule(Frozen):
@@ -114,15 +140,15 @@ class RoutingRule(Frozen):
 
     orientation: Literal["RAS"] = "RAS"
     """Array axes point right, anterior, superior as nearly as flipping and swapping can bring them."""
-    trained_spacing_mm: tuple[float, float, float]
-    depths: tuple[int, ...]
+    trained_spacing_mm: tuple[Spacing, Spacing, Spacing]
+    depths: tuple[Depth, ...] = Field(min_length=1, max_length=10)
     axis: Literal["finest"] = "finest"
     rounding: Literal["half_up"] = "half_up"
-    tolerance: float = routing.TOLERANCE
-    as_is_octaves: float
+    tolerance: Share = routing.TOLERANCE
+    as_is_octaves: Share
     """0 for a model that has seen only its grids."""
-    as_is_anisotropy_octaves: float = routing.AS_IS_ANISOTROPY_OCTAVES
-    rounding_slack: float = routing.ROUNDING
+    as_is_anisotropy_octaves: Share = routing.AS_IS_ANISOTROPY_OCTAVES
+    rounding_slack: float = Field(default=routing.ROUNDING, ge=0, le=1e-2)
 
 
 class ResamplingRule(Frozen):
@@ -135,7 +161,11 @@ class ResamplingRule(Frozen):
     """
 
     kernel: Literal["box"] = "box"
-    min_box_voxels: float = resampling.MIN_BOX_VOXELS
+    min_box_voxels: float = Field(default=resampling.MIN_BOX_VOXELS, ge=1, le=64)
+    max_step: float = Field(default=resampling.MAX_STEP, ge=1, le=resampling.MAX_STEP)
+    """A scan is refused if a new voxel would span more old ones along an axis, or an old one more new ones."""
+    max_growth: float = Field(default=resampling.MAX_GROWTH, ge=1, le=resampling.MAX_GROWTH)
+    """A scan is refused if it would become more than this many times as many voxels."""
     size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
     origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
     border: Literal["repeat the last voxel"] = "repeat the last voxel"
@@ -153,21 +183,21 @@ class WindowRule(Frozen):
     along each axis of n voxels, multiplied over the axes, at least min_weight.
     """
 
-    overlap: float = sliding_window.OVERLAP
+    overlap: float = Field(default=sliding_window.OVERLAP, ge=0, le=0.9)
     weights: Literal["gaussian"] = "gaussian"
-    sigma: float = sliding_window.SIGMA
-    min_weight: float = sliding_window.MIN_WEIGHT
-    padding_value: float = 0.0
+    sigma: float = Field(default=sliding_window.SIGMA, gt=0, le=10)
+    min_weight: float = Field(default=sliding_window.MIN_WEIGHT, gt=0, le=1)
+    padding_value: float = Field(default=0.0, ge=-1e6, le=1e6)
     padding_side: Literal["behind"] = "behind"
 
 
 class Manifest(Frozen):
     """The content of manifest.json."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     spec: ModelSpec
     precision: Precision
-    opset: int
+    opset: int = Field(ge=1, le=100)
     routing: RoutingRule
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()

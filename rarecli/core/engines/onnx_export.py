@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.engines import instance_norm
 from rarecli.core.engines.manifest import Precision
 from rarecli.core.errors import ModelError, missing_extra
 from rarecli.core.model import RareUNet
@@ -76,6 +77,7 @@ def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) 
     _free_shapes(graph, step)
     if precision == "fp16":
         graph = _to_float16(graph)
+    instance_norm.write_out(graph, depth, spec.network.num_levels)
     facts = {"depth": depth, "grid_spacing_mm": spec.grid_spacing_mm(depth), "precision": precision}
     names = {"labels": spec.plan.label_names, "channels": spec.plan.channel_names}
     _set_metadata(graph, {f"rare.{key}": json.dumps(value) for key, value in (facts | names).items()})
@@ -92,7 +94,7 @@ def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyA
             name = tensor.name.removeprefix(_PREFIX)
             if name not in weights:
                 raise ModelError("the exporter made a tensor that is no weight", found=tensor.name, remedy="another version of torch")
-            weights[name] = numpy_helper.to_array(tensor)
+            weights[name] = numpy_helper.to_array(tensor).reshape(weights[name].shape)
     return weights
 
 

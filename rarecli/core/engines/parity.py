@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
-from rarecli.core.engines.probes import phantom_image, random_image
+from rarecli.core.engines.probes import background_image, large_shape, phantom_image, random_image
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.overlap import dice
@@ -30,53 +31,93 @@ def check_parity(
     precision: Precision,
     reference: TorchRunner,
     *,
+    backend: str,
     shapes: Sequence[Shape] | None = None,
     max_batch: int = 2,
 ) -> Parity:
-    """Run an engine and PyTorch on a phantom and on random images: of three shapes, two of them never traced, or of `shapes`.
+    """Run an engine and PyTorch on a phantom, on random images and on a large image that is mostly constant background.
 
-    name: the engine's file, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
+    Phantom and random images have three shapes, two of them never traced, or `shapes`; there is no large image then.
+    name: the engine's file and its backend, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
 
     Raises ModelError unless all logits are finite and within the tolerance, every voxel whose label differs has a margin
     between PyTorch's two best logits below twice the tolerance, and the Dice of every class is high.
     """
-    largest_abs = largest_rel = 0.0
-    least_dice, changes = 1.0, 0
+    large = None if shapes else large_shape(spec, depth)
     shapes = tuple(shapes or _shapes(spec, depth))
-    for seed, shape in enumerate(shapes):
-        for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch)):
-            expected = reference.run(image, depth)
-            found = run(image)
-            tolerance = RELATIVE_TOLERANCE[precision] * float(np.abs(expected).max())
-            finite = bool(np.isfinite(found).all())
-            off = float(np.abs(found - expected).max()) if finite else np.inf
-            labels, expected_labels = found.argmax(axis=1), expected.argmax(axis=1)
-            two_best = np.sort(expected, axis=1)[:, -2:]
-            differs = labels != expected_labels
-            unexplained = int((differs & (two_best[:, 1] - two_best[:, 0] > 2 * tolerance)).sum())
-            per_class = dice(labels, expected_labels, spec.plan.num_classes)
-            sizes = np.bincount(expected_labels.ravel(), minlength=spec.plan.num_classes)
-            worst_dice = float(per_class[sizes >= _MIN_VOXELS].min(initial=1.0))
-            if not finite or off > tolerance or unexplained or worst_dice < MIN_DICE[precision]:
-                raise ModelError(
-                    "the engine does not agree with PyTorch",
-                    path=name,
-                    field=f"depth {depth}, {precision}, shape {shape}",
-                    found=f"logits off by {off:.2e}, {unexplained} labels changed for no small margin, least Dice {worst_dice:.4f}",
-                    expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[precision]}",
-                    remedy="nothing was written; try --precision fp32, or other versions of torch and onnxruntime",
-                )
-            changes += int(differs.sum())
-            largest_abs, least_dice = max(largest_abs, off), min(least_dice, worst_dice)
-            largest_rel = max(largest_rel, off / float(np.abs(expected).max()))
+    small_images = [
+        image
+        for seed, shape in enumerate(shapes)
+        for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch))
+    ]
+    gate = _Gate(name, spec, depth, precision)
+    small = [gate.compare(run(image), reference.run(image, depth)) for image in small_images]
+    background = background_image(spec, large) if large else None
+    on_large = [] if background is None else [gate.compare(run(background), reference.run(background, depth))]
     return Parity(
+        runners=(backend,),
         shapes=shapes,
-        max_abs=largest_abs,
-        max_rel=largest_rel,
+        max_abs=max(item.max_abs for item in small),
+        max_rel=max(item.max_rel for item in small),
+        large_shape=large,
+        large_max_abs=on_large[0].max_abs if on_large else None,
+        large_max_rel=on_large[0].max_rel if on_large else None,
         tolerance_rel=RELATIVE_TOLERANCE[precision],
-        label_changes=changes,
-        min_dice=least_dice,
+        label_changes=sum(item.label_changes for item in (*small, *on_large)),
+        min_dice=min(item.min_dice for item in (*small, *on_large)),
     )
+
+
+def worst(parities: Sequence[Parity]) -> Parity:
+    """One record for the same engine in several runners."""
+    first = parities[0]
+    greatest = {name: max(getattr(parity, name) for parity in parities) for name in ("max_abs", "max_rel", "label_changes")}
+    if first.large_shape:
+        greatest |= {name: max(getattr(parity, name) for parity in parities) for name in ("large_max_abs", "large_max_rel")}
+    runners = tuple(runner for parity in parities for runner in parity.runners)
+    return first.model_copy(update={"runners": runners, "min_dice": min(parity.min_dice for parity in parities)} | greatest)
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    max_abs: float
+    max_rel: float
+    label_changes: int
+    min_dice: float
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """What an engine must fulfil on every image."""
+
+    name: str
+    spec: ModelSpec
+    depth: int
+    precision: Precision
+
+    def compare(self, found: FloatArray, expected: FloatArray) -> _Agreement:
+        """Compare logits (B, K, X, Y, Z) of an engine with PyTorch's. Raises ModelError if they do not agree."""
+        num_classes = self.spec.plan.num_classes
+        tolerance = RELATIVE_TOLERANCE[self.precision] * float(np.abs(expected).max())
+        finite = bool(np.isfinite(found).all())
+        off = float(np.abs(found - expected).max()) if finite else np.inf
+        labels, expected_labels = found.argmax(axis=1), expected.argmax(axis=1)
+        two_best = np.sort(expected, axis=1)[:, -2:]
+        differs = labels != expected_labels
+        unexplained = int((differs & (two_best[:, 1] - two_best[:, 0] > 2 * tolerance)).sum())
+        per_class = dice(labels, expected_labels, num_classes)
+        sizes = np.bincount(expected_labels.ravel(), minlength=num_classes)
+        worst_dice = float(per_class[sizes >= _MIN_VOXELS].min(initial=1.0))
+        if not finite or off > tolerance or unexplained or worst_dice < MIN_DICE[self.precision]:
+            raise ModelError(
+                "the engine does not agree with PyTorch",
+                path=self.name,
+                field=f"depth {self.depth}, {self.precision}, shape {expected.shape[2:]}",
+                found=f"logits off by {off:.2e}, {unexplained} labels changed for no small margin, least Dice {worst_dice:.4f}",
+                expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[self.precision]}",
+                remedy="nothing was written; try --precision fp32, or other versions of torch and onnxruntime",
+            )
+        return _Agreement(off, off / float(np.abs(expected).max()), int(differs.sum()), worst_dice)
 
 
 def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:

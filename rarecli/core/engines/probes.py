@@ -10,12 +10,35 @@ from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.resampling import resample
 from rarecli.core.types import FloatArray, Shape
 
+_HEAD = (160, 192, 144)
+_BODY_RADIUS = 0.725
+"""The ball of this radius fills a fifth of the cube from -1 to 1."""
+
 
 def phantom_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
     """A normalised phantom: (1, C, *shape) float32."""
     scan, _ = Phantom(seed, num_channels=spec.network.in_channels).acquire(1.0)
     x, y, z = (size / extent for size, extent in zip(shape, scan.shape, strict=True))
     return normalise(resample(scan.data, (x, y, z), shape), spec.plan.normalisation)[None]
+
+
+def large_shape(spec: ModelSpec, depth: int) -> Shape:
+    """The shape of the large probe at `depth`: four patches along each axis, at most a head of 160 x 192 x 144 voxels at depth 0."""
+    x, y, z = (min(4 * size, most >> depth) for size, most in zip(spec.patch_shape(depth), _HEAD, strict=True))
+    return spec.engine_shape((x, y, z), depth)
+
+
+def background_image(spec: ModelSpec, shape: Shape) -> FloatArray:
+    """A skull-stripped head by formula: an ellipsoid of waves fills a fifth of the image, the rest is 0. (1, C, *shape) float32, 0..1.
+
+    u, v, w run from -1 to 1 along X, Y, Z. Where u^2 + v^2 + w^2 < r^2, channel c is
+    0.5 + 0.25 sin(7u + c) cos(5v) + 0.25 sin(29u + 31v + 37w).
+    """
+    u, v, w = np.ogrid[tuple(slice(-1, 1, size * 1j) for size in shape)]
+    inside = u**2 + v**2 + w**2 < _BODY_RADIUS**2
+    fine = np.sin(29 * u + 31 * v + 37 * w)
+    channels = [0.5 + 0.25 * np.sin(7 * u + channel) * np.cos(5 * v) + 0.25 * fine for channel in range(spec.network.in_channels)]
+    return np.stack([np.where(inside, values, 0) for values in channels]).astype(np.float32)[None]
 
 
 def random_image(spec: ModelSpec, shape: Shape, seed: int, batch: int) -> FloatArray:

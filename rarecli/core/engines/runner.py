@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
+import numpy as np
+
+from rarecli.core.errors import ModelError
 from rarecli.core.types import FloatArray
 
 
@@ -21,3 +24,20 @@ class Runner(Protocol):
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
+
+
+def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name: str) -> FloatArray:
+    """Return the logits of an image (B, C, X, Y, Z) if they are what an engine must answer: (B, num_classes, X, Y, Z) float32, finite.
+
+    Raises ModelError for anything else. name: the engine, for the error.
+    """
+    expected = (image.shape[0], num_classes, *image.shape[2:])
+    if logits.shape != expected or logits.dtype != np.float32:
+        found = f"shape {logits.shape}, {logits.dtype}"
+        raise ModelError("the engine answers something else than logits", path=name, found=found, expected=f"shape {expected}, float32")
+    if not np.isfinite(logits).all():
+        num = int((~np.isfinite(logits)).sum())
+        raise ModelError(
+            "the engine answers numbers that are not finite", path=name, found=f"{num} of {logits.size} logits", expected="finite logits"
+        )
+    return logits

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.run_folder import load_run_info
 from rarecli.core.data.cases import Case, undeclared_name
+from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.progress import Reporter
+from rarecli.core.jobs.safe_text import read_text
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
@@ -24,6 +28,27 @@ def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Cas
             expected=f"{len(known)} cases, e.g. {next(iter(known))}",
         )
     return [known[name] for name in names]
+
+
+def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Reporter) -> list[str] | None:
+    """The cases that no run among `models` was trained on; None, for all cases, if none of them was trained on any.
+
+    Reports which cases that leaves, and warns where every case was trained on.
+    """
+    trained: set[str] = set()
+    for model in models:
+        files = find_model(model)
+        if files.bundle is None:
+            trained |= set(load_run_info(files.folder).split["train"])
+    names = [case.name for case in cases]
+    held_out = [name for name in names if name not in trained]
+    if len(held_out) == len(names):
+        return None
+    if not held_out:
+        reporter.warn("the model was trained on every one of these cases: the scores say nothing about other scans")
+        return None
+    reporter.say(f"scoring the {len(held_out)} cases that the model was not trained on; --all-cases scores all {len(names)}")
+    return held_out
 
 
 def require_same_labels(label_names: dict[int, str] | None, spec: ModelSpec, dataset: Path) -> None:
@@ -49,9 +74,10 @@ def read_case_names(path: Path) -> list[str]:
     """Case names from a JSON list, a run.json (its validation cases), or a text file with one per line."""
     if path.suffix != ".json":
         try:
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path, UsageError)
+        except OSError as error:
             raise UsageError("the list of cases cannot be read", path=path, found=error) from error
+        return [line.strip() for line in text.splitlines() if line.strip()]
     content = read_json(path)
     if isinstance(content, dict):
         split = content.get("split")

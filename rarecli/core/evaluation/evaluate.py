@@ -15,9 +15,9 @@ from typing import Any
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.cases import Case
 from rarecli.core.data.layouts import open_dataset
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
+from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.evaluation import figures
-from rarecli.core.evaluation.case_selection import choose_cases, require_same_labels
+from rarecli.core.evaluation.case_selection import choose_cases, held_out_names, require_same_labels
 from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
@@ -25,7 +25,9 @@ from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_res
 from rarecli.core.evaluation.summary import Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.prediction.cross_validation import Folds, pooled
@@ -40,23 +42,26 @@ class EvaluateOptions:
 
     depths: resolutions as depths; all by default. spacings_mm: instead of depths, acquire every scan at these isotropic spacings, and just
     beside those where the depth changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
-    names: only these cases. pool_folds: the models are runs of one cross-validation, and each scores the cases that it held out.
+    names: only these cases; by default those that the model was not trained on. all_cases: by default every case.
+    pool_folds: the models are runs of one cross-validation, and each scores the cases that it held out.
     upsampled: also score what everyone does today, the same weights given the scan upsampled to depth 0.
     surface: also HD95 and surface Dice, by MONAI.
     against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
     resume: leave out the cases that an earlier call into `output` finished with the same scans, model and options.
-    shard: only this part of the cases.
+    overwrite: replace the results of an earlier call. shard: only this part of the cases.
     """
 
     depths: Sequence[int] | None = None
     spacings_mm: Sequence[float] | None = None
     protocol: Protocol = "native"
     names: Sequence[str] | None = None
+    all_cases: bool = False
     pool_folds: bool = False
     upsampled: bool = True
     surface: bool = True
     against: Path | None = None
     resume: bool = False
+    overwrite: bool = False
     shard: Shard = WHOLE
 
 
@@ -77,7 +82,7 @@ def evaluate(
     if options.shard != WHOLE and options.against is not None:
         raise UsageError("a part of the cases is not compared", field="against", remedy="give --against with the last call, --resume")
     with _opened(model, options.pool_folds) as predictor:
-        cases = choose_cases(source.cases, predictor.case_names if options.names is None else options.names)
+        cases = choose_cases(source.cases, _choose_names(options, source.cases, predictor, reporter))
         for case in cases:
             predictor.for_case(case.name)  # says now if there is none
         spec = predictor.spec
@@ -88,6 +93,8 @@ def evaluate(
         _warn_of_another_protocol(options.protocol, spec, reporter)
         if options.surface:
             require_monai()
+        again = options.resume or options.overwrite or options.shard != WHOLE
+        require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
         require_writable(output)
         part = options.shard.of(cases)
         pictured = {case.name for case in cases[:_NUM_PICTURES]} if options.spacings_mm is None else set()
@@ -107,7 +114,8 @@ def evaluate(
         return facts
     if not scored:
         raise some_failed(failures, len(cases), dataset, None)
-    summary = summarise(scored, spec.plan.label_names, "depth" if options.spacings_mm is None else "spacing_mm") | facts
+    scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
+    summary = summarise(scored, ["background", *labels], "depth" if options.spacings_mm is None else "spacing_mm") | facts
     if options.spacings_mm is not None:
         points = dice_curve(summary["per_method"], resolutions)
         summary |= {"curve": points, "curve_facts": curve_facts(points)}
@@ -125,6 +133,16 @@ def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> Abstrac
     return pooled(model) if pool_folds and isinstance(model, ModelChoice) else opened(model)
 
 
+def _choose_names(
+    options: EvaluateOptions, cases: Sequence[Case], predictor: Predictor | Folds, reporter: Reporter
+) -> Sequence[str] | None:
+    if options.names is not None:
+        return options.names
+    if isinstance(predictor, Folds):
+        return predictor.case_names
+    return None if options.all_cases else held_out_names(cases, predictor.choice.models, reporter)
+
+
 def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Sequence[Resolution], cases: Sequence[Case]) -> Result | None:
     """The result to compare with, if there is one. Raises DataError, before the work, if it has other cases, resolutions or labels."""
     if options.against is None:
@@ -133,7 +151,8 @@ def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Seq
     require_comparable(
         other,
         protocol=options.protocol,
-        labels=spec.plan.label_names[1:],
+        # labels that no reference has are left out of both; `compare` sees which those are
+        labels=other.labels if set(other.labels) <= set(spec.plan.label_names) else spec.plan.label_names[1:],
         resolutions=[resolution_name(item.depth, item.spacing_mm) for item in resolutions],
         cases=[case.name for case in cases],
     )
@@ -184,6 +203,19 @@ def _score(
             figures.draw_slices(pictures, case.name, predictor.spec.plan.label_names, output / f"slices_{case.name}.png")
         journal.add(case.name, key, [vars(score) for score in case_scores])
     return scored, failures
+
+
+def _leave_out_absent(scored: list[Score], labels: Sequence[str], dataset: Path, reporter: Reporter) -> tuple[list[Score], Sequence[str]]:
+    """The scores without the labels that no reference has, where a model would be right by doing nothing; and the labels that stay."""
+    # restored labels are compared with the full reference, which has what a coarse one may have lost
+    present = [label for label in labels if any((item.restored or item.metrics)[label]["n_ref"] for item in scored)]
+    if not present:
+        raise DataError("there is nothing but background", path=dataset, expected="a label above 0 in a reference")
+    for label in labels:
+        if label not in present:
+            num = sum(item.metrics[label]["n_pred"] > 0 for item in scored)
+            reporter.warn(f"label {label} is in no reference and is not scored; it is predicted in {num} of {len(scored)} results")
+    return [item.only(present) for item in scored], present
 
 
 def _compared(summary: dict[str, Any], other: Result, output: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rarecli.core.evaluation.summary import ROUTED, Score, summarise, write_resu
 from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
 from rarecli.core.imaging.volume import read_labels, require_same_grid
 from rarecli.core.jobs.files import read_json, require_writable, write_json
+from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 
 
@@ -26,6 +27,7 @@ def score(
     reporter: Reporter = Silent(),
     *,
     surface: bool = True,
+    overwrite: bool = False,
     against: Path | None = None,
 ) -> dict[str, Any]:
     """Score a folder of label files against another by name; write summary.json and cases.csv; return the summary.
@@ -48,6 +50,7 @@ def score(
     if surface:
         require_monai()
     depths = _depths_taken(predictions)
+    require_new_result(output, ("summary.json", "cases.csv"), "cases.csv", again=overwrite, resumable=False)
     require_writable(output)
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for case in reporter.track(predicted, "score", len(predicted)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,15 @@ class Score:
     spacing_mm: float | None = None
     restored: Record | None = None
     ceiling: Record | None = None
+
+    def only(self, labels: Sequence[str]) -> Score:
+        """The score of these labels alone."""
+
+        def chosen(record: Record) -> Record:
+            return {label: record[label] for label in labels}
+
+        restored, ceiling = self.restored and chosen(self.restored), self.ceiling and chosen(self.ceiling)
+        return replace(self, metrics=chosen(self.metrics), restored=restored, ceiling=ceiling)
 
     def column(self, column: Column) -> str | None:
         """The resolution as the key of a table."""

@@ -12,10 +12,16 @@ Limits = tuple[tuple[float, float], ...]
 
 
 def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
-    """Two percentiles of each channel, linear interpolation between order statistics in float64."""
+    """Two percentiles of each channel, linear interpolation between order statistics in float64.
+
+    Where both are one value, the limits are that value and the percentiles of the other voxels (`PercentileNormalisation.where_equal`).
+    """
     limits = []
     for channel in image:
         low, high = np.percentile(channel.astype(np.float64), [lower, upper], overwrite_input=True)
+        if low == high and (others := channel[channel != np.float32(low)].astype(np.float64)).size:
+            least, most = np.percentile(others, [lower, upper])
+            low, high = min(low, least), max(high, most)
         limits.append((float(low), float(high)))
     return tuple(limits)
 

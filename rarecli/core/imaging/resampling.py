@@ -18,14 +18,28 @@ from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
 MIN_BOX_VOXELS = 1.0
 """Least width of the box, in old voxels; with 1, refining is linear interpolation."""
+MAX_STEP = 256.0
+"""Most old voxels along an axis that one new voxel may span, and most new ones that an old one may become."""
+MAX_GROWTH = 4096.0
+"""Most new voxels for each old one."""
 _MOST_VOXELS = 2**30
 
 
 def resampled_shape(shape: Shape, zoom: Triple) -> Shape:
     """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size.
 
-    Raises DataError for a grid of more than 2^30 voxels: a wrong spacing, not a scan.
+    Raises DataError, before anything is allocated, for a grid that is too far from the scan's or has more than 2^30 voxels: the spacing or
+    its unit is wrong then.
     """
+    growth = math.prod(max(factor, 1 / size) for size, factor in zip(shape, zoom, strict=True))
+    if growth > MAX_GROWTH or not all(1 / MAX_STEP <= factor <= MAX_STEP for factor in zoom):
+        raise DataError(
+            "the spacing is too far from the grid that the scan is brought to",
+            field="spacing",
+            found=f"{' x '.join(f'{factor:.3g}' for factor in zoom)} times that of the grid",
+            expected=f"at most {MAX_STEP:g} times, at least 1/{MAX_STEP:g}, and at most {MAX_GROWTH:g} times as many voxels",
+            remedy="check the spacing and its unit in the header",
+        )
     x, y, z = (max(1, math.floor(size * factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
     if x * y * z > max(_MOST_VOXELS, math.prod(shape)):
         raise DataError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError
+from rarecli.core.jobs.safe_text import read_text
 
 _DEEPEST_JSON = 64
 """What is nested deeper cannot even be printed safely."""
@@ -177,7 +178,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
     """Read a JSON file. Raises `kind` if it is missing, broken or nested too deeply."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, kind))
     except FileNotFoundError:
         raise kind("the file is missing", path=path, remedy="copy the folder as a whole") from None
     except OSError as error:
@@ -190,6 +191,11 @@ def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
         if not level:
             return content
     raise kind("the file is no valid JSON of rare", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path, as text, stays in its folder. Where links lead does not matter."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def require_writable(folder: Path) -> None:

@@ -22,9 +22,12 @@ FILE_NAME = "finished.jsonl"
 
 
 class Journal:
-    """The finished cases of an output folder, or of one part of them. Without `resume` it starts empty."""
+    """The finished cases of an output folder, or of one part of them. Without `resume` it starts empty.
 
-    def __init__(self, folder: Path, *, resume: bool, shard: Shard = WHOLE) -> None:
+    writes: names of the cases whose files will be written, noted first, so that a file of a killed call is known to be ours.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool, shard: Shard = WHOLE, writes: Iterable[str] = ()) -> None:
         name = Path(FILE_NAME)
         self._path = folder / shard.file_name(name)
         parts = set(folder.glob(f"{name.stem}_*of*{name.suffix}"))
@@ -40,7 +43,9 @@ class Journal:
         whole = shard == WHOLE
         kept = [line for case, line in self._lines.items() if whole or noted_in[case] == self._path]
         with atomic_file(self._path) as temporary:
-            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+            noted = sorted({*writes, *written_names(folder)}) if writes else []
+            lines_to_keep = [{"writes": noted}] * bool(noted) + kept
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in lines_to_keep), encoding="utf-8")
         for path in parts if whole else ():
             path.unlink(missing_ok=True)
 
@@ -53,6 +58,19 @@ class Journal:
         """Note a case as finished; its files must be whole by now."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"case": case, "key": key, "result": result}, allow_nan=False) + "\n")
+
+
+def written_names(folder: Path) -> set[str]:
+    """The cases whose files in a folder were written by calls that keep a journal there, killed ones included."""
+    names: set[str] = set()
+    for path in folder.glob("finished*.jsonl"):
+        names |= _read(path).keys()
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]:
+            try:
+                names |= set(json.loads(text).get("writes", ()))
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                continue
+    return names
 
 
 def key_of(files: Iterable[Path], *facts: Any) -> str:

@@ -28,7 +28,8 @@ class PredictOptions:
 
     depth: forces a depth; by default the spacing decides. pad: False refuses a scan that would have to be padded.
     probabilities: also write them. resume: leave out what an earlier call finished there from the same scans, with the same model and
-    options. num_processes: so many load the model and share the scans, each on a GPU of its own where there are GPUs.
+    options. overwrite: replace what an earlier call wrote.
+    num_processes: so many load the model and share the scans, each on a GPU of its own where there are GPUs.
     shard: only this part of the scans.
     """
 
@@ -36,6 +37,7 @@ class PredictOptions:
     pad: bool = True
     probabilities: bool = False
     resume: bool = False
+    overwrite: bool = False
     num_processes: int = 1
     shard: Shard = WHOLE
 
@@ -71,7 +73,7 @@ class CaseWorker:
                     return Done(_predict_file(case, self.predictor, target, options))
                 key = key_of(case.images, self.predictor.key, options.depth, options.pad, options.probabilities)
                 finished: dict[str, Any] | None = self.journal.find(case.name, key)
-                if finished and target.is_file() and (not options.probabilities or _probabilities_file(target).is_file()):
+                if finished and target.is_file() and (not options.probabilities or probabilities_file(target).is_file()):
                     return Done(finished, key, new=False)
                 return Done(_predict_file(case, self.predictor, target, options), key)
         except RareError as error:
@@ -118,7 +120,8 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _probabilities_file(target: Path) -> Path:
+def probabilities_file(target: Path) -> Path:
+    """Where the probabilities of a labels file go."""
     return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
 
 
@@ -128,7 +131,7 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, options: Predi
     prediction = predictor.predict(volume, depth=options.depth, pad=options.pad, probabilities=options.probabilities)
     write_labels(target, prediction.labels, volume)
     if prediction.probabilities is not None:
-        write_image(_probabilities_file(target), prediction.probabilities, volume)
+        write_image(probabilities_file(target), prediction.probabilities, volume)
     plan = predictor.spec.plan
     voxel_mm3 = float(np.prod(volume.spacing_mm))
     return {

@@ -10,9 +10,10 @@ from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
 from rarecli.core.jobs.files import require_writable, write_json
-from rarecli.core.jobs.journal import Journal
+from rarecli.core.jobs.journal import Journal, written_names
+from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
-from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
+from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, probabilities_file, work_in_processes
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 
 __all__ = ["PredictOptions", "predict"]
@@ -35,11 +36,13 @@ def predict(
         cases = find_scans(inputs)
         targets = _choose_targets(cases, output, options.resume)
         to_file = _is_file_name(output)
-        require_writable(output.parent if to_file else output)
         cases = options.shard.of(cases)
+        _require_replaceable(cases, targets, output, options)
+        require_writable(output.parent if to_file else output)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
         reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
-        journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard)
+        names = [case.name for case in cases]
+        journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
         records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), reporter)
         result = {
             "model": predictor.spec.name,
@@ -84,6 +87,19 @@ def _predict_cases(
 
 def _is_file_name(output: Path) -> bool:
     return output.name.endswith((".nii", ".nii.gz"))
+
+
+def _require_replaceable(cases: Sequence[Case], targets: dict[str, Path], output: Path, options: PredictOptions) -> None:
+    """Raise UsageError if a labels file or its probabilities exist and may not be replaced."""
+    files = {case.name: [targets[case.name]] + [probabilities_file(targets[case.name])] * options.probabilities for case in cases}
+    everything = [path for paths in files.values() for path in paths]
+    if _is_file_name(output):
+        require_replaceable(everything, everything, again=options.overwrite, resumable=False)
+        return
+    require_folder_name(output)
+    ours = written_names(output)
+    written = [path for name, paths in files.items() if name in ours for path in paths]
+    require_replaceable(everything, written, again=options.resume or options.overwrite)
 
 
 def _choose_targets(cases: Sequence[Case], output: Path, resume: bool) -> dict[str, Path]:

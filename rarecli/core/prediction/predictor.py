@@ -16,7 +16,7 @@ import numpy as np
 from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import open_model
-from rarecli.core.engines.runner import Runner
+from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.nifti import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
@@ -106,9 +106,6 @@ class Predictor:
         digests = [find_model(path).digest for path in self.choice.models]
         return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
 
-    case_names = None
-    """Which cases it may be asked for: all. (`pooling.Folds` knows them.)"""
-
     def for_case(self, name: str) -> Predictor:
         """The predictor for a case of this name."""
         return self
@@ -145,9 +142,13 @@ class Predictor:
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """(K, X, Y, Z) on the routed grid. Of several models: those whose softmax is the mean of their probabilities."""
+        num_classes = self.spec.plan.num_classes
 
         def logits_of(runner: Runner) -> FloatArray:
-            return sliding_logits(routed.image, self.spec, routed.route.depth, runner.run, pad=pad)
+            def run(image: FloatArray, depth: int) -> FloatArray:
+                return require_sound(runner.run(image, depth), image, num_classes, f"depth {depth}, {runner.backend}")
+
+            return sliding_logits(routed.image, self.spec, routed.route.depth, run, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)

@@ -15,6 +15,7 @@ import numpy as np
 from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.bundle import Bundle, load_manifest
 from rarecli.core.engines.manifest import Manifest
+from rarecli.core.engines.runner import require_sound
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan
@@ -46,7 +47,7 @@ class Router:
         require_finite(volume)
         spec = self._manifest.spec
         routed = prepare_scan(volume, spec, depth, self._manifest.depths)
-        logits = sliding_logits(routed.image, spec, routed.route.depth, self._infer, through=self._in_flight)
+        logits = sliding_logits(routed.image, spec, routed.route.depth, self._checked, through=self._in_flight)
         route = routed.route
         outputs = {
             contract.LABELS: label_values(classes_of(logits, routed), spec),
@@ -60,6 +61,10 @@ class Router:
         if contract.WARNINGS in wanted:
             outputs[contract.WARNINGS] = np.array([text.encode() for text in differences(routed, spec.plan)], dtype=object)
         return outputs
+
+    def _checked(self, window: FloatArray, depth: int) -> FloatArray:
+        logits = self._infer(window, depth)
+        return require_sound(logits, window, self._manifest.spec.plan.num_classes, self._manifest.engine(depth).file)
 
     def close(self) -> None:
         """Let the threads go."""

@@ -125,7 +125,29 @@ def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
         ends = flat.topk(num, dim=2, largest=largest).values[..., -2:].double()
         one, other = ends.flip(-1).unbind(-1) if largest and num > 1 else (ends[..., 0], ends[..., -1])
         found.append(one + (other - one) * (place - below))
-    return torch.stack(found, dim=-1)
+    low, high = found
+    # on a GPU it is cheaper to compute this for nothing than to wait for the answer whether it is needed
+    if flat.device.type != "cpu" or bool((low == high).any()):
+        low, high = _beside_the_fill(flat, low, high, rule)
+    return torch.stack([low, high], dim=-1)
+
+
+def _beside_the_fill(flat: Tensor, low: Tensor, high: Tensor, rule: PercentileNormalisation) -> tuple[Tensor, Tensor]:
+    """Limits (B, C) of channels (B, C, N): where both percentiles are one value, that and the percentiles of the other voxels."""
+    differs = flat != low.to(flat.dtype)[..., None]
+    num = differs.sum(dim=2, keepdim=True)
+    ordered = torch.where(differs, flat, torch.inf).sort(dim=2).values
+
+    def percentile(percent: float) -> Tensor:
+        last = (num - 1).clamp(min=0)
+        place = last.double() * percent / 100
+        below = place.long()
+        one, other = (ordered.gather(2, index).double() for index in (below, torch.minimum(below + 1, last)))
+        return (one + (other - one) * (place - below)).squeeze(2)
+
+    meet = (low == high) & (num.squeeze(2) > 0)
+    least, most = torch.minimum(low, percentile(rule.lower)), torch.maximum(high, percentile(rule.upper))
+    return torch.where(meet, least, low), torch.where(meet, most, high)
 
 
 def lose_resolution(images: Tensor, depth: int, targets: Targets) -> Tensor:

@@ -11,6 +11,7 @@ from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import leftovers
+from rarecli.core.training.validation import reference_labels
 
 
 def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
@@ -52,7 +53,8 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
     """Raise UsageError if validation on these cases does not produce the metric `monitor`."""
     finest = min((dataset.records[name].depth for name in held_out), default=0)
     depths = [f"dice_depth{depth}" for depth in range(finest, spec.network.num_depths)]
-    known = ["dice_mean", *depths, *(f"dice_{label}" for label in spec.plan.label_names[1:])]
+    labels = reference_labels(dataset, spec, held_out) if held_out else spec.plan.label_names[1:]
+    known = ["dice_mean", *depths, *(f"dice_{label}" for label in labels)]
     if config.monitor not in known:
         raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
 

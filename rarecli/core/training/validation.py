@@ -18,6 +18,16 @@ from rarecli.core.training.multi_resolution import make_samples
 from rarecli.core.training.patches import Patch
 
 
+def reference_labels(dataset: PreparedDataset, spec: ModelSpec, names: Sequence[str]) -> list[str]:
+    """The foreground classes that some of these cases have; all of them if no case has any.
+
+    A class that no case has is right for a model that never predicts it: it says nothing.
+    """
+    voxels = np.sum([dataset.records[name].voxels_per_class for name in names], axis=0)
+    present = [label for label, num in zip(spec.plan.label_names[1:], voxels[1:], strict=True) if num]
+    return present or list(spec.plan.label_names[1:])
+
+
 def validate(
     runner: TorchRunner,
     dataset: PreparedDataset,
@@ -27,6 +37,8 @@ def validate(
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
     """Return the mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
+
+    Classes that none of the cases has are left out.
 
     Scans are prepared, predicted and compared on the runner's device. Only voxel counts are read back, once. Ranks share the cases and
     sum these counts. Counts are whole numbers, so the result does not depend on the number of ranks.
@@ -50,12 +62,14 @@ def validate(
     found = ranks.add(counts).cpu().numpy()
     if found[-1]:
         return None
+    scored = reference_labels(dataset, spec, names)
     by_depth: dict[int, list[Record]] = {}
     for name, of_case in zip(names, found[:-1].reshape(len(names), num_depths, num_classes, num_classes), strict=True):
         for depth in range(dataset.records[name].depth, num_depths):
-            by_depth.setdefault(depth, []).append(case_record(of_case[depth], spec.plan.label_names))
+            record = case_record(of_case[depth], spec.plan.label_names)
+            by_depth.setdefault(depth, []).append({label: record[label] for label in scored})
     result = {f"dice_depth{depth}": float(np.mean([foreground_mean(r) for r in by_depth[depth]])) for depth in sorted(by_depth)}
     result["dice_mean"] = float(np.mean(list(result.values())))
-    for label in spec.plan.label_names[1:]:
+    for label in scored:
         result[f"dice_{label}"] = float(np.mean([np.mean([r[label]["dice"] for r in records]) for records in by_depth.values()]))
     return result

@@ -86,6 +86,9 @@ BROKEN_SCANS = {
     "the spacing is unknown": (header_field(80, bytes(4) + b"\x00\x00\x80\x3f" * 2 + bytes(164) + bytes(4)), 3),
     "sform and qform disagree": (header_field(80, b"\x00\x00\x80\x40"), 3),
     "quaternion is no rotation": (header_field(252, b"\x01\x00\x00\x00\x00\x00\x00\x40"), 3),
+    "bytes behind the end of the stream": (lambda scan: scan.write_bytes(scan.read_bytes() + b"q"), 3),
+    "vox_offset": (header_field(108, b"\x17\xb7\xd1\x38"), 3),  # 1e-4
+    "too far from the grid": (header_field(123, b"\x01"), 3),  # metres
     "another number of channels; found: 2; expected: 1": (with_channels, 4),
 }
 
@@ -132,10 +135,17 @@ def edit_manifest(old: str, new: str):
 BROKEN_BUNDLES = {
     "manifest is missing": lambda bundle: (bundle / "manifest.json").unlink(),
     "is broken": edit_manifest('"divisors"', '"divisor"'),
-    "unknown schema version": edit_manifest('"schema_version": 2,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "unknown schema version": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
     "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
     "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
     "a path leaves the bundle": edit_manifest('"depth1.onnx"', '"../depth1.onnx"'),
+    "overlap = 0.999": edit_manifest('"overlap": 0.5', '"overlap": 0.999'),
+    "sigma = 0": edit_manifest('"sigma": 0.125', '"sigma": 0'),
+    "upper = 1000": edit_manifest('"upper": 99.5', '"upper": 1000'),
+    "depth = 1099511627776": edit_manifest('"depth": 1,\n   "grid', '"depth": 1099511627776,\n   "grid'),
+    "min_box_voxels = 1000000000.0": edit_manifest('"min_box_voxels": 1.0', '"min_box_voxels": 1e9'),
+    "shapes do not suit each other": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    7,'),
+    "divisors = 0": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    0,'),
     "a file of the bundle is missing": lambda bundle: (bundle / "depth1.onnx").unlink(),
 }
 

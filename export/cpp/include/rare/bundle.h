@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "rare/image.h"
+#include "rare/resampling.h"
 
 namespace rare {
 
@@ -66,7 +67,7 @@ struct Manifest {
   std::vector<int> label_values;  ///< of each class; their number is K
   Normalisation normalisation;
   RoutingRule routing;
-  double min_box_voxels = 0;
+  ResamplingRule resampling;
   WindowRule window;
   std::optional<HashedFile> weights;
   std::vector<EngineEntry> engines;

@@ -1,0 +1,47 @@
+"""One policy for every output: what rare did not write is never replaced; what it wrote, only with --resume or --overwrite."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from rarecli.core.errors import UsageError, some
+
+_FILE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".hdr", ".img", ".dcm", ".npy", ".npz", ".h5"),
+    *(".json", ".csv", ".txt", ".md", ".yaml", ".zip", ".gz", ".pt", ".pth", ".onnx", ".safetensors"),
+)
+
+
+def require_folder_name(output: Path) -> None:
+    """Raise UsageError if a folder to be made has the name of a file, which is not what the user meant."""
+    if output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
+        raise UsageError(
+            "the output is a folder, and this is the name of a file", path=output, found=output.suffix, remedy="choose another -o"
+        )
+
+
+def require_replaceable(targets: Sequence[Path], ours: Collection[Path], *, again: bool, resumable: bool = True) -> None:
+    """Raise UsageError if a target exists and is not to be replaced: a file that is not `ours`, or any without `again`.
+
+    ours: the files that rare is known to have written. again: --resume or --overwrite was given. resumable: the command has --resume.
+    """
+    existing = [path for path in targets if path.exists() or path.is_symlink()]
+    if foreign := [path for path in existing if path not in ours]:
+        raise UsageError(
+            "the output holds files that rare did not write",
+            path=foreign[0].parent,
+            found=some(path.name for path in foreign),
+            expected="a new folder, or one that this command wrote",
+            remedy="choose another -o",
+        )
+    if existing and not again:
+        choices = "--resume keeps what is finished there, --overwrite replaces it" if resumable else "--overwrite replaces it"
+        raise UsageError("the output exists", path=existing[0], remedy=f"{choices}; or choose another -o")
+
+
+def require_new_result(output: Path, files: Sequence[str], mark: str, *, again: bool, resumable: bool = True) -> None:
+    """Raise UsageError unless `files` may be written into the folder `output`; they are ours if the file `mark` lies beside them."""
+    require_folder_name(output)
+    targets = [output / name for name in files]
+    require_replaceable(targets, targets if (output / mark).is_file() else [], again=again, resumable=resumable)

@@ -1,0 +1,41 @@
+"""Reads text files of unknown origin: regular files alone, of bounded size, in UTF-8 with or without a byte order mark."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rarecli.core.errors import RareError
+
+_MAX_BYTES = 2**29
+_MAX_YAML_BYTES = 2**20
+
+
+def read_text(path: Path, kind: type[RareError], max_bytes: int = _MAX_BYTES) -> str:
+    """Read a text file. Raises `kind` for a device, a pipe, a folder, a file above `max_bytes`, and for text that is not UTF-8.
+
+    Raises OSError, FileNotFoundError among them, as `Path.read_text` does.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise kind("not a regular file", path=path, found="a folder" if path.is_dir() else "a pipe or a device", expected="a text file")
+    if status.st_size > max_bytes:
+        raise kind("the file is too large", path=path, found=f"{status.st_size} bytes", expected=f"at most {max_bytes}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind("the file is not UTF-8 text", path=path, found=error, expected="UTF-8") from error
+
+
+def read_yaml(path: Path, kind: type[RareError]) -> Any:
+    """Read a YAML file. Raises `kind` if it is not valid, and for aliases, by which a few bytes can stand for gigabytes."""
+    try:
+        text = read_text(path, kind, _MAX_YAML_BYTES)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise kind("the file has YAML aliases", path=path, found="*", expected="every value written out")
+        return yaml.safe_load(text)
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        raise kind("the file cannot be read", path=path, found=error) from error
