@@ -120,14 +120,10 @@ def run(
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     if dry_run:
-        facts = plan_training(prepared, settings, device=device, splits=splits)
-        if json:
-            print_json(facts)
-        else:
-            print_plan(facts)
+        show = print_json if json else print_plan
+        show(plan_training(prepared, settings, device=device, splits=splits))
         return
-    num_ranks = ranks_wanted(nproc, device)
-    if num_ranks > 1 and find_ranks().num == 1:
+    if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
     options = TrainOptions(device, resume, resume_from, init, splits, track and track.value)
