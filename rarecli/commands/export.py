@@ -96,18 +96,15 @@ def run(
             from rarecli.core.engines.export import ExportOptions, TensorRtOptions, export
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "train") from None
+        given = ((shape_min, "--shape-min"), (shape_opt, "--shape-opt"), (shape_max, "--shape-max"))
+        least, usual, most = (three_integers(text, option) for text, option in given)
         options = ExportOptions(
             depths=integers(depths, "--depths"),
             formats=words(formats) or ("onnx",),
             precision=precision.value,
             self_contained=self_contained,
             overwrite=overwrite,
-            tensorrt=TensorRtOptions(
-                three_integers(shape_min, "--shape-min"),
-                three_integers(shape_opt, "--shape-opt"),
-                three_integers(shape_max, "--shape-max"),
-                timing_cache,
-            ),
+            tensorrt=TensorRtOptions(least, usual, most, timing_cache),
         )
         manifest = export(model, output, options, Console())
         result = manifest.model_dump(mode="json")

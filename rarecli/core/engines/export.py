@@ -139,12 +139,12 @@ def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -
         runners.append(OpenVinoRunner(bundle, "cpu"))
     manifest, checked = bundle.manifest, []
     for engine in reporter.track(manifest.engines, "check", len(manifest.engines)):
-        parities = []
+        parities = {}
         for runner in runners:
             with runner:
                 run = partial(runner.run, depth=engine.depth)
                 name = f"{engine.file}, {runner.backend}"
-                parities.append(check_parity(name, run, manifest.spec, engine.depth, manifest.precision, reference, backend=runner.backend))
+                parities[runner.backend] = check_parity(name, run, manifest.spec, engine.depth, manifest.precision, reference)
         parity = worst(parities)
         checked.append(engine.model_copy(update={"parity": parity}))
         off, names = max(parity.max_abs, parity.large_max_abs or 0), " and ".join(parity.runners)
@@ -175,17 +175,17 @@ def _build_plan(
     def check(plan: Path) -> Parity:
         shapes = list(dict.fromkeys((x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)))
         with open_plan(plan) as context:
-            return check_parity(
+            parity = check_parity(
                 plan.name,
                 lambda image: context.infer({INPUT: image})[OUTPUT],
                 spec,
                 engine.depth,
                 precision,
                 reference,
-                backend="tensorrt",
                 shapes=shapes,
                 max_batch=profile.most[0],
             )
+            return worst({"tensorrt": parity})
 
     return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,6 @@ def check_parity(
     precision: Precision,
     reference: TorchRunner,
     *,
-    backend: str,
     shapes: Sequence[Shape] | None = None,
     max_batch: int = 2,
 ) -> Parity:
@@ -55,7 +54,7 @@ def check_parity(
     background = background_image(spec, large) if large else None
     on_large = [] if background is None else [gate.compare(run(background), reference.run(background, depth))]
     return Parity(
-        runners=(backend,),
+        runners=(),
         shapes=shapes,
         max_abs=max(item.max_abs for item in small),
         max_rel=max(item.max_rel for item in small),
@@ -68,14 +67,14 @@ def check_parity(
     )
 
 
-def worst(parities: Sequence[Parity]) -> Parity:
-    """One record for the same engine in several runners."""
+def worst(by_backend: Mapping[str, Parity]) -> Parity:
+    """Return one record for the same engine in several runners."""
+    parities = list(by_backend.values())
     first = parities[0]
     greatest = {name: max(getattr(parity, name) for parity in parities) for name in ("max_abs", "max_rel", "label_changes")}
     if first.large_shape:
         greatest |= {name: max(getattr(parity, name) for parity in parities) for name in ("large_max_abs", "large_max_rel")}
-    runners = tuple(runner for parity in parities for runner in parity.runners)
-    return first.model_copy(update={"runners": runners, "min_dice": min(parity.min_dice for parity in parities)} | greatest)
+    return first.model_copy(update={"runners": tuple(by_backend), "min_dice": min(parity.min_dice for parity in parities)} | greatest)
 
 
 @dataclass(frozen=True)

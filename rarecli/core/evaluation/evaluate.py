@@ -22,7 +22,7 @@ from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
 from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thresholds_mm
-from rarecli.core.evaluation.summary import Score, summarise, write_result
+from rarecli.core.evaluation.summary import Column, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
@@ -115,18 +115,23 @@ def evaluate(
     if not scored:
         raise some_failed(failures, len(cases), dataset, None)
     scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
-    summary = summarise(scored, ["background", *labels], "depth" if options.spacings_mm is None else "spacing_mm") | facts
-    if options.spacings_mm is not None:
+    column: Column = "depth" if options.spacings_mm is None else "spacing_mm"
+    summary = summarise(scored, ["background", *labels], column) | facts
+    if column == "spacing_mm":
         points = dice_curve(summary["per_method"], resolutions)
         summary |= {"curve": points, "curve_facts": curve_facts(points)}
     write_result(scored, summary, output)
-    if options.spacings_mm is None:
-        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
-    else:
-        figures.draw_dice_over_spacing(summary, thresholds_mm(spec, depths), output / "dice_over_spacing.png")
+    _draw(summary, thresholds_mm(spec, depths), output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return _compared(summary, other, output) if other else summary
+
+
+def _draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
+    if "curve" in summary:
+        figures.draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
+    else:
+        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
 
 
 def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> AbstractContextManager[Predictor | Folds]:
