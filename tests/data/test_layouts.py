@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from dataset_files import LABELS, VOXELS, msd, nnunet, plain, refusal, touch
+from dataset_files import LABELS, VOXELS, msd, nnunet, plain, put, refusal, touch
 
 from rarecli.core.data.case_files import case_name, find_scans, scans_in
 from rarecli.core.data.cases import read_case, read_image
@@ -131,3 +131,48 @@ def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, 
     words = refusal(make(tmp_path / "data", labels=labels))
     assert "ignore label" in words
     assert "field: labels" in words
+
+
+def test_nnunet_v1_says_case_and_has_a_file_per_channel(tmp_path):
+    """dataset.json as in MSD, files as in nnU-Net: CASE.nii.gz is written down, CASE_0000.nii.gz and CASE_0001.nii.gz are there."""
+    root = msd(tmp_path / "data", modality={"0": "T1", "1": "T2"})
+    for name in ("a", "b"):
+        (root / "imagesTr" / f"{name}.nii.gz").unlink()
+        for channel in range(2):
+            put(root / "imagesTr" / f"{name}_{channel:04d}.nii.gz", VOXELS + 1000 * channel)
+    cases = open_dataset(root).cases
+    assert [(case.name, [file.name for file in case.images]) for case in cases] == [
+        (name, [f"{name}_0000.nii.gz", f"{name}_0001.nii.gz"]) for name in ("a", "b")
+    ]
+    assert read_image(cases[0], 2).num_channels == 2
+
+
+def test_patients_that_are_called_like_channels_are_scans_of_a_model_with_one_channel(tmp_path):
+    touch(*(tmp_path / f"scan_{number:04d}.nii.gz" for number in range(4)))
+    assert [case.name for case in find_scans([tmp_path], 1)] == [f"scan_{number:04d}" for number in range(4)]
+    (case,) = find_scans([tmp_path], 4)
+    assert (case.name, len(case.images)) == ("scan", 4)
+
+
+def test_a_file_without_digits_does_not_rename_the_others(tmp_path):
+    touch(*(tmp_path / f"{name}_0000.nii.gz" for name in "ab"), tmp_path / "c.nii.gz")
+    assert sorted(case.name for case in find_scans([tmp_path], 1)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("labels", [{"background": "0", "organ": "1"}, {"0": "background", "1": "organ"}, {"background": 0, "organ": 1}])
+def test_labels_of_nnunet_however_they_are_written(labels, tmp_path):
+    assert open_dataset(nnunet(tmp_path / "data", labels=labels)).label_names == {0: "background", 1: "organ"}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"background": 0, "tumour": [1, 2]}, {"background": 0, "organ": None}, ["a"], {"background": "zero"}, {"background": 0, "organ": 1.5}],
+)
+def test_labels_that_are_none_are_refused_with_what_is_expected(labels, tmp_path):
+    assert 'expected: {"background": 0' in refusal(nnunet(tmp_path / "data", labels=labels))
+
+
+def test_another_file_ending_is_named(tmp_path):
+    words = refusal(nnunet(tmp_path / "data", file_ending=".png"))
+    assert "field: file_ending" in words
+    assert "found: .png" in words

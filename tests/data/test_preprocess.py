@@ -208,7 +208,7 @@ def test_a_bad_case_keeps_the_prepared_dataset_that_was_there(tmp_path):
     before = (tmp_path / "out" / "prepared.json").read_bytes()
     (source / "labelsTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     with pytest.raises(DataError):
-        preprocess(source, tmp_path / "out", options())
+        preprocess(source, tmp_path / "out", options(overwrite=True))
     assert (tmp_path / "out" / "prepared.json").read_bytes() == before
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 

@@ -98,3 +98,17 @@ def test_monai_waits_until_a_surface_is_measured():
     )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_user_without_a_name_can_measure_surfaces():
+    """`docker --user 4242` has no passwd entry, and MONAI asks for the user's name when it is imported."""
+    script = """
+import os, pwd
+def nobody(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = nobody
+for name in ("LOGNAME", "USER", "LNAME", "USERNAME"): os.environ.pop(name, None)
+from rarecli.core.evaluation.surfaces import require_monai
+require_monai()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -116,7 +116,7 @@ def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(
     data = small.parent / "data"
     shutil.copytree(small, tmp_path / "prepared")
     train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
-    options = PreprocessOptions(num_levels=2, spacing_mm=(1, 1, 1.25), patch_size=(16, 16, 16), num_jobs=1)
+    options = PreprocessOptions(num_levels=2, spacing_mm=(1, 1, 1.25), patch_size=(16, 16, 16), num_jobs=1, overwrite=True)
     preprocess(data, tmp_path / "prepared", options)
     preprocess(data, tmp_path / "fresh", options)
     for case in (tmp_path / "fresh" / "cases").iterdir():

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +158,38 @@ def test_leftovers_are_told_from_files(tmp_path):
     for name in ("run.json", ".run.json.k2j3h4.json", ".tmpAbC123", ".tmpfile", ".other.json.abcdef.json", ".lock"):
         (tmp_path / name).touch()
     assert {path.name for path in files.leftovers(tmp_path, ["run.json"])} == {".run.json.k2j3h4.json", ".tmpAbC123"}
+
+
+@pytest.mark.parametrize("refused", ["chmod", "fsync"])
+def test_what_a_file_system_need_not_give_is_no_error(tmp_path, monkeypatch, refused):
+    """CIFS, FUSE and S3 mounts refuse modes, and syncing a folder."""
+    real = os.fsync
+
+    def refuse_folders(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    def refuse(self, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if refused == "chmod":
+        monkeypatch.setattr(Path, "chmod", refuse)
+    else:
+        monkeypatch.setattr(os, "fsync", refuse_folders)
+    with files.atomic_file(tmp_path / "a.json") as temporary:
+        temporary.write_text("x")
+    with files.atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("x")
+    assert (tmp_path / "a.json").read_text() == (tmp_path / "folder" / "a").read_text() == "x"
+
+
+def test_a_failing_disk_is_an_error(tmp_path, monkeypatch):
+    def fail(handle):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(EnvironmentFault, match="Input/output error") as caught, files.atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert "free some space" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

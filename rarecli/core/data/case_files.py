@@ -13,12 +13,15 @@ SUFFIXES = (".nii.gz", ".nii")
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
-def scans_in(folder: Path) -> list[Case]:
-    """The scans of a folder by name; files CASE_0000, CASE_0001 ... are channels of one scan if every file is named so."""
+def scans_in(folder: Path, num_channels: int | None = None) -> list[Case]:
+    """The scans of a folder by name; files CASE_0000, CASE_0001 ... are channels of one scan.
+
+    num_channels: of every scan, where it is known. With 1, files that are named so without being channels are scans of their own.
+    """
     files = nifti_files(folder)
     if not files:
         raise DataError("no scans here", path=folder, expected="files named *.nii or *.nii.gz")
-    return _group(files)
+    return _group(files, num_channels)
 
 
 def label_files(folder: Path) -> list[Case]:
@@ -40,20 +43,20 @@ def nifti_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
 
 
-def find_scans(inputs: Sequence[Path]) -> list[Case]:
-    """Cases for prediction: each input is a file, or a folder of scans."""
+def find_scans(inputs: Sequence[Path], num_channels: int | None = None) -> list[Case]:
+    """Cases for prediction: each input is a file, or a folder of scans. num_channels: those that the model takes."""
     files: list[Path] = []
     cases: list[Case] = []
     for path in inputs:
         if path.is_dir():
-            cases += scans_in(path)
+            cases += scans_in(path, num_channels)
         elif not path.exists():
             raise DataError("there is no such file", path=path, expected="a scan, or a folder of scans")
         elif not path.name.endswith(SUFFIXES):
             raise DataError("not a scan", path=path, expected="a name ending in .nii or .nii.gz")
         else:
             files.append(path)
-    cases += _group(files)
+    cases += _group(files, num_channels)
     require_unique(cases)
     return cases
 
@@ -66,19 +69,23 @@ def case_name(path: Path) -> str:
     return path.name
 
 
-def _group(files: Iterable[Path]) -> list[Case]:
-    """Cases of files. Only if every name ends in four digits and one of them in _0000 are these digits channels, and not part of a name."""
+def _group(files: Iterable[Path], num_channels: int | None) -> list[Case]:
+    """Cases of files. Four digits at the end of a name are a channel if some name ends in _0000, and else part of the name.
+
+    A file without digits is a scan of its own and changes nothing about the others. Patients called scan_0000, scan_0001 ... look like the
+    channels of one scan: with `num_channels` 1 they are scans.
+    """
     files = list(files)
-    matches = [CHANNEL.match(case_name(file)) for file in files]
-    if not all(matches) or not any(match and match["channel"] == "0000" for match in matches):
-        return one_each(files)
+    matches = {file: match for file in files if (match := CHANNEL.match(case_name(file)))}
     groups: dict[tuple[Path, str], dict[int, Path]] = {}
-    for file, match in zip(files, matches, strict=True):
-        assert match is not None
+    for file, match in matches.items():
         channels = groups.setdefault((file.parent, match["case"]), {})
         if (number := int(match["channel"])) in channels:
             raise DataError("a channel is there twice", case=match["case"], path=file, found=channels[number].name)
         channels[number] = file
+    several = num_channels == 1 and any(len(channels) > 1 for channels in groups.values())
+    if several or not any(match["channel"] == "0000" for match in matches.values()):
+        return one_each(files)
     for (folder, name), channels in groups.items():
         if missing := sorted(set(range(max(channels) + 1)) - channels.keys()):
             raise DataError(
@@ -89,6 +96,7 @@ def _group(files: Iterable[Path]) -> list[Case]:
                 expected=", ".join(f"{name}_{number:04d}.nii.gz" for number in missing),
             )
     cases = [Case(name, tuple(file for _, file in sorted(channels.items()))) for (_, name), channels in groups.items()]
+    cases += one_each(file for file in files if file not in matches)
     require_unique(cases)
     return cases
 

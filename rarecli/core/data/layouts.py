@@ -86,17 +86,31 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
         if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
             raise DataError("a case needs `image` and `label`", path=path, field="training", found=entry)
         image, label = (_inside(root, entry[key], path) for key in ("image", "label"))
-        cases.append(Case(case_name(image), (image,), label))
+        cases.append(Case(case_name(image), _channel_files(image, len(channels)), label))
     return _finish(Dataset(root, "MSD", str(content.get("name", root.name)), tuple(channels.values()), labels, tuple(cases)))
+
+
+def _channel_files(image: Path, num_channels: int) -> tuple[Path, ...]:
+    """The file of a case; or its channels, where dataset.json says CASE and the files are CASE_0000, as in nnU-Net v1."""
+    suffix = image.name.removeprefix(case_name(image))
+    channels = tuple(image.with_name(f"{case_name(image)}_{number:04d}{suffix}") for number in range(num_channels))
+    return channels if not image.exists() and channels[0].exists() else (image,)
 
 
 def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "channel_names", path)
-    declared = content.get("labels")
-    if not isinstance(declared, dict) or not all(isinstance(value, int) for value in declared.values()):
+    if (ending := content.get("file_ending", ".nii.gz")) not in SUFFIXES:
+        raise DataError("the scans are no NIfTI files", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
+    declared = _values_by_name(content.get("labels"))
+    if declared is None:
         raise DataError(
-            "labels must map names to integers", path=path, field="labels", found=declared, remedy="region-based labels are not supported"
+            "labels must map names to integers",
+            path=path,
+            field="labels",
+            found=content.get("labels"),
+            expected='{"background": 0, "name": 1, ...}',
+            remedy="region-based labels are not supported",
         )
     _require_no_ignore_label(declared, path)
     labels = {value: name for name, value in declared.items()}
@@ -122,6 +136,18 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     if num is not None and num != len(cases):
         raise DataError("the number of cases is not the declared one", path=path, field="numTraining", found=num, expected=len(cases))
     return _finish(Dataset(root, "nnU-Net raw", str(content.get("name", root.name)), tuple(channels.values()), labels, cases))
+
+
+def _values_by_name(labels: object) -> dict[str, int] | None:
+    """nnU-Net's labels by name; numbers may be text, and the mapping may be turned round, {"0": "background"}. None for anything else."""
+    if not isinstance(labels, dict) or any(isinstance(value, bool | float) for value in labels.values()):
+        return None
+    if all(str(name).isdigit() for name in labels) and not any(str(value).isdigit() for value in labels.values()):
+        labels = {str(value): name for name, value in labels.items()}
+    try:
+        return {str(name): int(value) for name, value in labels.items()}
+    except (TypeError, ValueError):
+        return None
 
 
 def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +60,10 @@ def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str
 
 
 def _monai() -> tuple[Any, Any, Any]:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # no passwd entry, as under `docker --user`; MONAI asks for the name when it is imported
+        os.environ["LOGNAME"] = "user"
     try:
         import torch
         from monai.metrics.hausdorff_distance import compute_hausdorff_distance

@@ -1,5 +1,6 @@
 """Files that are whole or not there: everything is written under a temporary name, synced and renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        _open_to_others(temporary)
         _sync(temporary)
         if keep is not None and path.exists():
             path.replace(keep)
@@ -156,8 +157,7 @@ def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
         for item in (temporary, *temporary.rglob("*")):
-            # safetensors makes files that nobody else can read
-            item.chmod((0o777 if item.is_dir() else 0o666) & ~_umask())
+            _open_to_others(item)
             _sync(item)
         if path.exists():
             path.replace(old)  # set aside, not deleted: whoever is interrupted here finds both
@@ -217,17 +217,32 @@ def sha256(path: Path) -> str:
 
 
 def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
-    return EnvironmentFault(f"cannot write: {error.strerror or error}", path=path, remedy="free some space, or choose another output")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space, or choose another output" if is_full else "choose another output"
+    return EnvironmentFault(f"cannot write: {error.strerror or error}", path=path, remedy=remedy)
 
 
 def _no_locks(path: Path, error: OSError) -> EnvironmentFault:
     return EnvironmentFault(f"cannot lock: {error.strerror or error}", path=path, remedy="choose an output on a file system with locks")
 
 
+def _open_to_others(path: Path) -> None:
+    """Give a file or folder the modes that the umask leaves: mkstemp and safetensors make files for the user alone.
+
+    Some file systems (CIFS, FUSE, S3 mounts) have no modes and refuse; the file is whole all the same.
+    """
+    with suppress(OSError):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+
+
 def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk. A file system that cannot sync a folder refuses it; only a failing disk is an error."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
     finally:
         os.close(handle)
 

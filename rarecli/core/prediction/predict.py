@@ -33,7 +33,7 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     with opened(model) as predictor:
-        cases = find_scans(inputs)
+        cases = find_scans(inputs, predictor.spec.network.in_channels)
         targets = _choose_targets(cases, output, options.resume)
         to_file = _is_file_name(output)
         cases = options.shard.of(cases)
