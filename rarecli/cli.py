@@ -1,5 +1,6 @@
 """The `rare` command. The only place that prints an error and the only one that exits."""
 
+import signal
 import sys
 import warnings
 from importlib.metadata import version as installed_version
@@ -11,6 +12,7 @@ from rarecli.commands import benchmark, convert, demo, evaluate, export, info, p
 from rarecli.commands.console import settings
 from rarecli.core.errors import RareError
 from rarecli.core.jobs.ranks import find_ranks
+from rarecli.core.jobs.signals import Interrupted, raise_interrupted
 
 app = typer.Typer(
     name="rare",
@@ -44,11 +46,22 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         print(f"Warning: {message}", file=sys.stderr)
 
 
+def _what_is_kept(arguments: list[str]) -> str:
+    if {"predict", "evaluate", "preprocess"} & set(arguments):
+        return "the cases that are finished are kept; go on with --resume"
+    return "nothing more is written"
+
+
 def main() -> None:
     """Run the command line; exit with 0, or with the code of the error (`rarecli/core/errors.py`)."""
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGINT, raise_interrupted)
     try:
         app()
+    except Interrupted as interruption:
+        if find_ranks().leads:
+            print(f"Interrupted: {str(interruption) or _what_is_kept(sys.argv[1:])}", file=sys.stderr)
+        sys.exit(130)
     except RareError as error:
         if settings.debug:
             raise

@@ -37,7 +37,7 @@ def random_images(shape, seed=0):
 @settings(deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3),
-    percents=st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted),
+    percents=st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted).filter(lambda pair: pair[0] < pair[1]),
     seed=st.integers(0, 99),
 )
 def test_percentiles_are_those_of_prediction(shape, percents, seed):

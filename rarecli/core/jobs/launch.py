@@ -8,6 +8,7 @@ import signal
 import sys
 
 from rarecli.core.errors import EnvironmentFault, Preempted, RareError, UsageError
+from rarecli.core.jobs.signals import Interrupted
 
 
 def ranks_wanted(nproc: int, device: str) -> int:
@@ -47,7 +48,9 @@ def launch(num_ranks: int, arguments: list[str], device: str) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "rarecli", *arguments)
-    except SignalException:
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise Interrupted("the ranks have saved if they were training; go on with --resume") from None
         raise Preempted("stopped by a signal; the ranks have saved if they were training", remedy="go on with --resume") from None
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which schedulers send before they kill."""
+"""Requests to stop: SIGTERM, which schedulers send before they kill, and SIGINT, which Ctrl-C sends."""
 
 from __future__ import annotations
 
@@ -7,21 +7,47 @@ import threading
 from types import FrameType, TracebackType
 
 
+class Interrupted(BaseException):
+    """Ctrl-C. The text says what is kept.
+
+    Not a KeyboardInterrupt, which libraries on the way catch and answer in words of their own.
+    """
+
+
+def raise_interrupted(*_: object) -> None:
+    """Raise Interrupted: the handler of SIGINT while a command runs."""
+    raise Interrupted
+
+
+def ignore_interrupts() -> None:
+    """Ignore SIGINT in a worker process: Ctrl-C reaches all processes, and the parent decides what becomes of its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StopRequest:
-    """Within, SIGTERM kills nothing but makes `received` true. Only the main thread can ask for that; elsewhere nothing changes."""
+    """Context manager: inside it SIGTERM and the first SIGINT do not end the process but set `received`. A second SIGINT ends it.
+
+    Only the main thread can handle signals; in another thread nothing changes.
+    """
 
     def __init__(self) -> None:
         self.received = False
+        self.interrupted = False
+        """Whether the request was Ctrl-C."""
         self._main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> StopRequest:
         if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._receive)
+            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])

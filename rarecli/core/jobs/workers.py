@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rarecli.core.errors import EnvironmentFault
+from rarecli.core.jobs.signals import ignore_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ class Workers:
 @contextmanager
 def started_workers(num: int) -> Iterator[Workers]:
     """Within, there are processes to work with. Raises EnvironmentFault if one dies."""
-    with ProcessPoolExecutor(num, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num, multiprocessing.get_context("spawn"), ignore_interrupts) as pool:
         try:
             yield Workers(pool, num)
         except BrokenProcessPool as error:

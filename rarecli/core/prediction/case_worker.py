@@ -19,6 +19,7 @@ from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
+from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 
@@ -101,6 +102,7 @@ def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[s
 
 def _start_worker(numbers: Any, choice: ModelChoice, options: PredictOptions, journal: Journal | None) -> None:
     """Load the model in a worker process: on the GPU of its number, or with its share of the cores."""
+    ignore_interrupts()
     number = numbers.get()
     num_gpus = _num_gpus() if choice.device in ("auto", "cuda") else 0
     device = f"cuda:{number % num_gpus}" if num_gpus else choice.device

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import EnvironmentFault, RareError
+from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.training.multi_resolution import Sample, make_samples
 from rarecli.core.training.patches import Key, Patch, PatchSource
 
@@ -81,7 +82,7 @@ class Batches:
                 num_workers=workers,
                 multiprocessing_context="spawn" if workers else None,
                 pin_memory=device.type == "cuda",
-                worker_init_fn=_ignore_sigterm,
+                worker_init_fn=_ignore_signals,
             )
         )
 
@@ -106,9 +107,10 @@ class Batches:
             yield done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
 
 
-def _ignore_sigterm(_: int) -> None:
-    """Ignore SIGTERM in a worker: launchers and schedulers send it to all processes, and the training cannot save without its workers."""
+def _ignore_signals(_: int) -> None:
+    """Ignore SIGTERM and SIGINT in a worker: they reach all processes, and a training needs its workers to save."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_interrupts()
 
 
 def _unchanged(batch: Any) -> Any:

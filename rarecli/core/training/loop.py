@@ -26,7 +26,7 @@ from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import DataError, ModelError, Preempted
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.ranks import Ranks, require_useful
-from rarecli.core.jobs.signals import StopRequest
+from rarecli.core.jobs.signals import Interrupted, StopRequest
 from rarecli.core.model import RareUNet, build_network, checkpoint
 from rarecli.core.model.device import has_fast_bfloat16
 from rarecli.core.training.batches import Batch, Batches, naming_dead_workers
@@ -215,6 +215,8 @@ class TrainingLoop:
 
     def _leave(self) -> None:
         self.save()
+        if self._stop.interrupted:
+            raise Interrupted("the state is saved; go on with --resume")
         raise Preempted("stopped by SIGTERM; the state is saved", path=self.run, remedy="go on with --resume")
 
     def save(self) -> None:

@@ -1,0 +1,80 @@
+"""Ctrl-C, for real: commands in processes of their own, which get SIGINT."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rarecli.core.data.phantoms import write_phantoms
+
+DEADLINE_S = 120
+
+
+def start(*arguments, **environment):
+    command = [sys.executable, "-m", "rarecli", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | environment)
+
+
+def interrupt(process, ready):
+    """Send SIGINT to all processes of the command, as a terminal does, when `ready`; its exit code and its words."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not ready():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, words
+
+
+def last_line(words):
+    assert "Traceback" not in words
+    return words.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_saves_and_goes_on_to_the_same_end(prepared, tmp_path, workers):
+    run = tmp_path / "run"
+    options = ["--set", "num_filters=2", "--set", "num_folds=4", "--set", f"num_workers={workers}", "--set", "checkpoint_minutes=60"]
+    process = start("train", prepared, "-o", run, "--epochs", "500", "--device", "cpu", *options, OMP_NUM_THREADS="1")
+    code, words = interrupt(process, lambda: (run / "log.jsonl").is_file())
+    assert code == 130
+    assert last_line(words) == "Interrupted: the state is saved; go on with --resume"
+    done = len((run / "log.jsonl").read_text().splitlines())
+    resumed = start("train", prepared, "-o", run, "--resume", "--epochs", str(done + 1), "--device", "cpu", OMP_NUM_THREADS="1")
+    _, words = resumed.communicate(timeout=DEADLINE_S)
+    assert resumed.returncode == 0, words
+    assert [json.loads(line)["epoch"] for line in (run / "log.jsonl").read_text().splitlines()] == list(range(1, done + 2))
+
+
+def test_predict_keeps_what_is_finished(run, tmp_path):
+    write_phantoms(tmp_path / "data", range(60))
+    out = tmp_path / "out"
+    process = start("predict", tmp_path / "data" / "imagesTr", "-m", run, "-o", out, "--threads", "1")
+    code, words = interrupt(process, lambda: len(list(out.glob("*.nii.gz"))) > 2)
+    assert code == 130
+    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_preprocess_with_workers_ends_in_one_line(tmp_path):
+    write_phantoms(tmp_path / "data", range(60))
+    process = start("preprocess", tmp_path / "data", "-o", tmp_path / "out", "--jobs", "2")
+    code, words = interrupt(process, lambda: list((tmp_path / ".out.unfinished").glob("cases/*.safetensors")))
+    assert code == 130
+    assert last_line(words).startswith("Interrupted:")
+    assert not (tmp_path / "out").exists()
+
+
+def test_during_start_up(run, tmp_path):
+    process = start("predict", tmp_path, "-m", run, "-o", tmp_path / "out")
+    time.sleep(0.6)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode in (130, 3)  # 3 where it was faster: there are no scans
+    assert "Traceback" not in words
