@@ -120,7 +120,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1:8:1"], 2, ["1:8:1", "LOW:HIGH:NUM"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "0,1"], 2, ["above 0"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "nan"], 2, ["above 0"]),
-        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1", "--protocol", "paper"], 2, ["only protocol native"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1", "--protocol", "paper"], 2, ["require protocol native"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--against", "PREPARED"], 3, ["file is missing", "summary.json"]),
         (["train", "PREPARED", "-o", "x", "--fold", "9"], 2, ["no such fold", "0 to 4"]),
         (["train", "PREPARED", "-o", "x", "--resume"], 2, ["nothing to resume"]),
@@ -146,7 +146,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["train", "PREPARED", "-o", "x", "--resume-from", "PREPARED"], 2, ["nothing to resume"]),
         (["train", "PREPARED", "-o", "x", "--device", "0,1", "--nproc", "3"], 2, ["--nproc and --device disagree"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "0,1"], 2, ["list of devices"]),
-        (["evaluate", "DATASET", "-m", "BUNDLE", "-o", "x", "--folds"], 4, ["only a run knows"]),
+        (["evaluate", "DATASET", "-m", "BUNDLE", "-o", "x", "--folds"], 4, ["only a run records"]),
         (["info", "none"], 3, ["no such file"]),
         (["convert", "none.pth", "-o", "x"], 4, ["no such file", "none.pth"]),
         (["convert", "RUN", "-o", "x"], 3, ["neither a checkpoint nor cases", "best_model.pth"]),
@@ -283,7 +283,7 @@ def test_json_that_rare_did_not_write_is_a_data_error(tmp_path, phantom_dataset)
     (tmp_path / "labels" / "predictions.json").write_text("[]")
     result = rare("score", phantom_dataset / "labelsTr", tmp_path / "labels", "-o", tmp_path / "out", "--no-surface")
     assert result.returncode == 3
-    assert "not one of rare predict" in result.stderr
+    assert "not written by rare predict" in result.stderr
 
 
 def test_int8_keeps_stdout_for_the_result(bundle, scan, tmp_path):

@@ -31,7 +31,7 @@ def test_what_is_no_result_is_refused(tmp_path):
     with pytest.raises(DataError):
         load_result(tmp_path / "none.json")
     (tmp_path / "old.json").write_text('{"schema_version": 1, "rows": []}')
-    with pytest.raises(UsageError, match="no result"):
+    with pytest.raises(UsageError, match="not a comparable"):
         load_result(tmp_path / "old.json")
 
 

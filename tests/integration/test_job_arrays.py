@@ -111,5 +111,5 @@ def test_parts_share_a_folder_that_nobody_has_alone(tmp_path):
 
 
 def test_a_part_is_not_compared(dataset, bundle, tmp_path):
-    with Predictor(bundle, backend="onnx") as predictor, pytest.raises(UsageError, match="a part of the cases is not compared"):
+    with Predictor(bundle, backend="onnx") as predictor, pytest.raises(UsageError, match="a shard cannot be compared"):
         evaluate(dataset, predictor, tmp_path / "scores", EvaluateOptions(shard=Shard(1, 2), against=tmp_path / "other"))

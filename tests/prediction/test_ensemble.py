@@ -77,11 +77,11 @@ def test_every_case_is_scored_by_the_run_that_has_not_seen_it(run, other, phanto
 
 
 def test_folds_that_cannot_be_pooled_are_refused(run, other, bundle, phantom_dataset, tmp_path):
-    with pytest.raises(UsageError, match="two runs held out one case"):
+    with pytest.raises(UsageError, match="two runs held out the same case"):
         Folds([run, change(run, tmp_path / "again", "spec", "name", value="again")])
-    with pytest.raises(ModelError, match="only a run knows"):
+    with pytest.raises(ModelError, match="only a run records"):
         Folds([run, bundle])
-    with pytest.raises(UsageError, match="no run held out a case"):
+    with pytest.raises(UsageError, match="the runs held out no cases"):
         Folds([change(run, tmp_path / "all", "split", "val", value=[])])
     seen = json.loads((run / "run.json").read_text())["split"]["train"][0]
     with Folds([run], device="cpu") as folds, pytest.raises(UsageError, match="no run held out this case"):

@@ -1,1 +1,1 @@
-"""The parts of `rare benchmark`: what to measure, how, and what to make of it."""
+"""Measure latency, memory and work of a model on this machine, and report the results."""

@@ -1,4 +1,4 @@
-"""The Dice of every depth, from one evaluation per precision."""
+"""Adds the Dice of every depth to a benchmark, from one evaluation per precision."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rarecli.core.prediction.predictor import Predictor
 def join_accuracy(
     model: Path | None, records: list[dict[str, Any]], output: Path, options: BenchmarkOptions, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """Give every routed row the Dice of its depth, from one evaluation per precision."""
+    """Add to every routed row the Dice of its depth. Returns one record per evaluated precision."""
     if options.dataset is None or model is None:
         return []
     found = []
     good = [record for record in records if record["status"] == OK and record["method"] == ROUTED]
     for precision in dict.fromkeys(record["precision"] for record in good):
         mine = [record for record in good if record["precision"] == precision]
-        # engines of one precision give the same labels, so the fastest scores for all
+        # engines of one precision predict the same labels, so one evaluation counts for all
         backend = "auto" if precision == "fp32" else mine[0]["backend"]
         folder = output / f"accuracy_{precision}"
         facts: dict[str, Any] = {"precision": precision, "status": OK}
@@ -43,7 +43,7 @@ def join_accuracy(
                 evaluate(options.dataset, predictor, folder, scoring, reporter)
         except RareError as error:
             facts["status"] = f"failed: {error.problem}"
-        if (folder / "summary.json").is_file():  # written even if some cases failed
+        if (folder / "summary.json").is_file():  # it exists even if some cases failed
             facts["dice"] = {depth: part["dice"] for depth, part in read_json(folder / "summary.json")["per_depth"].items()}
             for record in mine:
                 record["dice"] = facts["dice"].get(str(record["depth"]))

@@ -1,4 +1,4 @@
-"""What one asks a result: which rows fit a budget, and whether it became slower than before."""
+"""Analyses a result: which rows fit a budget, and which rows became slower since an earlier result."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SCHEMA_VERSION = 2
 
 
 def load_result(path: Path) -> Record:
-    """An earlier results.json. Raises UsageError if it is none, or of another schema version."""
+    """Read an earlier results.json. Raises UsageError for another kind of file or another schema version."""
     content = read_json(path)
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION or not isinstance(content.get("rows"), list):
-        raise UsageError("this is no result to compare with", path=path, field="schema_version", found=found, expected=SCHEMA_VERSION)
+        raise UsageError("not a comparable benchmark result", path=path, field="schema_version", found=found, expected=SCHEMA_VERSION)
     result: Record = content
     return result
 
 
 def compare(records: Sequence[Record], earlier: Record) -> dict[str, Any]:
-    """Latency (network alone, p50) of every row over that of the same row earlier.
+    """Divide the latency (network alone, p50) of every row by that of the same row in the earlier result.
 
-    `relative` divides by the median of all ratios: what changed beside the machine being faster or slower as a whole.
+    relative: the ratio divided by the median of all ratios, which removes a change in the speed of the machine.
     """
     before = {identity(record): record for record in earlier["rows"] if record["status"] == OK}
     pairs = [(record, before[identity(record)]) for record in records if record["status"] == OK and identity(record) in before]
@@ -49,9 +49,10 @@ def compare(records: Sequence[Record], earlier: Record) -> dict[str, Any]:
 
 
 def fitting(records: Sequence[Record], max_latency_ms: float | None, max_memory_mb: float | None) -> list[Record]:
-    """The routed rows that fit: end to end within the latency in 95 of 100 cases, and within the memory of the whole process.
+    """Returns the routed rows that fit both limits, fastest first.
 
-    Fastest first; with the Dice each costs against depth 0, where that is known. A row whose memory was not measured does not fit one.
+    max_latency_ms: limit for the 95th percentile of the end-to-end latency. max_memory_mb: limit for the peak memory of the process; a row
+    without measured memory does not fit. dice_cost: the Dice lost against depth 0, if both are known.
     """
     dice_at_0 = {r["precision"]: r.get("dice") for r in records if r["method"] == ROUTED and r["depth"] == 0}
     chosen = []

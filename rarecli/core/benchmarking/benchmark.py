@@ -1,4 +1,4 @@
-"""`rare benchmark`: what each resolution costs on this machine, by backend, and what it costs in Dice."""
+"""`rare benchmark`: measures the cost of each resolution on this machine, by backend, and its Dice."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a run or a bundle, or a suite's network with random weights; write results.json, .csv, .md and pictures; return the result.
 
-    A row that cannot be measured says `skipped: why`, or `failed: why` if its backend was asked for by option or if it should
-    have worked; none ends the table: see `require_success`.
+    A row that cannot be measured has the status `skipped: why`. It has the status `failed: why` if its backend was requested by option or
+    if the row should have worked. Such a row does not stop the others: see `require_success`.
     """
     suite = load_suite(options.suite) if options.suite else None
     earlier = analysis.load_result(options.against) if options.against else None
     if model is not None:
         find_model(model)
     elif suite is None:
-        raise UsageError("there is nothing to measure", field="model", expected="a run, a bundle, or --suite with a network of its own")
+        raise UsageError("nothing to measure", field="model", expected="a run, a bundle, or --suite, which has its own network")
     elif options.dataset is not None:
         raise UsageError("random weights have no Dice", field="dataset", expected="a run or a bundle")
     task = _task(suite, options, compare_with_torch=model is None)
@@ -114,7 +114,7 @@ def require_success(result: dict[str, Any], output: Path) -> None:
 
 
 def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bool) -> Task:
-    """The suite's rows, or every backend, changed by what was asked for by option."""
+    """Returns the task: the rows of the suite, or every backend, with the changes requested by option."""
     sets = list(suite.rows) if suite else [RowSet(backends=BACKENDS)]
     if options.backends is not None:
         sets = [rows.model_copy(update={"backends": tuple(b for b in rows.backends if b in options.backends)}) for rows in sets]
@@ -129,7 +129,7 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
     }
     update = {name: tuple(values) for name, values in changes.items() if values is not None}
     return Task(
-        sets=[validate(RowSet, rows.model_dump() | update, "what to measure", UsageError) for rows in sets],
+        sets=[validate(RowSet, rows.model_dump() | update, "the selection of rows", UsageError) for rows in sets],
         effort=options.effort or (suite.effort if suite else Effort()),
         depths=options.depths,
         shape=options.shape,
@@ -141,7 +141,7 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
 
 
 def _blame_what_was_asked_for(records: list[dict[str, Any]], options: BenchmarkOptions) -> None:
-    """A backend that was named by option and never opened has failed; one that came with the default is skipped."""
+    """Mark a backend as failed, not skipped, if it was named by option and could not be opened."""
     opened = {record["backend"] for record in records if record["depth"] is not None}
     for record in records:
         if record["backend"] in (options.backends or ()) and record["backend"] not in opened:
@@ -158,12 +158,12 @@ def _describe_model(spec: ModelSpec, *, random_weights: bool) -> dict[str, Any]:
 
 
 def _describe_peaks(num_threads: int | None, on_gpu: bool, peaks: dict[str, float | None]) -> dict[str, Any]:
-    """In GFLOP/s and GB/s."""
+    """Returns the peaks of one configuration in GFLOP/s and GB/s."""
     return {"threads": num_threads, "on_gpu": on_gpu} | {key: None if value is None else value / 1e9 for key, value in peaks.items()}
 
 
 def _timer(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """What timing adds to an iteration, and its share of the shortest row."""
+    """Returns the overhead of the timer per iteration, and its share of the shortest row."""
     good = [record for record in records if record["status"] == OK]
     stages = max((len(record["statistics"]) - 1 for record in good), default=0)
     overhead = timer_overhead_s(stages) * 1e3
@@ -172,7 +172,7 @@ def _timer(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _name(subject: str, facts: dict[str, Any]) -> str:
-    """suite_hardware_yyyymm."""
+    """Returns the name of a result: suite_hardware_yyyymm."""
     return f"{subject.lower().replace(' ', '-')}_{machine.hardware_name(facts)}_{datetime.now(UTC):%Y%m}"
 
 
@@ -186,5 +186,5 @@ def _write(result: dict[str, Any], output: Path, reporter: Reporter) -> None:
         figures.draw_roofline(result, output / "roofline.png")
         if any(record.get("dice") is not None for record in result["rows"]):
             figures.draw_dice_over_latency(result["rows"], output / "dice_over_latency.png")
-    except EnvironmentFault as error:  # a deployer's install has no matplotlib
+    except EnvironmentFault as error:  # an installation for deployment has no matplotlib
         reporter.warn(f"no pictures: {error.problem}")

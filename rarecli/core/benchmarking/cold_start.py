@@ -1,8 +1,8 @@
-"""A row in a process of its own: how long until the first result, and how much memory it took.
+"""Runs a row in a separate process to measure the time to its first result and its peak memory.
 
     python -m rarecli.core.benchmarking.cold_start JSON
 
-prints the peak memory in bytes once the first labels are there.
+prints the peak memory in bytes after the first labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rarecli.core.types import Shape
 
 @dataclass(frozen=True)
 class ColdStart:
-    """What the process is to do. shape: of the scan, whose own depth is `depth`; entry: the depth where it enters."""
+    """The task of the process. shape: that of the scan, whose own depth is `depth`. entry: the depth where the scan enters the network."""
 
     model: str
     backend: str
@@ -34,7 +34,10 @@ class ColdStart:
 
 
 def measure_cold_start(task: ColdStart) -> tuple[float, int]:
-    """Seconds from the start of the process to its first labels, and its peak memory in bytes. Raises RareError with its last words."""
+    """Returns the seconds from the start of the process to its first labels, and its peak memory in bytes.
+
+    Raises RareError with the last line of its stderr if the process ends without a result.
+    """
     started = time.perf_counter()
     command = [sys.executable, "-m", "rarecli.core.benchmarking.cold_start", json.dumps(asdict(task))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -48,7 +51,7 @@ def measure_cold_start(task: ColdStart) -> tuple[float, int]:
 
 
 def _peak_memory_bytes() -> int:
-    """Of this process. Linux counts what `getrusage` says from before the program began, so it is asked elsewhere."""
+    """Returns the peak memory of this process. On Linux `getrusage` includes memory from before the exec, so /proc is read instead."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():

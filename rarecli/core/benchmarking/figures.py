@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Median latency, end to end, over depth, a line per backend, logarithmic; dashed: the scan upsampled to depth 0."""
+    """Draw the median end-to-end latency over depth, one line per backend. Dashed: the scan upsampled to depth 0."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
     for (name, method), line, colour in _lines(rows):
@@ -28,7 +28,7 @@ def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Dice of each depth over its median latency, a line per backend: the paper's figure."""
+    """Draw the Dice of each depth over its median latency, one line per backend, like the paper's figure."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
     for (name, _), line, colour in _lines([row for row in rows if row.get("dice") is not None]):
@@ -41,7 +41,10 @@ def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """The network's median time at each depth over that at depth 0, a line per backend, beside the same of FLOP and bytes moved."""
+    """Draw the median time of the network at each depth relative to depth 0, one line per backend.
+
+    FLOP and bytes moved, also relative to depth 0, are drawn for comparison.
+    """
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
     lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if item[1][0]["depth"] == 0]
@@ -59,7 +62,7 @@ def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_roofline(result: dict[str, Any], path: Path) -> None:
-    """FLOP/s of each routed row over its FLOP per byte, under the machine's measured peaks."""
+    """Draw the FLOP/s of each routed row over its FLOP per byte, with the measured peaks of the machine."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
     lines = list(_lines([row for row in result["rows"] if row["method"] == "routed"]))
@@ -81,7 +84,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:
-    """Good rows by backend (with what is not usual about it) and method, by depth; a backend keeps its colour."""
+    """Returns the successful rows by backend (with its non-default settings) and method, in order of depth. A backend has one colour."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "ok":

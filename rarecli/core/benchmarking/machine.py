@@ -1,4 +1,4 @@
-"""What a timing depends on, and what the machine can do at best: its peaks, measured, and who else is at work."""
+"""Describes the machine of a benchmark: hardware, software, measured peaks, and the CPU share of other processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rarecli.core.versions import installed_versions
 
 _PACKAGES = ("rare-unet", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 _MATRIX = 2048
-_COPY_BYTES = 256 * 2**20  # far more than caches hold
+_COPY_BYTES = 256 * 2**20  # far larger than the caches
 _REPEATS = 5
 
 
 def describe_machine(num_threads: int | None = None) -> dict[str, Any]:
-    """The hardware and software that a timing depends on."""
+    """Returns the hardware and software that a timing depends on."""
     machine: dict[str, Any] = {
         "cpu": _cpu_name(),
         "num_cores": os.cpu_count(),
@@ -36,22 +36,23 @@ def describe_machine(num_threads: int | None = None) -> dict[str, Any]:
 
 
 def hardware_name(machine: dict[str, Any]) -> str:
-    """A short name for file names, e.g. amd-epyc-2-cores."""
+    """Returns a short hardware name for file names, e.g. amd-epyc-2-cores."""
     words = re.sub(r"\(.*?\)|CPU|@.*|Processor", " ", machine.get("gpu") or machine["cpu"])
     name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
     return name if machine.get("gpu") else f"{name}-{machine['num_cores']}-cores"
 
 
 def available_memory_bytes() -> int | None:
-    """Memory that a new process could have; None where the system does not say."""
+    """Returns the memory available to a new process; None if the system does not report it."""
     kilobytes = _memory_kb("MemAvailable")
     return kilobytes * 1024 if kilobytes else None
 
 
 def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | None]:
-    """FLOP/s of a 2048^3 matrix product in fp32 and, where the hardware has it, bf16; bytes/s of a large copy, read plus written.
+    """Measure the FLOP/s of a 2048^3 matrix product, and the bytes/s of a large copy (bytes read plus bytes written).
 
-    The best of a few, on the device and with the threads that the rows use. Without PyTorch, numpy's fp32 alone.
+    The product is computed in fp32, and in bf16 if the hardware supports it. Each value is the best of five runs, on the device and with
+    the threads that the rows use. Without PyTorch, numpy measures fp32 and the copy on the CPU.
     """
     try:
         import torch
@@ -89,18 +90,18 @@ def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | No
 
 
 def better(one: dict[str, float | None], other: dict[str, float | None]) -> dict[str, float | None]:
-    """The larger of each peak, since whoever else is at work only ever takes away."""
+    """Returns the larger of each peak, since other processes can only lower a measured peak."""
     return {key: max((value for value in (one[key], other[key]) if value is not None), default=None) for key in one}
 
 
 class Others:
-    """How much of the CPU other processes take while this one measures."""
+    """Measures the share of the CPU that other processes use during a benchmark."""
 
     def __init__(self) -> None:
         self._started = self._look()
 
     def share(self) -> float | None:
-        """Their share of all cores' time since the beginning, 0 to 1; None where the system does not say."""
+        """Returns their share of the time of all cores since the beginning, 0 to 1; None if the system does not report it."""
         if self._started is None or (now := self._look()) is None:
             return None
         busy, own, wall = (new - old for new, old in zip(now, self._started, strict=True))
@@ -108,14 +109,14 @@ class Others:
 
     @staticmethod
     def _look() -> tuple[float, float, float] | None:
-        """Seconds: all cores busy, this process and its children busy, wall."""
+        """Returns seconds: all cores busy, this process and its children busy, wall time. None without /proc/stat."""
         stat = Path("/proc/stat")
         if not stat.is_file():
             return None
         ticks = [int(word) for word in stat.read_text(encoding="ascii").splitlines()[0].split()[1:]]
         idle = ticks[3] + ticks[4]
         own = os.times()
-        busy = (sum(ticks[:8]) - idle) / os.sysconf("SC_CLK_TCK")  # the ninth and tenth are part of the first two
+        busy = (sum(ticks[:8]) - idle) / os.sysconf("SC_CLK_TCK")  # the ninth and tenth fields are part of the first two
         return busy, own.user + own.system + own.children_user + own.children_system, time.perf_counter()
 
 

@@ -1,4 +1,4 @@
-"""Measuring rows in turns, so that a drift of the machine hits all alike."""
+"""Measures rows in interleaved rounds, so that a drift of the machine affects all rows alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from rarecli.core.types import Shape
 
 @dataclass
 class Session:
-    """A model opened with one key, and what it took."""
+    """A model opened with one key.
+
+    open_s: seconds to open it. first_runs_s: seconds of the first pass, by (entry, entry shape, batch).
+    """
 
     key: Key
     opened: Opened
@@ -34,7 +37,7 @@ class Session:
     first_runs_s: dict[tuple[int, Shape, int], float] = field(default_factory=dict)
 
     def activate(self, default_threads: int | None) -> None:
-        """PyTorch has one number of threads for the whole process."""
+        """Set the number of threads of PyTorch, which is global to the process."""
         if self.key.backend in IN_TORCH and default_threads:
             import torch
 
@@ -42,7 +45,10 @@ class Session:
 
 
 def measure(models: Models, task: Task, reporter: Reporter) -> tuple[list[Row], dict[tuple[int | None, bool], dict[str, float | None]]]:
-    """Measure every row; return the rows and the machine's peaks by (threads, on GPU). A row that fails says why and ends nothing."""
+    """Measure every row; return the rows, and the peaks of the machine by (threads, on GPU).
+
+    A row that fails has the reason as its status; the other rows go on.
+    """
     keys = list(dict.fromkeys(key for rows in task.sets for key in keys_of(rows)))
     groups = [[key] for key in keys] if task.one_by_one else [keys]
     table: list[Row] = []
@@ -52,7 +58,7 @@ def measure(models: Models, task: Task, reporter: Reporter) -> tuple[list[Row], 
             table += _measure_group(models, task, group, stack, peaks, reporter)
     if task.cold_start:
         good = [row for row in table if row.status == OK]
-        reporter.say(f"starting {len(good)} rows from cold")
+        reporter.say(f"measuring the cold start of {len(good)} rows")
         for row in reporter.track(good, "cold starts", len(good)):
             _start_cold(models, task, row)
     return table, peaks
@@ -85,14 +91,14 @@ def _measure_group(
                 row.on_gpu = session.opened.on_gpu
                 work.append((row, session, _prepare(row, session, task)))
                 row.max_rel_off = off.get(row.entry)
-            except Exception as error:  # whatever a library throws is this row's own
+            except Exception as error:  # any error of a library fails this row only
                 row.status = f"failed: {reason_of(error)}"
     places = {(row.key.num_threads, row.on_gpu) for row, _, _ in work}
     if work:
-        reporter.say(f"measuring {len(work)} rows in turns")
+        reporter.say(f"measuring {len(work)} rows in interleaved rounds")
     turns = [item for _ in range(task.effort.rounds) for item in enumerate(work)]
     for index, (row, session, scans) in reporter.track(turns, "benchmark", len(turns)):
-        if index == 0:  # every round, under the conditions that the rows meet
+        if index == 0:  # once per round, so that the peaks are measured under the same conditions as the rows
             _update(peaks, places)
         if row.status != OK:
             continue
@@ -113,7 +119,7 @@ def _open(models: Models, key: Key, device: str, stack: ExitStack) -> Session:
 
 
 def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
-    """Check the shape, load the engine of the depth, warm up; return the scans."""
+    """Check the shape and the memory, load the engine of the depth, warm up; return the scans."""
     spec = session.opened.spec
     assert row.depth is not None
     row.shape = entry_shape(spec, row.depth, task.shape)
@@ -122,7 +128,7 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
     free = machine.available_memory_bytes()
     if free is not None and needed > free and not row.on_gpu:
         raise EnvironmentFault(
-            f"out of memory: at least {needed / 2**30:.1f} GB are needed, {free / 2**30:.1f} are free",
+            f"out of memory: at least {needed / 2**30:.1f} GB needed, {free / 2**30:.1f} GB free",
             remedy="a smaller --shape or --batch",
         )
     scans = [random_scan(spec, row.depth, row.shape)] * row.batch
@@ -137,7 +143,7 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
         warmed_up = 1
     row.load_s = session.open_s + session.first_runs_s[place]
     effort = task.effort
-    # a row that shares its engine with one before, and is to warm up with one pass, has done so
+    # the first pass suffices for a warm-up of one iteration, even if it was that of an earlier row with the same engine
     if effort.warm_up_iterations > 1 or effort.warm_up_seconds > session.first_runs_s[place]:
         _sample(row, session, scans, max(effort.warm_up_iterations - warmed_up, 0), effort.warm_up_seconds)
     return scans
@@ -157,19 +163,22 @@ def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, se
 
 
 def _compare(models: Models, task: Task, session: Session, stack: ExitStack) -> dict[int, float]:
-    """Largest difference of each entry's logits to PyTorch's on the CPU, as a share of the largest logit, on the smallest image."""
+    """Returns, by depth, how far the logits differ at most from those of PyTorch on the CPU, as a share of the largest logit.
+
+    The comparison uses the smallest image that the entry accepts. A depth that fails is left out.
+    """
     if session.key.backend == "torch" and session.key.precision == "fp32":
         return {}
     spec, off = session.opened.spec, {}
     _, reference = open_model(models.path("torch"), "torch", "cpu", session.key.num_threads)
-    stack.enter_context(reference)  # left with the others: leaving turns denormals on for all of PyTorch
+    stack.enter_context(reference)  # closed only with the other runners, since closing turns denormals on for all of PyTorch
     steps = session.opened.steps
     for depth in range(spec.network.num_depths) if task.depths is None else task.depths:
         least = geometry.min_axis(spec.network.num_levels, depth)
         image = np.random.default_rng(depth).random((1, spec.network.in_channels, least, least, least), dtype=np.float32)
         try:
             logits = steps.forward(steps.put(image), depth)
-        except Exception:  # the row of this depth will say what is wrong
+        except Exception:  # the row of this depth will report the error
             continue
         found = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()
         expected = reference.run(image, depth)

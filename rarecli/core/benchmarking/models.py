@@ -1,4 +1,4 @@
-"""The models that a benchmark times: what the user gave, or a suite's network with random weights."""
+"""The models that a benchmark measures: the user's model, or a suite's network with random weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rarecli.core.jobs.progress import Reporter
 
 
 class Models:
-    """Where a backend finds the model: what the user gave, or networks with random weights, made when they are first needed."""
+    """The model files for each backend: a run for PyTorch and a bundle for engines. Both are the user's model if there is one."""
 
     def __init__(self, run: Path, bundle: Path) -> None:
         self.run, self.bundle = run, bundle
 
     def path(self, backend: str) -> Path:
-        """The run for PyTorch, the bundle for engines."""
+        """Returns the run for PyTorch and the bundle for engines."""
         return self.run if backend in IN_TORCH else self.bundle
 
 
@@ -33,7 +33,10 @@ def find_models(
     folder: Path,
     reporter: Reporter,
 ) -> tuple[Models, ModelSpec]:
-    """What the user gave, or the suite's network with random weights, as a run and, where it can be exported, a bundle."""
+    """Returns the user's model, or the suite's network with random weights, which is written into `folder`.
+
+    The network is written as a run and, if a backend needs engines and the export succeeds, as a bundle.
+    """
     if model is not None:
         return Models(model, model), find_model(model).spec
     assert suite is not None
@@ -61,7 +64,7 @@ def _export_unchecked(run: Path, bundle: Path, depths: Sequence[int]) -> None:
 
 
 def artefact_bytes(model: Path, row: Row) -> int:
-    """Size of the files that a row needs: a graph and the weights it points into, a plan, or the weights alone."""
+    """Returns the size of the files that a row needs: a graph and its weights, a TensorRT plan, or only the weights."""
     folder = find_model(model).folder
     if model.is_file():
         return model.stat().st_size

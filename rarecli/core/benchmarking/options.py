@@ -1,4 +1,4 @@
-"""What a user may ask a benchmark to measure."""
+"""The options of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from rarecli.core.types import Shape
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """What to measure. None: what the suite says, or without a suite every backend, fp32, all threads, one scan at a time, all depths.
+    """What to measure.
 
-    shape: of depth 0. upsampled: also the baseline. cold_start: also start every row in a process of its own.
-    dataset: labelled scans that give the Dice of every depth; cases, protocol: as for `evaluate`.
-    max_latency_ms, max_memory_mb: ask which rows fit. against: an earlier results.json; a row slower than threshold times then fails.
+    None means the value of the suite. Without a suite it means every backend, fp32, all threads, one scan at a time, all depths.
+    shape: the shape at depth 0. upsampled: also measure the scan upsampled to depth 0. cold_start: also start every row in a separate
+    process. dataset: labelled scans, to compute the Dice of every depth. cases, protocol: as for `evaluate`.
+    max_latency_ms, max_memory_mb: report the rows that fit these limits. against: an earlier results.json; a row then fails if it takes
+    more than `threshold` times as long.
     """
 
     suite: str | None = None

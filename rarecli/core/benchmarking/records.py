@@ -1,4 +1,4 @@
-"""What the samples say: statistics, work against the machine's peaks, ratios."""
+"""Turns measured samples into records: statistics, work relative to the machine's peaks, ratios."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rarecli.core.config.model_spec import NetworkConfig
 
 Record = dict[str, Any]
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
-"""Seconds per case at 1/2^k over those at full resolution. Source: arXiv 2507.15524, the brain-tumour table."""
+"""Seconds per case at 1/2^k divided by those at full resolution. Source: arXiv 2507.15524, the brain-tumour table."""
 FEW_ITERATIONS = 10
 _IDENTITY = ("backend", "precision", "threads", "batch", "method", "depth")
 
 
 def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float | None] | None) -> Record:
-    """One row as it stands in results.json."""
+    """Returns the record of one row in results.json."""
     record: Record = {
         "backend": row.key.backend,
         "precision": row.key.precision,
@@ -57,7 +57,7 @@ def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float
 
 
 def compare_methods(records: Sequence[Record]) -> list[Record]:
-    """How many times slower than routing it is to upsample the scan and run the whole network, per depth."""
+    """Returns, per depth, how many times slower than routing it is to upsample the scan and run the full network."""
     good = {identity(record): record for record in records if record["status"] == OK}
     pairs = []
     for record in good.values():
@@ -71,7 +71,10 @@ def compare_methods(records: Sequence[Record]) -> list[Record]:
 
 
 def compare_with_paper(records: Sequence[Record]) -> list[Record]:
-    """Network, argmax and copy back at each depth over the same at depth 0, beside the paper's ratios (its GPU, its network)."""
+    """Returns the time of network, argmax and copy back at each depth relative to depth 0, next to the paper's ratios.
+
+    The paper measured its ratios on another GPU with another network.
+    """
     good = {identity(record): record for record in records if record["status"] == OK and record["method"] == ROUTED}
     result = []
     for record in good.values():
@@ -84,12 +87,12 @@ def compare_with_paper(records: Sequence[Record]) -> list[Record]:
 
 
 def identity(record: Record) -> tuple[Any, ...]:
-    """What makes a row the same row in another result."""
+    """Returns the values that identify a row across results."""
     return tuple(record[key] for key in _IDENTITY)
 
 
 def title(record: Record) -> str:
-    """A row's backend and whatever is not usual about it."""
+    """Returns the backend of a row and its non-default settings."""
     words = [record["backend"]]
     words += [record["precision"]] if record["precision"] != "fp32" else []
     words += [f"{record['threads']} threads"] if record["threads"] else []
@@ -98,29 +101,31 @@ def title(record: Record) -> str:
 
 
 def notes(result: Record) -> list[str]:
-    """What a reader must know before believing a number."""
+    """Returns the caveats that a reader must know to interpret the numbers."""
     good = [record for record in result["rows"] if record["status"] == OK]
     said = []
     if shaky := [record for record in good if not record["stable"]]:
-        said.append(f"{len(shaky)} of {len(good)} rows are not stable: the medians of their rounds lie more than {STABLE_WITHIN:.0%} apart")
+        said.append(f"{len(shaky)} of {len(good)} rows are not stable: the medians of their rounds differ by more than {STABLE_WITHIN:.0%}")
     others = result["others_cpu_share"]
     if others is not None and others > 0.05:
         said.append(f"the machine was not idle: other processes took {others:.0%} of its CPU time")
     if few := [record for record in good if record["num_samples"] < FEW_ITERATIONS]:
-        said.append(f"{len(few)} of {len(good)} rows have fewer than {FEW_ITERATIONS} iterations: their percentiles say little")
+        said.append(f"{len(few)} of {len(good)} rows have fewer than {FEW_ITERATIONS} iterations: their percentiles are unreliable")
     if good:
         said.append(f"the timer takes {result['timer']['share_of_shortest_row']:.3%} of the shortest row")
     if result["model"]["random_weights"]:
-        said.append("random weights; engines did not pass the parity gate of `rare export`")
+        said.append("random weights; the engines were exported without the parity gate of `rare export`")
         for precision in dict.fromkeys(record["precision"] for record in good):
             offs = [record["max_rel_off_torch"] for record in good if record["precision"] == precision]
             if known := [off for off in offs if off is not None]:
-                said.append(f"{precision}: on the smallest images logits are within {max(known):.1e} of the largest of PyTorch's in fp32")
+                said.append(
+                    f"{precision}: logits differ from PyTorch's in fp32 by at most {max(known):.1e} of the largest, on the smallest images"
+                )
     return said
 
 
 def _work(row: Row, network: NetworkConfig, seconds: float, peaks: dict[str, float | None] | None) -> Record:
-    """What the network had to do, how fast it did it, and how fast it could have."""
+    """Returns the work of the network, its measured rate, and the rate that the roofline allows."""
     assert row.entry_shape is not None
     work = counts.count(network, row.entry, row.entry_shape, row.batch)
     moved = work.num_bytes(row.key.precision)

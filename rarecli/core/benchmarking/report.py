@@ -1,4 +1,4 @@
-"""A result as JSON, CSV and Markdown."""
+"""Writes a result as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rarecli.core.jobs.files import atomic_file
 
 
 def write_result(result: Record, path: Path) -> None:
-    """results.json: indented, but a list of numbers on one line."""
+    """Write results.json: indented, but each list of numbers on one line."""
     text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
     text = re.sub(r"\[[-+\d.eE,\s]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]).replace("[ ", "[").replace(" ]", "]"), text)
     with atomic_file(path) as temporary:
@@ -24,7 +24,7 @@ def write_result(result: Record, path: Path) -> None:
 
 
 def write_csv(records: Sequence[Record], path: Path) -> None:
-    """results.csv: a line per row, nested keys joined by underscores, no samples."""
+    """Write results.csv: one line per row, nested keys joined by underscores, without the samples."""
     flat = [dict(_flatten({key: value for key, value in record.items() if key != "samples_ms"})) for record in records]
     columns = list(dict.fromkeys(key for record in flat for key in record))
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -34,7 +34,7 @@ def write_csv(records: Sequence[Record], path: Path) -> None:
 
 
 def write_markdown(result: Record, path: Path) -> None:
-    """results.md: the tables that people read, made from the JSON."""
+    """Write results.md: tables for readers, made from the JSON."""
     machine, model = result["machine"], result["model"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     lines = [
@@ -63,7 +63,7 @@ def write_markdown(result: Record, path: Path) -> None:
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells for people. Times are in milliseconds, stages are medians; a column that says nothing is left out."""
+    """Returns column names and cells for readers. Times are in milliseconds, stages are medians. Empty columns are left out."""
     columns = [
         *("backend", "method", "depth", "shape", "end to end", "p95", "preprocess", "compute", "postprocess"),
         *("cold start", "memory (MB)", "GFLOP/s (of matmul)", "Dice", "status"),

@@ -1,4 +1,4 @@
-"""The rows of the table: which there are, and what is known of each."""
+"""The rows of the table and the values measured for each row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OK = "ok"
 
 @dataclass(frozen=True)
 class Key:
-    """What is opened once and serves many rows."""
+    """Identifies a session: a model that is opened once and measured for many rows."""
 
     backend: str
     precision: str
@@ -26,7 +26,7 @@ class Key:
 
 @dataclass
 class Row:
-    """One line of the table. entry: the depth where the scan enters; that of the scan itself if it is routed there."""
+    """One row of the table: a scan whose own depth is `depth`, measured with one method."""
 
     key: Key
     method: str
@@ -34,32 +34,32 @@ class Row:
     depth: int | None
     status: str = OK
     shape: Shape | None = None
-    """Of the scan."""
+    """The shape of the scan."""
     entry_shape: Shape | None = None
-    """Of what the network is given."""
+    """The shape of the network's input."""
     load_s: float | None = None
-    """Opening the model and its first pass at this depth: reading, checking, compiling, tuning."""
+    """Seconds to open the model and run its first pass at this depth: reading, checking, compiling, tuning."""
     cold_start_s: float | None = None
     peak_memory_bytes: int | None = None
     on_gpu: bool = False
     max_rel_off: float | None = None
-    """Largest difference of a logit to PyTorch's, as a share of the largest, where it was compared."""
+    """Largest difference of a logit from PyTorch's, as a share of the largest logit; None if it was not compared."""
     rounds: list[list[Sample]] = field(default_factory=list)
 
     @property
     def entry(self) -> int:
-        """The depth where the scan enters the network."""
+        """The depth where the scan enters the network: its own depth if it is routed, 0 if it is upsampled."""
         assert self.depth is not None
         return self.depth if self.method == ROUTED else 0
 
     def seconds(self, stage: str = END_TO_END) -> list[float]:
-        """All samples of a stage."""
+        """Returns the seconds of all samples of a stage."""
         return [sample[stage] for samples in self.rounds for sample in samples]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to measure. depths, shape: None for all, and for the patch."""
+    """What to measure. depths: None for all depths. shape: at depth 0; None for the patch."""
 
     sets: Sequence[RowSet]
     effort: Effort
@@ -69,17 +69,17 @@ class Task:
     one_by_one: bool
     cold_start: bool
     compare_with_torch: bool
-    """Compare each engine with PyTorch on the smallest image that it takes, since nobody has."""
+    """Compare each engine with PyTorch on the smallest image that it accepts, since the export skipped the parity gate."""
 
 
 def keys_of(rows: RowSet) -> Iterator[Key]:
-    """What is opened for a set of rows."""
+    """Yields the keys of a set of rows."""
     for combination in product(rows.backends, rows.precisions, rows.threads):
         yield Key(*combination)
 
 
 def rows_of(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
-    """The rows of a task that one key serves."""
+    """Returns the rows of a task that use one key."""
     depths = range(spec.network.num_depths) if task.depths is None else task.depths
     wanted = dict.fromkeys(
         (method, batch, depth)
@@ -92,7 +92,7 @@ def rows_of(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
 
 
 def reason_of(error: BaseException) -> str:
-    """A row's reason in one line."""
+    """Returns the reason why a row has no result, in one line."""
     if isinstance(error, RareError):
         return error.problem
     words = (str(error).strip().splitlines() or [""])[0]

@@ -1,14 +1,14 @@
-"""From a scan in memory to labels in memory, stage by stage, as `rare predict` does it.
+"""Predicts labels from a scan in memory, stage by stage, as `rare predict` does.
 
 preprocess   routing, resampling, normalisation, padding
 copy_in      host to device (GPU, PyTorch)
-compute      the network; engines that take and give host arrays copy inside this stage
-argmax       the best class of every voxel, on the device where the logits are
+compute      the network; engines with host arrays as input and output copy inside this stage
+argmax       the best class of every voxel, on the device that holds the logits
 copy_out     device to host (GPU, PyTorch)
-postprocess  labels back to the scan's grid
+postprocess  labels restored to the scan's grid
 
-compute + argmax + copy_out is what the paper timed. Labels of upsampled scans come back by the nearest voxel, for which that is enough;
-`rare predict` takes mean probabilities there: a little longer at twice the spacing, a little shorter beyond.
+The paper timed compute + argmax + copy_out. Labels of upsampled scans are restored by the nearest voxel, which needs only the classes.
+`rare predict` uses mean probabilities there, which takes a little longer at twice the spacing and a little less time beyond.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ PAPER_STAGES = ("compute", "argmax", "copy_out")
 COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"
 IN_TORCH = ("torch", COMPILED, CUDA_GRAPH)
 TIMED_BACKENDS = (*BACKENDS, COMPILED, CUDA_GRAPH)
-"""The backends of `predict`, and two ways of running PyTorch that only a benchmark asks for."""
+"""The backends of `predict`, and two ways of running PyTorch that only a benchmark offers."""
 
 
 class Steps(Protocol):
     """The stages between preprocessing and postprocessing. Each returns when its work is done."""
 
     copies: bool
-    """Whether host and device are two places."""
+    """Whether host and device have separate memory."""
 
     def put(self, image: FloatArray) -> Any:
-        """(B, C, X, Y, Z) float32 on the host -> on the device."""
+        """Image (B, C, X, Y, Z) float32 on the host -> image on the device."""
 
     def forward(self, image: Any, depth: int) -> Any:
-        """-> logits (B, K, X, Y, Z)."""
+        """Image on the device -> logits (B, K, X, Y, Z)."""
 
     def best(self, logits: Any) -> Any:
-        """-> classes (B, X, Y, Z)."""
+        """Logits -> classes (B, X, Y, Z)."""
 
     def fetch(self, classes: Any) -> IntArray:
-        """Classes on the device -> on the host."""
+        """Classes on the device -> classes on the host."""
 
 
 class HostSteps:
-    """Any runner: it takes and gives arrays on the host."""
+    """The steps of any runner, whose input and output are arrays on the host."""
 
     copies = False
 
@@ -67,7 +67,7 @@ class HostSteps:
         self._run = runner.run
 
     def put(self, image: FloatArray) -> FloatArray:
-        """The image itself."""
+        """Return the image unchanged."""
         return image
 
     def forward(self, image: FloatArray, depth: int) -> FloatArray:
@@ -79,12 +79,12 @@ class HostSteps:
         return np.stack([best_classes(item) for item in logits])
 
     def fetch(self, classes: IntArray) -> IntArray:
-        """The classes themselves."""
+        """Return the classes unchanged."""
         return classes
 
 
 class CudaSteps:
-    """PyTorch on a GPU; as_graph: its kernels recorded once per depth and shape, then replayed as one CUDA graph."""
+    """The steps of PyTorch on a GPU. as_graph: record the kernels once per depth and shape, then replay them as one CUDA graph."""
 
     copies = True
 
@@ -125,7 +125,7 @@ class CudaSteps:
         source = image.clone()
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):  # libraries choose their kernels before recording
+        with torch.cuda.stream(stream):  # warm-up, so that libraries choose their kernels before the recording
             for _ in range(3):
                 self._network(source, depth)
         torch.cuda.current_stream(self._device).wait_stream(stream)
@@ -141,7 +141,7 @@ class CudaSteps:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model opened with one backend. runner: to be entered before `steps` are used."""
+    """A model opened with one backend. The caller enters `runner` as a context before it uses `steps`."""
 
     spec: ModelSpec
     runner: Runner
@@ -150,7 +150,7 @@ class Opened:
 
 
 def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
-    """Open a model. Raises what `open_model` raises, and EnvironmentFault for what this machine lacks."""
+    """Open a model. Raises what `open_model` raises, and EnvironmentFault if a GPU or a C++ compiler is missing."""
     if backend not in TIMED_BACKENDS:
         raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
     in_torch = backend in IN_TORCH
@@ -163,7 +163,7 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
         raise EnvironmentFault("CUDA graphs need a GPU", field="backend", found=backend)
     if backend == COMPILED:
         if place.type == "cpu" and not (which("c++") or which("g++") or which("clang++")):
-            raise EnvironmentFault("PyTorch compiles with a C++ compiler, and there is none", field="backend", found=backend)
+            raise EnvironmentFault("torch-compile needs a C++ compiler, and none was found", field="backend", found=backend)
         network.compile(dynamic=False)
     if place.type == "cuda":
         return Opened(spec, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH), True)
@@ -177,7 +177,10 @@ def _has_cuda_onnx() -> bool:
 
 
 def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
-    """What the network is given at `depth`: `shape` (that of depth 0), or the patch. Raises UsageError if it would have to be padded."""
+    """Returns the shape of the network's input at `depth`, from `shape` (at depth 0) or from the patch.
+
+    Raises UsageError for a depth that the model does not have, and for a shape that needs padding.
+    """
     if not 0 <= depth < spec.network.num_depths:
         raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {spec.network.num_depths - 1}")
     x, y, z = spec.patch_shape(depth) if shape is None else (size // 2**depth for size in shape)
@@ -188,19 +191,19 @@ def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
             "the engine cannot take the shape",
             field=f"shape at depth {depth}",
             found=(x, y, z) if exact else tuple(size / 2**depth for size in shape or ()),
-            expected=f"multiples, as {takes} is",
+            expected=f"a shape that needs no padding, e.g. {takes}",
         )
     return x, y, z
 
 
 def random_scan(spec: ModelSpec, depth: int, shape: Shape) -> Volume:
-    """A scan as `depth` expects it, of `shape`: random intensities, whose values do not change the time."""
+    """Returns a scan of `shape` on the grid of `depth`. Its intensities are random, since they do not affect the time."""
     data = np.random.default_rng(0).random((spec.network.in_channels, *shape), dtype=np.float32)
     return Volume(data, np.diag([*spec.grid_spacing_mm(depth), 1.0]))
 
 
 def segment(scans: Sequence[Volume], spec: ModelSpec, entry: int, steps: Steps, mark: Mark) -> list[IntArray]:
-    """Labels of scans of one shape, as one batch, entered at depth `entry`; `mark` is told the end of every stage."""
+    """Returns the labels of scans of one shape, processed as one batch that enters at depth `entry`. Calls `mark` after every stage."""
     routed = [prepare_scan(scan, spec, entry) for scan in scans]
     x, y, z = routed[0].image.shape[1:]
     window = spec.engine_shape((x, y, z), entry)

@@ -1,6 +1,7 @@
-"""Suites: what to measure, as JSON (`rarecli/suites/`, or a file of one's own), and networks with random weights to measure it on.
+"""Suites: the rows to measure, as JSON in `rarecli/suites/` or in a user's file, and networks with random weights to measure.
 
-A suite names rows by sets: each set is the product of its lists. See `docs/decisions/` for why suites lie in the package.
+A suite lists sets of rows; each set is the product of its lists.
+Decision: docs/decisions/0007-suites-in-the-package.md.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ class RowSet(Frozen):
     backends: tuple[str, ...]
     precisions: tuple[str, ...] = ("fp32",)
     threads: tuple[PositiveInt | None, ...] = (None,)
-    """None: all."""
+    """None: all threads."""
     batches: tuple[PositiveInt, ...] = (1,)
     methods: tuple[Method, ...] = ("routed", "upsampled")
-    """routed: the scan enters at its depth. upsampled: the same network, given the scan upsampled to depth 0."""
+    """routed: the scan enters at its depth. upsampled: the same network is given the scan upsampled to depth 0."""
 
 
 class Effort(Frozen):
-    """How long a row is measured: at least so many iterations and seconds, in so many rounds, after warming up."""
+    """How long to measure a row.
+
+    After the warm-up, a row is measured for at least `iterations` and `seconds` in total, spread over `rounds`.
+    """
 
     warm_up_iterations: PositiveInt = 5
     warm_up_seconds: float = Field(default=0.2, ge=0)
@@ -58,18 +62,18 @@ class Suite(Frozen):
     rows: tuple[RowSet, ...]
     effort: Effort = Effort()
     sessions: Literal["together", "one by one"] = "together"
-    """one by one: only the rows of one session are interleaved, and the next session is opened after; for networks that fill memory."""
+    """together: the rows of all sessions are interleaved. one by one: only the rows of one session are, for networks that fill memory."""
     cold_start: bool = True
-    """Whether every row is also started in a process of its own, for its cold start and its peak memory."""
+    """Whether every row is also started in a separate process, to measure its cold start and its peak memory."""
 
 
 def suite_names() -> list[str]:
-    """Names of the suites in the package."""
+    """Returns the names of the suites in the package."""
     return sorted(item.name.removesuffix(".json") for item in resources.files("rarecli.suites").iterdir() if item.name.endswith(".json"))
 
 
 def load_suite(name: str) -> Suite:
-    """A suite of the package by name, or one of one's own by the path of its file. Raises UsageError."""
+    """Load a suite of the package by name, or a user's suite by the path of its file. Raises UsageError if there is none."""
     path = Path(name)
     if name in suite_names():
         path = Path(str(resources.files("rarecli.suites").joinpath(f"{name}.json")))
@@ -80,7 +84,7 @@ def load_suite(name: str) -> Suite:
 
 
 def random_spec(suite: Suite) -> ModelSpec:
-    """The model that a suite's network with random weights passes for: 1 mm, channels and classes by number."""
+    """Returns the spec of a suite's network with random weights: trained spacing 1 mm, numbered channels and classes."""
     network = suite.network
     plan = Plan(
         dataset=f"suite {suite.name}",
@@ -95,7 +99,7 @@ def random_spec(suite: Suite) -> ModelSpec:
 
 
 def write_random_run(spec: ModelSpec, run: Path) -> None:
-    """Write a run of a network with random weights; always the same for the same spec and the same PyTorch."""
+    """Write a run of a network with random weights. The weights depend only on the spec and the version of PyTorch."""
     try:
         import torch
     except ImportError:

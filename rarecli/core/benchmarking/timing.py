@@ -1,4 +1,4 @@
-"""Measuring how long the stages of a call take, with enough repetitions to say how sure that is."""
+"""Measures how long the stages of a call take, with repetitions that show how reliable the times are."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 Clock = Callable[[], float]
 Mark = Callable[[str], None]
 Sample = dict[str, float]
-"""Seconds by stage, and of the whole as END_TO_END."""
+"""Seconds by stage, with the total as END_TO_END."""
 
 END_TO_END = "end_to_end"
 STABLE_WITHIN = 0.1
-"""Largest distance between the medians of rounds, as a share of the overall median, that is called stable."""
+"""A row is stable if the medians of its rounds differ by at most this share of the overall median."""
 
 
 def sample_stages(
     iteration: Callable[[Mark], object], *, min_iterations: int, min_seconds: float, clock: Clock = time.perf_counter
 ) -> list[Sample]:
-    """Repeat an iteration until both minima are reached; return the seconds of each of its stages, and of each as a whole.
+    """Repeat an iteration until both minima are reached; return one sample per iteration.
 
     The iteration calls `mark(stage)` at the end of every stage.
     """
@@ -44,7 +44,7 @@ def sample_stages(
 
 
 def statistics_ms(samples_s: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p95, p99, mean, std, min and max of samples given in seconds, in milliseconds."""
+    """Returns p50, p90, p95, p99, mean, std, min and max in milliseconds, from samples in seconds."""
     milliseconds = np.asarray(samples_s) * 1e3
     result = {f"p{q}_ms": float(np.percentile(milliseconds, q)) for q in (50, 90, 95, 99)}
     return result | {
@@ -56,13 +56,13 @@ def statistics_ms(samples_s: Sequence[float]) -> dict[str, float]:
 
 
 def spread(rounds: Sequence[Sequence[float]]) -> float:
-    """How far the medians of rounds lie apart, as a share of the median of all samples: what drifted while other rows had their turn."""
+    """Returns the range of the medians of the rounds, as a share of the median of all samples. It shows the drift between rounds."""
     medians = [float(np.median(samples)) for samples in rounds]
     return (max(medians) - min(medians)) / float(np.median(np.concatenate(list(rounds))))
 
 
 def timer_overhead_s(num_stages: int, clock: Clock = time.perf_counter) -> float:
-    """What measuring itself adds to one iteration with so many stages, in seconds: the mean of many empty ones."""
+    """Returns the seconds that timing adds to one iteration with `num_stages` stages: the mean of 2000 empty iterations."""
 
     def nothing(mark: Mark) -> None:
         for index in range(num_stages):

@@ -1,1 +1,1 @@
-"""."""
+"""Checkpoints of the authors' code as run folders of rare."""

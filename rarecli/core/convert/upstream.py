@@ -1,6 +1,7 @@
 """Files of the released RARE-UNet (github.com/simonwinther/RARE-UNet): its checkpoints and its prepared cases.
 
 They are pickles. Only tensors and plain containers are read from them (`weights_only`); nothing in them can run.
+Decision: docs/decisions/0013-released-weights.md.
 """
 
 from __future__ import annotations

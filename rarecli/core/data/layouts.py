@@ -15,7 +15,8 @@ from typing import Any
 from rarecli.core.data.case_files import CHANNEL, SUFFIXES, case_name, nifti_files, one_each, require_unique, scans_in
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError
-from rarecli.core.jobs.files import is_inside, read_json
+from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.safe_text import is_inside
 
 
 @dataclass(frozen=True)

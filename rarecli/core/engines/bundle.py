@@ -7,7 +7,8 @@ from pathlib import Path
 from rarecli.core.config.loading import validate
 from rarecli.core.engines.manifest import MANIFEST, HashedFile, Manifest
 from rarecli.core.errors import ModelError
-from rarecli.core.jobs.files import is_inside, read_json, sha256
+from rarecli.core.jobs.files import read_json, sha256
+from rarecli.core.jobs.safe_text import is_inside
 
 
 def load_manifest(bundle: Path) -> Manifest:

@@ -2,6 +2,7 @@
 
 The graphs of a bundle hold no weights: each initializer points by offset into one safetensors file as ONNX external data,
 so that four entries cost one set of weights, in a file that PyTorch loads as well.
+Decision: docs/decisions/0004-static-trace-dynamic-engine.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which cases of a dataset are scored, and whether their labels are the model's."""
+"""Choose the cases of a dataset to score, and check that its labels match the model's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rarecli.core.jobs.safe_text import read_text
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
-    """The cases of these names, all by default. Raises UsageError for a name that no case has."""
+    """Returns the cases with these names, or all cases for None. Raises UsageError for an unknown name."""
     if names is None:
         return list(cases)
     known = {case.name: case for case in cases}
@@ -31,9 +31,10 @@ def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Cas
 
 
 def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Reporter) -> list[str] | None:
-    """The cases that no run among `models` was trained on; None, for all cases, if none of them was trained on any.
+    """Returns the names of the cases that no run among `models` was trained on.
 
-    Reports which cases that leaves, and warns where every case was trained on.
+    Returns None, for all cases, if no run was trained on any of them. Also returns None, with a warning, if every case was trained on.
+    Otherwise reports how many cases are left.
     """
     trained: set[str] = set()
     for model in models:
@@ -45,33 +46,33 @@ def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Repo
     if len(held_out) == len(names):
         return None
     if not held_out:
-        reporter.warn("the model was trained on every one of these cases: the scores say nothing about other scans")
+        reporter.warn("the model was trained on all of these cases: the scores do not show how it performs on other scans")
         return None
     reporter.say(f"scoring the {len(held_out)} cases that the model was not trained on; --all-cases scores all {len(names)}")
     return held_out
 
 
 def require_same_labels(label_names: dict[int, str] | None, spec: ModelSpec, dataset: Path) -> None:
-    """Raise ModelError unless the labels that the dataset declares are the model's: values and, in any case of letters, names."""
+    """Raise ModelError unless the labels that the dataset declares match the model's in value and in name, ignoring case."""
     if label_names is None:
         return
     known = dict(zip(spec.plan.label_values, spec.plan.label_names, strict=True))
     if not set(label_names) <= set(known):
-        raise ModelError("the model was trained on other labels", path=dataset, field="labels", found=label_names, expected=known)
+        raise ModelError("the model was trained on different labels", path=dataset, field="labels", found=label_names, expected=known)
     for value, name in label_names.items():
         if value and known[value] != undeclared_name(value) and name.casefold() != known[value].casefold():
             raise ModelError(
-                "a label has another name than in training",
+                "a label has a different name than in training",
                 path=dataset,
                 field=f"label {value}",
                 found=name,
                 expected=known[value],
-                remedy="correct the names in dataset.json, if they mean the same",
+                remedy="if both names mean the same structure, correct dataset.json",
             )
 
 
 def read_case_names(path: Path) -> list[str]:
-    """Case names from a JSON list, a run.json (its validation cases), or a text file with one per line."""
+    """Read case names from a JSON list, a run.json (its validation cases), or a text file with one name per line."""
     if path.suffix != ".json":
         try:
             text = read_text(path, UsageError)
@@ -83,5 +84,5 @@ def read_case_names(path: Path) -> list[str]:
         split = content.get("split")
         content = split.get("val") if isinstance(split, dict) else content.get("test")
     if not content or not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise UsageError("this is no list of cases", path=path, expected='["case", ...], or the run.json of a run')
+        raise UsageError("not a list of cases", path=path, expected='["case", ...], or the run.json of a run')
     return content

@@ -1,4 +1,7 @@
-"""Is one result better than another on the same cases? A paired bootstrap over cases."""
+"""Compares two results on the same cases with a paired bootstrap over cases.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ FILE_NAME = "comparison.json"
 class Result:
     """The routed Dice (mean over foreground classes) of a result, by resolution and case.
 
-    dice: keyed "0", "1" ... for depths, "1.4 mm" ... for spacings; "" alone where every case was scored once, as it is.
+    dice: keyed "0", "1" ... for depths and "1.4 mm" ... for spacings. The only key is "" if every case was scored once, as it is.
     """
 
     path: Path
@@ -36,33 +39,33 @@ class Result:
 
     @property
     def cases(self) -> list[str]:
-        """All cases, by name."""
+        """The sorted names of all cases."""
         return sorted(set().union(*self.dice.values()))
 
 
 def load_result(path: Path) -> Result:
-    """Read a result of `rare evaluate` or `rare score`: its folder, or the summary.json in it. Raises DataError for anything else."""
+    """Read a result of `rare evaluate` or `rare score` from its folder or its summary.json. Raises DataError for anything else."""
     file = path / "summary.json" if path.is_dir() else path
     content = read_json(file)
     try:
         return result_of(content, file)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise DataError("the file is no result", path=file, expected="summary.json of rare evaluate or rare score") from None
+        raise DataError("not a result of an evaluation", path=file, expected="summary.json of rare evaluate or rare score") from None
 
 
 def result_of(summary: dict[str, Any], path: Path) -> Result:
-    """What of a summary is compared."""
+    """Returns the part of a summary that is compared."""
     dice: dict[str, dict[str, float]] = {}
     for item in summary["metric_per_case"]:
         if item["method"] == ROUTED:
-            # in files that were scored, the depth is what a model chose, not the resolution of the case
+            # in a result of `rare score`, the depth is the one that a model chose, not the resolution of the case
             column = resolution_name(item["depth"], item.get("spacing_mm")) if "protocol" in summary else ""
             dice.setdefault(column, {})[item["case"]] = foreground_mean(item["metrics"])
     return Result(path, summary.get("protocol", "none: label files"), tuple(summary["mean"]), dice)
 
 
 def resolution_name(depth: int, spacing_mm: float | None) -> str:
-    """How a resolution is called in a comparison: a depth, or a spacing with its unit."""
+    """Returns the name of a resolution in a comparison: a depth, or a spacing with its unit."""
     return str(depth) if spacing_mm is None else f"{spacing_mm:g} mm"
 
 
@@ -88,10 +91,11 @@ def _require_same(found: Iterable[str], other: Iterable[str], what: str, path: P
 
 
 def compare(result: Result, against: Result) -> dict[str, Any]:
-    """Mean difference of Dice, `result` minus `against`, with a 95 % interval (BCa), per resolution and for the mean over them.
+    """Returns the mean difference in Dice, `result` minus `against`, with its 95 % interval (BCa).
 
-    Resamples whole cases, 10,000 times, always the same ones. low and high are null where there is one case.
-    Raises DataError unless both have the same cases, resolutions and labels.
+    One row per resolution, and one for the mean over all resolutions. Whole cases are resampled 10,000 times with a fixed seed.
+    low and high are null if there is only one case.
+    Raises DataError unless both results have the same protocol, cases, resolutions and labels.
     """
     cases = result.cases
     require_comparable(against, protocol=result.protocol, labels=result.labels, resolutions=result.dice, cases=cases)
@@ -122,7 +126,7 @@ def _row(own: FloatArray, other: FloatArray) -> dict[str, float | None]:
 def _interval(differences: FloatArray) -> tuple[float | None, float | None]:
     if len(differences) < 2:
         return None, None
-    if np.ptp(differences) < 1e-12:  # BCa is not defined where every resample gives one value
+    if np.ptp(differences) < 1e-12:  # BCa is undefined if all resamples have the same mean
         return float(differences[0]), float(differences[0])
     found = stats.bootstrap(
         (differences,), np.mean, n_resamples=NUM_RESAMPLES, confidence_level=CONFIDENCE, method="BCa", random_state=SEED

@@ -1,4 +1,7 @@
-"""Dice over continuous spacing: is routing ever worse than upsampling, and does it jump where the depth changes?"""
+"""Dice over continuous spacing. Shows whether routing is ever worse than upsampling, and whether it jumps where the depth changes.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
 
 GRIDS = ("acquired", "restored")
-"""Where a point is scored: on the grid of the acquired scan, or brought back to the scan that it was made from."""
+"""The grids that a point is scored on: the grid of the reacquired scan, and the original scan's grid after restoring."""
 
 
 def dice_curve(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution]) -> list[dict[str, Any]]:
-    """A point per spacing: spacing_mm, depth, and for each grid the mean Dice routed and upsampled; restored, also the ceiling.
+    """Returns one point per spacing: spacing_mm, depth, num_cases, and for each grid the mean Dice routed and upsampled.
 
-    Where routing upsamples to depth 0 itself, one number stands for both. upsampled is null where it was not asked for.
+    The restored grid also has the ceiling. Where routing itself upsamples to depth 0, routed and upsampled share one value.
+    upsampled is null where it was not requested.
     """
     points = []
     for resolution in resolutions:
@@ -39,9 +43,10 @@ def dice_curve(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Reso
 
 
 def curve_facts(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For each grid: largest_deficit of routed below upsampled (0 if there is none), largest_jump of routed where the depth changes.
+    """Returns two facts for each grid.
 
-    null where the curve cannot tell: nothing was upsampled, or no depth changes.
+    largest_deficit: how far routed falls below upsampled at most (0 if it never does); null if nothing was upsampled.
+    largest_jump: the largest jump of routed where the depth changes; null if the depth never changes.
     """
     facts: dict[str, Any] = {}
     for grid in GRIDS:

@@ -1,7 +1,8 @@
-"""`rare evaluate`: Dice and its kin at every resolution.
+"""`rare evaluate`: Dice and related metrics at every resolution.
 
-Scores are taken at the downsampled scan's own resolution; under protocol native also restored to the scan's full grid,
-beside the ceiling that perfect labels of that resolution reach there.
+Scores are computed at the resolution of the reacquired scan. Under protocol native, the labels are also restored to the full grid of
+the original scan and scored there, next to the ceiling: the score of perfect labels of that resolution.
+Decision: docs/decisions/0008-evaluation.md.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ _NUM_PICTURES = 3
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is scored, and how the cases are worked through.
+    """What to score, and how to process the cases.
 
-    depths: resolutions as depths; all by default. spacings_mm: instead of depths, acquire every scan at these isotropic spacings, and just
-    beside those where the depth changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
-    names: only these cases; by default those that the model was not trained on. all_cases: by default every case.
+    depths: resolutions as depths; all by default. spacings_mm: instead of depths, reacquire every scan at these isotropic spacings, and
+    just below and above each spacing where the depth changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
+    names: only these cases. all_cases: without `names`, all cases, and not only those that the model was not trained on.
     pool_folds: the models are runs of one cross-validation, and each scores the cases that it held out.
-    upsampled: also score what everyone does today, the same weights given the scan upsampled to depth 0.
-    surface: also HD95 and surface Dice, by MONAI.
-    against: an earlier result on the same cases; writes comparison.json and adds it to what is returned.
-    resume: leave out the cases that an earlier call into `output` finished with the same scans, model and options.
+    upsampled: also score the usual baseline: the same weights on the scan upsampled to depth 0.
+    surface: also compute HD95 and surface Dice with MONAI.
+    against: an earlier result on the same cases; writes comparison.json and adds the comparison to the returned summary.
+    resume: skip the cases that an earlier call into `output` finished with the same scans, model and options.
     overwrite: replace the results of an earlier call. shard: only this part of the cases.
     """
 
@@ -72,19 +73,19 @@ def evaluate(
     options: EvaluateOptions = EvaluateOptions(),
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
-    """Score a model on a labelled dataset at every depth; write summary.json, cases.csv and pictures; return the summary.
+    """Score a model on a labelled dataset at every resolution; write summary.json, cases.csv and pictures; return the summary.
 
-    With a shard its cases are noted as finished, and a call with `resume` after all parts writes the results. What is returned then says
-    which cases those are.
+    With a shard, no results are written: the finished cases go to the journal, and the returned facts name them. Once all shards are
+    done, a call with `resume` writes the results.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
     source = open_dataset(dataset)
     if options.shard != WHOLE and options.against is not None:
-        raise UsageError("a part of the cases is not compared", field="against", remedy="give --against with the last call, --resume")
+        raise UsageError("a shard cannot be compared", field="against", remedy="give --against with the final --resume call")
     with _opened(model, options.pool_folds) as predictor:
         cases = choose_cases(source.cases, _choose_names(options, source.cases, predictor, reporter))
         for case in cases:
-            predictor.for_case(case.name)  # says now if there is none
+            predictor.for_case(case.name)  # raises before the work if no fold held out the case
         spec = predictor.spec
         resolutions = choose_resolutions(predictor, options.depths, options.spacings_mm, options.protocol)
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface)
@@ -149,14 +150,17 @@ def _choose_names(
 
 
 def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Sequence[Resolution], cases: Sequence[Case]) -> Result | None:
-    """The result to compare with, if there is one. Raises DataError, before the work, if it has other cases, resolutions or labels."""
+    """Returns the result to compare with, or None. Raises DataError if its protocol, cases, resolutions or labels differ.
+
+    The check runs before any case is scored.
+    """
     if options.against is None:
         return None
     other = load_result(options.against)
     require_comparable(
         other,
         protocol=options.protocol,
-        # labels that no reference has are left out of both; `compare` sees which those are
+        # labels that are in no reference are dropped from both results; `compare` checks the labels that remain
         labels=other.labels if set(other.labels) <= set(spec.plan.label_names) else spec.plan.label_names[1:],
         resolutions=[resolution_name(item.depth, item.spacing_mm) for item in resolutions],
         cases=[case.name for case in cases],
@@ -166,9 +170,9 @@ def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Seq
 
 def _warn_of_another_protocol(protocol: Protocol, spec: ModelSpec, reporter: Reporter) -> None:
     if protocol == "paper" and spec.targets != "paper":
-        reporter.warn(f"{spec.name} puts coarse voxels where they lie, protocol paper does not: native is what it was trained for")
+        reporter.warn(f"{spec.name} was trained for protocol native: it puts coarse voxels at their true position, protocol paper does not")
     if protocol == "native" and spec.targets == "paper":
-        reporter.warn(f"{spec.name} was trained on the paper's targets, which are displaced below full resolution: see --protocol paper")
+        reporter.warn(f"{spec.name} was trained on the paper's targets, which are shifted below full resolution: see --protocol paper")
 
 
 def _score(
@@ -180,7 +184,7 @@ def _score(
     pictured: Container[str],
     reporter: Reporter,
 ) -> tuple[list[Score], dict[str, RareError]]:
-    """Score cases, or find their scores in the journal. Returns the scores and what is wrong with the other cases.
+    """Score cases, or find their scores in the journal. Returns the scores, and the errors of the failed cases by name.
 
     pictured: names of the cases whose slices are drawn into `output`.
     """
@@ -197,7 +201,7 @@ def _score(
                     continue
                 case_scores, pictures = evaluate_case(case, scorer, scoring)
         except RareError as error:
-            # a wrong option or a missing package would fail for every case alike
+            # a wrong option or a missing package makes every case fail
             if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):
                 raise
             failures[case.name] = error
@@ -211,11 +215,11 @@ def _score(
 
 
 def _leave_out_absent(scored: list[Score], labels: Sequence[str], dataset: Path, reporter: Reporter) -> tuple[list[Score], Sequence[str]]:
-    """The scores without the labels that no reference has, where a model would be right by doing nothing; and the labels that stay."""
-    # restored labels are compared with the full reference, which has what a coarse one may have lost
+    """Drop the labels that are in no reference, since predicting nothing would score them as right. Returns scores and remaining labels."""
+    # restored labels are compared with the full reference, which keeps labels that a coarse reference may have lost
     present = [label for label in labels if any((item.restored or item.metrics)[label]["n_ref"] for item in scored)]
     if not present:
-        raise DataError("there is nothing but background", path=dataset, expected="a label above 0 in a reference")
+        raise DataError("the references contain only background", path=dataset, expected="a label above 0 in a reference")
     for label in labels:
         if label not in present:
             num = sum(item.metrics[label]["n_pred"] > 0 for item in scored)

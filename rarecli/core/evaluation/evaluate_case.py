@@ -1,4 +1,7 @@
-"""One case of `rare evaluate`: predicted and scored at every resolution."""
+"""Predicts and scores one case of `rare evaluate` at every resolution.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.types import IntArray
 
 _SCORING = 4
-"""Goes up with every change of how cases are scored, so that scores of before are not resumed."""
+"""Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How every case is scored."""
+    """How to score every case."""
 
     resolutions: Sequence[Resolution]
     protocol: Protocol
@@ -37,7 +40,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a slice figure shows of one case at one depth: image, reference and prediction, each (X, Y, Z)."""
+    """The input of a slice figure, for one case at one depth: image, reference and prediction, each (X, Y, Z)."""
 
     depth: int
     image: Any
@@ -46,12 +49,12 @@ class Picture:
 
 
 def case_key(case: Case, predictor: Predictor, scoring: Scoring) -> str:
-    """A hash of all that the scores of a case depend on."""
+    """Returns a hash of everything that the scores of a case depend on."""
     return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(scoring), _SCORING)
 
 
 def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[list[Score], list[Picture]]:
-    """The scores of a case at every resolution with every method, and what its pictures show. Raises DataError for a broken case."""
+    """Returns the scores of a case at every resolution with every method, and its pictures. Raises DataError for a broken case."""
     spec, names = predictor.spec, predictor.spec.plan.label_names
     scan, labels = (to_ras(volume) for volume in read_case(case, spec.plan.label_values))
     scored: list[Score] = []
@@ -61,9 +64,9 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
         acquired = reacquire(scan, labels, spec, resolution, scoring.protocol)
         own_mm, full_mm = (acquired.scan.spacing_mm, scan.spacing_mm) if scoring.surface else (None, None)
         methods: dict[str, int | None] = {ROUTED: None}
-        if scoring.protocol == "paper":  # which knows no spacing; a network with one entry is given all scans at full resolution
+        if scoring.protocol == "paper":  # it has no spacings; a network with one entry is given all scans at full resolution
             methods[ROUTED] = depth if depth < spec.network.num_depths else 0
-        between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # there not even depth 0 upsamples by itself
+        between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # routing may leave such a scan as it is, even at depth 0
         if scoring.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
             methods[UPSAMPLED] = 0
         for method, forced in methods.items():
@@ -80,9 +83,9 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
 
 
 def _predict(predictor: Predictor, acquired: Reacquired, forced: int | None, depth: int) -> IntArray:
-    """Class indices on the grid of a scan acquired at `depth`, with the network entered at `forced`: those of `rare predict`."""
+    """Returns the class indices that `rare predict` finds, on the grid of a scan reacquired at `depth`. forced: the depth of entry."""
     plan = predictor.spec.plan
-    if acquired.zoom is None and forced != depth:  # protocol paper takes every 2^depth-th label of a scan brought to the patch
+    if acquired.zoom is None and forced != depth:  # protocol paper keeps every 2^depth-th label of the upsampled scan
         upsampled = Volume(resample(acquired.scan.data, (2.0**depth,) * 3), np.diag([*plan.spacing_mm, 1.0]))
         fine = predictor.predict(upsampled, depth=forced)
         return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)

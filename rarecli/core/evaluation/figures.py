@@ -1,4 +1,4 @@
-"""Pictures. matplotlib is imported when the first one is drawn."""
+"""Figures of an evaluation. matplotlib is imported when the first one is drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)
 
 
 def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
-    """Mean Dice over resolution, a line per method, one standard deviation shaded."""
+    """Draw mean Dice over resolution, one line per method, with one standard deviation shaded."""
     figure = new_figure(6, 4)
     panel = figure.subplots()
     for (method, depths), colour in zip(summary["per_method"].items(), COLOURS, strict=False):
@@ -43,7 +43,10 @@ def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
 
 
 def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[float], path: Path) -> None:
-    """Mean Dice over spacing, on the grid of the acquired scan and brought back to the full grid, with the depths' borders."""
+    """Draw mean Dice over spacing: on the grid of the reacquired scan, and restored to the full grid.
+
+    Dotted lines mark the `thresholds_mm` where the depth changes.
+    """
     figure = new_figure(11, 4.5)
     panels = figure.subplots(1, 2, sharey=True)
     points = summary["curve"]
@@ -73,7 +76,7 @@ def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[floa
 
 
 def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[str], path: Path) -> None:
-    """Reference beside prediction at every depth, in the sagittal slice with the most foreground at the finest depth."""
+    """Draw reference next to prediction at every depth, in the sagittal slice with the most foreground at the finest depth."""
     figure = new_figure(6.5, 2.2 * len(pictures) + 0.5)
     panels = figure.subplots(len(pictures), 2, squeeze=False)
     finest = pictures[0].reference

@@ -1,4 +1,4 @@
-"""Overlap metrics from one confusion matrix per case. Class 0 is the background and is never averaged in."""
+"""Overlap metrics from one confusion matrix per case. Class 0 is the background and is never part of a mean."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rarecli.core.types import IntArray
 
 METRICS = ("dice", "iou", "precision", "recall")
 Record = dict[str, dict[str, Any]]
-"""What is known of one case: by foreground class name, a value per metric, and the voxel counts n_ref and n_pred."""
+"""The metrics of one case by foreground class name: one value per metric, and the voxel counts n_ref and n_pred."""
 
 
 def case_record(confusion: IntArray, label_names: Sequence[str]) -> Record:
-    """Metrics and voxel counts of one case by foreground class name. n_ref and n_pred are nnU-Net's names."""
+    """Returns the metrics and voxel counts of one case by foreground class name. n_ref and n_pred are nnU-Net's names."""
     values = overlap(confusion)
     record: Record = {}
     for index, name in enumerate(label_names):
@@ -27,5 +27,5 @@ def case_record(confusion: IntArray, label_names: Sequence[str]) -> Record:
 
 
 def foreground_mean(record: Record, metric: str = "dice") -> float:
-    """Mean of a metric over a case's foreground classes."""
+    """Returns the mean of a metric over the foreground classes of a case."""
     return float(np.mean([values[metric] for values in record.values()]))

@@ -1,11 +1,13 @@
-"""What a scan is at a resolution that it was not acquired at: the views of a scan that are scored.
+"""Reacquires a scan: simulates the scan at a resolution that it was not acquired at.
 
-native  the scan as a scanner would have acquired it there: averaged over each voxel (a box as slice profile, so nothing
-        aliases; finer than the scan, linear interpolation), labels by majority of volume. At 1/2^depth of the scan's own
-        grid, or at an isotropic spacing in mm. The first voxel begins where the scan begins and the last one is whole, the
-        scan's last voxels repeated for it: at 1/2^depth these are the blocks that training sees.
-paper   the scan cropped or padded to the patch, trilinear downsampling, labels nearest (arXiv 2507.15524, section 3); labels of a
-        network that is given the scan upsampled back are taken nearest as well
+native  The scan as a scanner would have acquired it: averaged over each voxel (a box as slice profile, so nothing aliases; linear
+        interpolation where the new grid is finer), labels by majority of volume. The resolution is 1/2^depth of the scan's own
+        grid, or an isotropic spacing in mm. The first voxel begins where the scan begins. The scan's last voxels are repeated to
+        complete the last voxel. At 1/2^depth the new voxels are the blocks that training uses.
+paper   The scan cropped or padded to the patch, trilinear downsampling, nearest labels (arXiv 2507.15524, section 3). Labels that a
+        network predicts for the scan upsampled back are sampled nearest as well.
+
+Decision: docs/decisions/0008-evaluation.md.
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 _MOST_VOXELS = 2**28
-"""Of a scan padded to whole voxels of a coarser grid."""
+"""Limit for a scan that is padded to complete voxels of a coarser grid."""
 
 
 @dataclass(frozen=True)
 class Reacquired:
-    """A scan at another resolution, in RAS axes. reference: class indices (X, Y, Z) on its grid. full: those on the scan's own grid.
+    """A scan reacquired at another resolution, in RAS axes.
 
-    zoom: the scan's own spacing over the new one's, per axis; None if there is no way back to the scan's grid (protocol paper).
+    reference: class indices (X, Y, Z) on the new grid. full: class indices (X, Y, Z) on the original scan's grid.
+    zoom: the original spacing divided by the new spacing, per axis; None under protocol paper, whose labels cannot be restored.
     """
 
     scan: Volume
@@ -41,20 +44,23 @@ class Reacquired:
     zoom: Triple | None
 
     def restore(self, labels: IntArray) -> IntArray:
-        """Labels on the new grid -> the scan's own grid."""
+        """Labels on the new grid -> labels on the original scan's grid."""
         assert self.zoom is not None
         x, y, z = self.full.shape
         return bring_back(labels, _covering_shape(self.full.shape, self.zoom), self.zoom)[:x, :y, :z]
 
 
 def reacquire(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolution, protocol: Protocol = "native") -> Reacquired:
-    """A scan and its labels (class indices, (1, X, Y, Z)), both in RAS axes, as they are at a resolution under a protocol."""
+    """Reacquire a scan and its labels at a resolution under a protocol.
+
+    labels: class indices (1, X, Y, Z). Both volumes are in RAS axes.
+    """
     full = labels.data[0]
     if protocol == "paper":
         patch, depth = spec.plan.patch_size, resolution.depth
         image = downsample(fit_shape(scan.data, patch), depth, "paper")
         reference = downsample_labels(fit_shape(full, patch), depth, "paper", spec.plan.num_classes)
-        # the protocol knows no spacing: a volume of the fixed shape is what the model was trained on
+        # the protocol has no spacings: the model was trained on volumes of this shape, with the spacing of their depth's grid
         return Reacquired(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
     if resolution.spacing_mm is None:
         zoom = (0.5**resolution.depth,) * 3
@@ -67,9 +73,10 @@ def reacquire(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolut
 
 
 def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
-    """Labels (X, Y, Z) of a grid of spacing old / zoom on the old grid of `shape`, uint8.
+    """Labels (X, Y, Z) on a grid of spacing old / zoom -> labels on the old grid of `shape`, uint8.
 
-    Along axes where that is coarser by majority of volume, as references are made; along others nearest, as `rare predict` restores.
+    Along axes where the old grid is coarser, the majority of volume decides, as for references. Along the other axes the nearest voxel
+    decides, as `rare predict` restores labels.
     """
     finer_x, finer_y, finer_z = (max(factor, 1.0) for factor in zoom)
     other_x, other_y, other_z = (min(factor, 1.0) for factor in zoom)
@@ -79,7 +86,7 @@ def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
 
 
 def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
-    """Raise DataError where one voxel is more than the whole scan, or the scan would have to be padded out of all proportion."""
+    """Raise DataError if one voxel would exceed the full scan, or if padding would exceed `_MOST_VOXELS`."""
     extent = [size * step for size, step in zip(scan.shape, scan.spacing_mm, strict=True)]
     if spacing_mm > max(extent) or math.prod(_covering_shape(scan.shape, zoom)) > max(_MOST_VOXELS, math.prod(scan.shape)):
         raise DataError(
@@ -92,13 +99,16 @@ def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
 
 
 def _acquired(image: FloatArray, labels: IntArray, zoom: Triple, num_classes: int) -> tuple[FloatArray, IntArray]:
-    """The box average and the majority over voxels that begin where the scan begins and cover all of it, its last voxels repeated."""
+    """Returns the box average of the image and the majority of the labels, on a grid that covers the full scan.
+
+    The grid begins where the scan begins; the scan's last voxels are repeated to complete the last voxel.
+    """
     pads = [(0, 0), *((0, goal - size) for size, goal in zip(labels.shape, _covering_shape(labels.shape, zoom), strict=True))]
     whole, whole_labels = np.pad(image, pads, mode="edge"), np.pad(labels, pads[1:], mode="edge")
     return resample(whole, zoom), resample_labels(whole_labels, zoom, num_classes)
 
 
 def _covering_shape(shape: Shape, zoom: Triple) -> Shape:
-    """The scan's shape enlarged to what whole voxels of the new grid cover, to the nearest voxel of the scan."""
+    """Returns the scan's shape, enlarged to the extent that complete voxels of the new grid cover, rounded to voxels of the scan."""
     x, y, z = (max(size, math.floor(math.ceil(size * factor - 1e-6) / factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
     return x, y, z

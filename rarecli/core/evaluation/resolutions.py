@@ -1,4 +1,7 @@
-"""At which resolutions scans are scored: depths of the network, or spacings in mm."""
+"""The resolutions at which scans are scored: depths of the network, or spacings in mm.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ _BESIDE_THRESHOLD = 1e-3
 
 @dataclass(frozen=True)
 class Resolution:
-    """Where a scan is scored: at 1/2^depth of its own grid, or at `spacing_mm`; then `depth` is the one that it is routed to."""
+    """A resolution at which a scan is scored: 1/2^depth of its own grid, or `spacing_mm`, which is routed to `depth`."""
 
     depth: int
     spacing_mm: float | None = None
@@ -33,35 +36,38 @@ class Resolution:
 def choose_resolutions(
     predictor: Predictor | Folds, depths: Sequence[int] | None, spacings_mm: Sequence[float] | None, protocol: Protocol
 ) -> list[Resolution]:
-    """The resolutions that an evaluation asks for. Raises UsageError for those that the model or the protocol does not have."""
+    """Returns the resolutions of an evaluation. Raises UsageError for those that the model or the protocol does not have."""
     if spacings_mm is None:
         chosen = _choose_depths(predictor.spec, depths)
-        if protocol == "paper" and predictor.spec.network.num_depths > 1:  # whose scans enter at their depth and nowhere else
+        if protocol == "paper" and predictor.spec.network.num_depths > 1:  # its scans enter only at their own depth
             chosen = _with_an_entry(chosen, predictor.runner.depths, asked=depths is not None)
         return [Resolution(depth) for depth in chosen]
     if protocol != "native":
-        raise UsageError("only protocol native has spacings", field="spacings", found=f"protocol {protocol}", expected="protocol native")
+        raise UsageError("spacings require protocol native", field="spacings", found=f"protocol {protocol}", expected="protocol native")
     if depths is not None:
         raise UsageError("depths and spacings exclude each other", field="spacings", remedy="evaluate twice, into two folders")
     return resolutions_of(spacings_mm, predictor.spec, predictor.runner.depths)
 
 
 def _with_an_entry(depths: Sequence[int], there: Sequence[int], *, asked: bool) -> list[int]:
-    """The depths that a bundle has an engine for. Raises UsageError if others were asked for."""
+    """Returns the depths that have an engine in the bundle. Raises UsageError if others were requested explicitly (`asked`)."""
     missing = [depth for depth in depths if depth not in there]
     if missing and asked:
         raise UsageError(
-            "the bundle has no engine for a depth, and protocol paper takes no other",
+            "the bundle has no engine for a depth, and protocol paper does not route to another",
             field="depths",
             found=", ".join(map(str, missing)),
             expected=", ".join(map(str, there)),
-            remedy="export it with --depths, or evaluate by protocol native",
+            remedy="export the depth with --depths, or use protocol native",
         )
     return [depth for depth in depths if depth in there]
 
 
 def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
-    """All resolutions that the model has entries for; for a network with one entry, those that its patch can be halved to."""
+    """Returns the requested depths, or all depths that have an entry.
+
+    A network with one entry is scored at up to four depths, as far as its patch can be halved. Raises UsageError for other depths.
+    """
     most = spec.network.num_depths if spec.network.num_depths > 1 else min(4, spec.plan.num_levels)
     if depths is None:
         return list(range(most))
@@ -71,10 +77,10 @@ def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
 
 
 def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequence[int]) -> list[Resolution]:
-    """The isotropic spacings in order, to six digits, with which of the `depths` that there are each is routed to.
+    """Returns the isotropic spacings in order, rounded to six digits, each with the depth among the available `depths` it is routed to.
 
-    Where the depth changes between the finest and the coarsest of them, a spacing is added just below and just above, so
-    that the jump can be measured: a thousandth of the spacing apart, the scans are the same for all practical purposes.
+    For every change of depth between the finest and the coarsest spacing, one spacing is added a thousandth below it and one a thousandth
+    above it. The scans at both spacings are practically the same, so that the jump in Dice can be measured.
     """
     asked = {_rounded(spacing) for spacing in spacings_mm}
     changes = [change for change in thresholds_mm(spec, depths) if min(asked) < change < max(asked)]
@@ -83,9 +89,9 @@ def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequen
 
 
 def thresholds_mm(spec: ModelSpec, depths: Sequence[int]) -> tuple[float, ...]:
-    """The isotropic spacings where a scan goes from one of the `depths` that there are to the next."""
+    """Returns the isotropic spacings where a scan changes from one of the available `depths` to the next."""
     everywhere = routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
-    # between depths j and k of which j < k, both there, the nearer one is taken, the finer of two
+    # between two available depths, routing chooses the nearer one, and on a tie the finer one
     return tuple(everywhere[(low + high) // 2] for low, high in pairwise(sorted(depths)))
 
 

@@ -1,4 +1,7 @@
-"""`rare score`: label files against reference label files, whoever made them."""
+"""`rare score`: scores label files from any source against reference label files.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +33,17 @@ def score(
     overwrite: bool = False,
     against: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a folder of label files against another by name; write summary.json and cases.csv; return the summary.
+    """Score a folder of label files against references of the same names; write summary.json and cases.csv; return the summary.
 
-    Depths are taken from the predictions.json that `rare predict` left there, if any. One pair is in memory at a time.
-    surface: also HD95 and surface Dice, by MONAI. against: an earlier result on the same cases; writes comparison.json and
-    adds it to what is returned. Labels that no reference has are not scored, but named.
-    Raises DataError for a prediction without reference or on another grid.
+    Depths come from the predictions.json of `rare predict`, if the folder has one. One pair is in memory at a time.
+    surface: also compute HD95 and surface Dice with MONAI. against: an earlier result on the same cases; writes comparison.json and
+    adds the comparison to the returned summary. A label that is in no reference is not scored; a warning names it.
+    Raises DataError for a prediction without a reference or on another grid.
     """
     predicted = [case for case in label_files(predictions) if not case.name.endswith("_probabilities")]
     available = {case.name: case.images[0] for case in label_files(references)}
     if not predicted:
-        raise DataError("there are no predictions", path=predictions, expected="files named as the references")
+        raise DataError("the folder has no predictions", path=predictions, expected="files with the names of the references")
     for case in predicted:
         if case.name not in available:
             raise DataError("the prediction has no reference", case=case.name, path=references, expected=f"{case.name}.nii.gz")
@@ -57,11 +60,11 @@ def score(
         records[case.name] = _score_pair(case.name, case.images[0], available[case.name], surface)
     values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
-        raise DataError("there is nothing but background", path=references, expected="a label above 0 in a reference")
+        raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
     stray = [(name, value) for name, record in records.items() for value in record if value not in values]
     for value in sorted({value for _, value in stray}):
         found = [name for name, other in stray if other == value]
-        # as a class it would be right wherever it is not predicted, and raise the mean
+        # a scored label would count as right wherever it is not predicted, and raise the mean
         reporter.warn(f"label {value} is in no reference and is not scored; it is predicted in {some(found)}")
     scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
     summary = summarise(scored, ["background", *map(str, values)])
@@ -74,7 +77,7 @@ def score(
 
 
 def _score_pair(name: str, prediction_file: Path, reference_file: Path, surface: bool) -> dict[int, dict[str, Any]]:
-    """The metrics of one pair of files by label value, for the values that occur in either."""
+    """Returns the metrics of one pair of files by label value, for the values that occur in either file."""
     prediction, reference = read_labels(prediction_file, case=name), read_labels(reference_file, case=name)
     require_same_grid(prediction, reference, "prediction and reference lie on different grids", case=name, path=prediction_file)
     values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))))
@@ -84,15 +87,15 @@ def _score_pair(name: str, prediction_file: Path, reference_file: Path, surface:
 
 
 def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) -> Record:
-    """A record over all labels of the result: what a case has not, neither in its prediction nor in its reference, is right."""
+    """Returns a record over all labels of the result. A label in neither prediction nor reference counts as right."""
     nothing = case_record(np.zeros((2, 2), dtype=np.int64), ("background", "nothing"))["nothing"] | (IN_NEITHER if surface else {})
     return {str(value): record.get(value, nothing) for value in values}
 
 
 def _depths_taken(predictions: Path) -> dict[str, int]:
-    """Depth by case, as `rare predict` recorded it beside its labels; none where something else made them."""
+    """Returns the depth by case from the predictions.json of `rare predict`; empty if the folder has none."""
     path = predictions / "predictions.json"
     try:
         return {name: record["depth"] for name, record in read_json(path)["cases"].items()} if path.is_file() else {}
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("this predictions.json is not one of rare predict", path=path, remedy="move it elsewhere") from error
+        raise DataError("this predictions.json was not written by rare predict", path=path, remedy="move it elsewhere") from error

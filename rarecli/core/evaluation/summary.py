@@ -1,4 +1,4 @@
-"""Scores of many cases become summary.json (nnU-Net's keys and more) and cases.csv."""
+"""Summarises the scores of many cases and writes summary.json (nnU-Net's keys and more) and cases.csv."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rarecli.core.jobs.files import atomic_file, write_json
 
 ROUTED, UPSAMPLED = "routed", "upsampled"
 Column = Literal["depth", "spacing_mm"]
-"""What tells the resolutions of a result apart: the columns of its tables."""
+"""The key that distinguishes the resolutions of a result: the columns of its tables."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One case, scored at one resolution with one method.
+    """The score of one case at one resolution with one method.
 
-    depth: the resolution is 1/2^depth of the case's own grid; where spacing_mm is known, the depth that it is routed to.
-    restored: the same labels brought back to the case's own grid and scored there.
-    ceiling: what perfect labels of this resolution, brought back in the same way, would score there.
+    depth: the resolution is 1/2^depth of the case's own grid; with `spacing_mm`, the depth that the spacing is routed to.
+    restored: the metrics of the same labels after restoring them to the case's own grid.
+    ceiling: the metrics of perfect labels of this resolution after restoring them in the same way.
     """
 
     case: str
@@ -37,7 +37,7 @@ class Score:
     ceiling: Record | None = None
 
     def only(self, labels: Sequence[str]) -> Score:
-        """The score of these labels alone."""
+        """Returns the score with only these labels."""
 
         def chosen(record: Record) -> Record:
             return {label: record[label] for label in labels}
@@ -46,15 +46,16 @@ class Score:
         return replace(self, metrics=chosen(self.metrics), restored=restored, ceiling=ceiling)
 
     def column(self, column: Column) -> str | None:
-        """The resolution as the key of a table."""
+        """Returns the resolution as the key of a table."""
         value = getattr(self, column)
         return None if value is None else f"{value:g}"
 
 
 def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Column = "depth") -> dict[str, Any]:
-    """nnU-Net's keys (metric_per_case, mean, foreground_mean: over all resolutions, routed) plus per_method and one table per column.
+    """Returns the content of summary.json: nnU-Net's keys, and tables over the resolutions.
 
-    per_depth, or per_spacing: by resolution, routed. per_method: the same by method.
+    mean, foreground_mean: routed, over all resolutions. metric_per_case: all scores. per_depth or per_spacing: routed, one entry per
+    resolution. per_method: the same table for each method.
     """
     tables: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(item.method for item in scored):
@@ -76,7 +77,7 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
 
 
 def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path) -> None:
-    """Write summary.json and cases.csv: one row per case, resolution, method and label."""
+    """Write summary.json, and cases.csv with one row per case, resolution, method and label."""
     write_json(output / "summary.json", summary)
     with (
         atomic_file(output / "cases.csv") as temporary,
@@ -111,10 +112,9 @@ def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str,
 
 
 def _aggregate(records: Sequence[Record], label_names: Sequence[str]) -> dict[str, Any]:
-    """Over cases; num_cases, dice, dice_std and dice_p5 are of the mean over foreground classes of each case.
+    """Aggregate records over cases. dice, dice_std and dice_p5 refer to the mean over the foreground classes of each case.
 
-    A class that has no HD95 in a case is left out of the mean of HD95, which is over the pairs of case and class that have
-    one (null if none has), and counted in hd95_null.
+    The mean of HD95 covers the pairs of case and class that have an HD95 (null if none has). hd95_null counts the pairs without one.
     """
     labels = list(label_names[1:])
     dice = [foreground_mean(record) for record in records]

@@ -1,4 +1,7 @@
-"""Surface metrics per class, by MONAI, which is imported when the first surface is measured: that takes seconds."""
+"""Surface metrics per class, computed with MONAI. MONAI is imported on first use, since the import takes seconds.
+
+Decision: docs/decisions/0008-evaluation.md.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,22 @@ from rarecli.core.types import IntArray, Triple
 SURFACE_METRICS = ("hd95_mm", "surface_dice")
 TOLERANCE_VOXELS = 1.0
 IN_NEITHER: dict[str, float | None] = {"hd95_mm": None, "surface_dice": 1.0}
-"""A class that is in neither has no surface; as an overlap, surface Dice follows Dice."""
+"""The values of a class in neither prediction nor reference. It has no surface, so HD95 is None; surface Dice is 1, as Dice is."""
 _MISSED: dict[str, float | None] = {"hd95_mm": None, "surface_dice": 0.0}
 
 
 def require_monai() -> None:
-    """Raise EnvironmentFault, naming the extra and the way without, if MONAI is not installed."""
+    """Raise EnvironmentFault if MONAI is not installed, naming the extra to install and the option to do without it."""
     _monai()
 
 
 def surface_record(prediction: IntArray, reference: IntArray, spacing_mm: Triple, num_classes: int) -> list[dict[str, float | None]]:
-    """hd95_mm and surface_dice of every foreground class of two label arrays (X, Y, Z) of class indices.
+    """Returns hd95_mm and surface_dice of every foreground class. Both label arrays are (X, Y, Z) class indices.
 
-    hd95_mm: the larger of the two 95th percentiles of surface distances, in mm; None for a class that is missed or in
-    neither, since it has no finite value. surface_dice: the share of both surfaces that lies within one voxel of the other,
-    distances counted in voxels, so that a shift by one slice counts alike along every axis; 0 for a class that is missed.
-    A surface is the set of voxels with a face neighbour (or the border) outside of the class.
+    hd95_mm: the larger of the two 95th percentiles of surface distances, in mm; None for a class that is in only one array or in
+    neither, since it has no finite value. surface_dice: the share of both surfaces that lies within one voxel of the other surface.
+    Its distances are in voxels, so that a shift by one slice counts the same along every axis. It is 0 for a class in only one array.
+    A surface is the set of voxels of the class with a face neighbour (or the border) outside the class.
     Source: Nikolov et al., arXiv 1809.04430, for surface Dice; MONAI's implementation.
     """
     classes = range(1, num_classes)
@@ -51,7 +54,7 @@ def surface_record(prediction: IntArray, reference: IntArray, spacing_mm: Triple
 
 
 def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str], spacing_mm: Triple | None) -> Record:
-    """All metrics of one case, two label arrays of class indices; without surface metrics if no spacing is given."""
+    """Returns all metrics of one case from two label arrays of class indices. Surface metrics need `spacing_mm`."""
     record = case_record(confusion_matrix(prediction, reference, len(label_names)), label_names)
     if spacing_mm is not None:
         for values, surfaces in zip(record.values(), surface_record(prediction, reference, spacing_mm, len(label_names)), strict=True):
@@ -62,7 +65,7 @@ def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str
 def _monai() -> tuple[Any, Any, Any]:
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # no passwd entry, as under `docker --user`; MONAI asks for the name when it is imported
+    except (KeyError, OSError):  # no passwd entry, as under `docker --user`; MONAI looks up the user name on import
         os.environ["LOGNAME"] = "user"
     try:
         import torch

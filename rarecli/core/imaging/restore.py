@@ -1,4 +1,7 @@
-"""From scores to classes: what is made of logits (K, X, Y, Z) float32, whoever computed them. Without PyTorch."""
+"""From scores to classes: what is made of logits (K, X, Y, Z) float32, whoever computed them. Without PyTorch.
+
+Decision: docs/decisions/0017-labels-on-a-coarser-grid.md.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 Pure Python: the same rule stands as data in every bundle's manifest, and `tests/golden/routing_cases.json` holds cases
 that every implementation must reproduce. Spacings are (X, Y, Z) in mm along RAS axes. Source: `docs/decisions/0002-routing.md`;
 the paper (arXiv 2507.15524, section 2) routes by array shape instead.
+Decision: docs/decisions/0009-between-the-depths.md.
 """
 
 from __future__ import annotations

@@ -193,11 +193,6 @@ def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
     raise kind("the file is no valid JSON of rare", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
 
 
-def is_inside(name: str) -> bool:
-    """Whether a relative path, as text, stays in its folder. Where links lead does not matter."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
 def require_writable(folder: Path) -> None:
     """Make `folder` and try to write in it. Raises EnvironmentFault before any work is done in vain."""
     try:

@@ -4,6 +4,7 @@ A line holds the key of what the case was made from: a hash of its files, of the
 one of them finds no line any more, and the case is done again. Lines are appended, so that whatever ends the batch loses
 at most the case that was being done. The tasks of a job array, each with its part of the cases, have a file each; whoever
 resumes reads them all, and a batch of all cases takes over what they noted.
+Decision: docs/decisions/0011-batches.md.
 """
 
 from __future__ import annotations

@@ -39,3 +39,8 @@ def read_yaml(path: Path, kind: type[RareError]) -> Any:
         return yaml.safe_load(text)
     except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise kind("the file cannot be read", path=path, found=error) from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path, as text, stays in its folder. Where links lead does not matter."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts

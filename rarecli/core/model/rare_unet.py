@@ -5,6 +5,7 @@ level k, goes down to the bottleneck, up to level k, and out of head k. The base
 depth.
 
 Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of that at depth 0.
+Decision: docs/decisions/0001-one-network-class.md.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,1 +1,1 @@
-"""."""
+"""Predict the labels of scans with trained models, one scan or many."""

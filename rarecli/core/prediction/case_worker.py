@@ -1,4 +1,7 @@
-"""One process that predicts cases, and several that share them."""
+"""Predicts cases in one process, or shares them among worker processes.
+
+Decision: docs/decisions/0011-batches.md.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,13 @@ from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is predicted of every case, and how the cases are worked through.
+    """What to predict for every case, and how to process the cases.
 
-    depth: forces a depth; by default the spacing decides. pad: False refuses a scan that would have to be padded.
-    probabilities: also write them. resume: leave out what an earlier call finished there from the same scans, with the same model and
-    options. overwrite: replace what an earlier call wrote.
-    num_processes: so many load the model and share the scans, each on a GPU of its own where there are GPUs.
+    depth: force a depth; by default the spacing decides. pad: False refuses a scan that needs padding.
+    probabilities: also write the probabilities. resume: skip the cases that an earlier call finished in the same output from the same
+    scans, with the same model and options. overwrite: replace the files of an earlier call.
+    num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
+    they take the GPUs in turn.
     shard: only this part of the scans.
     """
 
@@ -45,7 +49,10 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a case: its record or what is wrong with it, the key of what it was made from, and whether it was done just now."""
+    """The outcome of a case.
+
+    outcome: its record, or its error. key: a hash of its inputs. new: False if an earlier call finished the case.
+    """
 
     outcome: dict[str, Any] | RareError
     key: str = ""
@@ -54,19 +61,19 @@ class Done:
 
 @dataclass(frozen=True)
 class CaseWorker:
-    """One process at work."""
+    """Predicts cases in the current process."""
 
     predictor: Predictor
     options: PredictOptions
     journal: Journal | None
 
     def work(self, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
-        """Cases in order."""
+        """Predict the cases in order."""
         for case in cases:
             yield self.attempt(case, targets[case.name])
 
     def attempt(self, case: Case, target: Path) -> Done:
-        """The case, or what is wrong with it."""
+        """Predict one case; an error of the case is returned as its outcome."""
         options = self.options
         try:
             with blamed_on(case.name):
@@ -82,11 +89,11 @@ class CaseWorker:
 
 
 _OF_THIS_PROCESS: list[CaseWorker] = []
-"""In a process that was started for it: the worker with its model, loaded once."""
+"""In a worker process: its `CaseWorker`, whose model is loaded once."""
 
 
 def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
-    """Cases in order, shared among processes that each load the model."""
+    """Predict the cases in worker processes that each load the model. Yields the outcomes in order."""
     num_processes = worker.options.num_processes
     context = multiprocessing.get_context("spawn")
     numbers = context.SimpleQueue()
@@ -97,11 +104,11 @@ def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[s
         with ProcessPoolExecutor(num_processes, context, _start_worker, start) as pool:
             yield from pool.map(_attempt_here, cases, [targets[case.name] for case in cases])
     except BrokenProcessPool as error:
-        raise EnvironmentFault("a worker process died", field="nproc", remedy="was memory short? try a smaller --nproc") from error
+        raise EnvironmentFault("a worker process died", field="nproc", remedy="perhaps out of memory: try a smaller --nproc") from error
 
 
 def _start_worker(numbers: Any, choice: ModelChoice, options: PredictOptions, journal: Journal | None) -> None:
-    """Load the model in a worker process: on the GPU of its number, or with its share of the cores."""
+    """Load the model in a worker process: on the GPU with its number (modulo the GPUs), or with its share of the CPU cores."""
     ignore_interrupts()
     number = numbers.get()
     num_gpus = _num_gpus() if choice.device in ("auto", "cuda") else 0
@@ -123,7 +130,7 @@ def _num_gpus() -> int:
 
 
 def probabilities_file(target: Path) -> Path:
-    """Where the probabilities of a labels file go."""
+    """The path of the probabilities that belong to a labels file."""
     return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
 
 

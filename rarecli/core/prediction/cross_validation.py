@@ -1,4 +1,4 @@
-"""Runs of one cross-validation as one predictor: each case is scored by the run that held it out."""
+"""Runs of one cross-validation as one predictor: each case is predicted by the run that held it out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 
 class Folds:
-    """Predictors of runs by the cases that they held out. See `Predictor`, as which `evaluate` takes it; a context manager, too.
+    """The predictors of several runs, looked up by held-out case. `evaluate` accepts it in place of a `Predictor`. A context manager.
 
-    Raises ModelError for what is no run or suits the others not, UsageError for a case that two runs held out.
+    Raises ModelError for a model that is not a run or does not match the others, UsageError for a case that two runs held out and if
+    the runs held out no cases.
     """
 
     def __init__(self, runs: Sequence[Path], device: str = "auto", backend: str = "auto", num_threads: int | None = None) -> None:
@@ -24,14 +25,14 @@ class Folds:
         for run in runs:
             folder = run if run.is_dir() else run.parent
             if not (folder / RUN).is_file():
-                raise ModelError("only a run knows which cases it held out", path=run, expected=f"a folder with {RUN}")
+                raise ModelError("only a run records which cases it held out", path=run, expected=f"a folder with {RUN}")
             for case in load_run_info(folder).split["val"]:
                 if case in held_out:
                     found = f"{held_out[case]} and {run}"
-                    raise UsageError("two runs held out one case", case=case, found=found, expected="runs of different folds")
+                    raise UsageError("two runs held out the same case", case=case, found=found, expected="runs of different folds")
                 held_out[case] = run
         if not held_out:
-            raise UsageError("no run held out a case", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
+            raise UsageError("the runs held out no cases", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
         self._stack = ExitStack()
         predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads)) for run in runs}
         require_one_plan({str(run): (predictor.spec, predictor.runner.depths) for run, predictor in predictors.items()})
@@ -47,11 +48,11 @@ class Folds:
 
     @property
     def case_names(self) -> list[str]:
-        """All cases that some run held out."""
+        """The names of all held-out cases."""
         return sorted(self._by_case)
 
     def for_case(self, name: str) -> Predictor:
-        """The predictor that has not seen the case. Raises UsageError if none held it out."""
+        """The predictor of the run that held out the case. Raises UsageError if no run did."""
         if name not in self._by_case:
             raise UsageError("no run held out this case", case=name, field="folds", remedy="leave it out of --cases, or add its run to -m")
         return self._by_case[name]

@@ -1,4 +1,4 @@
-"""Several models as one: what they must agree on."""
+"""Checks that several models can be used as one ensemble."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import ModelError
 
 _OWN = {"plan": {"dataset", "fingerprint"}, "network": {"arch", "num_filters", "num_depths", "dropout"}}
-"""What may differ: names, ranges of the training scans, how large the networks are."""
+"""The fields that may differ: names, ranges of the training scans, network sizes."""
 
 
 def require_one_plan(models: Mapping[str, tuple[ModelSpec, Sequence[int]]]) -> None:
-    """Raise ModelError, naming the difference, unless models (by name: spec and depths) would see a scan alike and mean the same labels."""
+    """Raise ModelError, naming the difference, unless all models preprocess a scan alike and predict the same labels.
+
+    models: spec and available depths by name.
+    """
     (first, (spec, depths)), *others = models.items()
     known = _facts(spec, depths)
     for name, (other, there) in others:
         for key, value in _facts(other, there).items():
             if value != known[key]:
                 expected = f"{known[key]}, as in {first}"
-                raise ModelError("the models do not suit each other", path=name, field=key, found=value, expected=expected)
+                raise ModelError("the models do not match", path=name, field=key, found=value, expected=expected)
 
 
 def _facts(spec: ModelSpec, depths: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`rare predict`: many scans, in this process or in several, each to its file."""
+"""`rare predict`: predict many scans, in this process or in several, and write one labels file per scan.
+
+Decision: docs/decisions/0011-batches.md.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ def predict(
     options: PredictOptions = PredictOptions(),
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
-    """Segment every scan of `inputs` into `output`: a file for one scan, else a folder with predictions.json. Returns the records.
+    """Segment every scan of `inputs` and return the content of predictions.json.
 
-    With a shard the records go to predictions_IofN.json. A call with `resume` after all parts finds everything done and writes
-    predictions.json.
+    `output` is a file for one scan, or a folder, which also receives predictions.json. With a shard the records go to
+    predictions_IofN.json. Once all shards are done, a call with `resume` finds every case finished and writes predictions.json.
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     with opened(model) as predictor:
@@ -61,14 +64,14 @@ def predict(
 def _predict_cases(
     cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, reporter: Reporter
 ) -> tuple[dict[str, dict[str, Any]], dict[str, RareError]]:
-    """Records and errors by case."""
+    """Returns the records and the errors, each by case."""
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
     results = worker.work(cases, targets) if worker.options.num_processes == 1 else work_in_processes(worker, cases, targets)
     for case, done in zip(reporter.track(cases, "predict", len(cases)), results, strict=True):
         outcome = done.outcome
         if isinstance(outcome, RareError):
-            # a wrong option or a full disk would fail for every case alike
+            # a wrong option or a full disk makes every case fail
             if len(cases) == 1 or isinstance(outcome, UsageError | EnvironmentFault):
                 raise outcome
             failures[case.name] = outcome
@@ -90,7 +93,7 @@ def _is_file_name(output: Path) -> bool:
 
 
 def _require_replaceable(cases: Sequence[Case], targets: dict[str, Path], output: Path, options: PredictOptions) -> None:
-    """Raise UsageError if a labels file or its probabilities exist and may not be replaced."""
+    """Raise UsageError if a labels file or a probabilities file exists and may not be replaced."""
     files = {case.name: [targets[case.name]] + [probabilities_file(targets[case.name])] * options.probabilities for case in cases}
     everything = [path for paths in files.values() for path in paths]
     if _is_file_name(output):
@@ -103,7 +106,7 @@ def _require_replaceable(cases: Sequence[Case], targets: dict[str, Path], output
 
 
 def _choose_targets(cases: Sequence[Case], output: Path, resume: bool) -> dict[str, Path]:
-    """The labels file of each case by name. Raises UsageError for an output that does not suit the cases."""
+    """Returns the path of the labels file by case name. Raises UsageError for an output that does not suit the cases."""
     to_file = _is_file_name(output)
     if to_file and resume:
         raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")

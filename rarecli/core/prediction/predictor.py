@@ -1,4 +1,4 @@
-"""`rare predict`: a scan in, labels on the scan's own grid out."""
+"""Predict one scan: from a scan to labels on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -30,28 +30,32 @@ from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
 Opened = TypeVar("Opened")
 
 _LABELLING = 2
-"""Goes up with every change of how labels are made of logits, so that predictions of before are not resumed."""
+"""Incremented whenever the step from logits to labels changes, so that older predictions are not resumed."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: (X, Y, Z) on the input grid, with the values of the training labels. probabilities: (K, X, Y, Z) float32, if asked for."""
+    """A predicted scan.
+
+    labels: (X, Y, Z) on the scan's own grid, with the values of the training labels.
+    probabilities: (K, X, Y, Z) float32 on the same grid, if requested.
+    """
 
     labels: IntArray
     affine: FloatArray
     depth: int
     reason: str
     zoom: Triple
-    """What was left to resample: spacing over the routed grid's, per RAS axis; 1 where nothing was."""
+    """Resampling factors per RAS axis: the scan's spacing divided by the routed grid's; 1 for an axis that was not resampled."""
     probabilities: FloatArray | None
     seconds: float
     warnings: tuple[str, ...] = ()
-    """In what the scan is unlike those that the model was trained on."""
+    """How the scan differs from the training scans, one sentence each."""
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model and how it is run: what `Predictor` opens. Several models: their probabilities are averaged."""
+    """The arguments of a `Predictor`: a model and how to run it. The probabilities of several models are averaged."""
 
     models: tuple[Path, ...]
     device: str = "auto"
@@ -65,12 +69,12 @@ class ModelChoice:
 
 
 class Predictor:
-    """A model, loaded once. Use it as a context manager, or call `close`, to let its memory go.
+    """A model that is loaded once. Use it as a context manager, or call `close`, to free its memory.
 
-    model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged:
-    they must agree on everything but their weights. device: auto, cpu, cuda, cuda:N.
+    model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged.
+    Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
-    precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
+    precision: fp32; or bf16 or int8, with openvino on a CPU that supports it.
     """
 
     def __init__(
@@ -97,17 +101,17 @@ class Predictor:
         self.close()
 
     def close(self) -> None:
-        """Let the network or the engines go."""
+        """Free the network or the engines."""
         self._stack.close()
 
     @cached_property
     def key(self) -> str:
-        """A hash of the models and of how they are computed: what a stored result depends on beside the scan."""
+        """A hash of the models and of how they are run: everything except the scan that a stored result depends on."""
         digests = [find_model(path).digest for path in self.choice.models]
         return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
 
     def for_case(self, name: str) -> Predictor:
-        """The predictor for a case of this name."""
+        """The predictor for a case: this one for all cases. See `Folds.for_case`."""
         return self
 
     def predict(
@@ -121,7 +125,7 @@ class Predictor:
     ) -> Prediction:
         """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
 
-        `depth` forces a depth; `pad` False refuses a scan that would have to be padded to what the network takes.
+        `depth` forces a depth. `pad` False refuses a scan that must be padded to fit the network.
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
@@ -141,7 +145,7 @@ class Predictor:
         )
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
-        """(K, X, Y, Z) on the routed grid. Of several models: those whose softmax is the mean of their probabilities."""
+        """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
         num_classes = self.spec.plan.num_classes
 
         def logits_of(runner: Runner) -> FloatArray:
@@ -176,5 +180,5 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
 
 
 def opened(model: ModelChoice | Opened) -> AbstractContextManager[Predictor | Opened]:
-    """Open a model, to be closed at the end of the context; a predictor that is open already stays open."""
+    """Context manager: opens a model and closes it at the end. A predictor that is already open stays open."""
     return model.open() if isinstance(model, ModelChoice) else nullcontext(model)

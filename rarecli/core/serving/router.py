@@ -1,6 +1,7 @@
 """What the router on the server does with a scan: the steps of `rare predict`, with windows that go out together.
 
 No Triton here: `infer` runs one window in a depth's model, wherever that is.
+Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 """
 
 from __future__ import annotations
