@@ -1,4 +1,4 @@
-# make demo    install, then the whole chain on phantoms (about three minutes)
+# make demo    install, then the complete chain on phantoms (about three minutes)
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
 # make test-triton   install, make .venv-triton with a Triton server, then test serving with it
@@ -46,7 +46,7 @@ check: install
 audit: install
 	$(BIN)/python .ci/audit.py
 
-# ten minutes of mutated files; what is found stays in rare-fuzz
+# ten minutes of mutated files; findings are kept in rare-fuzz
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py --seconds 600 --seed $$(date +%s) --findings rare-fuzz
 

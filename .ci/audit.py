@@ -1,6 +1,6 @@
-"""pip-audit over constraints.txt, where advisories can be reached; where not, one line says so. Exit 1 if one applies.
+"""Run pip-audit over constraints.txt. Exit 1 if an advisory applies. If advisories cannot be reached, print one line and exit 0.
 
-pip-audit lives in an environment of its own, so that its dependencies are none of the project's.
+pip-audit has a separate environment, so that its dependencies do not mix with the project's.
 """
 
 import json
@@ -14,7 +14,10 @@ TOOLS = ROOT / ".venv" / "audit"
 
 
 def audit() -> str:
-    """The result in one line, or a line per package with an advisory. Raises SystemExit for these, OSError where nothing can be asked."""
+    """Return the result in one line.
+
+    Raises SystemExit with a line per advisory if any applies, OSError if no advisories can be queried.
+    """
     if not (TOOLS / "bin" / "pip-audit").is_file():
         venv.create(TOOLS, with_pip=True)
         install = ["install", "--quiet", "--disable-pip-version-check", "--retries", "0", "--timeout", "20", "pip-audit"]

@@ -1,4 +1,4 @@
-"""results/accuracy.md: the tables of all results that `hippocampus.py` has written."""
+"""Render results/accuracy.md from all results that `hippocampus.py` has written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,16 @@ RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("full", "1/2", "1/4", "1/8")
 HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
 BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("unet-aug-native",)}
-"""What each shipped recipe is compared with, on the same cases."""
+"""The baselines that each shipped recipe is compared with, on the same cases."""
 
 
 def read_results(name: str) -> list[dict[str, Any]]:
-    """The results of a recipe, a fold each."""
+    """Read the results of a recipe, one per fold."""
     return [read_json(path) for path in sorted(RESULTS.glob(f"accuracy_{name}_fold*.json"))]
 
 
 def table(names: Sequence[str]) -> str:
-    """A row per recipe and method: Dice by resolution and their mean, averaged over folds."""
+    """Return a table with a row per recipe and method: Dice per resolution and its mean, averaged over folds."""
     rows = [HEADER, "|" + "---|" * 9]
     for name in names:
         results = read_results(name)
@@ -39,7 +39,7 @@ def table(names: Sequence[str]) -> str:
 
 
 def comparisons() -> str:
-    """A row per shipped recipe, baseline and fold that both have: difference of Dice with its 95 % interval, paired over cases."""
+    """Return a table of Dice differences with 95 % intervals, paired over cases: a row per shipped recipe, baseline and common fold."""
     rows = ["| recipe | against | fold | " + " | ".join([*COLUMNS, "mean"]) + " |", "|" + "---|" * 8]
     for name, baselines in BASELINES.items():
         own = {fold["fold"]: fold for fold in read_results(name)}
@@ -53,7 +53,10 @@ def comparisons() -> str:
 
 
 def details(names: Sequence[str]) -> str:
-    """A row per recipe and resolution, routed: worst cases, surfaces and, where there is a way back, labels restored to the full grid."""
+    """Return a table of routed scores, a row per recipe and resolution: worst cases, surface metrics and Dice restored to the full grid.
+
+    The restored columns are empty under protocol paper, whose labels cannot be restored.
+    """
     columns = [
         "recipe",
         "resolution",
@@ -80,7 +83,7 @@ def details(names: Sequence[str]) -> str:
 
 
 def curve_table(name: str) -> str:
-    """Dice over continuous spacing, all folds together, and what it says of deficits and jumps."""
+    """Return Dice over continuous spacing, pooled over folds, with the largest deficits and jumps."""
     points = _pooled([fold["curve"]["points"] for fold in read_results(name)])
     rows = ["| mm | depth | routed | upsampled | restored: routed | upsampled | perfect labels |", "|" + "---|" * 7]
     for point in points:
@@ -92,14 +95,14 @@ def curve_table(name: str) -> str:
 
 
 def _against_upsampling(name: str, result: dict[str, Any]) -> str:
-    """The row of a model against itself, given the scans upsampled to full resolution; there both are one."""
+    """Return the row that compares routing with upsampling by the same model. The two are the same at full resolution: an empty cell."""
     routed, upsampled = (result["dice_per_case"][method] for method in (ROUTED, UPSAMPLED))
     own, other = (Result(RESULTS, result["protocol"], (), {key: scores[key] for key in upsampled}) for scores in (routed, upsampled))
     return f"| {name} | itself, upsampling | {result['fold']} |  | {' | '.join(_differences(compare(own, other)))} |"
 
 
 def _least_advantages(name: str) -> list[str]:
-    """Where routing is least ahead of each baseline with a curve, on the spacings and folds that both have."""
+    """Return where routing has its smallest advantage over each baseline with a curve, on common spacings and folds."""
     lines = []
     own = {fold["fold"]: fold["curve"] for fold in read_results(name) if fold["curve"]}
     for baseline in BASELINES.get(name, ()):
@@ -127,7 +130,7 @@ def _facts(points: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def document(names: Sequence[str]) -> str:
-    """All of accuracy.md."""
+    """Return the text of accuracy.md."""
     parts = ["# Accuracy on MSD Task04, held-out folds", table(names)]
     parts += ["## Against the baselines: the same cases, paired bootstrap", comparisons()]
     parts += ["## Routed: worst cases, surfaces, labels restored to the full grid", details(names)]
@@ -142,13 +145,13 @@ def _routed(result: dict[str, Any]) -> Result:
 
 
 def _differences(comparison: dict[str, Any]) -> list[str]:
-    """By resolution and in the mean, with 95 % intervals."""
+    """Return the differences per resolution and of the mean, with 95 % intervals."""
     rows = [*comparison["per_resolution"], comparison["mean"]]
     return [f"{row['difference']:+.4f} ({row['low']:+.4f}, {row['high']:+.4f})" for row in rows]
 
 
 def _pooled(folds: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Points of several folds as one: means over all cases."""
+    """Pool the points of several folds: means over all cases."""
     weights = [points[0]["num_cases"] for points in folds]
 
     def mean(values: Sequence[float | None]) -> float | None:

@@ -1,11 +1,11 @@
-"""Accuracy on MSD Task04: train a recipe on a fold, score the held-out cases, keep the result; make the table of all results.
+"""Accuracy on MSD Task04: train a recipe on a fold, score the held-out cases, store the result; write the tables of all results.
 
-    python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # or go on; writes results/accuracy_RECIPE_foldK.json
-    python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # goes on from fold 0 with all cases; writes rarecli/models/RECIPE
-    python benchmarks/hippocampus.py table                              # results/accuracy.md and the cards' tables from all results
+    python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # starts or resumes; writes results/accuracy_RECIPE_foldK.json
+    python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # continues from fold 0 with all cases; writes rarecli/models/RECIPE
+    python benchmarks/hippocampus.py table                              # writes results/accuracy.md and the tables of the model cards
 
-WORK is a folder for prepared data and runs, many gigabytes of nothing worth keeping. Accuracy is that of the averaged weights after
-the last epoch: no checkpoint is chosen on the cases that it is scored on.
+WORK is a folder for prepared data and runs: many gigabytes of intermediate files. The averaged weights after the last epoch are scored. No
+checkpoint is chosen on the cases that it is scored on.
 """
 
 import argparse
@@ -34,27 +34,27 @@ from rarecli.core.training.train import TrainOptions, train
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
 PAPER_SHAPE = (32, 64, 32)
 NATIVE_PATCH = (64, 96, 64)
-"""Holds whole scans at the finest spacing that they are acquired anew at: no view shows a part of one, and none is predicted in windows."""
+"""Holds complete scans at the finest spacing of reacquisition: no view is a part of a scan, and no scan is predicted in windows."""
 CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset, what is changed in it, the shapes it is trained on, and the recipe whose weights it starts with."""
+    """A preset, overrides of its settings, the protocol, and the recipe whose weights the training starts from."""
 
     preset: str
     protocol: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     start_from: str | None = None
     ship_epochs: int = 0
-    """Epochs on all cases, from the weights of fold 0, that make the model in the package; 0: it is that of fold 0."""
+    """Epochs on all cases, from the weights of fold 0, to train the shipped model. 0: the model of fold 0 is shipped."""
 
 
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
-    # the displaced targets cost depths 1 to 3 only; what the encoder has learned is the same
+    # displaced targets harm only depths 1 to 3; the features of the encoder can be reused
     "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=15),
-    # its schedule and its early stopping go by every epoch's validation
+    # its schedule and its early stopping need a validation after every epoch
     "paper": Recipe("paper", "paper", {"validate_every": 1}),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
@@ -63,21 +63,21 @@ RECIPES = {
 
 
 class Words:
-    """A reporter that prints whole lines."""
+    """Reporter that prints complete lines."""
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         print(time.strftime("%H:%M:%S"), text, flush=True)
 
     warn = say
 
     def track(self, items: Any, label: str, total: int) -> Any:
-        """No bars."""
+        """Show no progress bar."""
         return items
 
 
 def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
-    """The finished run of a recipe on a fold, and before it that of the recipe it starts from."""
+    """Train a recipe on a fold, after the recipe that it starts from. Return the finished run."""
     recipe = RECIPES[name]
     prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
     if not (prepared / "prepared.json").is_file():
@@ -103,7 +103,7 @@ def _is_finished(log: list[dict[str, Any]], config: TrainConfig) -> bool:
 
 
 def _training_seconds(run: Path) -> float:
-    """Those of a run and of the runs on the same fold that it started from."""
+    """Return the training time of a run and of the runs on the same fold that it started from."""
     name, _, fold = run.name.rpartition("_")
     first = RECIPES[name].start_from
     return sum(line["seconds"] for line in _log(run)) + (_training_seconds(run.with_name(f"{first}_{fold}")) if first else 0)
@@ -144,7 +144,7 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
 
 
 def ship(dataset: Path, work: Path, name: str) -> None:
-    """Go on from fold 0 with all cases, where the recipe does, and put the model into the package, with a card that quotes the results."""
+    """Export the model of a recipe into the package, with a card that quotes the results. Train on all cases first if the recipe does."""
     recipe, first = RECIPES[name], train_recipe(dataset, work, name, "0")
     if not (accuracy_tables.RESULTS / f"accuracy_{name}_fold0.json").is_file():
         score(dataset, work, name, "0", first)
@@ -167,7 +167,7 @@ def ship(dataset: Path, work: Path, name: str) -> None:
 
 
 def documents() -> dict[Path, str]:
-    """What is written of the results: accuracy.md, and the cards of the models with their tables as they are now."""
+    """Return the documents that quote results, by path: accuracy.md and the model cards with their current tables."""
     found = {accuracy_tables.RESULTS / "accuracy.md": accuracy_tables.document(list(RECIPES))}
     for path in MODELS.glob("*/README.md"):
         words, _, _ = path.read_text(encoding="utf-8").partition(accuracy_tables.HEADER)
@@ -176,7 +176,7 @@ def documents() -> dict[Path, str]:
 
 
 def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean foreground Dice by method, depth and case."""
+    """Return the mean foreground Dice by method, depth and case."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for item in summary["metric_per_case"]:
         dice = float(np.mean([metrics["dice"] for metrics in item["metrics"].values()]))
@@ -185,7 +185,7 @@ def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, 
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    path = run / "log.jsonl"  # which a run that was stopped in its first epoch has not
+    path = run / "log.jsonl"  # missing if the run was stopped in its first epoch
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 

@@ -1,10 +1,10 @@
-"""Training at the paper's brain-tumour size on this machine: one real step and one validation, seconds and peak memory against the plan.
+"""Training at the paper's brain-tumour size on this machine: seconds and peak memory of one step and one validation, against the plan.
 
     python benchmarks/paper_size.py WORK [-o RESULT.json] [--modes whole,patch] [--checkpoint-activations]
 
-Two tumour phantoms (4 channels, 3 nested classes, 240 x 240 x 155 voxels of 1 mm) are written, prepared (whole: cropped and padded to
-256 x 256 x 128, the paper's shape; patch: patches of 128^3) and trained on for one epoch, one case to train and one to validate.
-Peak memory is that of the process of `rare train`, as the system counts it.
+The script writes two tumour phantoms (4 channels, 3 nested classes, 240 x 240 x 155 voxels of 1 mm), prepares them (whole: cropped and
+padded to 256 x 256 x 128, the paper's shape; patch: patches of 128^3) and trains for one epoch, with one training and one validation case.
+Peak memory is the peak resident memory of the `rare train` process, as the operating system reports it.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from rarecli.core.types import FloatArray, IntArray, Shape
 LABELS = ("background", "edema", "non-enhancing tumour", "enhancing tumour")
 CHANNELS = ("FLAIR", "T1w", "t1gd", "T2w")
 _CONTRASTS = np.array([[0.0, 0.9, 0.5, 0.4], [0.0, -0.2, -0.5, -0.1], [0.0, -0.1, -0.4, 1.0], [0.0, 0.8, 0.9, 0.5]])
-"""By channel and class, over the tissue around."""
+"""Contrast with the surrounding tissue, per channel and class."""
 MODES = {"whole": ["--fixed-shape", "256,256,128"], "patch": ["--patch-size", "128,128,128"]}
 
 
 def tumour(seed: int, shape: Shape = (240, 240, 155)) -> tuple[FloatArray, IntArray]:
-    """Image (4, X, Y, Z) float32 and labels (X, Y, Z): a head with a tumour of three nested, bumpy shells. 1 mm voxels."""
+    """Return an image (4, X, Y, Z) float32 and labels (X, Y, Z) uint8: a head with a tumour of three nested, bumpy shells. 1 mm voxels."""
     rng = np.random.default_rng(seed)
     x, y, z = np.ogrid[tuple(slice(-1, 1, size * 1j) for size in shape)]
     head = (x / 0.7) ** 2 + (y / 0.85) ** 2 + (z / 0.85) ** 2 < 1
@@ -44,7 +44,7 @@ def tumour(seed: int, shape: Shape = (240, 240, 155)) -> tuple[FloatArray, IntAr
 
 
 def write_tumours(root: Path, num: int, shape: Shape = (240, 240, 155)) -> None:
-    """A labelled dataset in the MSD layout."""
+    """Write a labelled dataset in the MSD layout."""
     names = [f"tumour_{seed}" for seed in range(num)]
     for seed, name in enumerate(names):
         image, labels = tumour(seed, shape)
@@ -62,7 +62,7 @@ def write_tumours(root: Path, num: int, shape: Shape = (240, 240, 155)) -> None:
 
 
 def rare(*arguments: str) -> tuple[str, float, int]:
-    """Run `rare`: what it printed, seconds, peak resident bytes."""
+    """Run `rare` and return its output, its seconds and its peak resident bytes."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "rarecli", *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -1,8 +1,8 @@
-"""Throughput of training on one rank and on two, one thread each: the same training, steps shared.
+"""Throughput of the same training on one rank and on two ranks that share each step, one thread per rank.
 
     python benchmarks/ranks.py PREPARED [--set KEY=VALUE ...]
 
-Cases per second of the epochs after the first, which warms up; validation left out.
+Reports cases per second of training, without validation. The first epoch warms up and is not counted.
 """
 
 import argparse

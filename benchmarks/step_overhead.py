@@ -1,9 +1,9 @@
-"""What a training step costs beyond the bare network: data, augmentation, losses, guard, optimiser and averaging included.
+"""Overhead of a training step over the bare network: data, augmentation, losses, guard, optimiser and averaging.
 
     python benchmarks/step_overhead.py PREPARED [-o RESULT.json]
 
-Bare steps (forward and backward of the same network at all depths, fixed input, the plainest loss) and whole steps are
-taken in turns in one process, so that a drift of the machine hits both; the ratio of their medians is the result.
+Bare steps (forward and backward of the same network at all depths, fixed input, a minimal loss) and complete steps alternate in one
+process, so that drift of the machine affects both. The result is the ratio of their medians.
 """
 
 import argparse

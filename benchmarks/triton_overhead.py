@@ -1,13 +1,13 @@
-"""What a request to the router costs beyond one to the depth's model: scans of one window, both called in turns by one client.
+"""Overhead of a request to the router over a direct request to the depth's model, for scans of one window. One client alternates both.
 
     rare export hippocampus --triton REPOSITORY --triton-backend python
     export/triton/serve.sh REPOSITORY &
     .venv-triton/bin/python benchmarks/triton_overhead.py hippocampus [--url localhost:8001] [-o RESULT.json]
 
-The router takes the scan and answers labels; the depth's model takes the normalised image and answers logits, as it would from a client
-that does the router's work itself. What that client then does itself (prepare, argmax) is timed as well, in seconds of the CPU; it is no
-part of the direct call. With --server-pid (on the server's machine, Linux) also the CPU time that the server, the router's processes and
-this client take per request, the depths' models left out: what can be told of the overhead on a machine that others use as well.
+The router accepts a scan and returns labels. The depth's model accepts the normalised image and returns logits, as for a client that does
+the router's work itself. That work (prepare, argmax) is timed separately, in CPU seconds, and is not part of the direct call.
+With --server-pid (on the server's machine, Linux), the script also reports the CPU time per request of the server, the router's processes
+and this client, without the depths' models. This measures the overhead on a machine that other processes use as well.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OUTPUTS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACI
 
 
 def processes_but_models(server: int, name: str) -> list[int]:
-    """The server, the processes of its router, and this one."""
+    """Return the ids of the server, of its router's processes and of this process."""
     found = [server]
     for process in found:
         found += [int(child) for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()]

@@ -14,6 +14,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a dozen trainings, predictions and exports one after the other
 def test_the_readme_runs(tmp_path):
     data = tmp_path / "Task04_Hippocampus"
     write_phantoms(data, range(1, 11), extent_mm=(35.0, 50.0, 35.0))
