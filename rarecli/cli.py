@@ -46,12 +46,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
         print(f"Warning: {message}", file=sys.stderr)
 
 
-def _what_is_kept(arguments: list[str]) -> str:
-    if {"predict", "evaluate", "preprocess"} & set(arguments):
-        return "the cases that are finished are kept; go on with --resume"
-    return "nothing more is written"
-
-
 def main() -> None:
     """Run the command line; exit with 0, or with the code of the error (`rarecli/core/errors.py`)."""
     warnings.showwarning = _show_warning
@@ -60,7 +54,7 @@ def main() -> None:
         app()
     except Interrupted as interruption:
         if find_ranks().leads:
-            print(f"Interrupted: {str(interruption) or _what_is_kept(sys.argv[1:])}", file=sys.stderr)
+            print(f"Interrupted: {str(interruption) or 'nothing more is written'}", file=sys.stderr)
         sys.exit(130)
     except RareError as error:
         if settings.debug:

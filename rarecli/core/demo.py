@@ -14,12 +14,12 @@ from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import ExportOptions, export
-from rarecli.core.errors import UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.score import score
 from rarecli.core.jobs.files import require_writable, write_json
-from rarecli.core.jobs.outputs import require_new_result
+from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.signals import interruption_means
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.training.train import train
@@ -29,15 +29,14 @@ _NUM_TRAIN, _NUM_TEST = 40, 12
 _SPACINGS_MM = (1.0, 2.0, 4.0, 8.0)
 
 
+@interruption_means("start the demo again with --overwrite")
 def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False) -> dict[str, Any]:
     """Make phantoms, preprocess, train, predict at four resolutions, evaluate, export, benchmark; write and return demo.json.
 
     The test phantoms are acquired anew at each spacing, not downsampled. Each row gives the Dice (mean over classes and
     phantoms) of routing, of the same weights on the scan upsampled to depth 0, and of the best intensity threshold.
     """
-    if output.exists() and any(output.iterdir()) and not (output / "phantoms").is_dir():
-        raise UsageError("the output exists and is no demo", path=output, remedy="choose another -o")
-    require_new_result(output, ("demo.json",), "demo.json", again=overwrite, resumable=False)
+    require_new_folder(output, "phantoms", "a demo", again=overwrite, resumable=False)
     started = time.perf_counter()
     require_writable(output)
     reporter.say("1/7 phantoms: scans of known objects")

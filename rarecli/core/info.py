@@ -17,6 +17,7 @@ from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.safe_text import json_lines
 
 if TYPE_CHECKING:
     from rarecli.core.engines.manifest import Parity
@@ -164,12 +165,11 @@ def _prepared(path: Path) -> Facts:
 
 def _run(path: Path) -> Facts:
     info = load_run_info(path)
-    log = path / LOG
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    num_epochs = len(list(json_lines(path / LOG)))
     facts: Facts = {"kind": "run"} | _model(info.spec)
     if info.started_from:
         facts["weights from"] = info.started_from
-    facts["training"] = f"{len(lines)} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
+    facts["training"] = f"{num_epochs} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
     facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
     return facts
 

@@ -1,12 +1,10 @@
 import csv
 import json
-import shutil
-from contextlib import nullcontext
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantom_spec import PLAN, SPEC
+from oracle import Oracle, listener
+from phantom_spec import SPEC
 
 from rarecli import Phantom, Predictor, dice
 from rarecli.commands.tables import print_scores
@@ -15,33 +13,15 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
-from rarecli.core.evaluation.case_selection import read_case_names
+from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of
 from rarecli.core.imaging.volume import write_labels
-from rarecli.core.prediction.predictor import ModelChoice, Prediction
+from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.training.validation import validate
-
-
-class Oracle:
-    """A predictor whose answers are known: the fixed class `answer` everywhere."""
-
-    spec, key, choice = SPEC, "oracle", ModelChoice(())
-    runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})
-
-    def __init__(self, answer=0):
-        self.answer, self.asked = answer, []
-
-    def for_case(self, name):
-        return self
-
-    def predict(self, scan, depth=None):
-        self.asked.append((scan, depth))
-        return Prediction(np.full(scan.shape, self.answer, dtype=np.uint8), scan.affine, depth or 0, "", (1, 1, 1), None, 0.0)
 
 
 class Perfect(Oracle):
@@ -192,10 +172,6 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
     assert ("neither" in capsys.readouterr().out) == absent
 
 
-def listener(said):
-    return type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})()
-
-
 def test_a_label_that_no_reference_has_is_not_scored_but_named(tmp_path):
     """A network that never predicts it would be right about it in every case, and its mean would rise."""
     write_phantoms(tmp_path / "data", range(2))
@@ -218,30 +194,6 @@ def test_nothing_but_background_is_refused(tmp_path):
         evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
 
 
-def test_a_run_scores_by_default_what_it_was_not_trained_on(run, phantom_dataset, tmp_path):
-    split = json.loads((run / "run.json").read_text())["split"]
-    said, options = [], EvaluateOptions(depths=[3], upsampled=False, surface=False)
-    with Predictor(run, device="cpu") as predictor:
-        summary = evaluate(phantom_dataset, predictor, tmp_path / "held_out", options, listener(said))
-        everything = evaluate(phantom_dataset, predictor, tmp_path / "all", replace(options, all_cases=True))
-    assert sorted(item["case"] for item in summary["metric_per_case"]) == sorted(split["val"])
-    assert sorted(item["case"] for item in everything["metric_per_case"]) == sorted(split["val"] + split["train"])
-    assert any("2 cases that the model was not trained on" in text for text in said)
-
-
-def test_a_run_that_was_trained_on_every_case_says_so(run, phantom_dataset, tmp_path):
-    copy = shutil.copytree(run, tmp_path / "run")
-    facts = json.loads((copy / "run.json").read_text())
-    facts["split"] = {"train": facts["split"]["train"] + facts["split"]["val"], "val": []}
-    (copy / "run.json").write_text(json.dumps(facts))
-    said = []
-    with Predictor(copy, device="cpu") as predictor:
-        options = EvaluateOptions(depths=[3], upsampled=False, surface=False)
-        summary = evaluate(phantom_dataset, predictor, tmp_path / "out", options, listener(said))
-    assert len(summary["metric_per_case"]) == 8
-    assert any("trained on all of these cases" in text for text in said)
-
-
 def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
     """It is handed over as it is: nothing but the predictor resamples its thick axis."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
@@ -258,9 +210,8 @@ def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, 
     write_phantoms(tmp_path / "data", range(1))
     oracle, said = Oracle(), []
     oracle.spec = SPEC.model_copy(update={"targets": targets})
-    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
     evaluate(
-        tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False, protocol=protocol), reporter=listener()
+        tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False, protocol=protocol), reporter=listener(said)
     )
     of_training = "paper" if targets == "paper" else "native"
     assert [of_training in text for text in said] == [True] * (protocol != of_training)
@@ -325,57 +276,6 @@ def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
     assert "nothing was compared" in str(caught.value)
     assert caught.value.result == json.loads((tmp_path / "two" / "summary.json").read_text())
     assert not (tmp_path / "two" / "comparison.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ({"0": "nothing", "1": "HEAD", "2": "tail"}, nullcontext()),
-        ({"0": "background", "1": "tail", "2": "head"}, pytest.raises(ModelError, match="different name")),
-        ({"0": "background", "1": "head", "3": "tail"}, pytest.raises(ModelError, match="different labels")),
-    ],
-)
-def test_labels_must_mean_what_they_meant_in_training(names, expected, tmp_path):
-    write_phantoms(tmp_path / "data", range(1), 8.0)
-    description = tmp_path / "data" / "dataset.json"
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"labels": names}))
-    with expected as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
-    if caught and "different name" in str(caught.value):
-        assert "label 1" in str(caught.value)
-        assert "found: tail" in str(caught.value)
-        assert "expected: head" in str(caught.value)
-
-
-def test_names_that_nobody_declared_are_not_compared(tmp_path):
-    write_phantoms(tmp_path / "data", range(1), 8.0)
-    oracle = Oracle()
-    plan = PLAN.model_copy(update={"label_names": ("background", "class 1", "class 2")})
-    oracle.spec = SPEC.model_copy(update={"plan": plan})
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
-    assert summary["per_depth"]["0"]["mean"].keys() == {"class 1", "class 2"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("list.json", '["a", "b"]', nullcontext(["a", "b"])),
-        ("run.json", '{"split": {"train": ["x"], "val": ["a", "b"]}}', nullcontext(["a", "b"])),
-        ("list.txt", "a\nb\n", nullcontext(["a", "b"])),
-        ("other.json", '{"c": 1}', pytest.raises(UsageError)),
-    ],
-)
-def test_lists_of_cases(tmp_path, name, content, expected):
-    (tmp_path / name).write_text(content)
-    with expected as names:
-        assert read_case_names(tmp_path / name) == names
-
-
-def test_unknown_cases_are_named(tmp_path):
-    write_phantoms(tmp_path / "data", range(1), 8.0)
-    with pytest.raises(UsageError) as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(names=["nobody"]))
-    assert "nobody" in str(caught.value)
 
 
 class Partial(Oracle):

@@ -66,8 +66,27 @@ def test_preprocess_with_workers_ends_in_one_line(tmp_path):
     process = start("preprocess", tmp_path / "data", "-o", tmp_path / "out", "--jobs", "2")
     code, words = interrupt(process, lambda: list((tmp_path / ".out.unfinished").glob("cases/*.safetensors")))
     assert code == 130
-    assert last_line(words).startswith("Interrupted:")
+    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_demo_cannot_be_resumed_and_says_so(tmp_path):
+    """Whatever step it is in, and although a training alone would say that it can be resumed."""
+    out = tmp_path / "demo"
+    process = start("demo", "-o", out, OMP_NUM_THREADS="1")
+    code, words = interrupt(process, lambda: (out / "run" / "log.jsonl").is_file())
+    assert code == 130
+    assert last_line(words) == "Interrupted: start the demo again with --overwrite"
+
+
+def test_one_labels_file_has_nothing_to_resume(run, tmp_path):
+    write_phantoms(tmp_path / "data", range(1), 1.0)
+    scan = tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz"
+    process = start("predict", scan, "-m", run, "-o", tmp_path / "labels.nii.gz")
+    code, words = interrupt(process, lambda: process.stderr.readline().startswith("model "))
+    assert (code, (tmp_path / "labels.nii.gz").exists()) in {(130, False), (0, True)}  # 0 where it was faster
+    if code == 130:
+        assert last_line(words) == "Interrupted: nothing more is written"
 
 
 def test_during_start_up(run, tmp_path):

@@ -129,7 +129,9 @@ def test_fault_09_seconds_beside_millimetres_change_nothing(tmp_path):
 @pytest.mark.parametrize("code", [4, 7, 255])
 def test_fault_09_an_unknown_unit_is_refused(tmp_path, code):
     """A code that NIfTI does not define is refused."""
-    refusal(make(tmp_path / "a.nii", (XYZT, "B", code)))
+    words = refusal(make(tmp_path / "a.nii", (XYZT, "B", code)))
+    assert "unit" in words
+    assert f"found: {code & 7}" in words  # the other bits are the unit of time
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 1), (2, 3, 4, 1, 1)])
@@ -230,7 +232,7 @@ def test_fault_16_truncated_gzip(tmp_path):
     whole = path.read_bytes()
     for size in (5, 40, len(whole) - 9, len(whole) - 1):
         path.write_bytes(whole[:size])
-        refusal(path)
+        assert "the compressed file is broken" in refusal(path)
 
 
 def test_fault_17_a_flipped_checksum(tmp_path):

@@ -3,16 +3,20 @@ import json
 import pytest
 
 from rarecli import Phantom
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
-from rarecli.core.data.preprocess import preprocess
+from rarecli.core.data.preprocess import preprocess, preprocess_part
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import UsageError
+from rarecli.core.evaluation import summary
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.score import score
 from rarecli.core.imaging.volume import write_image
+from rarecli.core.jobs.shards import Shard
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import ModelChoice
+from rarecli.core.training.train import train
 
 
 @pytest.fixture
@@ -58,6 +62,28 @@ def test_one_labels_file_is_replaced_only_with_overwrite(run, data, tmp_path):
     assert (tmp_path / "labels.nii.gz").read_bytes() != b"precious"
 
 
+@pytest.mark.parametrize("writer", ["atomic_file", "write_json"])
+def test_a_score_that_died_at_one_of_its_files_is_known_to_be_ours(data, tmp_path, writer, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(summary, writer, die)
+    with pytest.raises(KeyboardInterrupt):
+        score(data / "labelsTr", data / "labelsTr", tmp_path / "out", surface=False)
+    monkeypatch.undo()
+    score(data / "labelsTr", data / "labelsTr", tmp_path / "out", surface=False, overwrite=True)
+    assert (tmp_path / "out" / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["run.pt", "prepared.zip"])
+def test_a_training_and_a_part_of_a_preparation_want_a_folder_name_too(data, prepared, tmp_path, name):
+    with pytest.raises(UsageError, match="name of a file"):
+        train(prepared, tmp_path / name, load_train_config("smoke"))
+    with pytest.raises(UsageError, match="name of a file"):
+        preprocess_part(data, tmp_path / name, Shard(1, 2), PreprocessOptions(num_jobs=1))
+    assert [path for path in tmp_path.iterdir() if path != data] == []
+
+
 @pytest.mark.parametrize("name", ["labels.mha", "out.png", "labels.nrrd", "scores.json"])
 def test_the_name_of_a_file_is_not_taken_for_a_folder(run, data, tmp_path, name):
     with pytest.raises(UsageError, match="name of a file"):
@@ -85,6 +111,6 @@ def test_every_writer_has_the_same_policy(run, data, tmp_path, number):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / (file if number < 2 else "notes.txt")).write_text("precious")
-    with pytest.raises(UsageError, match=r"did not write|exists and is no"):
+    with pytest.raises(UsageError, match=r"did not write|exists and is not a"):
         write(foreign, overwrite=True)
     assert [path.read_text() for path in foreign.iterdir()] == ["precious"]

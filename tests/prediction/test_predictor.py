@@ -186,8 +186,8 @@ def test_what_is_no_model_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda logits: logits[:, :-1], "something else than logits"),
-        (lambda logits: logits[..., :-1], "something else than logits"),
+        (lambda logits: logits[:, :-1], "did not return logits"),
+        (lambda logits: logits[..., :-1], "did not return logits"),
         (lambda logits: logits.astype(np.float64), "float64"),
         (lambda logits: np.where(logits == logits.max(), np.nan, logits), "not finite"),
         (lambda logits: np.where(logits == logits.max(), np.inf, logits), "not finite"),

@@ -27,7 +27,7 @@ def test_starvation_is_said_once_in_words(tmp_path):
 
 
 def test_the_log_goes_on_from_the_checkpoint_over_torn_lines(tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n[1]\n{"epoch": "2"}\n{"epo')
     record = Record(tmp_path, Silent())
     record.read(num_epochs=2, run=tmp_path)
     assert record.lines == [{"epoch": 1}, {"epoch": 2}]

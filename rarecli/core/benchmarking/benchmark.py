@@ -32,10 +32,13 @@ from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.signals import interruption_means
 
+_MARK = "results.csv"
 __all__ = ["BenchmarkOptions", "benchmark", "require_success"]
 
 
+@interruption_means("nothing is written")
 def benchmark(
     model: Path | None, output: Path, options: BenchmarkOptions = BenchmarkOptions(), reporter: Reporter = Silent()
 ) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def benchmark(
     elif options.dataset is not None:
         raise UsageError("random weights have no Dice", field="dataset", expected="a run or a bundle")
     task = _task(suite, options, compare_with_torch=model is None)
-    require_new_result(output, ("results.json", "results.csv", "results.md"), "results.csv", again=options.overwrite, resumable=False)
+    require_new_result(output, (_MARK, "results.json", "results.md"), _MARK, again=options.overwrite, resumable=False)
     require_writable(output)
     others = machine.Others()
     with tempfile.TemporaryDirectory() as folder:
@@ -177,8 +180,8 @@ def _name(subject: str, facts: dict[str, Any]) -> str:
 
 
 def _write(result: dict[str, Any], output: Path, reporter: Reporter) -> None:
+    report.write_csv(result["rows"], output / _MARK)
     report.write_result(result, output / "results.json")
-    report.write_csv(result["rows"], output / "results.csv")
     report.write_markdown(result, output / "results.md")
     try:
         figures.draw_latency(result["rows"], output / "latency.png")

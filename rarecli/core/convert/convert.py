@@ -25,6 +25,7 @@ from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import DataError, ModelError, UsageError, some
 from rarecli.core.imaging.volume import Volume, require_finite, write_image, write_labels
 from rarecli.core.jobs.files import atomic_folder, write_json
+from rarecli.core.jobs.outputs import require_folder_name
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
 from rarecli.core.types import AnyArray, Shape, Triple
@@ -51,6 +52,7 @@ def convert(
     Raises UsageError for an output that exists or options that the source does not take, ModelError for what is no checkpoint
     of RARE-UNet, DataError for cases that are broken.
     """
+    require_folder_name(output)
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise UsageError("the output exists", path=output, remedy="choose another -o, or remove it")
     if source.is_dir() and not (source / "best_model.pth").is_file():

@@ -26,9 +26,10 @@ from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
 from rarecli.core.jobs.files import resumable_folder, shared_folder
-from rarecli.core.jobs.outputs import require_new_result
+from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard
+from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.workers import Workers, started_workers
 from rarecli.core.types import FloatArray, IntArray
 
@@ -41,8 +42,7 @@ def preprocess(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
     """
-    dataset = _open(source, output, options)
-    require_new_result(output, ("prepared.json",), "prepared.json", again=options.resume or options.overwrite)
+    dataset = _open(source, output, options, again=options.resume or options.overwrite)
     with _workers(dataset.cases, options) as workers:
         started = time.perf_counter()
         plan = make_plan(dataset, options, workers)
@@ -73,7 +73,7 @@ def preprocess_part(
     Grid and patch are chosen from the headers of all cases, so that all parts choose alike; parts may be prepared at once.
     Raises what `preprocess` raises.
     """
-    dataset = _open(source, output, options)
+    dataset = _open(source, output, options, again=True)
     cases = shard.of(dataset.cases)
     with _workers(cases, options) as workers, shared_folder(output) as folder:
         plan = make_plan(dataset, options, workers)
@@ -90,15 +90,14 @@ def preprocess_part(
     return result
 
 
-def _open(source: Path, output: Path, options: PreprocessOptions) -> Dataset:
+def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool) -> Dataset:
     """The dataset, if the options suit each other and the output may be written."""
     if options.patch_size and options.fixed_shape:
         raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
     if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
         raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
     dataset = open_dataset(source)
-    if output.exists() and not (output / "prepared.json").is_file() and (output.is_file() or any(output.iterdir())):
-        raise UsageError("the output exists and is no prepared dataset", path=output, remedy="choose another -o, or remove it")
+    require_new_folder(output, "prepared.json", "a prepared dataset", again=again)
     return dataset
 
 
@@ -120,7 +119,8 @@ def _prepare(
     """Prepare cases into `folder`/cases. kept: where files of earlier calls may be. Raises where nothing is left to go on with."""
     (folder / "cases").mkdir(exist_ok=True)
     work = partial(prepare_or_fail, plan=plan, folder=folder / "cases", kept=kept)
-    found = list(reporter.track(workers.map(work, cases), "preprocess", len(cases)))
+    with interruption_means(CASES_ARE_KEPT):
+        found = list(reporter.track(workers.map(work, cases), "preprocess", len(cases)))
     failures = {case.name: item for case, item in zip(cases, found, strict=True) if isinstance(item, RareError)}
     for name, error in failures.items():
         if len(found) == 1 or isinstance(error, EnvironmentFault):  # a full disk is all cases'

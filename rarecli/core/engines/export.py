@@ -36,7 +36,7 @@ from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import atomic_folder, sha256
-from rarecli.core.jobs.outputs import require_new_result
+from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
 from rarecli.core.types import Shape
@@ -83,9 +83,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
         raise UsageError("there is no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
     library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in options.formats else (None, None)
     source = find_model(model)
-    if bundle.exists() and not (bundle / MANIFEST).is_file() and (bundle.is_file() or any(bundle.iterdir())):
-        raise UsageError("the output exists and is no bundle", path=bundle, remedy="choose another -o, or remove it")
-    require_new_result(bundle, (MANIFEST,), MANIFEST, again=options.overwrite, resumable=False)
+    require_new_folder(bundle, MANIFEST, "a bundle", again=options.overwrite, resumable=False)
     spec, precision = source.spec, options.precision
     depths = _choose_depths(spec, options.depths)
     network = build_network(spec.network)

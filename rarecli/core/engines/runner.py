@@ -34,10 +34,10 @@ def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name:
     expected = (image.shape[0], num_classes, *image.shape[2:])
     if logits.shape != expected or logits.dtype != np.float32:
         found = f"shape {logits.shape}, {logits.dtype}"
-        raise ModelError("the engine answers something else than logits", path=name, found=found, expected=f"shape {expected}, float32")
+        raise ModelError("the engine did not return logits", path=name, found=found, expected=f"shape {expected}, float32")
     if not np.isfinite(logits).all():
         num = int((~np.isfinite(logits)).sum())
         raise ModelError(
-            "the engine answers numbers that are not finite", path=name, found=f"{num} of {logits.size} logits", expected="finite logits"
+            "the engine returned logits that are not finite", path=name, found=f"{num} of {logits.size} logits", expected="finite logits"
         )
     return logits

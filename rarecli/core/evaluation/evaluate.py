@@ -31,6 +31,7 @@ from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
+from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 
@@ -175,6 +176,7 @@ def _warn_of_another_protocol(protocol: Protocol, spec: ModelSpec, reporter: Rep
         reporter.warn(f"{spec.name} was trained on the paper's targets, which are shifted below full resolution: see --protocol paper")
 
 
+@interruption_means(CASES_ARE_KEPT)
 def _score(
     cases: Sequence[Case],
     predictor: Predictor | Folds,

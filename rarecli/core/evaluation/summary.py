@@ -77,8 +77,7 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
 
 
 def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path) -> None:
-    """Write summary.json, and cases.csv with one row per case, resolution, method and label."""
-    write_json(output / "summary.json", summary)
+    """Write cases.csv, with one row per case, resolution, method and label, and then summary.json."""
     with (
         atomic_file(output / "cases.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
@@ -87,6 +86,7 @@ def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path)
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
+    write_json(output / "summary.json", summary)
 
 
 def _rows(item: Score) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rarecli.core.errors import DataError
 from rarecli.core.jobs.files import atomic_file, sha256
+from rarecli.core.jobs.safe_text import json_lines
 from rarecli.core.jobs.shards import WHOLE, Shard
 
 FILE_NAME = "finished.jsonl"
@@ -65,12 +66,9 @@ def written_names(folder: Path) -> set[str]:
     """The cases whose files in a folder were written by calls that keep a journal there, killed ones included."""
     names: set[str] = set()
     for path in folder.glob("finished*.jsonl"):
-        names |= _read(path).keys()
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]:
-            try:
-                names |= set(json.loads(text).get("writes", ()))
-            except (ValueError, TypeError, AttributeError, RecursionError):
-                continue
+        for line in json_lines(path):
+            noted = line["writes"] if isinstance(line.get("writes"), list) else [line.get("case")]
+            names |= {name for name in noted if isinstance(name, str)}
     return names
 
 
@@ -91,10 +89,7 @@ def key_of(files: Iterable[Path], *facts: Any) -> str:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Lines by case, the newest of each; a line that is not whole is left out, and so is done again."""
     lines = {}
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
+    for line in json_lines(path):
+        if isinstance(line.get("case"), str) and {"key", "result"} <= line.keys():
             lines[line["case"]] = {name: line[name] for name in ("case", "key", "result")}
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
     return lines

@@ -40,8 +40,23 @@ def require_replaceable(targets: Sequence[Path], ours: Collection[Path], *, agai
         raise UsageError("the output exists", path=existing[0], remedy=f"{choices}; or choose another -o")
 
 
+def require_new_folder(output: Path, mark: str, kind: str, *, again: bool, resumable: bool = True) -> None:
+    """Raise UsageError unless the folder `output` may be written as a whole: it is empty, or ours and to be written `again`.
+
+    mark: the file or folder inside by which it is known as ours. kind: what it is then, for the error.
+    """
+    require_folder_name(output)
+    target = output / mark
+    if output.exists() and not target.exists() and (output.is_file() or any(output.iterdir())):
+        raise UsageError(f"the output exists and is not {kind}", path=output, remedy="choose another -o, or remove it")
+    require_replaceable([target], [target], again=again, resumable=resumable)
+
+
 def require_new_result(output: Path, files: Sequence[str], mark: str, *, again: bool, resumable: bool = True) -> None:
-    """Raise UsageError unless `files` may be written into the folder `output`; they are ours if the file `mark` lies beside them."""
+    """Raise UsageError unless `files` may be written into the folder `output`; they are ours if the file `mark` lies beside them.
+
+    `mark` must be written before the others: then the files of a killed call are known as ours, too.
+    """
     require_folder_name(output)
     targets = [output / name for name in files]
     require_replaceable(targets, targets if (output / mark).is_file() else [], again=again, resumable=resumable)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ def read_yaml(path: Path, kind: type[RareError]) -> Any:
         return yaml.safe_load(text)
     except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise kind("the file cannot be read", path=path, found=error) from error
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that are JSON objects; lines that a kill or another program broke are left out. A missing file has none."""
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            yield line
 
 
 def is_inside(name: str) -> bool:

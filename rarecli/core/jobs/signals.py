@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+CASES_ARE_KEPT = "the cases that are finished are kept; go on with --resume"
 
 
 class Interrupted(BaseException):
@@ -12,6 +16,15 @@ class Interrupted(BaseException):
 
     Not a KeyboardInterrupt, which libraries on the way catch and answer in words of their own.
     """
+
+
+@contextmanager
+def interruption_means(text: str) -> Iterator[None]:
+    """Inside it, or in a function that it decorates, Ctrl-C raises Interrupted with `text`. The outermost text counts."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(text) from None
 
 
 def raise_interrupted(*_: object) -> None:

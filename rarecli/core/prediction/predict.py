@@ -6,6 +6,7 @@ Decision: docs/decisions/0011-batches.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal, written_names
 from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, probabilities_file, work_in_processes
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 
@@ -46,7 +48,8 @@ def predict(
         reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
         names = [case.name for case in cases]
         journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
-        records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), reporter)
+        with interruption_means(CASES_ARE_KEPT) if journal else nullcontext():
+            records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), reporter)
         result = {
             "model": predictor.spec.name,
             "num_models": len(predictor.runners),

@@ -11,6 +11,7 @@ from typing import Any
 from rarecli.core.config import run_folder
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.progress import Reporter
+from rarecli.core.jobs.safe_text import json_lines
 from rarecli.core.training import progress_figure
 
 _STARVED = 0.2
@@ -29,14 +30,8 @@ class Record:
 
     def read(self, num_epochs: int, run: Path) -> None:
         """Read the log of a run up to its checkpoint. An epoch that was logged but not saved is repeated."""
-        path = run / run_folder.LOG
-        lines = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # a line broken by another program
-                continue
-        self.lines = [line for line in lines if line["epoch"] <= num_epochs]
+        lines = json_lines(run / run_folder.LOG)
+        self.lines = [line for line in lines if isinstance(line.get("epoch"), int) and line["epoch"] <= num_epochs]
 
     def add(self, line: dict[str, Any]) -> None:
         """Append an epoch and write the log. Draw the figure if the last drawing is more than 30 s ago."""

@@ -11,6 +11,7 @@ from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import leftovers
+from rarecli.core.jobs.outputs import require_folder_name
 from rarecli.core.training.validation import reference_labels
 
 
@@ -61,6 +62,7 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
 
 def require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:
     """Raise UsageError if options exclude each other, or if the output holds something that would be overwritten."""
+    require_folder_name(run)
     if resume and resume_from:
         raise UsageError("--resume and --resume-from exclude each other", path=run, remedy="leave --resume out to start a new run")
     if resume or resume_from:
