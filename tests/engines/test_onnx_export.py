@@ -143,6 +143,6 @@ def test_parity_is_measured_on_three_shapes_with_one_never_traced(bundle, run):
 
 def test_other_things_at_the_output_are_left_alone(run, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(UsageError, match="no bundle"):
+    with pytest.raises(UsageError, match="not a bundle"):
         export(run, tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "mine"
