@@ -103,7 +103,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--depth", "7"], 2, ["no such depth", "found: 7", "0, 1, 2, 3"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--backend", "abacus"], 2, ["abacus", "torch"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "cuda:9"], 5, ["GPU", "--device cpu"]),
-        (["train", "none", "-o", "x"], 3, ["no prepared dataset", "rare preprocess"]),
+        (["train", "none", "-o", "x"], 3, ["not a prepared dataset", "rare preprocess"]),
         (["train", "PREPARED", "-o", "x", "--set", "optimizer.lr=1"], 2, ["optimizer", "did you mean optimiser?"]),
         (["train", "PREPARED", "-o", "x", "--preset", "hippo"], 2, ["hippo", "hippocampus"]),
         (["train", "PREPARED", "-o", "x", "--set", "a=["], 2, ["no YAML"]),

@@ -62,7 +62,7 @@ def test_a_box_is_that_part_of_the_case(whole, data):
 
 
 def test_a_folder_that_is_something_else(tmp_path):
-    with pytest.raises(DataError, match="no prepared dataset") as caught:
+    with pytest.raises(DataError, match="not a prepared dataset") as caught:
         open_prepared(tmp_path)
     assert "rare preprocess" in str(caught.value)
 

@@ -219,7 +219,7 @@ def test_a_foreign_output_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="not a prepared dataset"):
         preprocess(source, tmp_path / "out", options())
-    with pytest.raises(UsageError, match="not a prepared dataset"):
+    with pytest.raises(UsageError, match="the name of a file"):
         preprocess(source, tmp_path / "out" / "thesis.txt", options())
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 

@@ -103,7 +103,7 @@ def open_prepared(root: Path) -> PreparedDataset:
     path = root / "prepared.json"
     if not path.is_file():
         raise DataError(
-            "this is no prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
+            "this is not a prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
         )
     dataset = PreparedDataset(
         root, validate(PreparedIndex, read_json(path), "the prepared dataset", DataError, path=path, remedy="run rare preprocess again")
