@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rarecli.core.imaging.volume import Volume
     from rarecli.core.prediction.predictor import Prediction, Predictor
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once, when it is imported; else it reports to its maker
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when onnxruntime is imported; otherwise it sends telemetry
 
 __all__ = ["Phantom", "Prediction", "Predictor", "Volume", "dice"]
 
@@ -24,7 +24,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import rarecli` itself costs nothing."""
+    """Import a public name on its first use, so that `import rarecli` loads nothing else."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(import_module(f"rarecli.core.{_ROOMS[name]}"), name)

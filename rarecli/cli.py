@@ -1,4 +1,4 @@
-"""The `rare` command. The only place that prints an error and the only one that exits."""
+"""The `rare` command. Only this module prints errors and exits."""
 
 import signal
 import sys
@@ -59,7 +59,7 @@ def main() -> None:
     except RareError as error:
         if settings.debug:
             raise
-        if find_ranks().leads or error.rank is not None:  # what all ranks meet is said once
+        if find_ranks().leads or error.rank is not None:  # an error of all ranks is printed once
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:

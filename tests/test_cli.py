@@ -106,7 +106,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["train", "none", "-o", "x"], 3, ["not a prepared dataset", "rare preprocess"]),
         (["train", "PREPARED", "-o", "x", "--set", "optimizer.lr=1"], 2, ["optimizer", "did you mean optimiser?"]),
         (["train", "PREPARED", "-o", "x", "--preset", "hippo"], 2, ["hippo", "hippocampus"]),
-        (["train", "PREPARED", "-o", "x", "--set", "a=["], 2, ["no YAML"]),
+        (["train", "PREPARED", "-o", "x", "--set", "a=["], 2, ["is not valid YAML"]),
         (["train", "PREPARED", "-o", "x", "--set", "optimiser.lr=.inf"], 2, ["optimiser.lr", "finite"]),
         (["train", "PREPARED", "-o", "x", "--set", "monitor=dice_foo"], 2, ["dice_foo", "dice_mean, dice_depth0"]),
         (["train", "PREPARED", "-o", "PREPARED"], 2, ["exists and is not a run"]),
@@ -135,7 +135,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         ),
         (["predict", "SCAN", "-m", "BUNDLE", "-o", "x.nii.gz", "--precision", "int4"], 2, ["int4", "fp32, bf16, int8"]),
         (["export", "RUN", "-o", "x", "--precision", "fp8"], 2, ["fp8", "fp16"]),
-        (["export", "RUN", "-o", "x", "--depths", ","], 2, ["no list of whole numbers"]),
+        (["export", "RUN", "-o", "x", "--depths", ","], 2, ["not a list of whole numbers"]),
         (["export", "RUN", "-o", "x", "--depths", "a"], 2, ["0,1,2"]),
         (["export", "RUN", "-o", "x", "--format", "coreml"], 2, ["coreml", "onnx, tensorrt"]),
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--cases", "none.txt"], 2, ["none.txt"]),
@@ -231,7 +231,7 @@ def test_an_error_is_printed_once_without_a_traceback(tmp_path):
     assert result.returncode == 3
     assert result.stdout == ""
     expected = "a path, or a built-in model: hippocampus, hippocampus-paper"
-    assert result.stderr == f"Error: there is no such file or folder\n  path: {tmp_path / 'none'}\n  expected: {expected}\n"
+    assert result.stderr == f"Error: no such file or folder\n  path: {tmp_path / 'none'}\n  expected: {expected}\n"
     assert "Traceback" in rare("--debug", "info", tmp_path / "none").stderr
 
 
@@ -247,7 +247,7 @@ def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle, tmp
     assert facts(phantom_dataset)["cases"] == "8, phantom_000 to phantom_007"
     assert facts(prepared)["routing plan"] == ["depth 0: 8 cases", "depth 1: 0 cases", "depth 2: 0 cases", "depth 3: 0 cases"]
     assert facts(run)["training"] == "2 of 2 epochs, fold 0, targets centred"
-    assert facts(bundle)["files"] == "all as the manifest says"
+    assert facts(bundle)["files"] == "all match the manifest"
     assert len(facts(bundle)["engines"]) == 4
     assert facts(run / "best.safetensors")["kind"] == "weights of a run, best.safetensors"
     assert facts(phantom_dataset / "imagesTr") == {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What export/cpp needs from Debian: installed if missing and the user is root; else the command to type is printed.
+# Debian packages for export/cpp. Missing ones are installed if the user is root; otherwise the command to type is printed.
 set -eu
 packages="cmake make g++ cppcheck libnifti-dev nlohmann-json3-dev libssl-dev zlib1g-dev"
 missing=""

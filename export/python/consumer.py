@@ -1,4 +1,4 @@
-"""A bundle without rarecli. segment(image (C, X, Y, Z) in RAS axes, spacing in mm, bundle) -> labels (X, Y, Z)."""
+"""Runs a bundle without rarecli. segment(image (C, X, Y, Z) in RAS axes, spacing in mm, bundle) -> labels (X, Y, Z)."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def segment(image, spacing, bundle):
     return np.array(plan["label_values"])[scores.argmax(axis=0)]
 
 
-def box_mean(data, axis, new_size, step, least):  # what lies beyond the border repeats the last voxel
+def box_mean(data, axis, new_size, step, least):  # beyond the border, the last voxel is repeated
     size, box, borders = data.shape[axis], max(least, step), np.arange(data.shape[axis] - 1) + 0.5
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     low, high = (centres - box / 2)[:, None], (centres + box / 2)[:, None]

@@ -1,13 +1,13 @@
-"""Segments scans by a Triton server that serves a bundle (`rare export --triton`). A command and a library.
+"""Segments scans with a Triton server that serves a bundle (`rare export --triton`). A command and a library.
 
     pip install "rare-unet[triton]"
     python client.py SCAN... -o OUTPUT [--url HOST:PORT] [--protocol grpc|http] [--model rare] [--jobs N]
 
     with Client("localhost:8001") as client:
-        prediction = client.predict("scan.nii.gz")        # what Predictor.predict returns
+        prediction = client.predict("scan.nii.gz")        # a Prediction, as from Predictor.predict
 
-The scan is read, turned to RAS axes and sent as it is, with its spacing; the server does the rest and answers the labels of its voxels,
-which are turned back here. Reading and turning are those of `rare predict`: rarecli without PyTorch.
+The client reads the scan, reorients it to RAS axes and sends it with its spacing. The server does the rest and returns the labels of the
+scan's voxels, which the client reorients back. Reading and reorienting are those of `rare predict`: rarecli without PyTorch.
 """
 
 import argparse
@@ -36,14 +36,14 @@ _ALWAYS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACI
 
 
 class Client:
-    """A server that segments scans. Use it as a context manager, or call `close`; one client per thread.
+    """A connection to a server that segments scans. Use it as a context manager, or call `close`. Use one client per thread.
 
     url: HOST:PORT, without a scheme. protocol: grpc (port 8001 by default on the server) or http (8000). model: the router's name.
     """
 
     def __init__(self, url: str, protocol: str = "grpc", model: str = "rare", timeout_s: float = 120.0) -> None:
         if protocol not in ("grpc", "http"):
-            raise UsageError("there is no such protocol", field="protocol", found=protocol, expected="grpc, http")
+            raise UsageError("unknown protocol", field="protocol", found=protocol, expected="grpc, http")
         try:
             if protocol == "grpc":
                 import tritonclient.grpc as library
@@ -66,14 +66,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._server.close()
 
     def predict(self, scan: str | Path | Volume, *, depth: int | None = None, probabilities: bool = False) -> Prediction:
-        """Segment a NIfTI file or a Volume; `depth` forces a depth. Nothing is tried twice.
+        """Segment a NIfTI file or a Volume; `depth` forces a depth. Nothing is retried.
 
-        Raises DataError for a broken file, and with the server's words for a scan that it refuses; EnvironmentFault for a server
-        that is not there, has no such model, or fails.
+        Raises DataError for a broken file, and with the server's message for a scan that the server refuses; EnvironmentFault for a
+        server that is not there, does not have the model, or fails.
         """
         started = time.perf_counter()
         volume = scan if isinstance(scan, Volume) else read_volume(Path(scan))
@@ -92,7 +92,7 @@ class Client:
         return Prediction(labels, volume.affine, chosen, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
 
     def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """One request to any model of the server: named arrays in, named arrays out. Raises as `predict` does."""
+        """Send one request to any model of the server: named arrays in, named arrays out. Raises the errors of `predict`."""
         from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
         tensors = []
@@ -106,16 +106,16 @@ class Client:
             if error.status() in _REFUSED:
                 raise DataError(error.message()) from error
             raise self._failed(model, error.message()) from error
-        except OSError as error:  # HTTP: nobody listens, or the connection broke
+        except OSError as error:  # HTTP: no server listens, or the connection broke
             raise self._failed(model, error) from error
         return {name: result.as_numpy(name) for name in outputs}
 
     def _failed(self, model: str, found: object) -> EnvironmentFault:
-        return EnvironmentFault("the server gives no answer", path=self._url, field=model, found=found)
+        return EnvironmentFault("the server does not answer", path=self._url, field=model, found=found)
 
 
 def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Segment every case; a case that fails does not stop the others. The records by name, and what failed."""
+    """Segment every case and return the records and the errors, by case. A case that fails does not stop the others."""
     to_file = output.name.endswith((".nii", ".nii.gz"))
     if to_file and len(cases) > 1:
         raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
@@ -163,16 +163,16 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
 
 
 def main() -> int:
-    """The command; exit codes are those of `rare`."""
+    """Run the command and return its exit code, as for `rare`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("inputs", nargs="+", type=Path, metavar="SCAN", help="scans, or folders of scans")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a file for one scan, else a folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a file for one scan, otherwise a folder")
     parser.add_argument("--url", default="localhost:8001", help="HOST:PORT of the server (localhost:8001)")
     parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
     parser.add_argument("--model", default="rare", help="the router's name (rare)")
     parser.add_argument("--depth", type=int, help="force a depth")
     parser.add_argument("--probabilities", action="store_true", help="also write CASE_probabilities.nii.gz")
-    parser.add_argument("--jobs", type=int, default=1, help="scans under way at a time (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="scans processed at a time (1)")
     options = parser.parse_args()
     try:
         result, exit_code = segment_files(find_scans(options.inputs), options.output, options), 0

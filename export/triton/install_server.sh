@@ -1,7 +1,7 @@
 #!/bin/sh
-# A Triton server in a virtual environment, for tests and for trying things out on a CPU: install_server.sh [FOLDER], by default .venv-triton.
-# The server is that of the nvidia-pytriton wheel; of its Python package nothing is used, so its dependencies are left out. Its Python backend reads
-# arrays of numpy 1: with numpy 2 every tensor has no bytes.
+# Install a Triton server into a virtual environment, for tests and trials on a CPU: install_server.sh [FOLDER], by default .venv-triton.
+# The server comes from the nvidia-pytriton wheel. Its Python package is not used, so its dependencies are left out. Its Python backend
+# supports only numpy 1: with numpy 2 every tensor has 0 bytes.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 venv=${1:-$root/.venv-triton}

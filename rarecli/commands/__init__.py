@@ -1,1 +1,1 @@
-"""One file per subcommand: options in, one core call, results out."""
+"""One file per subcommand: parse the options, make one call into core, print the result."""

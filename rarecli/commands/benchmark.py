@@ -10,7 +10,7 @@ from rarecli.commands.console import Console, Device, Json, Overwrite, integers,
 
 
 class Protocol(str, Enum):
-    """What a scan at a coarser depth is."""
+    """How a scan of a coarser depth is made."""
 
     native = "native"
     paper = "paper"
@@ -18,31 +18,37 @@ class Protocol(str, Enum):
 
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.")]
 ModelArgument = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch alone) or a bundle (every backend). Not needed with --suite.")
+    Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch only) or a bundle (every backend). Not needed with --suite.")
 ]
 SuiteOption = Annotated[str | None, typer.Option(metavar="NAME", help="What to measure: hippocampus, brain-tumour, smoke, or a JSON file.")]
 BackendsOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="torch,onnx,openvino,tensorrt", help="Also torch-compile, torch-cuda-graph. What `predict` has, by default."),
+    typer.Option(
+        metavar="torch,onnx,openvino,tensorrt", help="By default the backends of `rare predict`; also torch-compile, torch-cuda-graph."
+    ),
 ]
-PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Of computing; fp32 by default.")]
+PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Precisions of the computation; fp32 by default.")]
 DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")]
 ShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")]
-ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="CPU threads, or a list; all by default.")]
-BatchOption = Annotated[list[str] | None, typer.Option(metavar="1", help="Scans at a time, or a list.")]
+ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="Number of CPU threads, or a list of numbers; all by default.")]
+BatchOption = Annotated[list[str] | None, typer.Option(metavar="1", help="Scans per batch, or a list of numbers.")]
 UpsampledOption = Annotated[
     bool | None, typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0; yes by default.")
 ]
 ColdStartOption = Annotated[
-    bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a process of its own; yes by default.")
+    bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a separate process; yes by default.")
 ]
 DatasetOption = Annotated[Path | None, typer.Option(help="Labelled scans: adds the Dice of every depth.")]
-CasesOption = Annotated[Path | None, typer.Option(help="Only these cases of it, as for rare evaluate.")]
+CasesOption = Annotated[Path | None, typer.Option(help="Only these cases of --dataset, as for rare evaluate.")]
 ProtocolOption = Annotated[Protocol, typer.Option(help="As for rare evaluate.")]
-MaxLatencyMsOption = Annotated[float | None, typer.Option(min=0, help="Ask what fits: end to end, 95 of 100 scans.")]
-MaxMemoryOption = Annotated[float | None, typer.Option(metavar="MB", min=0, help="Ask what fits: memory of the whole process.")]
+MaxLatencyMsOption = Annotated[float | None, typer.Option(min=0, help="List the rows within this limit: end to end, for 95 of 100 scans.")]
+MaxMemoryOption = Annotated[
+    float | None, typer.Option(metavar="MB", min=0, help="List the rows within this limit: peak memory of the process.")
+]
 AgainstOption = Annotated[Path | None, typer.Option(metavar="FILE", help="An earlier results.json to compare with.")]
-ThresholdOption = Annotated[float, typer.Option(min=0, help="Exit with 6 if a row takes more than this times as long as in --against.")]
+ThresholdOption = Annotated[
+    float, typer.Option(min=0, help="Exit with 6 if a row takes more than this many times as long as in --against.")
+]
 
 
 def run(
@@ -68,7 +74,7 @@ def run(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Measure what each resolution costs on this machine, with every backend.
+    """Measure the cost of each resolution on this machine, with every backend.
 
     Example: rare benchmark bundle -o timing
 
@@ -116,13 +122,13 @@ def _print(result: dict[str, Any]) -> None:
         rows = [[title(row), str(row["depth"]), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
         print_table("Upsampling over routing", ["backend", "depth", "network alone", "end to end"], rows)
     if result["fitting"] is not None:
-        columns = ["backend", "depth", "p95 (ms)", "memory (MB)", "Dice", "Dice it costs"]
+        columns = ["backend", "depth", "p95 (ms)", "memory (MB)", "Dice", "Dice lost"]
         numbers = (("p95_ms", ".2f"), ("peak_memory_mb", ".0f"), ("dice", ".4f"), ("dice_cost", ".4f"))
         rows = [
             [title(row), str(row["depth"]), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
             for row in result["fitting"]
         ]
-        print_table("What fits", columns, rows)
+        print_table("Rows within the limits", columns, rows)
     if against := result["against"]:
         rows = [
             [
@@ -136,4 +142,4 @@ def _print(result: dict[str, Any]) -> None:
             for row in against["rows"]
         ]
         columns = ["backend", "method", "depth", "ratio", "over the median", "stable"]
-        print_table(f"Time over earlier; {against['num_missing']} rows are new", columns, rows)
+        print_table(f"Time relative to the earlier result; {against['num_missing']} rows are new", columns, rows)

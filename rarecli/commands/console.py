@@ -1,4 +1,7 @@
-"""What all commands share: speaking to the user, and reading lists of numbers. Words and progress go to stderr, results to stdout."""
+"""Shared by the commands: options, messages, tables, and parsing of lists.
+
+Messages and progress go to stderr, results to stdout.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +29,25 @@ class _Settings:
 settings = _Settings()
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for programs.")]
-Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N; rare train also takes a list, 0,1,2.")]
+Device = Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda or cuda:N; rare train also accepts a list, e.g. 0,1,2.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; all by default.")]
 
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Leave out the cases that are finished there: same files, same model, same options.")
+    bool, typer.Option("--resume", help="Skip the cases that the output already has, made from the same files, model and options.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call of this command wrote there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier call of this command.")]
 ShardOption = Annotated[
     str | None,
-    typer.Option("--shard", metavar="I/N", help="Only part I of N of the cases, for a job array; after all parts, --resume completes it."),
+    typer.Option(
+        "--shard", metavar="I/N", help="Process part I of N of the cases, for a job array; --resume completes it after all parts."
+    ),
 ]
-Surface = Annotated[bool, typer.Option("--surface/--no-surface", help="HD95 and surface Dice as well; needs MONAI, seconds to load.")]
+Surface = Annotated[
+    bool, typer.Option("--surface/--no-surface", help="Also compute HD95 and surface Dice, with MONAI, which takes seconds to load.")
+]
 Against = Annotated[
     Path | None,
-    typer.Option(metavar="RESULT", help="An earlier result on the same cases (its folder): differences of Dice with 95 % intervals."),
+    typer.Option(metavar="RESULT", help="Folder of an earlier result on the same cases; prints differences of Dice with 95 % intervals."),
 ]
 
 
@@ -52,7 +59,7 @@ class Console:
 
     @property
     def rich(self) -> RichConsole:
-        """Rich's console on stderr."""
+        """The Rich console on stderr."""
         if self._rich is None:
             from rich.console import Console as RichConsole
 
@@ -60,18 +67,18 @@ class Console:
         return self._rich
 
     def say(self, text: str) -> None:
-        """One line on stderr."""
+        """Print one line on stderr."""
         if sys.stderr.isatty():
             self.rich.print(text, markup=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """One line on stderr, marked."""
+        """Print one line on stderr, marked as a warning."""
         self.say(f"Warning: {text}")
 
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-        """Yield `items` with a bar on a terminal; elsewhere a line at most every ten seconds."""
+        """Yield `items` with a progress bar on a terminal; elsewhere, print a line at most every ten seconds."""
         if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -88,12 +95,12 @@ class Console:
 
 
 def print_json(result: Any) -> None:
-    """The result for programs."""
+    """Print the result as JSON on stdout."""
     print(json.dumps(result, indent=2, allow_nan=False))
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """The result for people, on stdout."""
+    """Print the result as a table on stdout."""
     from rich.console import Console as RichConsole
     from rich.table import Table
 
@@ -102,12 +109,12 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    # without a terminal there is no width to keep to
+    # without a terminal, nothing limits the width
     RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def models(text: str) -> tuple[Path, ...]:
-    """RUN1,RUN2 -> both; a path that is there is one, commas and all."""
+    """RUN1,RUN2 -> two paths. A path that exists is one path, even if it contains commas."""
     if Path(text).exists() or "," not in text:
         return (Path(text),)
     return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
@@ -123,7 +130,7 @@ def integers(text: str | list[str] | None, option: str) -> list[int] | None:
             raise ValueError
         return [int(part) for part in parts]
     except ValueError:
-        raise typer.BadParameter(f"{','.join(parts)!r} is no list of whole numbers, e.g. 0,1,2", param_hint=option) from None
+        raise typer.BadParameter(f"{','.join(parts)!r} is not a list of whole numbers, e.g. 0,1,2", param_hint=option) from None
 
 
 def numbers_or_range(text: str | None, option: str) -> list[float] | None:
@@ -171,5 +178,5 @@ def three_integers(text: str | None, option: str) -> tuple[int, int, int] | None
     if numbers is None:
         return None
     if any(number != int(number) for number in numbers):
-        raise typer.BadParameter(f"{text!r} has parts that are not whole numbers", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not X,Y,Z with whole numbers above 0", param_hint=option)
     return int(numbers[0]), int(numbers[1]), int(numbers[2])

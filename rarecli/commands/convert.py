@@ -11,16 +11,18 @@ SourceArgument = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="best_model.pth of RARE-UNet, or a folder with images/ and masks/ of .pt cases."),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run, or the dataset, to write: a new folder.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A new folder for the run or the dataset.")]
 PreparedOption = Annotated[
     Path | None,
-    typer.Option("--prepared", metavar="PREPARED", help="Checkpoint: labels, channels, spacing and patch are those of this."),
+    typer.Option(
+        "--prepared", metavar="PREPARED", help="For a checkpoint: use the labels, channels, spacing and patch of this prepared dataset."
+    ),
 ]
 SpacingOption = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="In mm; neither a checkpoint nor a .pt case says it; 1 by default.")
+    str | None, typer.Option(metavar="X,Y,Z", help="Spacing in mm, which neither a checkpoint nor a .pt case stores; 1 by default.")
 ]
 PatchSizeOption = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="Checkpoint: the shape it was trained at, if no configuration says it.")
+    str | None, typer.Option(metavar="X,Y,Z", help="For a checkpoint: the shape it was trained at, if its configuration does not state it.")
 ]
 NameOption = Annotated[str | None, typer.Option(help="Name of the model or dataset.")]
 
@@ -34,7 +36,7 @@ def run(
     name: NameOption = None,
     json: Json = False,
 ) -> None:
-    """Turn what the released RARE-UNet wrote into a run or a dataset. Nothing in the files is run.
+    """Convert a checkpoint or cases of the released RARE-UNet into a run or a dataset. No code in the files is run.
 
     Example: rare convert trained_models/rare_unet/best_model.pth -o run
     """
@@ -62,4 +64,4 @@ def run(
             f"{network['num_depths']} entries, patch {' x '.join(map(str, facts['patch_size']))}"
         )
     else:
-        typer.echo(f"{output}: a dataset of {facts['cases']} cases; go on with rare preprocess")
+        typer.echo(f"{output}: a dataset of {facts['cases']} cases; continue with rare preprocess")

@@ -7,7 +7,7 @@ import typer
 
 from rarecli.commands.console import Console, Json, Overwrite, print_json, print_table
 
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for all files of the demo.")]
 
 
 def run(
@@ -15,7 +15,7 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run the whole chain on phantoms, offline, in a few minutes.
+    """Run every step on phantoms, offline, in a few minutes.
 
     Example: rare demo -o rare-demo
     """

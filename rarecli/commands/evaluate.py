@@ -26,7 +26,7 @@ from rarecli.commands.tables import print_comparison, print_scores
 
 
 class Protocol(str, Enum):
-    """What a scan at a coarser depth is."""
+    """How a scan of a coarser depth is made."""
 
     native = "native"
     paper = "paper"
@@ -39,20 +39,22 @@ ModelOption = Annotated[
         "--model",
         "-m",
         help="A run, a bundle, a built-in model (hippocampus, hippocampus-paper), or a weights file inside a run; "
-        "several, RUN1,RUN2: see --folds.",
+        "several as RUN1,RUN2: see --folds.",
     ),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")]
 DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")]
 CasesOption = Annotated[
-    Path | None, typer.Option(help="Only these cases: a JSON list, a run.json (its validation cases), or a name per line.")
+    Path | None, typer.Option(help="File with the cases to score: a JSON list, a run.json (its validation cases), or one name per line.")
 ]
 AllCasesOption = Annotated[
-    bool, typer.Option("--all-cases", help="Also score cases that the run was trained on; without it those are left out.")
+    bool, typer.Option("--all-cases", help="Also score cases that the run was trained on; by default they are left out.")
 ]
 FoldsOption = Annotated[
     bool,
-    typer.Option("--folds", help="Pool the runs of -m: each scores the cases that it held out. Without it: their mean probabilities."),
+    typer.Option(
+        "--folds", help="Pool the runs of -m: each scores the cases that it held out. By default, their probabilities are averaged."
+    ),
 ]
 ProtocolOption = Annotated[
     Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
@@ -64,8 +66,8 @@ SpacingsOption = Annotated[
     str | None,
     typer.Option(
         metavar="LOW:HIGH:NUM",
-        help="Instead of depths: acquire every scan at these isotropic spacings in mm, and beside those where the depth changes. "
-        "A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
+        help="Instead of depths: reacquire every scan at these isotropic spacings in mm, and just below and above each change of "
+        "depth. A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
     ),
 ]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]

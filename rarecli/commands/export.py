@@ -23,38 +23,40 @@ class TritonBackend(str, Enum):
 
 
 class Precision(str, Enum):
-    """Of the weights."""
+    """The precision of the weights."""
 
     fp32 = "fp32"
     fp16 = "fp16"
 
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="The bundle, a folder.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the bundle.")]
 DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")]
 FormatsOption = Annotated[
     list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="fp16: weights and convolutions in half; norms, input and output stay fp32.")]
-SelfContainedOption = Annotated[bool, typer.Option("--self-contained", help="Weights inside each graph, not in a file that all share.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="fp16: weights and convolutions in fp16; norms, input and output stay fp32.")]
+SelfContainedOption = Annotated[
+    bool, typer.Option("--self-contained", help="Store the weights inside each graph instead of one shared file.")
+]
 ShapeMinOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: smallest shape, at depth 0; the patch by default.")]
 ShapeOptOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: the shape to tune for.")]
 ShapeMaxOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: largest shape.")]
-TimingCacheOption = Annotated[Path | None, typer.Option(help="tensorrt: a file that keeps what tuning found out.")]
+TimingCacheOption = Annotated[Path | None, typer.Option(help="tensorrt: file that keeps the results of tuning for later builds.")]
 TritonOption = Annotated[
     Path | None,
-    typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL if -o is left out."),
+    typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL without -o."),
 ]
 TritonBackendOption = Annotated[
     TritonBackend, typer.Option(help="Triton: what runs the depths; python: onnxruntime inside the Python backend.")
 ]
-ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are PREFIX_depthK.")]
+ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are named PREFIX_depthK.")]
 MaxBatchOption = Annotated[
-    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: most windows per execution, one number or one per depth.")
+    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: maximum windows per execution, one number or one per depth.")
 ]
 InstancesOption = Annotated[int, typer.Option(min=1, help="Triton: instances of each depth's model.")]
-RoutersOption = Annotated[int, typer.Option(min=1, help="Triton: instances of the router, scans prepared at a time.")]
-MaxDelayUsOption = Annotated[int, typer.Option(min=0, help="Triton: how long a window waits for others.")]
+RoutersOption = Annotated[int, typer.Option(min=1, help="Triton: instances of the router, each with one scan at a time.")]
+MaxDelayUsOption = Annotated[int, typer.Option(min=0, help="Triton: how long a window waits to be batched with others.")]
 
 
 def run(
@@ -78,7 +80,7 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write one ONNX engine per routing depth, each checked against PyTorch; or serve them by Triton.
+    """Write one ONNX engine per routing depth, each checked against PyTorch, or render a Triton model repository.
 
     Example: rare export run -o bundle
 
@@ -88,7 +90,7 @@ def run(
     from rarecli.core.serving.repository import TritonOptions, render_repository
 
     if output is None and triton is None:
-        raise UsageError("there is nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
+        raise UsageError("nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
     serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
     result: dict[str, Any] = {}
     if output is not None:

@@ -14,7 +14,7 @@ PathArgument = Annotated[
         help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, built-in model (by name), predictions or scores.",
     ),
 ]
-ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: where this model would route it.")]
+ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: also report where this model would route it.")]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")]
 BackendOption = Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")]
 
@@ -26,7 +26,7 @@ def run(
     backend: BackendOption = "auto",
     json: Json = False,
 ) -> None:
-    """Say what a file or folder is.
+    """Describe a file or folder.
 
     Example: rare info scan.nii.gz -m run
     """

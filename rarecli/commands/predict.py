@@ -15,17 +15,25 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several, RUN1,RUN2: their mean probabilities.",
+        help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several as RUN1,RUN2: mean probabilities.",
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, else a folder.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, otherwise a folder.")]
 DepthOption = Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32; or bf16 or int8, with openvino on a CPU that has it.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.")]
 ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")]
-PadOption = Annotated[bool, typer.Option("--pad/--no-pad", help="Pad a scan to what the network takes; --no-pad refuses it.")]
+PadOption = Annotated[
+    bool, typer.Option("--pad/--no-pad", help="Pad scans to a size that the network accepts; --no-pad refuses them instead.")
+]
 NprocOption = Annotated[
-    int, typer.Option("--nproc", min=1, metavar="N", help="Processes that share the scans, each with the model; e.g. one per GPU.")
+    int,
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Number of processes that share the scans, each with its own copy of the model; e.g. one per GPU.",
+    ),
 ]
 
 
@@ -46,7 +54,7 @@ def run(
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:
-    """Segment scans; labels come out on each scan's own grid.
+    """Segment scans. The labels are on each scan's own grid.
 
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
     """

@@ -19,11 +19,15 @@ class Normalisation(str, Enum):
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The prepared dataset, a folder.")]
-NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to come.")]
-NormalisationOption = Annotated[Normalisation, typer.Option(help="percentile: each scan by its own; ct: by the dataset's foreground.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the prepared dataset.")]
+NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to train.")]
+NormalisationOption = Annotated[
+    Normalisation, typer.Option(help="percentile: by percentiles of each scan; ct: by statistics of the dataset's foreground.")
+]
 SpacingOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")]
-PatchSizeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; the median case by default.")]
+PatchSizeOption = Annotated[
+    str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; by default from the median shape of the cases.")
+]
 FixedShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")]
 JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")]
 
@@ -42,7 +46,7 @@ def run(
     shard: ShardOption = None,
     json: Json = False,
 ) -> None:
-    """Look at a dataset, choose grid and patch, bring every case to its grid.
+    """Read every header of a dataset, choose the grid and the patch, and bring every case to its grid.
 
     Example: rare preprocess Task04_Hippocampus -o prepared
     """

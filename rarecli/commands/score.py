@@ -32,7 +32,7 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Score label files against reference label files, whoever made them.
+    """Score label files from any source against reference label files.
 
     Example: rare score labelsTs predictions -o scores
     """
@@ -50,7 +50,7 @@ def run(
     print_table(f"{num} cases", ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
     if missing := {label: count for label, count in summary.get("hd95_null", {}).items() if count}:
         counts = ", ".join(f"{label} in {count}" for label, count in missing.items())
-        typer.echo(f"Without HD95, since the label is missed or not there: {counts} of {num} cases")
+        typer.echo(f"No HD95, because the label is missed or absent: {counts} of {num} cases")
     if "comparison" in summary:
         print_comparison(summary["comparison"])
 

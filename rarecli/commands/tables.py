@@ -8,7 +8,7 @@ from rarecli.commands.console import print_table
 
 
 def print_plan(facts: dict[str, Any]) -> None:
-    """What a training would be."""
+    """Print the plan of a training."""
     network, cases = facts["network"], facts["cases"]
     rows = [[f"weights, {part}", f"{num:,}"] for part, num in facts["parameters"].items()]
     rows += [[f"cases, {part}", str(num)] for part, num in cases.items()]
@@ -20,7 +20,7 @@ def print_plan(facts: dict[str, Any]) -> None:
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
-    """Differences of Dice per resolution with their intervals, and the mean over resolutions."""
+    """Print the differences of Dice per resolution with their intervals, and the mean over resolutions."""
     named = [(_resolution(row["resolution"]), row) for row in comparison["per_resolution"]]
     if len(named) > 1:
         named.append(("mean", comparison["mean"]))
@@ -34,7 +34,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
 
 
 def print_scores(summary: dict[str, Any], title: str) -> None:
-    """Mean Dice, its spread and what there is besides, per resolution and method."""
+    """Print the mean Dice, its spread and the other metrics of the summary, per resolution and method."""
     labels = list(summary["mean"])
     parts = [(method, key, part) for method, table in summary["per_method"].items() for key, part in table.items()]
     surfaces = "hd95_null" in parts[0][2]
@@ -48,7 +48,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     for method, key, part in parts:
         row = [method, _resolution(key) if "per_depth" in summary else f"{float(key):.4g} mm", str(part["num_cases"])]
         row += [f"{part['dice']:.4f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.4f}"]
-        if nothing:  # which counts as 1
+        if nothing:  # a case without the label in reference and prediction has Dice 1
             row.append(str(sum(part["both_empty"].values())))
         if surfaces:
             mean = part["foreground_mean"]
@@ -60,7 +60,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
 
 
 def _resolution(key: str) -> str:
-    """A key of a table in words: a depth becomes a fraction, a spacing stays what it is."""
+    """Return a table key as text: a depth becomes a fraction, a spacing is unchanged."""
     return ("full" if key == "0" else f"1/{2 ** int(key)}") if key.isdigit() else key
 
 

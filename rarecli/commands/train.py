@@ -27,18 +27,18 @@ class Targets(str, Enum):
 
 
 class Tracking(str, Enum):
-    """Where epochs are logged beside log.jsonl."""
+    """Where epochs are logged in addition to log.jsonl."""
 
     tensorboard = "tensorboard"
     wandb = "wandb"
 
 
-PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="What rare preprocess wrote.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The run, a folder.")]
+PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A prepared dataset, written by rare preprocess.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the run.")]
 PresetOption = Annotated[
     str | None, typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, paper, smoke.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="A configuration of your own, YAML or JSON.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Your own configuration, YAML or JSON.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
 ]
@@ -47,29 +47,29 @@ ArchOption = Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug
 TargetsOption = Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")]
 NumFiltersOption = Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")]
 NumLevelsOption = Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")]
-NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Entries, the plain one included.")]
+NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Number of entries, including depth 0.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Epochs.")]
-FoldOption = Annotated[str | None, typer.Option("--fold", "-f", help="Fold to hold out, or all to train on every case.")]
+FoldOption = Annotated[str | None, typer.Option("--fold", "-f", help="The fold to hold out; all: train on every case.")]
 SplitsOption = Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped, with the options it was started with.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped, with its original options.")]
 ResumeFromOption = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="A new run that goes on from the state of this one, with other options if you like."),
+    typer.Option(metavar="RUN", help="Start a new run from the state of this run, optionally with other options."),
 ]
 InitOption = Annotated[
     Path | None,
-    typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model that fit."),
+    typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model, as far as they fit."),
 ]
 NprocOption = Annotated[
     int,
-    typer.Option("--nproc", min=1, metavar="N", help="Processes on this machine, e.g. one per GPU; they share every step."),
+    typer.Option("--nproc", min=1, metavar="N", help="Number of processes on this machine, e.g. one per GPU; they share every step."),
 ]
-AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16; by default where the hardware has it.")]
+AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Train in bfloat16; by default if the hardware supports it.")]
 TrackOption = Annotated[
     Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what the training would be (network, cases, steps, peak memory), and write nothing.")
+    bool, typer.Option("--dry-run", help="Print the plan of the training (network, cases, steps, peak memory) and write nothing.")
 ]
 
 
@@ -98,7 +98,7 @@ def run(
     dry_run: DryRunOption = False,
     json: Json = False,
 ) -> None:
-    """Train a network that can be entered at every depth.
+    """Train a network with an entry at every depth.
 
     Example: rare train prepared -o run --preset hippocampus --fold 0
 
@@ -133,7 +133,7 @@ def run(
 
 
 def _overrides(items: list[str], chosen: dict[str, Any]) -> dict[str, Any]:
-    """What --set changes, then what the other options choose; an option that was left out changes nothing."""
+    """Return the keys changed by --set and by the other options, which override --set. An option that is not given changes nothing."""
     import yaml
 
     overrides = {}
@@ -144,7 +144,7 @@ def _overrides(items: list[str], chosen: dict[str, Any]) -> dict[str, Any]:
         try:
             overrides[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise typer.BadParameter(f"the value of {item!r} is no YAML", param_hint="--set") from None
+            raise typer.BadParameter(f"the value of {item!r} is not valid YAML", param_hint="--set") from None
     given = {key: value.value if isinstance(value, Enum) else value for key, value in chosen.items() if value is not None}
     return overrides | given
 

@@ -1,4 +1,4 @@
-"""`rare demo`: the whole chain on phantoms, as a user would type it, in one folder."""
+"""`rare demo`: run every step on phantoms, as a user would, in one folder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _SPACINGS_MM = (1.0, 2.0, 4.0, 8.0)
 def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False) -> dict[str, Any]:
     """Make phantoms, preprocess, train, predict at four resolutions, evaluate, export, benchmark; write and return demo.json.
 
-    The test phantoms are acquired anew at each spacing, not downsampled. Each row gives the Dice (mean over classes and
-    phantoms) of routing, of the same weights on the scan upsampled to depth 0, and of the best intensity threshold.
+    The test phantoms are acquired at each spacing, not downsampled. Each row holds the Dice (mean over classes and phantoms) of
+    routing, of the same weights on the scan upsampled to depth 0, and of the best intensity threshold.
     """
     require_new_folder(output, "phantoms", "a demo", again=overwrite, resumable=False)
     started = time.perf_counter()
@@ -95,13 +95,13 @@ def _test_seeds() -> range:
 
 
 def _write_test(root: Path) -> None:
-    """The test phantoms, acquired at every spacing."""
+    """Write the test phantoms, acquired at every spacing."""
     for spacing in _SPACINGS_MM:
         write_phantoms(root / f"{spacing:g}mm", _test_seeds(), spacing)
 
 
 def _threshold_dice(spacing_mm: float) -> float:
-    """Dice of the one intensity threshold that serves all test phantoms best, head and tail taken as one class."""
+    """Return the mean Dice of the best single intensity threshold for all test phantoms, with head and tail as one class."""
     scans = [Phantom(seed).acquire(spacing_mm) for seed in _test_seeds()]
     images = np.stack([image.data[0] for image, _ in scans])
     masks = np.stack([labels.data[0] > 0 for _, labels in scans])

@@ -1,4 +1,4 @@
-"""`rare info`: what a file or folder is."""
+"""`rare info`: describe a file or folder."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Facts = dict[str, Any]
 
 
 def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto") -> Facts:
-    """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
+    """Return facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
 
-    model: a scan's facts also say where this model would route it. verify: check the files of a bundle and run its conformance vectors
-    with `backend`. Raises DataError for a path that is none of these, ModelError for a bundle that is broken.
+    model: for a scan, also report where this model would route it. verify: check the files of a bundle and run its conformance vectors
+    with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
     """
     return _verify(path, backend) if verify else _describe_path(path, model)
 
 
 def _verify(bundle: Path, backend: str) -> Facts:
-    """Compare a bundle's files with its manifest and run its conformance vectors; facts, a line per depth.
+    """Compare a bundle's files with its manifest and run its conformance vectors; return facts, one line per depth.
 
-    Raises ModelError at the first disagreement and for what is no bundle.
+    Raises ModelError at the first disagreement, and for a model that is not a bundle.
     """
     from rarecli.core.engines.conformance import verify_bundle
     from rarecli.core.engines.model_files import find_model
@@ -52,9 +52,9 @@ def _verify(bundle: Path, backend: str) -> Facts:
 
 
 def _describe_path(path: Path, model: Path | None = None) -> Facts:
-    """Facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
+    """Describe a path, or a built-in model by its name, as `info` does without `verify`.
 
-    With `model`, a scan's facts say where it would be routed. Raises DataError for anything else.
+    Raises DataError for anything else.
     """
     if not path.exists():
         return _built_in(path)
@@ -70,7 +70,7 @@ def _describe(path: Path, model: Path | None) -> Facts:
             return _scan(path, model)
         if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
             return _run(path.parent) | {"kind": f"weights of a run, {path.name}"}
-        raise DataError("this file is nothing that rare knows", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
+        raise DataError("unknown kind of file", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
     if (path / "prepared.json").is_file():
         return _prepared(path)
     if (path / "run.json").is_file():
@@ -179,7 +179,7 @@ def _built_in(name: Path) -> Facts:
 
     models = built_in_models()
     if str(name) not in models:
-        raise DataError("there is no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
+        raise DataError("no such file or folder", path=name, expected=f"a path, or a built-in model: {', '.join(models)}")
     folder = models[str(name)]
     return _bundle(folder) | {"kind": "built-in model, a bundle", "card": str(folder / "README.md")}
 
@@ -199,7 +199,7 @@ def _bundle(path: Path) -> Facts:
     ]
     try:
         bundle.verify()
-        facts["files"] = "all as the manifest says"
+        facts["files"] = "all match the manifest"
     except RareError as error:
         facts["files"] = f"BROKEN: {error.problem} ({error.path})"
     return facts

@@ -1,1 +1,1 @@
-"""Suites of `rare benchmark`, as JSON. Described in `rarecli/core/benchmarking/suites.py`."""
+"""Suites of `rare benchmark`, one JSON file each, described in `rarecli/core/benchmarking/suites.py`."""

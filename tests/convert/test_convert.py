@@ -77,7 +77,7 @@ def test_a_prepared_dataset_gives_the_names(tmp_path, upstream, prepared):
     convert(tmp_path / "best_model.pth", tmp_path / "run", prepared=prepared)
     plan = load_run_info(tmp_path / "run").spec.plan
     assert plan.label_names == ("background", "head", "tail")
-    with pytest.raises(UsageError, match="gives spacing and patch"):
+    with pytest.raises(UsageError, match="sets spacing and patch"):
         convert(tmp_path / "best_model.pth", tmp_path / "other", prepared=prepared, spacing_mm=(1, 1, 1))
     wrong = UpstreamNetwork(**SMALL | {"num_classes": 5})
     save_checkpoint(tmp_path / "wrong.pth", wrong, configuration())
@@ -87,7 +87,7 @@ def test_a_prepared_dataset_gives_the_names(tmp_path, upstream, prepared):
 
 def test_the_configuration_may_lie_beside_and_the_folder_be_named(tmp_path, upstream):
     save_checkpoint(tmp_path / "best_model.pth", upstream, None)
-    with pytest.raises(UsageError, match="does not say its shape"):
+    with pytest.raises(UsageError, match="does not state its patch shape"):
         convert(tmp_path / "best_model.pth", tmp_path / "run")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(configuration(shape=(64, 64, 32))))
     convert(tmp_path, tmp_path / "run")
@@ -137,7 +137,7 @@ def test_a_pickle_that_would_run_something_does_not(tmp_path, upstream):
     for folder in ("images", "masks"):
         torch.save(Bomb(), tmp_path / "cases" / folder / "a.nii.pt")
     for name, error in (("bomb.pth", ModelError), ("plain.pth", ModelError), ("cases", DataError)):
-        with pytest.raises(error, match="nothing of it was run"):
+        with pytest.raises(error, match="none of it was run"):
             convert(tmp_path / name, tmp_path / "out")
     assert not canary.exists()
     assert not (tmp_path / "out").exists()
@@ -215,7 +215,7 @@ def test_broken_cases_are_named_and_nothing_is_written(tmp_path):
     for content, words in (
         (torch.full((1, 32, 32, 32), 0.5), "whole numbers"),
         (torch.zeros(1, 16, 32, 32), "different shapes"),
-        ({"a": 1}, "no plain tensor"),
+        ({"a": 1}, "not hold a plain tensor"),
     ):
         torch.save(content, tmp_path / "cases" / "masks" / "case_1.nii.pt")
         with pytest.raises(DataError, match=words) as caught:

@@ -250,7 +250,7 @@ def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tm
 
 
 def test_info_looks_at_every_file(copied):
-    assert info(copied)["files"] == "all as the manifest says"
+    assert info(copied)["files"] == "all match the manifest"
     (copied / "conformance" / "depth0_labels.nii.gz").write_bytes(b"changed")
     assert "depth0_labels" in info(copied)["files"]
 

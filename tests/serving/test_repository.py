@@ -152,7 +152,7 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(bundle, run, tm
     with pytest.raises(UsageError, match="no TensorRT plans"):
         render_repository(bundle, repository, TritonOptions("tensorrt"))
     for name in ("", "../up", "two words", ".hidden"):
-        with pytest.raises(UsageError, match="no model name"):
+        with pytest.raises(UsageError, match="invalid model name"):
             TritonOptions(name=name)
     for batches in ([1, 2], [0]):
         with pytest.raises(UsageError, match="batch sizes"):

@@ -1,1 +1,4 @@
-"""Checkpoints of the authors' code as run folders of rare."""
+"""Convert files of the released RARE-UNet: checkpoints into runs, .pt cases into labelled datasets.
+
+`upstream.py` reads the files, `convert.py` writes the runs and datasets.
+"""

@@ -1,7 +1,9 @@
-"""`rare convert`: what the released RARE-UNet wrote becomes what is written here.
+"""`rare convert`: convert files of the released RARE-UNet.
 
 best_model.pth              -> a run, for predict, evaluate, export and --init
 images/*.pt and masks/*.pt  -> a labelled dataset in the MSD layout
+
+Decision: docs/decisions/0013-released-weights.md.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ def convert(
     name: str | None = None,
     reporter: Reporter = Silent(),
 ) -> dict[str, Any]:
-    """Convert a checkpoint into a run, or a folder of .pt cases into a dataset; whole or not at all. Returns facts about it.
+    """Convert a checkpoint into a run, or a folder of .pt cases into a dataset, whole or not at all. Return facts about it.
 
-    spacing_mm: of the cases, or of those that the checkpoint was trained on, which neither of them says; 1 mm by default.
-    prepared: a prepared dataset whose plan (labels, channels, spacing, patch) the run takes.
-    Raises UsageError for an output that exists or options that the source does not take, ModelError for what is no checkpoint
-    of RARE-UNet, DataError for cases that are broken.
+    spacing_mm: of the cases, or of the training cases of the checkpoint; neither file stores it; 1 mm by default.
+    prepared: a prepared dataset; its plan (labels, channels, spacing, patch) becomes the plan of the run.
+    Raises UsageError for an output that exists or options that do not apply to the source, ModelError for a file that is not a
+    RARE-UNet checkpoint, DataError for broken cases.
     """
     require_folder_name(output)
     if output.exists() and (output.is_file() or any(output.iterdir())):
@@ -58,7 +60,7 @@ def convert(
     if source.is_dir() and not (source / "best_model.pth").is_file():
         if prepared or patch_size:
             raise UsageError(
-                "only a checkpoint takes --prepared and --patch-size", path=source, found="a folder of cases", remedy="leave them out"
+                "--prepared and --patch-size apply only to a checkpoint", path=source, found="a folder of cases", remedy="leave them out"
             )
         return _convert_cases(source, output, spacing_mm or (1.0, 1.0, 1.0), name, reporter)
     file = source / "best_model.pth" if source.is_dir() else source
@@ -77,7 +79,7 @@ def _convert_checkpoint(
 ) -> dict[str, Any]:
     if prepared:
         if spacing_mm or patch_size:
-            raise UsageError("--prepared gives spacing and patch", field="prepared", remedy="leave --spacing and --patch-size out")
+            raise UsageError("--prepared sets spacing and patch", field="prepared", remedy="leave --spacing and --patch-size out")
         plan = open_prepared(prepared).plan
         if (len(plan.channel_names), plan.num_classes) != (found.network.in_channels, found.network.num_classes):
             raise UsageError(
@@ -118,7 +120,11 @@ def _plan(found: Checkpoint, file: Path, spacing_mm: Triple, patch_size: Shape |
     shape = patch_size or found.setting("dataset", "target_shape")
     if not isinstance(shape, list | tuple) or len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise UsageError(
-            "the checkpoint does not say its shape", path=file, field="dataset.target_shape", found=shape, remedy="give --patch-size X,Y,Z"
+            "the checkpoint does not state its patch shape",
+            path=file,
+            field="dataset.target_shape",
+            found=shape,
+            remedy="give --patch-size X,Y,Z",
         )
     levels = found.network.num_levels
     step, least = geometry.divisor(levels, 0), geometry.min_axis(levels, 0)
@@ -138,7 +144,7 @@ def _plan(found: Checkpoint, file: Path, spacing_mm: Triple, patch_size: Shape |
             fixed_shape=True,
         )
     except ValidationError as error:
-        raise ModelError("the checkpoint makes no model", path=file, found=error.errors()[0]["msg"]) from error
+        raise ModelError("the checkpoint does not describe a valid model", path=file, found=error.errors()[0]["msg"]) from error
 
 
 def _train_config(network: NetworkConfig, epoch: int | None) -> TrainConfig:
@@ -164,7 +170,7 @@ def _convert_cases(source: Path, output: Path, spacing_mm: Triple, name: str | N
             labels = _labels(labels_file, case)
             if image.ndim != 4 or labels.shape != image.shape[1:]:
                 raise DataError(
-                    "image and labels are of different shapes",
+                    "image and labels have different shapes",
                     case=case,
                     path=image_file,
                     found=f"image {tuple(image.shape)}, labels {tuple(labels.shape)}",
@@ -192,7 +198,7 @@ def _convert_cases(source: Path, output: Path, spacing_mm: Triple, name: str | N
 
 
 def _pairs(source: Path) -> dict[str, tuple[Path, Path]]:
-    """By case, the files of image and labels."""
+    """Return the image file and the labels file of each case, by the name of the case."""
     for images, labels in _FOLDERS:
         files = sorted((source / images).glob("*.pt"))
         if not files or not (source / labels).is_dir():
@@ -212,15 +218,15 @@ def _pairs(source: Path) -> dict[str, tuple[Path, Path]]:
 def _array(file: Path, case: str) -> AnyArray:
     tensor = load_plain(file, DataError)
     if not isinstance(tensor, torch.Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_complex():
-        raise DataError("the file holds no plain tensor", case=case, path=file, found=type(tensor).__name__)
+        raise DataError("the file does not hold a plain tensor", case=case, path=file, found=type(tensor).__name__)
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _labels(file: Path, case: str) -> AnyArray:
-    """(X, Y, Z) uint8."""
+    """Return the labels (X, Y, Z) as uint8."""
     labels = _array(file, case)
     labels = labels[0] if labels.ndim == 4 and labels.shape[0] == 1 else labels
     whole = np.rint(labels)
     if not np.array_equal(whole, labels) or whole.min(initial=0) < 0 or whole.max(initial=0) >= _MOST_CLASSES:
-        raise DataError("labels are no classes", case=case, path=file, expected="whole numbers of 0 to 255")
+        raise DataError("the labels are not class values", case=case, path=file, expected="whole numbers from 0 to 255")
     return whole.astype(np.uint8)

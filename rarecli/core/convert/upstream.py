@@ -1,6 +1,6 @@
-"""Files of the released RARE-UNet (github.com/simonwinther/RARE-UNet): its checkpoints and its prepared cases.
+"""Read files of the released RARE-UNet (github.com/simonwinther/RARE-UNet): its checkpoints and its prepared cases.
 
-They are pickles. Only tensors and plain containers are read from them (`weights_only`); nothing in them can run.
+The files are pickles. Only tensors and plain containers are read from them (`weights_only`), so no code in them can run.
 Decision: docs/decisions/0013-released-weights.md.
 """
 
@@ -25,13 +25,14 @@ _RENAMED = (
     (r"msb_blocks\.(\d+)\.conv\.(.+)", "gateways.{0}.{1}"),
     (r"final_conv\.(.+)", "heads.0.{0}"),
 )
-"""Names in a checkpoint and here. The decoder, which counts from below there, and the gateways' heads are in `_rename`."""
+"""Patterns of weight names in a checkpoint, and the names here. `_rename` covers the decoder, numbered from the deepest level in a
+checkpoint, and the heads of the gateways."""
 _KNOWN_BLOCK = {"norm_type": "instance", "activation_type": "leaky_relu"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights under the names that they have here, float32, the network that they are of, and the configuration as far as it is known."""
+    """Weights (float32, under their names here), their network, and the configuration as far as it is known."""
 
     weights: dict[str, Tensor]
     network: NetworkConfig
@@ -39,21 +40,21 @@ class Checkpoint:
     epoch: int | None
 
     def setting(self, group: str, key: str) -> Any:
-        """A value of the configuration, None if it does not say."""
+        """Return a value of the configuration, or None if it is not set."""
         part = self.config.get(group)
         return part.get(key) if isinstance(part, dict) else None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a `best_model.pth`. Its configuration stands in it or in `config.yaml` beside it; sizes are taken from the weights.
+    """Read a `best_model.pth`. Its configuration is in the file or in `config.yaml` next to it; sizes are taken from the weights.
 
-    Raises ModelError for what is no such checkpoint or has blocks that the network here lacks.
+    Raises ModelError for a file that is not such a checkpoint, and for blocks that the network here does not have.
     """
     content = load_plain(path, ModelError)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
-        raise ModelError("this is no checkpoint of RARE-UNet", path=path, found=found, expected="model_state_dict, config, ...")
+        raise ModelError("not a RARE-UNet checkpoint", path=path, found=found, expected="model_state_dict, config, ...")
     config = _plain(content.get("config"))
     if not isinstance(config, dict):
         config = _read_yaml(path.parent / "config.yaml")
@@ -66,48 +67,48 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_plain(path: Path, kind: type[RareError]) -> Any:
-    """What `torch.save` wrote, if it is tensors in plain containers; an OmegaConf configuration among it becomes an inert object.
+    """Load a file of `torch.save` that holds tensors in plain containers. An OmegaConf configuration in it becomes an inert object.
 
-    Raises `kind` for anything else; nothing of it has run then.
+    Raises `kind` for anything else; none of its code has run then.
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except (RuntimeError, UnpicklingError, OSError, ValueError, EOFError):
-        names = []  # of the old format, or broken: torch.load says which
+        names = []  # the old format, or a broken file: torch.load tells them apart
     inert: list[Any] = [(_Inert, name) for name in names if name.startswith("omegaconf.") or name in _HARMLESS]
     try:
         with torch.serialization.safe_globals(inert):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise kind("there is no such file", path=path, expected="what torch.save wrote") from None
+        raise kind("no such file", path=path, expected="a file of torch.save") from None
     except UnpicklingError as error:
         raise kind(
-            "the file holds more than tensors and plain containers, or is no file of torch.save; nothing of it was run",
+            "the file holds more than tensors and plain containers, or is not from torch.save; none of it was run",
             path=path,
             found=_first_line(error),
-            remedy="save it anew where it was made, e.g. torch.save({'model_state_dict': ..., 'config': OmegaConf.to_container(cfg)}, ...)",
+            remedy="re-save it where it was made, e.g. torch.save({'model_state_dict': ..., 'config': OmegaConf.to_container(cfg)}, ...)",
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise kind("the file cannot be read", path=path, found=_first_line(error)) from error
 
 
 _HARMLESS = ("typing.Any", "typing.Union", "typing.Optional", "collections.defaultdict", "builtins.dict", "builtins.list", "builtins.int")
-"""What OmegaConf's containers refer to beside themselves; taken for inert objects as well."""
+"""Names that OmegaConf's containers refer to besides their own classes; also read as inert objects."""
 
 
 class _Inert:
-    """Stands in for a class that a checkpoint names: takes its state, does nothing."""
+    """Stands in for a class that a checkpoint names: accepts its state and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         self.items: dict[Any, Any] = {}
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """What a pickled mapping does to be filled."""
+        """Accept an item of a pickled mapping."""
         self.items[key] = value
 
 
 def _plain(value: Any) -> Any:
-    """Plain containers of an OmegaConf configuration that was read as inert objects."""
+    """Return plain containers for an OmegaConf configuration that was read as inert objects."""
     if isinstance(value, _Inert):
         state = vars(value)
         return _plain(state.get("_content", state.get("_val")))
@@ -128,18 +129,18 @@ def _require_known_blocks(config: dict[str, Any], path: Path) -> None:
     for key, known in _KNOWN_BLOCK.items():
         found = architecture.get(key, known) if isinstance(architecture, dict) else known
         if str(found).lower() != known:
-            raise ModelError("the network here has no such blocks", path=path, field=f"architecture.{key}", found=found, expected=known)
+            raise ModelError(
+                "the network here does not have these blocks", path=path, field=f"architecture.{key}", found=found, expected=known
+            )
 
 
 def _network(state: dict[str, Tensor], config: dict[str, Any], path: Path) -> tuple[NetworkConfig, int]:
-    """The network's size, which the weights' shapes tell."""
+    """Return the network's configuration and its number of levels. Sizes come from the shapes of the weights."""
     num_levels = len({name.split(".")[1] for name in state if name.startswith("encoders.")})
     num_depths = 1 + len({name.split(".")[1] for name in state if name.startswith("ms_heads.")})
     first, last = state.get("encoders.0.conv.0.weight"), state.get("final_conv.weight")
     if first is None or last is None or first.ndim != 5 or last.ndim != 5:
-        raise ModelError(
-            "these are no weights of RARE-UNet", path=path, found=", ".join(list(state)[:4]), expected="encoders.0.conv.0.weight"
-        )
+        raise ModelError("not the weights of a RARE-UNet", path=path, found=", ".join(list(state)[:4]), expected="encoders.0.conv.0.weight")
     architecture = config.get("architecture")
     dropout = architecture.get("dropout") if isinstance(architecture, dict) else None
     network = NetworkConfig(
@@ -155,7 +156,7 @@ def _network(state: dict[str, Tensor], config: dict[str, Any], path: Path) -> tu
 
 
 def _rename(name: str, num_levels: int) -> str:
-    """A weight's name here; one that is not known keeps its own, and is told as surplus when the weights are put in."""
+    """Return a weight's name here. An unknown name is kept; it is reported as surplus when the weights are loaded."""
     for pattern, ours in _RENAMED:
         if match := re.fullmatch(pattern, name):
             return ours.format(*match.groups())

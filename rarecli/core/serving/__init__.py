@@ -1,1 +1,1 @@
-"""A bundle behind a Triton server: rendering its model repository, and what the server runs of it."""
+"""Serve a bundle with Triton: render the model repository, and run the router and the depths on the server."""

@@ -1,6 +1,6 @@
-"""A depth's engine in onnxruntime, as Triton's Python backend runs it: for servers without the onnxruntime backend.
+"""A Triton Python model that runs the engine of one depth in onnxruntime, for servers without the onnxruntime backend.
 
-Imported on the server alone, by `PREFIX_depthK/1/model.py`.
+Imported only on the server, by `PREFIX_depthK/1/model.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TritonPythonModel:
     """The network at one depth: image (B, C, X, Y, Z) -> logits (B, K, X, Y, Z)."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Compare the engine with the manifest. A RareError here is why the model does not load."""
+        """Compare the engine with the manifest. A RareError keeps the model from loading and is written to the server's log."""
         bundle = Bundle(Path(args["model_repository"]) / args["model_version"])
         self._depth = int(json.loads(args["model_config"])["parameters"]["depth"]["string_value"])
         self._engine = bundle.manifest.engine(self._depth)
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._runner = OnnxRunner(bundle, device="cpu")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all requests, which dynamic batching has chosen for their one shape, as one batch."""
+        """Run all requests as one batch. Dynamic batching combines only requests of one shape."""
         images = [triton.get_input_tensor_by_name(request, self._engine.input.name).as_numpy() for request in requests]
         try:
             logits = self._runner.run(images[0] if len(images) == 1 else np.concatenate(images), self._depth)

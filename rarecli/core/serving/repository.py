@@ -1,16 +1,18 @@
-"""`rare export --triton`: a Triton model repository from a bundle.
+"""`rare export --triton`: render a Triton model repository from a bundle.
 
 REPOSITORY/
-  PREFIX/                    the router: scan and spacing in, labels of its voxels out
+  PREFIX/                    the router: accepts a scan and its spacing, returns the labels of its voxels
     config.pbtxt
-    1/model.py               runs rarecli in the server's Python (docs/decisions/0010)
+    1/model.py               runs rarecli in the server's Python
     1/manifest.json
-  PREFIX_depth0/ ...         one model per depth, which may be called directly
+  PREFIX_depth0/ ...         one model per depth; clients may also call it directly
     config.pbtxt             dynamic batching, warm-up, instances
     1/manifest.json
     1/depth0.onnx            or depth0.plan
-    1/weights.safetensors    one file, linked into the folder of every depth
-    1/model.py               the flavour `python` alone
+    1/weights.safetensors    one file, hard-linked into the folder of every depth
+    1/model.py               only with the backend `python`
+
+Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 """
 
 from __future__ import annotations
@@ -44,11 +46,12 @@ _KIND = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU", "python": "KIND_CPU
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """backend: what runs the depths. name: the router's, and the prefix of the depths'.
+    """How the server runs the models of a bundle.
 
-    max_batch: windows that one execution takes at most, one number for all depths or one per depth; by default 2 at depth 0, twice as
-    many at each next one, at most 16. num_instances: of each depth's model. num_routers: scans that are prepared and stitched at a time.
-    max_delay_us: how long a window waits for others to join it.
+    backend: runs the depths. name: the name of the router and the prefix of the depths' names.
+    max_batch: the most windows per execution, one number for all depths or one per depth; by default 2 at depth 0, doubled at each next
+    depth, at most 16. num_instances: instances of each depth's model. num_routers: instances of the router, each with one scan at a time.
+    max_delay_us: how long a window waits to be batched with others.
     """
 
     backend: Backend = "onnxruntime"
@@ -60,15 +63,15 @@ class TritonOptions:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, flags=re.ASCII):
-            raise UsageError("this is no model name", field="model-name", found=self.name, expected="letters, digits, _ . -")
+            raise UsageError("invalid model name", field="model-name", found=self.name, expected="letters, digits, _ . -")
 
 
 def render_repository(model: Path, repository: Path, options: TritonOptions) -> tuple[str, ...]:
-    """Write the models of a bundle (a path, or a built-in name) into `repository`, beside others that are there; returns their names.
+    """Write the models of a bundle (a path, or a built-in name) into `repository` and return their names.
 
-    Models of the same name that were rendered before are replaced, the router last. Raises UsageError for a run, for a name that something
-    else has taken, batch sizes that are not as many as depths, and a bundle without plans for the flavour `tensorrt`; ModelError for a file
-    of the bundle that was changed.
+    Other models in `repository` stay. Models of the same names from an earlier call are replaced, the router last.
+    Raises UsageError for a run, for a name taken by a folder that rare did not render, for a wrong number of batch sizes, and for the
+    backend `tensorrt` without plans in the bundle; ModelError for a changed file of the bundle.
     """
     bundle = find_model(model).bundle
     if bundle is None:
@@ -100,7 +103,7 @@ def render_repository(model: Path, repository: Path, options: TritonOptions) -> 
     with atomic_folder(repository / options.name) as folder:
         _write_glue(_write_model(folder, _router_config(bundle, options), bundle), "router_model")
     for folder in present[1:]:
-        if folder.name not in models:  # a depth that an earlier bundle had
+        if folder.name not in models:  # a depth of an earlier bundle
             shutil.rmtree(folder)
     return (options.name, *models)
 
@@ -110,7 +113,7 @@ def _batch_sizes(depths: Sequence[int], wanted: Sequence[int] | None) -> list[in
         return [min(2 * 2**depth, WINDOWS_IN_FLIGHT) for depth in depths]
     if len(wanted) not in (1, len(depths)) or min(wanted) < 1:
         expected = f"one number above 0, or {len(depths)}, one per depth"
-        raise UsageError("there is no such list of batch sizes", field="max-batch", found=list(wanted), expected=expected)
+        raise UsageError("invalid batch sizes", field="max-batch", found=list(wanted), expected=expected)
     return list(wanted) * (len(depths) if len(wanted) == 1 else 1)
 
 
@@ -137,7 +140,7 @@ def _write_glue(version: Path, module: str) -> None:
 
 
 def _place(source: Path, target: Path, *, link: bool) -> None:
-    """A copy of the bundle's file, or one more name of the copy that the repository has already."""
+    """Copy the bundle's file, or hard-link the copy that is already in the repository."""
     if link:
         try:
             os.link(source, target)
@@ -180,7 +183,7 @@ parameters {{ key: "depth" value {{ string_value: "{engine.depth}" }} }}
 def _router_config(bundle: Bundle, options: TritonOptions) -> str:
     spec = bundle.manifest.spec
     label_type = f"TYPE_{label_values(np.zeros(0, dtype=np.uint8), spec).dtype.name.upper()}"
-    # channels are left open, so that a wrong number gets the router's words
+    # the number of channels is left open, so that the router, not Triton, reports a wrong one
     inputs = [_tensor(contract.IMAGE, "TYPE_FP32", -1, -1, -1, -1), _tensor(contract.SPACING, "TYPE_FP64", 3)]
     inputs.append(_tensor(contract.DEPTH, "TYPE_INT32", 1, more=" optional: true"))
     outputs = [

@@ -1,6 +1,6 @@
-"""What the router on the server does with a scan: the steps of `rare predict`, with windows that go out together.
+"""The router on the server: the steps of `rare predict`, with several windows of a scan sent at the same time.
 
-No Triton here: `infer` runs one window in a depth's model, wherever that is.
+It does not depend on Triton: `infer` runs one window in a depth's model, wherever that model is.
 Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 """
 
@@ -27,21 +27,24 @@ from rarecli.core.serving import contract
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
 WINDOWS_IN_FLIGHT = 16
-"""Windows of one scan that wait for an answer at a time: what dynamic batching can merge, and what memory must hold."""
+"""Windows of one scan that are sent at the same time. Dynamic batching can merge this many, and memory must hold this many."""
 
 
 class Router:
-    """A bundle's routing, preparation, windows and stitching, around `infer`: (B, C, X, Y, Z) and a depth -> logits; thread-safe."""
+    """Routes and prepares scans for one bundle, splits them into windows, and stitches the logits. Thread-safe.
+
+    infer: windows (B, C, X, Y, Z) and a depth -> logits.
+    """
 
     def __init__(self, manifest: Manifest, infer: Run[FloatArray]) -> None:
         self._manifest, self._infer = manifest, infer
         self._pool = ThreadPoolExecutor(WINDOWS_IN_FLIGHT)
 
     def answer(self, image: FloatArray, spacing_mm: Triple, depth: int | None, wanted: Set[str]) -> dict[str, AnyArray]:
-        """The output tensors of `contract` for one scan (C, X, Y, Z) in RAS axes; probabilities and warnings if `wanted` has them.
+        """Return the output tensors of `contract` for one scan (C, X, Y, Z) in RAS axes; probabilities and warnings only if `wanted`.
 
-        Raises what `Predictor.predict` raises: DataError for broken voxels or spacings, ModelError for a wrong number of channels,
-        UsageError for a depth that is not there.
+        Raises the errors of `Predictor.predict`: DataError for broken voxels or spacings, ModelError for a wrong number of channels,
+        UsageError for a depth that the bundle does not have.
         """
         routing.require_spacing(spacing_mm)
         volume = Volume(image, np.diag([*spacing_mm, 1.0]))
@@ -68,11 +71,11 @@ class Router:
         return require_sound(logits, window, self._manifest.spec.plan.num_classes, self._manifest.engine(depth).file)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Stop the threads."""
         self._pool.shutdown()
 
     def _in_flight(self, run: Callable[[FloatArray], FloatArray], windows: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        """`map`, with a few windows under way at a time."""
+        """Like `map`, with at most WINDOWS_IN_FLIGHT windows under way; results are in the order of the windows."""
         under_way: deque[Future[FloatArray]] = deque()
         for window in windows:
             if len(under_way) == WINDOWS_IN_FLIGHT:
@@ -83,9 +86,9 @@ class Router:
 
 
 def open_repository(repository: Path, name: str, version: str, backend: str) -> Manifest:
-    """The manifest that the router `name` serves, after every depth's files were compared with it.
+    """Compare the files of every depth with the manifest that the router `name` serves; return the manifest.
 
-    Raises ModelError for a manifest of another schema, for files that are missing or were changed, for models of different bundles.
+    Raises ModelError for a manifest with another schema, for missing or changed files, and for models of different bundles.
     """
     manifest = load_manifest(repository / name / version)
     for engine in manifest.engines:

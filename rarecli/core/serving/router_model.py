@@ -1,4 +1,4 @@
-"""The router as Triton's Python backend runs it. Imported on the server alone, by `PREFIX/1/model.py`."""
+"""The router as a Triton Python model. Imported only on the server, by `PREFIX/1/model.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rarecli.core.types import AnyArray, FloatArray
 
 
 class TritonPythonModel:
-    """One scan per request; the windows go to the depth's model as requests of their own (BLS)."""
+    """Segments one scan per request. Its windows go to the depth's model as separate requests (BLS)."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the manifest and compare every engine with it. A RareError here is why the model does not load."""
+        """Compare every engine with the manifest. A RareError keeps the model from loading and is written to the server's log."""
         folder = Path(args["model_repository"])
         backend = json.loads(args["model_config"])["parameters"]["backend"]["string_value"]
         self._name, self._version = args["model_name"], args["model_version"]
@@ -26,11 +26,11 @@ class TritonPythonModel:
         self._router = Router(self._manifest, self._infer)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """One response per request; a request that fails is answered with its error, and the server goes on."""
+        """Return one response per request. A failed request is answered with its error; the others go on."""
         return [self._respond(request) for request in requests]
 
     def finalize(self) -> None:
-        """Called when the model is unloaded."""
+        """Stop the router's threads. Triton calls this when the model is unloaded."""
         self._router.close()
 
     def _respond(self, request: Any) -> Any:
@@ -60,7 +60,7 @@ class TritonPythonModel:
         )
         response = request.exec()
         if response.has_error():
-            raise EnvironmentFault("the depth's model gives no answer", field=model, found=response.error().message())
+            raise EnvironmentFault("the model of this depth does not answer", field=model, found=response.error().message())
         logits: FloatArray = triton.get_output_tensor_by_name(response, engine.output.name).as_numpy()
         return logits
 
