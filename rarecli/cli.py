@@ -4,13 +4,14 @@ import signal
 import sys
 import warnings
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rarecli.commands import benchmark, convert, demo, evaluate, export, info, predict, preprocess, score, train
 from rarecli.commands.console import settings
-from rarecli.core.errors import RareError
+from rarecli.core.errors import EnvironmentFault, RareError, meaning
 from rarecli.core.jobs.ranks import find_ranks
 from rarecli.core.jobs.signals import Interrupted, raise_interrupted
 
@@ -51,22 +52,28 @@ def main() -> None:
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGINT, raise_interrupted)
     try:
-        app()
+        _require_working_directory()
+        try:
+            app()
+        finally:
+            if sys.stdout:  # None where the caller has closed it
+                sys.stdout.flush()
     except Interrupted as interruption:
         if find_ranks().leads:
             print(f"Interrupted: {str(interruption) or 'nothing more is written'}", file=sys.stderr)
         sys.exit(130)
-    except RareError as error:
-        if settings.debug:
-            raise
-        if find_ranks().leads or error.rank is not None:  # an error of all ranks is printed once
-            print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except Exception as error:
         if settings.debug:
             raise
-        print(
-            f"Error: this is a bug in rare: {type(error).__name__}: {error}\n  remedy: report what `rare --debug ...` prints",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        meant = error if isinstance(error, RareError) else meaning(error)
+        if not isinstance(error, RareError) or find_ranks().leads or meant.rank is not None:  # an error of all ranks is printed once
+            print(f"Error: {meant}", file=sys.stderr)
+        sys.exit(meant.exit_code)
+
+
+def _require_working_directory() -> None:
+    """Raise EnvironmentFault if the working directory was removed: torch's libraries abort the process there."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise EnvironmentFault("the working directory is gone", found=error.strerror, remedy="cd into a folder that exists") from error

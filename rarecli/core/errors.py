@@ -11,10 +11,14 @@ RareError                   1  a bug, if raised as such
 An error is raised where it is known and printed in one place, `rarecli/cli.py`.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_SHORT_MEMORY = re.compile(r"(can't|cannot|could not|failed to|unable to) allocate|out of memory|bad.alloc", re.IGNORECASE)
+"""How torch, onnxruntime and OpenVINO say that memory is short."""
 
 
 class RareError(Exception):
@@ -149,14 +153,28 @@ def blamed_on(case: str) -> Iterator[None]:
     except RareError as error:
         error.case = error.case or case
         raise
-    except MemoryError as error:
-        raise DataError(
-            "the case needs more memory than there is", case=case, found=str(error) or None, remedy="crop it, or take a larger machine"
-        ) from error
     except Exception as error:
-        raise RareError(
-            f"this is a bug in rare: {type(error).__name__}: {error}", case=case, remedy="report what `rare --debug ...` prints"
-        ) from error
+        if _is_short_memory(error):  # a smaller case may still fit
+            remedy = "crop it, or use a machine with more memory"
+            raise DataError("the case needs more memory than there is", case=case, found=str(error) or None, remedy=remedy) from error
+        meant = meaning(error)
+        meant.case = case
+        raise meant from error
+
+
+def meaning(error: Exception) -> RareError:
+    """Return the RareError for an exception of Python or a library: short memory, a refusal of the operating system, or a bug in rare."""
+    if _is_short_memory(error):
+        return EnvironmentFault("not enough memory", found=str(error) or None, remedy="use a machine with more memory")
+    if isinstance(error, OSError):
+        why = error.strerror or str(error)
+        remedy = "check permissions, space and limits"
+        return EnvironmentFault(f"the operating system refuses it: {why}", path=error.filename, remedy=remedy)
+    return RareError(f"this is a bug in rare: {type(error).__name__}: {error}", remedy="report what `rare --debug ...` prints")
+
+
+def _is_short_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SHORT_MEMORY.search(str(error))))
 
 
 class Preempted(RareError):

@@ -109,13 +109,13 @@ def _read_manifest(path: Path) -> None:
 def mutate(target: Target, rng: random.Random) -> bytes:
     """A few changes of a good file: bytes flipped or set, numbers put over others, parts cut, doubled or moved, values swapped."""
     if target.file.endswith(".gz") and rng.random() < 0.6:  # what is packed, not the packing
-        return gzip.compress(_mutate_bytes(gzip.decompress(target.good), rng), 1, mtime=0)
+        return gzip.compress(mutate_bytes(gzip.decompress(target.good), rng), 1, mtime=0)
     if target.text and rng.random() < 0.6:
-        return _mutate_json(target.good, rng)
-    return _mutate_bytes(target.good, rng)
+        return mutate_json(target.good, rng)
+    return mutate_bytes(target.good, rng)
 
 
-def _mutate_bytes(good: bytes, rng: random.Random) -> bytes:
+def mutate_bytes(good: bytes, rng: random.Random) -> bytes:
     raw = bytearray(good)
     for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
         # half of all changes lie in the header
@@ -143,7 +143,7 @@ def _mutate_bytes(good: bytes, rng: random.Random) -> bytes:
     return bytes(raw)
 
 
-def _mutate_json(good: bytes, rng: random.Random) -> bytes:
+def mutate_json(good: bytes, rng: random.Random) -> bytes:
     content = json.loads(good)
     for _ in range(rng.choice([1, 1, 2, 4])):
         places = list(_places(content))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
+Filters = Annotated[int, Field(ge=1, le=1024)]
 Shape = tuple[Size, Size, Size]
 Levels = Annotated[int, Field(ge=1, le=10)]
 """Bounded, as all sizes are that decide what is allocated."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from rarecli.core.config import geometry
-from rarecli.core.config.base import Arch, Frozen, Levels, Targets
+from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Targets
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import ModelError
@@ -20,7 +20,7 @@ class NetworkConfig(Frozen):
     arch: Arch = "rare-unet"
     in_channels: int = Field(default=1, ge=1, le=1024)
     num_classes: int = Field(default=2, ge=2, le=256)
-    num_filters: int = Field(default=16, ge=1, le=1024)
+    num_filters: Filters = 16
     num_levels: Levels = 4
     num_depths: PositiveInt = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)

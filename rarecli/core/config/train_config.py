@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from rarecli.core.config.base import Arch, Frozen, Targets
+from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Size, Targets
 from rarecli.core.config.loading import validate
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.safe_text import read_yaml
@@ -67,22 +67,22 @@ class TrainConfig(Frozen):
     name: str | None = None
     arch: Arch = "rare-unet"
     targets: Targets = "centred"
-    num_filters: PositiveInt = 16
-    num_levels: PositiveInt | None = None
+    num_filters: Filters = 16
+    num_levels: Levels | None = None
     """None: what the prepared dataset was planned for."""
-    num_depths: PositiveInt = 4
+    num_depths: Levels = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 2
+    batch_size: Size = 2
     """Scans of a step, on all ranks together: more ranks make the same training faster."""
-    accumulate: PositiveInt = 1
+    accumulate: Size = 1
     """Parts that a rank takes its scans of a step in, one after the other: less memory, the same training."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     fold: int | Literal["all"] = 0
     num_folds: int = Field(default=5, ge=2)
     cases: PositiveInt | tuple[str, ...] | None = None
     """Only these prepared cases, or so many of them, drawn by `seed`; None: all."""
-    coarse_views: int = Field(default=0, ge=0)
+    coarse_views: int = Field(default=0, ge=0, le=1000)
     """How many times more an epoch shows every case, drawn anew each time, at the depths from `coarse_from` on alone. Deep entries
     see few voxels of a case and are the first to learn them by heart, and cost little."""
     coarse_from: PositiveInt = 2
@@ -98,7 +98,7 @@ class TrainConfig(Frozen):
     patience: PositiveInt | None = None
     """Epochs without a better `monitor` before training stops; None never stops early."""
     validate_every: PositiveInt = 1
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=1024)
     checkpoint_minutes: float = Field(default=10, ge=0)
     """A checkpoint is written so long after the last one, and after every epoch; 0: after every step."""
     checkpoint_activations: bool = False

@@ -185,6 +185,8 @@ def _inside(root: Path, name: object, path: Path) -> Path:
             file.lstat()
     except FileNotFoundError:
         pass  # said when the cases are complete
+    except PermissionError:
+        raise
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long, a loop of links
         raise DataError("a path is none", path=path, found=repr(name), expected="a relative path inside the folder") from error
     if not inside:

@@ -22,13 +22,14 @@ from rarecli.core.config.plan import PercentileNormalisation, Plan
 from rarecli.core.data.cases import Case, read_case
 from rarecli.core.data.fingerprint import constant_channels
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels
-from rarecli.core.errors import DataError, EnvironmentFault, RareError, blamed_on
+from rarecli.core.errors import DataError, RareError, blamed_on
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import percentile_limits
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels
+from rarecli.core.jobs.files import cannot_write
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.types import FloatArray, IntArray
 
@@ -109,7 +110,7 @@ def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
         save_file(arrays, temporary, {"facts": json.dumps(facts)})
         temporary.replace(path)
     except SafetensorError as error:
-        raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
+        raise cannot_write(path, error) from error
 
 
 def _part_of(path: Path) -> Path:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.runner import engine_errors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -35,8 +36,9 @@ class OnnxRunner:
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
         engine = self._bundle.manifest.engine(depth)
-        session = self._sessions.get(depth) or self._open(depth)
-        logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]
+        with engine_errors(self._bundle.path / engine.file):
+            session = self._sessions.get(depth) or self._open(depth)
+            logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]
         return logits
 
     def _open(self, depth: int) -> Any:

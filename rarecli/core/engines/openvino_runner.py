@@ -12,6 +12,7 @@ import numpy as np
 
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.probes import phantom_image
+from rarecli.core.engines.runner import engine_errors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -61,9 +62,10 @@ class OpenVinoRunner:
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
-        request = self._requests.get((depth, image.shape)) or self._open(depth, image.shape)
-        # a copy: the request uses its output's memory again
-        return np.array(request.infer([np.ascontiguousarray(image)])[0])
+        with engine_errors(self._bundle.path / self._bundle.manifest.engine(depth).file):
+            request = self._requests.get((depth, image.shape)) or self._open(depth, image.shape)
+            # a copy: the request uses its output's memory again
+            return np.array(request.infer([np.ascontiguousarray(image)])[0])
 
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
         model = self._core.read_model(str(self._bundle.engine_file(depth)))

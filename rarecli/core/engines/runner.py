@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 
-from rarecli.core.errors import ModelError
+from rarecli.core.errors import EnvironmentFault, ModelError, RareError, meaning
 from rarecli.core.types import FloatArray
 
 
@@ -24,6 +27,19 @@ class Runner(Protocol):
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
+
+
+@contextmanager
+def engine_errors(path: Path) -> Iterator[None]:
+    """Turn what a library raises while it opens or runs the engine at `path` into a ModelError that names the engine."""
+    try:
+        yield
+    except Exception as error:
+        meant = error if isinstance(error, RareError) else meaning(error)
+        if isinstance(meant, EnvironmentFault | ModelError):
+            raise meant from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError("the engine cannot be run", path=path, found="; ".join(lines), remedy="export the bundle again") from error
 
 
 def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name: str) -> FloatArray:

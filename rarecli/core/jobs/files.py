@@ -32,7 +32,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=suffix)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -44,7 +44,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         with _replaced_by(path, temporary):
             yield temporary
@@ -134,7 +134,7 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
         temporary.mkdir(parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_RDONLY)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     try:
         try:
             fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -165,7 +165,7 @@ def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -211,10 +211,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+def cannot_write(path: Path, error: Exception) -> EnvironmentFault:
+    """Return the error for a file that could not be written. error: an OSError, or safetensors' error with the number in its text."""
+    number = (error.errno or 0) if isinstance(error, OSError) else int((re.findall(r"os error (\d+)", str(error)) or [0])[-1])
+    why = os.strerror(number) if number else str(error)
+    is_full = number in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free some space, or choose another output" if is_full else "choose another output"
-    return EnvironmentFault(f"cannot write: {error.strerror or error}", path=path, remedy=remedy)
+    return EnvironmentFault(f"cannot write: {why}", path=path, remedy=remedy)
 
 
 def _no_locks(path: Path, error: OSError) -> EnvironmentFault:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rarecli.core.config.run_folder import LAST, PREVIOUS
-from rarecli.core.errors import EnvironmentFault, ModelError
-from rarecli.core.jobs.files import atomic_file
+from rarecli.core.errors import ModelError
+from rarecli.core.jobs.files import atomic_file, cannot_write
 from rarecli.core.jobs.progress import Reporter, Silent
 
 
@@ -29,18 +29,21 @@ def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] |
         try:
             save_file(tensors, temporary, {"facts": text, "sha256": _digest(tensors, text)})
         except SafetensorError as error:
-            raise EnvironmentFault("cannot write the weights", path=path, found=error, remedy="free some space") from error
+            raise cannot_write(path, error) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file that `save_weights` wrote. Raises ModelError for anything else, a renamed pickle included."""
     try:
+        path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         tensors, text = load_file(path), header.get("facts", "{}")
         facts = json.loads(text)
     except FileNotFoundError:
         raise ModelError("the weights are missing", path=path, remedy="train first, or choose another model") from None
+    except PermissionError:
+        raise
     except (SafetensorError, ValueError, OSError) as error:
         raise ModelError("this is no safetensors file", path=path, found=error, expected="weights that rare wrote") from error
     if "sha256" in header and header["sha256"] != _digest(tensors, text):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rarecli.core.config import run_folder
+from rarecli.core.config.loading import validate
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
@@ -32,15 +33,16 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
-    network = NetworkConfig(
-        arch=config.arch,
-        in_channels=len(plan.channel_names),
-        num_classes=plan.num_classes,
-        num_filters=config.num_filters,
-        num_levels=num_levels,
-        num_depths=config.num_depths if rare else 1,
-        dropout=config.dropout,
-    )
+    size = {
+        "arch": config.arch,
+        "in_channels": len(plan.channel_names),
+        "num_classes": plan.num_classes,
+        "num_filters": config.num_filters,
+        "num_levels": num_levels,
+        "num_depths": config.num_depths if rare else 1,
+        "dropout": config.dropout,
+    }
+    network = validate(NetworkConfig, size, "the network", UsageError)
     return ModelSpec(
         name=config.name or plan.dataset,
         plan=plan,
