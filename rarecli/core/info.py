@@ -13,8 +13,8 @@ from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.data.case_files import scans_in
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, RareError
-from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.preprocessing import find_route
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import json_lines
@@ -46,9 +46,9 @@ def _verify(bundle: Path, backend: str) -> Facts:
     files = find_model(bundle)
     if files.bundle is None:
         raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
-    spec, runner = open_model(bundle, backend)
+    rules, runner = open_model(bundle, backend)
     with runner:
-        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
+        return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner)}
 
 
 def _describe_path(path: Path, model: Path | None = None) -> Facts:
@@ -101,11 +101,9 @@ def _scan(path: Path, model: Path | None) -> Facts:
     if model is not None:
         from rarecli.core.engines.model_files import find_model
 
-        files = find_model(model)
-        spec = files.spec
-        depths = files.bundle.manifest.depths if files.bundle else range(spec.network.num_depths)
-        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, as_is_octaves=spec.as_is_octaves)
-        facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
+        rules = find_model(model).rules
+        way = find_route(ras.spacing_mm, rules)
+        facts["route"] = f"depth {way.depth} of {rules.spec.name} ({way.reason})"
     return facts
 
 

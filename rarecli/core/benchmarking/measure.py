@@ -157,7 +157,7 @@ def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, se
     opened = session.opened
 
     def iteration(mark: Mark) -> None:
-        segment(scans, opened.spec, row.entry, opened.steps, mark)
+        segment(scans, opened.rules, row.entry, opened.steps, mark)
 
     return sample_stages(iteration, min_iterations=iterations, min_seconds=seconds)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 
+from rarecli.core.engines.manifest import Engine
 from rarecli.core.errors import ModelError
 from rarecli.core.types import FloatArray
 
@@ -24,6 +26,20 @@ class Runner(Protocol):
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
+
+
+def require_tensors(engine: Engine, inputs: Collection[str], outputs: Collection[str]) -> None:
+    """Raise ModelError unless a graph with these tensors has those that the manifest names."""
+    for kind, name, there in (("input", engine.input.name, inputs), ("output", engine.output.name, outputs)):
+        if name not in there:
+            raise ModelError(
+                "the graph has no tensor of the name that the manifest states",
+                path=engine.file,
+                field=f"{kind}.name",
+                found=name,
+                expected=", ".join(there),
+                remedy="export again",
+            )
 
 
 def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name: str) -> FloatArray:

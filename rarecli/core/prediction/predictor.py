@@ -87,8 +87,9 @@ class Predictor:
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | Path) else tuple(Path(path) for path in model)
         opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
-        self.spec = opened[0][0]
-        require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
+        self.rules = opened[0][0]
+        self.spec = self.rules.spec
+        require_one_plan({str(path): (rules, runner.depths) for path, (rules, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
         self.choice = ModelChoice(paths, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
@@ -130,7 +131,7 @@ class Predictor:
         """
         started = time.perf_counter()
         volume = _as_volume(scan, affine)
-        routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
+        routed = prepare_scan(volume, self.rules, depth, self.runner.depths)
         logits = self._logits(routed, pad)
         maps = routed.restore_image(softmax(logits)) if probabilities else None
         return Prediction(
@@ -152,7 +153,7 @@ class Predictor:
             def run(image: FloatArray, depth: int) -> FloatArray:
                 return require_sound(runner.run(image, depth), image, num_classes, f"depth {depth}, {runner.backend}")
 
-            return sliding_logits(routed.image, self.spec, routed.route.depth, run, pad=pad)
+            return sliding_logits(routed.image, self.rules, routed.route.depth, run, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)
