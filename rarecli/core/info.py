@@ -14,7 +14,6 @@ from rarecli.core.data.case_files import scans_in
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging.orientation import to_ras
-from rarecli.core.imaging.preprocessing import find_route
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import json_lines
@@ -102,7 +101,7 @@ def _scan(path: Path, model: Path | None) -> Facts:
         from rarecli.core.engines.model_files import find_model
 
         rules = find_model(model).rules
-        way = find_route(ras.spacing_mm, rules)
+        way = rules.route(ras.spacing_mm)
         facts["route"] = f"depth {way.depth} of {rules.spec.name} ({way.reason})"
     return facts
 

@@ -18,12 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "export" / "python"))
 import consumer
 
 ISOTROPIC, ALIKE, UNEVEN = (2.25, 2.25, 2.25), (2.25, 2.4, 2.3), (2.2, 2.2, 3.2)
+THIN = (2.0, 2.0, 2.1)
 # the field; what else must be said for it to matter; its new value; the spacing of a scan for which it matters
 CHANGES = {
     "window.overlap": ({}, 0.1, ISOTROPIC),
     "window.sigma": ({}, 0.6, ISOTROPIC),
     "window.min_weight": ({}, 0.8, ISOTROPIC),
-    "window.padding_value": ({}, 0.7, (2.0, 2.0, 9.0)),
+    "window.padding_value": ({}, 0.7, THIN),
     "routing.trained_spacing_mm": ({}, [2.0, 2.0, 2.0], ISOTROPIC),
     "routing.tolerance": ({}, 0.4, ISOTROPIC),
     "routing.rounding_slack": ({"routing.tolerance": 0.12}, 0.009, ISOTROPIC),
@@ -32,8 +33,8 @@ CHANGES = {
     "resampling.min_box_voxels": ({}, 4.0, ISOTROPIC),
     "engines.1.grid_spacing_mm": ({}, [2.25, 1.5, 3.0], ISOTROPIC),
     "engines.1.patch_shape": ({}, [24, 16, 32], ISOTROPIC),
-    "engines.1.min_shape": ({"engines.1.patch_shape": [32, 32, 32]}, [32, 16, 16], (2.0, 2.0, 9.0)),
-    "engines.1.divisors": ({"engines.1.patch_shape": [32, 32, 32]}, [32, 32, 32], (2.0, 2.0, 9.0)),
+    "engines.1.min_shape": ({"engines.1.patch_shape": [32, 32, 32]}, [16, 16, 32], THIN),
+    "engines.1.divisors": ({"engines.1.patch_shape": [32, 32, 32]}, [32, 32, 32], THIN),
 }
 
 
@@ -59,7 +60,7 @@ def with_least(edits):
 
 def scan_of(spacing):
     """A scan in RAS axes that takes several windows at depth 1 along its long axes."""
-    scan, _ = Phantom(6, (82.0, 90.0, 74.0)).acquire(spacing)
+    scan, _ = Phantom(6, (82.0, 90.0, 20.0 if spacing == THIN else 74.0)).acquire(spacing)
     return scan.data, spacing
 
 

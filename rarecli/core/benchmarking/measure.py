@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rarecli.core.benchmarking import counts, machine
+from rarecli.core.benchmarking import machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.models import Models
 from rarecli.core.benchmarking.rows import OK, Key, Row, Task, keys_of, reason_of, rows_of
@@ -17,6 +17,7 @@ from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.benchmarking.timing import Mark, Sample, sample_stages
 from rarecli.core.config import geometry
+from rarecli.core.config.network_cost import least_memory_bytes
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.imaging.volume import Volume
@@ -124,7 +125,7 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
     assert row.depth is not None
     row.shape = entry_shape(spec, row.depth, task.shape)
     row.entry_shape = entry_shape(spec, row.entry, task.shape)
-    needed = counts.least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
+    needed = least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
     free = machine.available_memory_bytes()
     if free is not None and needed > free and not row.on_gpu:
         raise EnvironmentFault(

@@ -13,7 +13,6 @@ from typing import Literal
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.preprocessing import find_route
 from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.prediction.cross_validation import Folds
 from rarecli.core.prediction.predictor import Predictor
@@ -87,7 +86,7 @@ def resolutions_of(spacings_mm: Sequence[float], rules: ScanRules, depths: Seque
     asked = {_rounded(spacing) for spacing in spacings_mm}
     changes = [change for change in thresholds_mm(rules, depths) if min(asked) < change < max(asked)]
     beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
-    return [Resolution(find_route((s, s, s), rules, depths=depths).depth, s) for s in sorted(asked | beside)]
+    return [Resolution(rules.route((s, s, s), depths=depths).depth, s) for s in sorted(asked | beside)]
 
 
 def thresholds_mm(rules: ScanRules, depths: Sequence[int]) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.bounds import require_affordable
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
@@ -97,7 +98,7 @@ def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depth
 
     `depth` forces a depth; `depths` are those that can be run, by default all of the rules'.
 
-    Raises ModelError if the model was trained for another number of channels.
+    Raises ModelError if the model was trained for another number of channels, DataError for a scan that costs too much.
     """
     spec = rules.spec
     if scan.num_channels != spec.network.in_channels:
@@ -109,13 +110,7 @@ def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depth
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    way = find_route(ras.spacing_mm, rules, depth, depths)
+    way = rules.route(ras.spacing_mm, depth, depths)
+    require_affordable(ras.shape, scan.num_channels, way, rules)
     image = resample(ras.data, way.zoom, rule=rules.resampling)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan, rules.resampling)
-
-
-def find_route(spacing_mm: Triple, rules: ScanRules, depth: int | None = None, depths: Sequence[int] | None = None) -> routing.Route:
-    """Where a scan with this spacing along RAS axes enters. depth, depths: as for `prepare_scan`."""
-    grids = {entry.depth: entry.grid_spacing_mm for entry in rules.entries}
-    rule = rules.routing
-    return routing.route(spacing_mm, rule.trained_spacing_mm, depths or rule.depths, rule.closeness, grids=grids, depth=depth)

@@ -15,7 +15,8 @@ from rarecli.core.config.base import Frozen, Size
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
-from rarecli.core.types import Shape
+from rarecli.core.imaging.routing import Route
+from rarecli.core.types import Shape, Triple
 
 Depth = Annotated[int, Field(ge=0, lt=10)]
 Spacing = Annotated[float, Field(gt=0, le=1e6)]
@@ -133,6 +134,15 @@ class ScanRules(Frozen):
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()
     entries: tuple[Entry, ...]
+
+    def route(self, spacing_mm: Triple, depth: int | None = None, depths: Sequence[int] | None = None) -> Route:
+        """Where a scan with this spacing along RAS axes enters. depth: forced; depths: those that can be run, by default all.
+
+        Raises what `routing.route` raises.
+        """
+        grids = {entry.depth: entry.grid_spacing_mm for entry in self.entries}
+        rule = self.routing
+        return routing.route(spacing_mm, rule.trained_spacing_mm, depths or rule.depths, rule.closeness, grids=grids, depth=depth)
 
     def entry(self, depth: int) -> Entry:
         """The entry of a depth. Raises UsageError if there is none."""

@@ -23,10 +23,17 @@ Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """First voxels of the windows along an axis: evenly spaced from 0 to size - window; neighbours share at least `overlap` of a window."""
-    if size <= window:
-        return [0]
-    num = math.ceil((size - window) / (window * (1 - overlap))) + 1
-    return [math.floor(index * (size - window) / (num - 1) + 0.5) for index in range(num)]
+    num = _num_along(size, window, overlap)
+    return [0] if num == 1 else [math.floor(index * (size - window) / (num - 1) + 0.5) for index in range(num)]
+
+
+def num_windows(shape: Shape, window: Shape, rule: WindowRule) -> int:
+    """How many windows cover an image of `shape`."""
+    return math.prod(_num_along(size, extent, rule.overlap) for size, extent in zip(shape, window, strict=True))
+
+
+def _num_along(size: int, window: int, overlap: float) -> int:
+    return 1 if size <= window else math.ceil((size - window) / (window * (1 - overlap))) + 1
 
 
 def window_weights(window: Shape, rule: WindowRule) -> FloatArray:

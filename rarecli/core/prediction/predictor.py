@@ -18,6 +18,7 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
+from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.nifti import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
@@ -130,6 +131,8 @@ class Predictor:
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
+        if isinstance(scan, str | Path):
+            self.require_affordable([Path(scan)], depth)
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.rules, depth, self.runner.depths)
         logits = self._logits(routed, pad)
@@ -144,6 +147,10 @@ class Predictor:
             time.perf_counter() - started,
             differences(routed, self.spec.plan),
         )
+
+    def require_affordable(self, images: Sequence[Path], depth: int | None) -> None:
+        """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
+        require_affordable_files(images, self.rules, depth, self.runner.depths)
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
