@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,27 +28,27 @@ Facts = dict[str, Any]
 def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto") -> Facts:
     """Return facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
 
-    model: for a scan, also report where this model would route it. verify: check the files of a bundle and run its conformance vectors
-    with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
+    model: for a scan, also report where this model would route it. verify: check the files of a bundle, and run its conformance vectors
+    and large images with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
     """
     return _verify(path, backend) if verify else _describe_path(path, model)
 
 
 def _verify(bundle: Path, backend: str) -> Facts:
-    """Compare a bundle's files with its manifest and run its conformance vectors; return facts, one line per depth.
+    """Compare a bundle's files with its manifest, run its conformance vectors and large images; return facts, one line each.
 
     Raises ModelError at the first disagreement, and for a model that is not a bundle.
     """
     from rarecli.core.engines.conformance import verify_bundle
     from rarecli.core.engines.model_files import find_model
-    from rarecli.core.engines.open_model import open_model
+    from rarecli.core.engines.open_model import open_model, open_reference
 
     files = find_model(bundle)
     if files.bundle is None:
         raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
     rules, runner = open_model(bundle, backend)
-    with runner:
-        return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner)}
+    with runner, open_reference(bundle, runner.backend) or nullcontext() as reference:
+        return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner, reference)}
 
 
 def _describe_path(path: Path, model: Path | None = None) -> Facts:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import nibabel as nib
 import numpy as np
 import pytest
+from dataset_files import describe
 from nifti_files import PIXDIM, SFORM_CODE, SROW, VOX_OFFSET, XYZT, make
 
 from rarecli import Predictor
@@ -97,6 +98,8 @@ def large(tmp_path, monkeypatch):
     for name in ("images", "labels"):
         (tmp_path / "data" / name).mkdir(parents=True)
         hollow(tmp_path / "data" / name / "a.nii", (600, 500, 400), np.uint8)
+    files = {"image": "./images/a.nii", "label": "./labels/a.nii"}
+    describe(tmp_path / "data", name="x", modality={"0": "MR"}, labels={"0": "background", "1": "x"}, numTraining=1, training=[files])
     return tmp_path / "data"
 
 

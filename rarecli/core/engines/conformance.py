@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import ConformanceVector, HashedFile
-from rarecli.core.engines.parity import RELATIVE_TOLERANCE
+from rarecli.core.engines.parity import RELATIVE_TOLERANCE, Gate
+from rarecli.core.engines.probes import background_image, large_shape
 from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.preprocessing import prepare_scan
@@ -58,10 +59,29 @@ def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[Confo
     return tuple(vectors)
 
 
-def verify_bundle(bundle: Bundle, runner: Runner) -> list[str]:
-    """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
+def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> list[str]:
+    """Compare every file with the manifest, run every vector, and run every engine on a large image that is mostly constant background.
+
+    Returns one line per vector and per large image. Raises ModelError at the first disagreement.
+    reference: what must give the same logits on the large image; None: there is none, which the last line then says.
+    """
     bundle.verify()
-    return [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
+    lines = [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
+    if reference is None:
+        return [*lines, "large images: not compared, there is no other backend here"]
+    return lines + [_verify_on_background(bundle, depth, runner, reference) for depth in runner.depths]
+
+
+def _verify_on_background(bundle: Bundle, depth: int, runner: Runner, reference: Runner) -> str:
+    """Statistics over a large constant background are where engines go wrong that are right on small images."""
+    manifest = bundle.manifest
+    spec, plan = manifest.spec, manifest.engine(depth).plan
+    shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, depth)
+    image = background_image(spec, shape)
+    name = f"{manifest.engine(depth).file}, {runner.backend}, on a large image"
+    gate = Gate(name, spec, depth, manifest.precision, "use another backend, or export again")
+    agreement = gate.compare(runner.run(image, depth), reference.run(image, depth))
+    return f"depth {depth}: {' x '.join(map(str, shape))} voxels within {agreement.max_abs:.1e} of {reference.backend} ({runner.backend})"
 
 
 def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) -> str:

@@ -45,6 +45,16 @@ def open_model(
     return files.rules, _open_engines(files.bundle, backend, device, num_threads, precision)
 
 
+def open_reference(model: Path, backend: str) -> Runner | None:
+    """A runner on the CPU to compare `backend` with: PyTorch if it is installed and can load the weights, else another, else None."""
+    files = find_model(model)
+    has_weights = files.bundle is None or files.bundle.manifest.weights is not None
+    for other in ("torch", "onnx", "openvino"):
+        if other != backend and find_spec(_PACKAGES[other]) is not None and (other != "torch" or has_weights):
+            return open_model(model, other, "cpu")[1]
+    return None
+
+
 def _fastest(bundle: Bundle, device: str) -> str:
     """The fastest backend for a bundle that is installed: plans where there are some and a GPU is not ruled out, openvino on a CPU."""
     wanted = ["onnx", "torch"]
