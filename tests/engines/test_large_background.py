@@ -13,7 +13,7 @@ from rarecli.core.errors import ModelError
 from rarecli.core.info import info
 
 RUNNERS = {"onnx": OnnxRunner, "openvino": OpenVinoRunner}
-QUICK = Effort(warm_up_iterations=0, warm_up_seconds=0, iterations=1, seconds=0, rounds=1)
+QUICK = Effort(warm_up_iterations=1, warm_up_seconds=0, iterations=1, seconds=0, rounds=1)
 
 
 @pytest.fixture(params=RUNNERS)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from dataset_files import describe
 from nifti_files import PIXDIM, SFORM_CODE, SROW, VOX_OFFSET, XYZT, make
+from phantom_spec import PLAN
 
 from rarecli import Predictor
 from rarecli.core.config.train_config import load_train_config
-from rarecli.core.data.planning import PreprocessOptions
-from rarecli.core.data.preprocess import preprocess
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.preprocess_case import prepare_or_fail
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
@@ -125,7 +126,16 @@ def test_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(large, bundle
 
 
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp_path):
-    refused_for_its_size(lambda: preprocess(large, tmp_path / "out", PreprocessOptions(num_jobs=1, num_levels=2)))
+    """In the worker, which returns the error of a case."""
+    [case] = open_dataset(large).cases
+    plan = PLAN.model_copy(update={"spacing_mm": (0.8, 0.8, 0.8)})
+
+    def prepare():
+        error = prepare_or_fail(case, plan=plan, folder=tmp_path, kept=())
+        if isinstance(error, DataError):
+            raise error
+
+    refused_for_its_size(prepare)
 
 
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_evaluate(large, bundle, tmp_path, monkeypatch):

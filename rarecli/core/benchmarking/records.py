@@ -119,7 +119,7 @@ def notes(result: Record) -> list[str]:
             offs = [record["max_rel_off_torch"] for record in good if record["precision"] == precision]
             if known := [off for off in offs if off is not None]:
                 said.append(
-                    f"{precision}: logits differ from PyTorch's in fp32 by at most {max(known):.1e} of the largest, on small and large images"
+                    f"{precision}: logits differ from fp32 PyTorch by at most {max(known):.1e} of the largest, on small and large images"
                 )
     return said
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from rarecli.core.imaging.normalisation import percentile_limits
 from rarecli.core.imaging.orientation import ras_geometry, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_shape
+from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import FloatArray, IntArray
@@ -70,8 +70,8 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
                 image = file.get_tensor("image")
                 samples = _samples(image, file.get_tensor("labels"))
             if path != target:
-                shutil.copyfile(path, _part_of(target))
-                _part_of(target).replace(target)
+                with atomic_file(target) as temporary:
+                    shutil.copyfile(path, temporary)
         except (OSError, SafetensorError, ValueError, KeyError, DataError):
             continue  # cut short, or of another version
         return CaseResult(record, samples, tuple(constant_channels(image)))
@@ -117,17 +117,11 @@ def _require_affordable(case: Case, plan: Plan) -> None:
 
 
 def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
-    temporary = _part_of(path)
     try:
-        save_file(arrays, temporary, {"facts": json.dumps(facts)})
-        temporary.replace(path)
+        with atomic_file(path) as temporary:
+            save_file(arrays, temporary, {"facts": json.dumps(facts)})
     except SafetensorError as error:
         raise EnvironmentFault("cannot write a prepared case", case=path.stem, found=error, remedy="free some space") from error
-
-
-def _part_of(path: Path) -> Path:
-    """Where this process writes a file of a case: a kill leaves a part, which must not look like a case, nor be another process's."""
-    return path.with_suffix(f".{os.getpid()}.part")
 
 
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:

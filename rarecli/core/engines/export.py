@@ -35,7 +35,8 @@ from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.scan_rules import ScanRules, rules_of
-from rarecli.core.jobs.files import atomic_folder, sha256
+from rarecli.core.jobs.files import sha256
+from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
