@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rarecli.core.config.base import Frozen, Size
+from rarecli.core.config.base import Count, Frozen, Name, Size
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.scan_rules import Depth, Entry, ResamplingRule, RoutingRule, ScanRules, Share, WindowRule
@@ -27,10 +27,13 @@ Free = Annotated[int, Field(ge=-1, le=2**16)]
 """A size of a tensor's shape; -1 is one that the caller chooses."""
 
 
+Difference = Annotated[float, Field(ge=0, le=3.4e38)]
+
+
 class TensorInfo(Frozen):
     """A tensor of an engine. -1 is a size that the caller chooses."""
 
-    name: str
+    name: Name
     dtype: Literal["float32"] = "float32"
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
     memory_order: Literal["C"] = "C"
@@ -48,20 +51,20 @@ class HashedFile(Frozen):
 class Parity(Frozen):
     """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
 
-    runners: tuple[str, ...]
+    runners: tuple[Name, ...] = Field(max_length=10)
     """The backends that ran it."""
-    shapes: tuple[tuple[Size, Size, Size], ...]
+    shapes: tuple[tuple[Size, Size, Size], ...] = Field(max_length=100)
     """Shapes of the phantoms and of the random images."""
-    max_abs: float = Field(ge=0)
+    max_abs: Difference
     """Largest difference of a logit on these."""
-    max_rel: float = Field(ge=0)
+    max_rel: Difference
     """The same as a share of the image's largest logit."""
     large_shape: tuple[Size, Size, Size] | None
     """Shape of an image that is mostly constant background; null if none was tried."""
-    large_max_abs: float | None
-    large_max_rel: float | None
+    large_max_abs: Difference | None
+    large_max_rel: Difference | None
     tolerance_rel: Share
-    label_changes: int = Field(ge=0)
+    label_changes: Count
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
     min_dice: Share
     """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
@@ -79,22 +82,22 @@ class ConformanceVector(Frozen):
 class Gpu(Frozen):
     """The GPU that a plan is built on and for."""
 
-    name: str
-    compute_capability: str
+    name: Name
+    compute_capability: Name
 
 
 class PlanFacts(HashedFile):
     """A TensorRT plan and what it is for. The same stands beside it, in `depthK.plan.json`."""
 
-    library: str
-    version: str
+    library: Name
+    version: Name
     gpu: Gpu | None
     """None: built without one, by TensorRT-RTX."""
-    onnx_sha256: str
+    onnx_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     shape_min: tuple[Size, Size, Size, Size, Size]
     shape_opt: tuple[Size, Size, Size, Size, Size]
     shape_max: tuple[Size, Size, Size, Size, Size]
-    flags: tuple[str, ...]
+    flags: tuple[Name, ...] = Field(max_length=100)
     parity: Parity | None = None
     """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
 
@@ -121,14 +124,20 @@ class Manifest(Frozen):
     window: WindowRule = WindowRule()
     weights: HashedFile | None
     """Where the graphs keep their weights; null if each holds its own."""
-    engines: tuple[Engine, ...]
-    conformance: tuple[ConformanceVector, ...]
-    versions: dict[str, str]
+    engines: tuple[Engine, ...] = Field(min_length=1, max_length=10)
+    conformance: tuple[ConformanceVector, ...] = Field(max_length=100)
+    versions: dict[Name, Name] = Field(max_length=100)
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        if sorted(self.routing.depths) != sorted(engine.depth for engine in self.engines):
-            raise ValueError(f"routing goes to depths {self.routing.depths}, the engines are others")
+        depths = [engine.depth for engine in self.engines]
+        if sorted(self.routing.depths) != sorted(depths) or len(set(depths)) < len(depths) or max(depths) >= self.spec.network.num_depths:
+            raise ValueError(f"routing to depths {self.routing.depths}, engines {depths}, entries {self.spec.network.num_depths}")
+        network, plan = self.spec.network, self.spec.plan
+        channels = {network.in_channels, len(plan.channel_names), *(engine.input.shape[1] for engine in self.engines)}
+        classes = {network.num_classes, plan.num_classes, *(engine.output.shape[1] for engine in self.engines)}
+        if len(channels) > 1 or len(classes) > 1:
+            raise ValueError(f"the numbers of channels {channels} or of classes {classes} disagree")
         return self
 
     @property
