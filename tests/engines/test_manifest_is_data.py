@@ -1,67 +1,21 @@
 """Python follows the numbers and names of a manifest, as every other consumer does, whatever they were when it was exported."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from manifest_changes import CHANGES, ISOTROPIC, change, changed_and_before, scan_of
 
-from rarecli import Phantom, Predictor
+from rarecli import Predictor
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.errors import ModelError
 from rarecli.core.jobs.files import sha256
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "export" / "python"))
 import consumer
-
-ISOTROPIC, ALIKE, UNEVEN = (2.25, 2.25, 2.25), (2.25, 2.4, 2.3), (2.2, 2.2, 3.2)
-THIN = (2.0, 2.0, 2.1)
-# the field; what else must be said for it to matter; its new value; the spacing of a scan for which it matters
-CHANGES = {
-    "window.overlap": ({}, 0.1, ISOTROPIC),
-    "window.sigma": ({}, 0.6, ISOTROPIC),
-    "window.min_weight": ({}, 0.8, ISOTROPIC),
-    "window.padding_value": ({}, 0.7, THIN),
-    "routing.trained_spacing_mm": ({}, [2.0, 2.0, 2.0], ISOTROPIC),
-    "routing.tolerance": ({}, 0.4, ISOTROPIC),
-    "routing.rounding_slack": ({"routing.tolerance": 0.12}, 0.009, ISOTROPIC),
-    "routing.as_is_octaves": ({}, 0.5, ALIKE),
-    "routing.as_is_anisotropy_octaves": ({"routing.as_is_octaves": 1.0}, 0.9, UNEVEN),
-    "resampling.min_box_voxels": ({}, 4.0, ISOTROPIC),
-    "engines.1.grid_spacing_mm": ({}, [2.25, 1.5, 3.0], ISOTROPIC),
-    "engines.1.patch_shape": ({}, [24, 16, 32], ISOTROPIC),
-    "engines.1.min_shape": ({"engines.1.patch_shape": [32, 32, 32]}, [16, 16, 32], THIN),
-    "engines.1.divisors": ({"engines.1.patch_shape": [32, 32, 32]}, [32, 32, 32], THIN),
-}
-
-
-def change(bundle, target, edits):
-    """A copy of a bundle whose manifest says something else."""
-    copy = shutil.copytree(bundle, target)
-    content = json.loads((copy / "manifest.json").read_text())
-    for key, value in edits.items():
-        *parents, last = key.split(".")
-        place = content
-        for parent in parents:
-            place = place[int(parent) if parent.isdigit() else parent]
-        place[last] = value
-    (copy / "manifest.json").write_text(json.dumps(content))
-    return copy
-
-
-def with_least(edits):
-    """The least shape must be a multiple of the divisors."""
-    divisors = edits.get("engines.1.divisors")
-    return edits | ({"engines.1.min_shape": divisors} if divisors else {})
-
-
-def scan_of(spacing):
-    """A scan in RAS axes that takes several windows at depth 1 along its long axes."""
-    scan, _ = Phantom(6, (82.0, 90.0, 20.0 if spacing == THIN else 74.0)).acquire(spacing)
-    return scan.data, spacing
 
 
 def predict(bundle, scan, backend="onnx"):
@@ -72,10 +26,8 @@ def predict(bundle, scan, backend="onnx"):
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_python_follows_the_manifest_as_another_consumer_does(bundle, tmp_path, field):
-    before, value, spacing = CHANGES[field]
-    scan = scan_of(spacing)
-    plain = change(bundle, tmp_path / "plain", before)
-    changed = change(bundle, tmp_path / "changed", with_least(before | {field: value}))
+    changed, plain = changed_and_before(bundle, tmp_path, field)
+    scan = scan_of(CHANGES[field][2])
     known, found = predict(plain, scan), predict(changed, scan)
     assert np.abs(found.probabilities - known.probabilities).max() > 1e-3  # the field decides something
     expected = consumer.segment(*scan, changed)
