@@ -274,8 +274,8 @@ def test_constant_channels_and_labels_without_a_case_are_named(tmp_path):
     assert any("label tumour is in none of 2 cases" in text for text in said)
 
 
-def test_a_link_planted_where_a_case_is_written_is_not_followed(phantom_dataset, tmp_path):
-    """Temporary files have random names: the number of a process can be guessed."""
+def test_fault_53_a_link_planted_where_a_case_is_written_is_not_followed(phantom_dataset, tmp_path):
+    """Temporary files have random names, which nobody can guess."""
     cases = tmp_path / ".out.unfinished" / "cases"
     cases.mkdir(parents=True)
     (tmp_path / "precious").write_text("mine")

@@ -31,7 +31,8 @@ def wrong(request, monkeypatch):
     return request.param
 
 
-def test_verify_finds_it(wrong, bundle):
+def test_fault_54_verify_finds_it(wrong, bundle):
+    """Found by `rare info --verify`, `rare benchmark --suite` and the export."""
     right = next(backend for backend in RUNNERS if backend != wrong)
     facts = info(bundle, verify=True, backend=right)["verified"]
     assert sum("of torch" in line for line in facts) == 4

@@ -72,7 +72,8 @@ def test_the_manifest_itself_is_read():
 
 
 @pytest.mark.parametrize("hostile", [1e300, -1e300, 2**63, float("nan"), float("inf")])
-def test_a_hostile_number_is_refused_wherever_it_stands(hostile):
+def test_fault_55_a_hostile_number_is_refused_wherever_it_stands(hostile):
+    """Refused: every number of the schema has bounds."""
     kinds = int if isinstance(hostile, int) else int | float  # 2^63 is a number of float32
     numbers = [path for path, value in places(MANIFEST) if isinstance(value, kinds) and not isinstance(value, bool)]
     assert len(numbers) > 100

@@ -25,7 +25,8 @@ def predict(bundle, scan, backend="onnx"):
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_python_follows_the_manifest_as_another_consumer_does(bundle, tmp_path, field):
+def test_fault_56_python_follows_the_manifest_as_another_consumer_does(bundle, tmp_path, field):
+    """Python follows it as the other consumers do; nothing is derived again."""
     changed, plain = changed_and_before(bundle, tmp_path, field)
     scan = scan_of(CHANGES[field][2])
     known, found = predict(plain, scan), predict(changed, scan)

@@ -117,7 +117,8 @@ def refused_for_its_size(action):
 
 
 @pytest.mark.parametrize("to_file", [True, False])
-def test_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(large, bundle, tmp_path, to_file):
+def test_fault_19_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(large, bundle, tmp_path, to_file):
+    """Refused from the header if its prediction needs more memory than the machine or its container has; both are stated."""
     output = tmp_path / ("out.nii.gz" if to_file else "out")
     with Predictor(bundle, backend="onnx") as predictor:
         refused_for_its_size(lambda: predict([large / "images"], predictor, output))
@@ -145,7 +146,8 @@ def test_a_scan_that_does_not_fit_the_memory_is_refused_by_evaluate(large, bundl
         evaluate(large, predictor, tmp_path / "out", EvaluateOptions(depths=[3], surface=False))
 
 
-def test_a_scan_that_is_long_and_thin_is_refused_by_predict(bundle, tmp_path):
+def test_fault_28_a_scan_that_is_long_and_thin_is_refused_by_predict(bundle, tmp_path):
+    """A long scan that is thin along two axes is refused from its header: its cost would be that of its padding."""
     scan = hollow(tmp_path / "scan.nii", (32767, 1, 1), np.uint8)
     with Predictor(bundle, backend="onnx") as predictor, pytest.raises(DataError, match="too thin for its length"):
         predictor.predict(scan)

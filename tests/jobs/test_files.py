@@ -228,7 +228,8 @@ def test_what_a_killed_maker_of_a_folder_left_is_removed_by_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda path: folders.resumable_folder(path, resume=False), folders.shared_folder])
-def test_a_link_in_place_of_an_unfinished_folder_is_not_followed(tmp_path, make):
+def test_fault_53_a_link_in_place_of_an_unfinished_folder_is_not_followed(tmp_path, make):
+    """An unfinished folder that is a link is refused."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("mine")
     (tmp_path / ".out.unfinished").symlink_to(tmp_path / "precious")
