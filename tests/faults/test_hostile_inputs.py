@@ -100,7 +100,7 @@ def large(tmp_path, monkeypatch):
         (tmp_path / "data" / name).mkdir(parents=True)
         hollow(tmp_path / "data" / name / "a.nii", (600, 500, 400), np.uint8)
     files = {"image": "./images/a.nii", "label": "./labels/a.nii"}
-    describe(tmp_path / "data", name="x", modality={"0": "MR"}, labels={"0": "background", "1": "x"}, numTraining=1, training=[files])
+    describe(tmp_path / "data", name="x", modality={"0": "MR"}, labels={"0": "background", "1": "head"}, numTraining=1, training=[files])
     return tmp_path / "data"
 
 
@@ -142,10 +142,8 @@ def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_evaluate(large, bundle, tmp_path, monkeypatch):
     """Evaluate reads a scan to make coarser ones of it, so the scan itself must fit."""
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2**29)
-    with (
-        Predictor(bundle, backend="onnx") as predictor,
-        pytest.raises(SomeCasesFailed, match=r"more memory than this machine has.*0\.5 GB"),
-    ):
+    refused = pytest.raises(SomeCasesFailed, match=r"more memory than this machine has.*0\.5 GB")
+    with Predictor(bundle, backend="onnx") as predictor, refused:
         evaluate(large, predictor, tmp_path / "out", EvaluateOptions(depths=[3], surface=False))
 
 
