@@ -252,3 +252,15 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
     with pytest.raises(EnvironmentFault), files.locked(tmp_path / ".lock"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "\u65e5", "\udc80"])
+def test_temporaries_of_long_names_that_begin_alike_are_told_apart(tmp_path, letter):
+    """safetensors puts a new file in the place of the one that holds the lock."""
+    one, other = tmp_path / f"{letter * 50}1.json", tmp_path / f"{letter * 50}2.json"
+    with files.atomic_file(one) as temporary:
+        temporary.unlink()
+        temporary.write_text("1")
+        files.write_json(other, 2)
+        assert len(os.fsencode(temporary.name)) < 255
+    assert (files.read_json(one), files.read_json(other)) == (1, 2)

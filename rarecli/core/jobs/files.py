@@ -53,7 +53,7 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 def _new_temporary(path: Path, suffix: str) -> tuple[Path, int]:
     """A new file with a random name beside `path`, and its handle, which holds a lock: so others know that it is being written."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix_of(path.name), suffix=suffix)
         with suppress(BlockingIOError):  # another process takes it for a leftover, which it is not before it is locked
             lock(handle)
             if os.fstat(handle).st_nlink:
@@ -63,7 +63,7 @@ def _new_temporary(path: Path, suffix: str) -> tuple[Path, int]:
 
 def remove_leftovers(path: Path, suffix: str) -> None:
     """Remove the temporaries of `path` whose writers were killed: those that nobody holds a lock on."""
-    pattern = re.compile(rf"\.{re.escape(path.name[:40])}\.[a-z0-9_]{{8}}{re.escape(suffix)}")
+    pattern = re.compile(rf"{re.escape(prefix_of(path.name))}[a-z0-9_]{{8}}{re.escape(suffix)}")
     for item in os.scandir(path.parent):
         if not pattern.fullmatch(item.name) or item.is_symlink():
             continue
@@ -74,6 +74,12 @@ def remove_leftovers(path: Path, suffix: str) -> None:
                     shutil.rmtree(item.path) if item.is_dir() else Path(item.path).unlink()
             finally:
                 os.close(handle)
+
+
+def prefix_of(name: str) -> str:
+    """How the names of the temporaries of `name` begin: short enough for every file system, and no other name's."""
+    short = name if len(name) <= 40 else f"{name[:31]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f".{short}."
 
 
 def lock(handle: int) -> bool:
@@ -96,7 +102,7 @@ def lock(handle: int) -> bool:
 
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
     """The temporary files that a killed process left while it wrote files of these names."""
-    starts = tuple(f".{name[:40]}." for name in names)
+    starts = tuple(map(prefix_of, names))
     # safetensors writes by way of a file of its own, .tmp and six letters
     return [path for path in folder.iterdir() if path.name.startswith(starts) or re.fullmatch(r"\.tmp\w{6}", path.name)]
 

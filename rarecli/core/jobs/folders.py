@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError
-from rarecli.core.jobs.files import NO_FOLLOW, cannot_write, lock, no_locks, open_to_others, remove_leftovers, sync
+from rarecli.core.jobs.files import NO_FOLLOW, cannot_write, lock, no_locks, open_to_others, prefix_of, remove_leftovers, sync
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def _new_temporary(path: Path) -> tuple[Path, int]:
     """A new folder with a random name beside `path`, and its handle, which holds a lock: so others know that it is being written."""
     while True:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix_of(path.name)))
         with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
             handle = os.open(temporary, os.O_RDONLY | NO_FOLLOW)
             with suppress(BlockingIOError):
