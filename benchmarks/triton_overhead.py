@@ -65,7 +65,7 @@ def main() -> None:
             spec = bundle.manifest.spec
             data = np.random.default_rng(0).random((spec.network.in_channels, *engine.patch_shape), dtype=np.float32)
             scan = Volume(data, np.diag([*engine.grid_spacing_mm, 1.0]))
-            image = prepare_scan(scan, spec).image[None]
+            image = prepare_scan(scan, bundle.manifest.rules).image[None]
             model = contract.depth_model(options.name, engine.depth)
             seconds: dict[str, list[float]] = {"direct": [], "router": [], "prepare_cpu": [], "argmax_cpu": []}
             for request in range(options.requests + 10):
@@ -74,7 +74,7 @@ def main() -> None:
                 moments.append(time.perf_counter())
                 client.infer(options.name, {contract.IMAGE: data, contract.SPACING: np.array(engine.grid_spacing_mm)}, OUTPUTS)
                 moments += [time.perf_counter(), time.thread_time()]
-                prepare_scan(scan, spec)
+                prepare_scan(scan, bundle.manifest.rules)
                 moments.append(time.thread_time())
                 best_classes(logits[0])
                 moments.append(time.thread_time())

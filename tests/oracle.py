@@ -1,7 +1,7 @@
 """A predictor whose answers are known, and a reporter that keeps what is said."""
 
 import numpy as np
-from phantom_spec import SPEC
+from phantom_spec import RULES, SPEC
 
 from rarecli.core.prediction.predictor import ModelChoice, Prediction
 
@@ -9,7 +9,7 @@ from rarecli.core.prediction.predictor import ModelChoice, Prediction
 class Oracle:
     """A predictor whose answers are known: the fixed class `answer` everywhere."""
 
-    spec, key, choice = SPEC, "oracle", ModelChoice(())
+    rules, spec, key, choice = RULES, SPEC, "oracle", ModelChoice(())
     runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})
 
     def __init__(self, answer=0):

@@ -2,6 +2,7 @@
 
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import Plan
+from rarecli.core.imaging.scan_rules import rules_of
 
 PLAN = Plan(
     dataset="Phantoms",
@@ -13,3 +14,4 @@ PLAN = Plan(
     num_levels=4,
 )
 SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
+RULES = rules_of(SPEC)

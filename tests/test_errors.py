@@ -63,11 +63,12 @@ RAISES = [
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
 ]
 OURS = {"UsageError", "DataError", "ModelError", "EnvironmentFault", "SomeCasesFailed", "Preempted", "RareError", "error", "kind"}
-MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "cannot_write", "_no_locks", "typer.BadParameter", "Interrupted"}
+MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "cannot_write", "no_locks", "typer.BadParameter", "Interrupted"}
 GUARDS = {
     "__init__.py": "AttributeError",
     "model_spec.py": "ValueError",
     "plan.py": "ValueError",
+    "scan_rules.py": "ValueError",
     "manifest.py": "ValueError",
     "rare_unet.py": "ValueError",
     "volume.py": "ValueError",

@@ -19,9 +19,11 @@ def segment(image, spacing, bundle):
     octaves, slack = np.log2(ratios), rule["rounding_slack"]
     as_is = abs(octaves).max() <= rule["as_is_octaves"] + slack and np.ptp(octaves) <= rule["as_is_anisotropy_octaves"] + slack
     zooms = {axis: ratio for axis, ratio in enumerate(ratios, 1) if not as_is and abs(ratio - 1) > rule["tolerance"] + slack}
+    sizes = [max(1, math.floor(size * zooms.get(axis, 1) + 0.5)) for axis, size in enumerate(image.shape[1:], 1)]
+    require_affordable(image.shape, sizes, zooms, engine, manifest)
     routed, least = np.asarray(image, np.float64), manifest["resampling"]["min_box_voxels"]
     for axis, zoom in zooms.items():
-        routed = box_mean(routed, axis, max(1, math.floor(routed.shape[axis] * zoom + 0.5)), 1 / zoom, least)
+        routed = box_mean(routed, axis, sizes[axis - 1], 1 / zoom, least)
     routed = np.stack([normalise(data, plan["normalisation"], channel) for channel, data in enumerate(routed)]).astype(np.float32)
     powers = np.exp(slide(routed, engine, manifest["window"], bundle, len(plan["label_values"])))
     scores = powers / powers.sum(axis=0)
@@ -33,6 +35,20 @@ def segment(image, spacing, bundle):
             nearest = np.floor((np.arange(size) - (size - 1) / 2) * zoom + scores.shape[axis] / 2).astype(int)
             scores = scores.take(nearest, axis=axis, mode="clip")
     return np.array(plan["label_values"])[scores.argmax(axis=0)]
+
+
+def require_affordable(shape, sizes, zooms, engine, manifest):  # from sizes alone, before anything is allocated
+    rule, memory = manifest["resampling"], 1024 * int(Path("/proc/meminfo").read_text().split()[1])
+    growth = math.prod(max(zooms.get(axis, 1), 1 / size) for axis, size in enumerate(shape[1:], 1))
+    if growth > rule["max_growth"] or any(max(zoom, 1 / zoom) > rule["max_step"] for zoom in zooms.values()):
+        raise ValueError(f"the spacing is too far from the grid: zoom {zooms}")
+    window, starts = windows(sizes, engine, manifest["window"])
+    padding, num = math.prod(max(1, w / s) for w, s in zip(window, sizes, strict=True)), math.prod(map(len, starts))
+    if padding > max(engine["min_shape"]) and num > 256:
+        raise ValueError(f"the scan is too thin for its length: {sizes} voxels, {padding:g} times as many with padding, {num} windows")
+    num_classes, whole = len(manifest["spec"]["plan"]["label_values"]), math.prod(map(max, window, sizes))
+    if (need := 4 * (math.prod(shape) + shape[0] * math.prod(sizes) + num_classes * whole)) > memory:
+        raise ValueError(f"the scan takes at least {need} bytes, this machine has {memory}")
 
 
 def box_mean(data, axis, new_size, step, least):  # beyond the border, the last voxel is repeated
@@ -53,12 +69,18 @@ def normalise(data, rule, channel):
     return ((data - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(data)
 
 
-def slide(image, engine, rule, bundle, num_classes):
-    session, shape, window, starts = onnxruntime.InferenceSession(Path(bundle) / engine["file"]), image.shape[1:], [], []
+def windows(shape, engine, rule):
+    window, starts = [], []
     for size, patch, divisor, least in zip(shape, engine["patch_shape"], engine["divisors"], engine["min_shape"], strict=True):
         num = math.ceil((size - patch) / (patch * (1 - rule["overlap"]))) + 1 if size > patch else 1
         starts.append([math.floor(i * (size - patch) / (num - 1) + 0.5) for i in range(num)] if num > 1 else [0])
         window.append(min(patch, max(least, math.ceil(size / divisor) * divisor)))
+    return window, starts
+
+
+def slide(image, engine, rule, bundle, num_classes):
+    session, shape = onnxruntime.InferenceSession(Path(bundle) / engine["file"]), image.shape[1:]
+    window, starts = windows(shape, engine, rule)
     pads = [(0, 0), *((0, max(0, w - s)) for w, s in zip(window, shape, strict=True))]
     padded = np.pad(image, pads, constant_values=rule["padding_value"])
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (rule["sigma"] * n)) ** 2) for n in window]

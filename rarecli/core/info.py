@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.data.case_files import scans_in
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, RareError
-from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
@@ -28,27 +28,27 @@ Facts = dict[str, Any]
 def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto") -> Facts:
     """Return facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
 
-    model: for a scan, also report where this model would route it. verify: check the files of a bundle and run its conformance vectors
-    with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
+    model: for a scan, also report where this model would route it. verify: check the files of a bundle, and run its conformance vectors
+    and large images with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
     """
     return _verify(path, backend) if verify else _describe_path(path, model)
 
 
 def _verify(bundle: Path, backend: str) -> Facts:
-    """Compare a bundle's files with its manifest and run its conformance vectors; return facts, one line per depth.
+    """Compare a bundle's files with its manifest, run its conformance vectors and large images; return facts, one line each.
 
     Raises ModelError at the first disagreement, and for a model that is not a bundle.
     """
     from rarecli.core.engines.conformance import verify_bundle
     from rarecli.core.engines.model_files import find_model
-    from rarecli.core.engines.open_model import open_model
+    from rarecli.core.engines.open_model import open_model, open_reference
 
     files = find_model(bundle)
     if files.bundle is None:
         raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
-    spec, runner = open_model(bundle, backend)
-    with runner:
-        return {"kind": "bundle", "name": spec.name, "verified": verify_bundle(files.bundle, runner)}
+    rules, runner = open_model(bundle, backend)
+    with runner, open_reference(bundle, runner.backend) or nullcontext() as reference:
+        return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner, reference)}
 
 
 def _describe_path(path: Path, model: Path | None = None) -> Facts:
@@ -101,11 +101,9 @@ def _scan(path: Path, model: Path | None) -> Facts:
     if model is not None:
         from rarecli.core.engines.model_files import find_model
 
-        files = find_model(model)
-        spec = files.spec
-        depths = files.bundle.manifest.depths if files.bundle else range(spec.network.num_depths)
-        way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, depths, as_is_octaves=spec.as_is_octaves)
-        facts["route"] = f"depth {way.depth} of {spec.name} ({way.reason})"
+        rules = find_model(model).rules
+        way = rules.route(ras.spacing_mm)
+        facts["route"] = f"depth {way.depth} of {rules.spec.name} ({way.reason})"
     return facts
 
 

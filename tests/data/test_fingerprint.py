@@ -9,6 +9,7 @@ from rarecli.core.data.phantoms import Phantom
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume, write_image
 from rarecli.core.prediction.predict import predict
 
@@ -67,7 +68,7 @@ def test_a_model_without_a_fingerprint_says_nothing(run):
     with Predictor(run, device="cpu") as predictor:
         spec = predictor.spec
     assert isinstance(spec.plan.fingerprint, Fingerprint)
-    routed = prepare_scan(Volume(np.zeros((1, 99, 99, 99), dtype=np.float32), np.eye(4)), spec)
+    routed = prepare_scan(Volume(np.zeros((1, 99, 99, 99), dtype=np.float32), np.eye(4)), rules_of(spec))
     assert differences(routed, spec.plan)
     assert differences(routed, spec.plan.model_copy(update={"fingerprint": None})) == ("its channel 0 is constant",)
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -271,3 +272,15 @@ def test_constant_channels_and_labels_without_a_case_are_named(tmp_path):
     preprocess(tmp_path / "data", tmp_path / "out", PreprocessOptions(num_jobs=1, patch_size=(32, 32, 32)), listener())
     assert "phantom_001: channel 0 is constant" in said
     assert any("label tumour is in none of 2 cases" in text for text in said)
+
+
+def test_fault_53_a_link_planted_where_a_case_is_written_is_not_followed(phantom_dataset, tmp_path):
+    """Temporary files have random names, which nobody can guess."""
+    cases = tmp_path / ".out.unfinished" / "cases"
+    cases.mkdir(parents=True)
+    (tmp_path / "precious").write_text("mine")
+    for number in range(os.getpid(), os.getpid() + 200):  # this process, and any worker that it starts
+        (cases / f"phantom_000.{number}.part").symlink_to(tmp_path / "precious")
+    preprocess(phantom_dataset, tmp_path / "out", PreprocessOptions(num_jobs=1, resume=True))
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert {path.suffix for path in (tmp_path / "out" / "cases").iterdir()} == {".safetensors"}

@@ -279,4 +279,4 @@ def test_vectors_of_a_model_that_takes_scans_as_they_are_are_still_resampled(run
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.routing.as_is_octaves == 0.5
     scan = read_volume(tmp_path / "bundle" / manifest.conformance[0].scan.file)
-    assert prepare_scan(scan, manifest.spec).route.resampled == (False, True, True)
+    assert prepare_scan(scan, manifest.rules).route.resampled == (False, True, True)

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from rarecli import Predictor
+from rarecli.core.errors import DataError
+from rarecli.core.imaging.bounds import require_affordable
+
 FOLDER = Path(__file__).parents[2] / "export" / "python"
 sys.path.insert(0, str(FOLDER))
 import consumer  # noqa: E402
@@ -34,9 +38,25 @@ def test_the_manifest_and_the_readme_suffice_for_a_consumer(bundle, depth, monke
     assert np.count_nonzero(labels != expected) <= 1e-4 * expected.size  # voxels where two logits are equal to the last bits
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing", "words"),
+    [
+        ((1, 163842, 1, 1), (1, 1, 1), "too thin for its length"),
+        ((1, 9, 9, 9), (1, 1, 1e-8), "too far from the grid"),
+        ((1, 100_000, 100_000, 1000), (1, 1, 1), "this machine has"),
+    ],
+)
+def test_what_costs_too_much_is_refused_before_anything_is_allocated(bundle, shape, spacing, words):
+    image = np.broadcast_to(np.float32(0), shape)
+    with pytest.raises(ValueError, match=words):
+        consumer.segment(image, np.array(spacing, dtype=float), bundle)
+    with Predictor(bundle, backend="onnx") as predictor, pytest.raises(DataError):
+        require_affordable(shape[1:], 1, predictor.rules.route(spacing), predictor.rules)
+
+
 def test_this_consumer_is_short_and_uses_nothing_of_ours():
     source = (FOLDER / "consumer.py").read_text()
-    assert sum(bool(line.strip()) for line in source.splitlines()) <= 60
+    assert sum(bool(line.strip()) for line in source.splitlines()) <= 80
     modules = {
         node.module if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(ast.parse(source))

@@ -48,7 +48,7 @@ class PerfectAtFullResolution(Oracle):
         self.labels = labels
 
     def predict(self, scan, depth=None):
-        routed = prepare_scan(scan, self.spec, depth, self.runner.depths)
+        routed = prepare_scan(scan, self.rules, depth, self.runner.depths)
         if routed.route.depth > 0:
             return super().predict(scan, depth)
         pads = [(0, goal - size) for goal, size in zip(routed.image.shape[1:], self.labels.shape, strict=True)]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from phantom_spec import PLAN, SPEC
+from phantom_spec import PLAN, RULES, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
@@ -15,6 +15,7 @@ from rarecli.core.errors import DataError
 from rarecli.core.evaluation.protocols import bring_back, reacquire
 from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, thresholds_mm
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume
 
 ODD_MM = (35.0, 29.0, 33.0)
@@ -119,7 +120,7 @@ def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
 
 
 def test_spacings_are_joined_by_those_beside_a_change_of_depth():
-    found = resolutions_of([4, 0.8, 1.0, 1.0], SPEC, range(4))
+    found = resolutions_of([4, 0.8, 1.0, 1.0], RULES, range(4))
     spacings = [item.spacing_mm for item in found]
     changes = [math.sqrt(2), 2 * math.sqrt(2)]
     beside = [change * factor for change in changes for factor in (0.999, 1.001)]
@@ -132,7 +133,7 @@ def test_spacings_are_joined_by_those_beside_a_change_of_depth():
 
 def test_a_network_with_one_entry_has_no_change_of_depth():
     spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], spec, [0])] == [(0, 1.0), (0, 8.0)]
+    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], rules_of(spec), [0])] == [(0, 1.0), (0, 8.0)]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +141,9 @@ def test_a_network_with_one_entry_has_no_change_of_depth():
     [((0, 1, 2, 3), (2**0.5, 2**1.5, 2**2.5)), ((0, 3), (2**1.5,)), ((0, 2), (2**1.5,)), ((1, 2), (2**1.5,)), ((2,), ())],
 )
 def test_the_depth_changes_where_another_one_is_nearer(depths, changes):
-    assert thresholds_mm(SPEC, depths) == pytest.approx(changes)
+    assert thresholds_mm(RULES, depths) == pytest.approx(changes)
     for change in changes:
-        below, above = resolutions_of([change * 0.999], SPEC, depths)[0], resolutions_of([change * 1.001], SPEC, depths)[0]
+        below, above = resolutions_of([change * 0.999], RULES, depths)[0], resolutions_of([change * 1.001], RULES, depths)[0]
         assert below.depth < above.depth
 
 

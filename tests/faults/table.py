@@ -63,6 +63,10 @@ FAULTS = {
         50: "engine that answers background",
         51: "engine of another GPU or TensorRT",
         52: "one bad case of three",
+        53: "a link planted where a temporary is written",
+        54: "engine that is wrong on large constant background alone",
+        55: "manifest with hostile numbers",
+        56: "manifest that says something else than at export",
     },
 }
 

@@ -8,16 +8,24 @@ import time
 import tracemalloc
 from itertools import pairwise
 
+import nibabel as nib
 import numpy as np
 import pytest
+from dataset_files import describe
 from nifti_files import PIXDIM, SFORM_CODE, SROW, VOX_OFFSET, XYZT, make
+from phantom_spec import PLAN
 
 from rarecli import Predictor
 from rarecli.core.config.train_config import load_train_config
+from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.preprocess_case import prepare_or_fail
 from rarecli.core.engines.bundle import load_manifest
-from rarecli.core.errors import DataError, ModelError, UsageError
+from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.resampling import resampled_shape
+from rarecli.core.jobs import memory
 from rarecli.core.jobs.files import read_json
+from rarecli.core.prediction.predict import predict
 
 NO_SFORM = (SFORM_CODE, "h", 0)
 
@@ -68,6 +76,82 @@ def test_bounds_of_growth_by_hand(shape, zoom, fits):
     else:
         with pytest.raises(DataError, match="too far from the grid"):
             resampled_shape(shape, zoom)
+
+
+def hollow(path, shape, dtype):
+    """A scan of this shape whose voxels take no place on the disk."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header.set_sform(np.eye(4), 1)
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = 352
+    with path.open("wb") as file:
+        file.write(header.binaryblock + bytes(4))
+        file.truncate(352 + np.dtype(dtype).itemsize * int(np.prod(shape)))
+    return path
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A dataset of one scan that can be read in the machine's 2 GB, and not be predicted or prepared: 600 x 500 x 400 voxels."""
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 2**31)
+    for name in ("images", "labels"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        hollow(tmp_path / "data" / name / "a.nii", (600, 500, 400), np.uint8)
+    files = {"image": "./images/a.nii", "label": "./labels/a.nii"}
+    describe(tmp_path / "data", name="x", modality={"0": "MR"}, labels={"0": "background", "1": "head"}, numTraining=1, training=[files])
+    return tmp_path / "data"
+
+
+def refused_for_its_size(action):
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="more memory than this machine has") as caught:
+            action()
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    assert "at most 2.0 GB" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_fault_19_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(large, bundle, tmp_path, to_file):
+    """Refused from the header if its prediction needs more memory than the machine or its container has; both are stated."""
+    output = tmp_path / ("out.nii.gz" if to_file else "out")
+    with Predictor(bundle, backend="onnx") as predictor:
+        refused_for_its_size(lambda: predict([large / "images"], predictor, output))
+        refused_for_its_size(lambda: predictor.predict(large / "images" / "a.nii"))
+        predictor.require_affordable([large / "images" / "a.nii"], 3)  # an eighth along every axis
+
+
+def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp_path):
+    """In the worker, which returns the error of a case."""
+    [case] = open_dataset(large).cases
+    plan = PLAN.model_copy(update={"spacing_mm": (0.8, 0.8, 0.8)})
+
+    def prepare():
+        error = prepare_or_fail(case, plan=plan, folder=tmp_path, kept=())
+        if isinstance(error, DataError):
+            raise error
+
+    refused_for_its_size(prepare)
+
+
+def test_a_scan_that_does_not_fit_the_memory_is_refused_by_evaluate(large, bundle, tmp_path, monkeypatch):
+    """Evaluate reads a scan to make coarser ones of it, so the scan itself must fit."""
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 2**29)
+    refused = pytest.raises(SomeCasesFailed, match=r"more memory than this machine has.*0\.5 GB")
+    with Predictor(bundle, backend="onnx") as predictor, refused:
+        evaluate(large, predictor, tmp_path / "out", EvaluateOptions(depths=[3], surface=False))
+
+
+def test_fault_28_a_scan_that_is_long_and_thin_is_refused_by_predict(bundle, tmp_path):
+    """A long scan that is thin along two axes is refused from its header: its cost would be that of its padding."""
+    scan = hollow(tmp_path / "scan.nii", (32767, 1, 1), np.uint8)
+    with Predictor(bundle, backend="onnx") as predictor, pytest.raises(DataError, match="too thin for its length"):
+        predictor.predict(scan)
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -17,6 +17,7 @@ from rarecli.core.imaging.normalisation import normalise, percentile_limits
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape, pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume
 
 torch = pytest.importorskip("torch")
@@ -37,6 +38,7 @@ SPEC = ModelSpec(
     ),
     network=NetworkConfig(num_classes=3, num_levels=3, num_depths=3),
 )
+RULES = rules_of(SPEC)
 shapes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
@@ -282,7 +284,7 @@ def places_mm(labels, affine, index):
 def test_every_orientation_gives_one_answer_in_its_own_shape(scanned, orientation, spacing):
     image, _ = scanned[spacing]
     scan = turned(image, orientation)
-    straight, other = prepare_scan(image, SPEC), prepare_scan(scan, SPEC)
+    straight, other = prepare_scan(image, RULES), prepare_scan(scan, RULES)
     assert other.route == straight.route
     assert np.array_equal(other.image, straight.image)
     assert other.affine == pytest.approx(straight.affine)
@@ -296,7 +298,7 @@ def test_every_orientation_gives_one_answer_in_its_own_shape(scanned, orientatio
 
 def test_a_scan_on_a_grid_is_not_touched_but_normalised(scanned):
     image, labels = scanned[2.0]
-    routed = prepare_scan(image, SPEC)
+    routed = prepare_scan(image, RULES)
     assert routed.route.depth == 1
     assert np.array_equal(routed.image, normalise(image.data, PERCENTILE))
     assert np.array_equal(routed.restore_labels(labels.data[0]), labels.data[0])
@@ -308,7 +310,7 @@ def test_a_routed_image_lies_where_its_affine_says(scanned):
     image, _ = scanned[2.0]
     index = np.indices(image.shape)
     coordinate = (image.affine[0, 0] * index[0] + image.affine[0, 3])[None].astype(np.float32)
-    routed = prepare_scan(Volume(coordinate, image.affine), SPEC, depth=0)
+    routed = prepare_scan(Volume(coordinate, image.affine), RULES, depth=0)
     low, high = np.percentile(np.repeat(np.repeat(np.repeat(coordinate, 2, 1), 2, 2), 2, 3), [0, 100])
     x = routed.affine[0, 0] * np.arange(routed.image.shape[1]) + routed.affine[0, 3]
     inner = slice(4, -4)
@@ -325,7 +327,7 @@ def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orie
     """Padded for the network, and labels come back in the scan's shape."""
     scan = turned(Volume(noise(1, *shape), np.diag([*spacing, 1.0])), orientation)
     depth = data.draw(st.sampled_from([None, 0, 1, 2]))
-    routed = prepare_scan(scan, SPEC, depth)
+    routed = prepare_scan(scan, RULES, depth)
     assert routed.image.shape[1:] == tuple(routed.image.shape[1:])
     labels = np.full(routed.image.shape[1:], 2, np.uint8)
     restored = routed.restore_labels(labels)
@@ -337,7 +339,7 @@ def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orie
 def test_labels_there_and_back_stay_themselves_when_the_grid_is_finer(scanned):
     """A 2 mm scan forced to depth 0: each old voxel takes a new one inside itself."""
     image, labels = scanned[2.0]
-    routed = prepare_scan(image, SPEC, depth=0)
+    routed = prepare_scan(image, RULES, depth=0)
     fine = labels.data[0].repeat(2, 0).repeat(2, 1).repeat(2, 2)
     assert fine.shape == routed.image.shape[1:]
     assert np.array_equal(routed.restore_labels(fine), labels.data[0])
@@ -345,11 +347,11 @@ def test_labels_there_and_back_stay_themselves_when_the_grid_is_finer(scanned):
 
 def test_another_number_of_channels_is_refused():
     with pytest.raises(ModelError, match="number of channels") as caught:
-        prepare_scan(Volume(noise(2, 4, 4, 4), np.eye(4)), SPEC)
+        prepare_scan(Volume(noise(2, 4, 4, 4), np.eye(4)), RULES)
     assert "found: 2" in str(caught.value)
 
 
 def test_a_scan_that_would_grow_beyond_reason_is_refused_before_allocating():
     scan = Volume(noise(1, 4, 4, 4), np.diag([1e15, 1e15, 1e15, 1]))
     with pytest.raises(DataError):
-        prepare_scan(scan, SPEC)
+        prepare_scan(scan, RULES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phantom_spec import SPEC
+from phantom_spec import RULES
 from scipy.special import softmax as scipy_softmax
 
 from rarecli.core.imaging.orientation import from_ras
@@ -20,7 +20,7 @@ def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):
     """A scan of noise, routed; its array axis i lies along the world's axis order[i], forwards or backwards by signs[i]."""
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * np.multiply(signs, spacing)
-    return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), SPEC, depth)
+    return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), RULES, depth)
 
 
 def logits_of(probabilities):

@@ -20,7 +20,7 @@ depth_counts = st.integers(1, 8)
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["why"])
 def test_golden_case(case):
     way = routing.route(
-        tuple(case["spacing_mm"]), tuple(GOLDEN["trained_spacing_mm"]), range(GOLDEN["num_depths"]), tolerance=GOLDEN["tolerance"]
+        tuple(case["spacing_mm"]), tuple(GOLDEN["trained_spacing_mm"]), range(GOLDEN["num_depths"]), routing.Closeness(GOLDEN["tolerance"])
     )
     assert way.depth == case["depth"]
     assert way.grid_spacing_mm == tuple(case["grid_spacing_mm"])
@@ -37,7 +37,7 @@ def test_the_golden_tolerance_is_the_default():
 @pytest.mark.parametrize("case", GOLDEN["as_is_cases"], ids=lambda case: case["why"])
 def test_what_lies_between_two_depths_enters_as_it_is_where_the_model_has_learned_it(case):
     trained, depths = tuple(GOLDEN["trained_spacing_mm"]), range(GOLDEN["num_depths"])
-    way = routing.route(tuple(case["spacing_mm"]), trained, depths, as_is_octaves=GOLDEN["as_is_octaves"])
+    way = routing.route(tuple(case["spacing_mm"]), trained, depths, routing.Closeness(as_is_octaves=GOLDEN["as_is_octaves"]))
     assert (way.depth, list(way.resampled)) == (case["depth"], case["resampled"])
 
 
@@ -134,7 +134,7 @@ def test_the_thresholds_are_where_an_isotropic_scan_changes_depth(trained, num_d
 
 def test_a_forced_depth_is_brought_to_its_grid_even_by_a_model_that_takes_scans_as_they_are():
     """What `rare evaluate` calls upsampled must upsample."""
-    free = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), as_is_octaves=0.5)
-    forced = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), as_is_octaves=0.5, depth=0)
+    free = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), routing.Closeness(as_is_octaves=0.5))
+    forced = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), routing.Closeness(as_is_octaves=0.5), depth=0)
     assert (free.depth, free.resampled) == (0, (False, False, False))
     assert forced.zoom == (1.3, 1.3, 1.3)

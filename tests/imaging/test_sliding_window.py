@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.sliding_window import sliding_logits, window_shape, window_starts, window_weights
+from rarecli.core.imaging.scan_rules import WindowRule, rules_of
+from rarecli.core.imaging.sliding_window import sliding_logits, window_starts, window_weights
 
 SPEC = ModelSpec(
     name="m",
@@ -22,6 +23,7 @@ SPEC = ModelSpec(
     ),
     network=NetworkConfig(in_channels=2, num_classes=2, num_levels=2, num_depths=2),
 )
+RULES = rules_of(SPEC)
 shapes = st.tuples(*[st.integers(1, 21)] * 3)
 depths = st.integers(0, 1)
 
@@ -34,12 +36,12 @@ def noise(*shape):
     ("size", "window", "starts"), [(8, 8, [0]), (3, 8, [0]), (12, 8, [0, 4]), (9, 8, [0, 1]), (16, 8, [0, 4, 8]), (13, 8, [0, 3, 5])]
 )
 def test_starts_by_hand(size, window, starts):
-    assert window_starts(size, window) == starts
+    assert window_starts(size, window, 0.5) == starts
 
 
 @given(st.integers(1, 500), st.integers(1, 60).map(lambda half: 2 * half))
 def test_windows_cover_the_axis_overlap_by_half_and_stay_inside(size, window):
-    starts = window_starts(size, window)
+    starts = window_starts(size, window, 0.5)
     assert starts[0] == 0
     if size <= window:
         assert starts == [0]
@@ -60,11 +62,11 @@ def test_windows_cover_the_axis_overlap_by_half_and_stay_inside(size, window):
     ],
 )
 def test_window_shape_by_hand(shape, depth, window):
-    assert window_shape(shape, SPEC, depth) == window
+    assert RULES.entry(depth).window(shape) == window
 
 
 def test_weights_are_a_symmetric_gaussian_by_hand():
-    weights = window_weights((8, 8, 4))
+    weights = window_weights((8, 8, 4), WindowRule())
     assert weights.shape == (8, 8, 4)
     assert weights.dtype == np.float32
     for axis in range(3):
@@ -78,7 +80,7 @@ def test_weights_are_a_symmetric_gaussian_by_hand():
 @given(shapes, depths)
 def test_a_network_that_changes_nothing_gives_the_image_back(shape, depth):
     image = noise(2, *shape)
-    assert sliding_logits(image, SPEC, depth, lambda batch, _: batch) == pytest.approx(image, abs=1e-5)
+    assert sliding_logits(image, RULES, depth, lambda batch, _: batch) == pytest.approx(image, abs=1e-5)
 
 
 @settings(deadline=None)
@@ -90,9 +92,9 @@ def test_the_network_is_only_given_what_it_takes(shape, depth):
         asked.append((batch.shape, at, batch.dtype, batch.flags.c_contiguous))
         return batch
 
-    result = sliding_logits(noise(2, *shape), SPEC, depth, run)
+    result = sliding_logits(noise(2, *shape), RULES, depth, run)
     assert result.shape == (2, *shape)
-    assert set(asked) == {((1, 2, *window_shape(shape, SPEC, depth)), depth, np.dtype(np.float32), True)}
+    assert set(asked) == {((1, 2, *RULES.entry(depth).window(shape)), depth, np.dtype(np.float32), True)}
 
 
 def test_the_middle_of_a_window_counts_more_than_its_rim():
@@ -102,7 +104,7 @@ def test_the_middle_of_a_window_counts_more_than_its_rim():
     def run(batch, _):
         return np.full_like(batch, next(answers))
 
-    profile = sliding_logits(noise(2, 12, 16, 8), SPEC, 0, run)[0, :, 8, 4]
+    profile = sliding_logits(noise(2, 12, 16, 8), RULES, 0, run)[0, :, 8, 4]
     assert profile[:4].tolist() == [0] * 4
     assert profile[8:].tolist() == [1] * 4
     assert (np.diff(profile) >= 0).all()
@@ -113,7 +115,7 @@ def test_the_middle_of_a_window_counts_more_than_its_rim():
 def test_the_image_is_left_as_it_is():
     image = noise(2, 20, 20, 20)
     before = image.copy()
-    sliding_logits(image, SPEC, 0, lambda batch, _: batch * 2)
+    sliding_logits(image, RULES, 0, lambda batch, _: batch * 2)
     assert np.array_equal(image, before)
 
 
@@ -123,13 +125,13 @@ def test_the_image_is_left_as_it_is():
 )
 def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expected):
     with pytest.raises(DataError, match="padding was forbidden") as caught:
-        sliding_logits(noise(2, *shape), SPEC, 0, lambda image, depth: image, pad=False)
+        sliding_logits(noise(2, *shape), RULES, 0, lambda image, depth: image, pad=False)
     assert expected in str(caught.value)
 
 
 def test_windows_of_a_longer_axis_need_no_padding():
     image = noise(2, 8, 19, 9)
-    np.testing.assert_allclose(sliding_logits(image, SPEC, 0, lambda window, depth: window, pad=False), image, atol=1e-6)
+    np.testing.assert_allclose(sliding_logits(image, RULES, 0, lambda window, depth: window, pad=False), image, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 8), (8, 16, 8), (13, 30, 9)])
@@ -142,6 +144,6 @@ def test_tensors_are_windowed_as_arrays_are(shape):
         ramp = ramp.reshape(window.shape[2:])
         return window * (torch.from_numpy(ramp) if isinstance(window, torch.Tensor) else ramp)
 
-    found = sliding_logits(torch.from_numpy(image), SPEC, 0, run)
-    np.testing.assert_allclose(found.numpy(), sliding_logits(image, SPEC, 0, run), atol=1e-6)
-    assert sliding_logits(torch.empty(2, *shape, device="meta"), SPEC, 0, lambda window, depth: window).device.type == "meta"
+    found = sliding_logits(torch.from_numpy(image), RULES, 0, run)
+    np.testing.assert_allclose(found.numpy(), sliding_logits(image, RULES, 0, run), atol=1e-6)
+    assert sliding_logits(torch.empty(2, *shape, device="meta"), RULES, 0, lambda window, depth: window).device.type == "meta"

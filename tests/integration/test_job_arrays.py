@@ -13,7 +13,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess, preprocess_part
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.folders import resumable_folder, shared_folder
 from rarecli.core.jobs.shards import Shard
 
 OPTIONS = PreprocessOptions(num_jobs=1, num_levels=3, patch_size=(16, 16, 16), spacing_mm=(2.0, 2.0, 2.0))

@@ -20,7 +20,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.volume import write_image
-from rarecli.core.jobs.files import resumable_folder
+from rarecli.core.jobs.folders import resumable_folder
 from rarecli.core.prediction.predict import PredictOptions, predict
 
 
@@ -227,14 +227,14 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
     unfinished = tmp_path / ".out.unfinished" / "cases"
     process = subprocess.Popen([sys.executable, str(tmp_path / "slowly.py"), *arguments], stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
-    while len(list(unfinished.glob("*.safetensors"))) < 2:
+    while len(list(unfinished.glob("phantom*.safetensors"))) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)  # its worker as well: the group is the one that was just started
     process.wait()
     assert not (tmp_path / "out").exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*.safetensors")}
+    kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("phantom*.safetensors")}
     command = [sys.executable, "-m", "rarecli", *arguments, "--resume"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -146,8 +146,8 @@ def scans(tmp_path_factory):
 def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
     """The labels of `rare predict`, but for voxels whose two best probabilities are within the tolerance of logits."""
     volume = read_volume(scan)
-    routed = prepare_scan(volume, predictor.spec)
-    logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
+    routed = prepare_scan(volume, predictor.rules)
+    logits = sliding_logits(routed.image, predictor.rules, routed.route.depth, predictor.runner.run)
     second, best = np.sort(mean_probabilities(logits, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((best - second <= TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
     expected = label_values(classes_of(logits, routed), predictor.spec)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rarecli.core.errors import DataError, EnvironmentFault, UsageError
-from rarecli.core.jobs import files
+from rarecli.core.jobs import files, folders
 
 
 def fill_the_disk(monkeypatch):
@@ -56,7 +56,7 @@ def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
     fill_the_disk(monkeypatch)
-    with pytest.raises(EnvironmentFault, match="No space left"), files.atomic_folder(tmp_path / "out") as temporary:
+    with pytest.raises(EnvironmentFault, match="No space left"), folders.atomic_folder(tmp_path / "out") as temporary:
         (temporary / "a").write_text("x")
     assert list(tmp_path.iterdir()) == []
 
@@ -65,7 +65,7 @@ def test_atomic_folder_replaces_the_old_one(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / "old").write_text("old")
-    with files.atomic_folder(path) as temporary:
+    with folders.atomic_folder(path) as temporary:
         (temporary / "new").write_text("new")
         assert (path / "old").exists()
     assert [item.name for item in path.iterdir()] == ["new"]
@@ -76,7 +76,7 @@ def test_atomic_folder_failing_keeps_the_old_one(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), files.atomic_folder(path) as temporary:
+    with pytest.raises(ZeroDivisionError), folders.atomic_folder(path) as temporary:
         temporary.joinpath("new").write_text(f"half {temporary.joinpath('part').write_text('x') / 0}")
     assert [item.name for item in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
@@ -127,7 +127,7 @@ def test_sha256_of_a_known_text(tmp_path):
 
 
 def test_files_of_a_folder_are_as_readable_as_the_umask_allows(tmp_path):
-    with files.atomic_folder(tmp_path / "made") as folder:
+    with folders.atomic_folder(tmp_path / "made") as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "private").write_bytes(b"x")
         (folder / "inner" / "private").chmod(0o600)
@@ -179,7 +179,7 @@ def test_what_a_file_system_need_not_give_is_no_error(tmp_path, monkeypatch, ref
         monkeypatch.setattr(os, "fsync", refuse_folders)
     with files.atomic_file(tmp_path / "a.json") as temporary:
         temporary.write_text("x")
-    with files.atomic_folder(tmp_path / "folder") as temporary:
+    with folders.atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "a").write_text("x")
     assert (tmp_path / "a.json").read_text() == (tmp_path / "folder" / "a").read_text() == "x"
 
@@ -193,3 +193,75 @@ def test_a_failing_disk_is_an_error(tmp_path, monkeypatch):
         temporary.write_text("x")
     assert "free some space" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_writes_is_kept(tmp_path):
+    path, precious = tmp_path / "a.json", tmp_path / "precious"
+    precious.write_text("mine")
+    left, others = tmp_path / ".a.json.k2j3h4_9.json", [".b.json.k2j3h4_9.json", ".a.json.k2j3h4_9.txt", ".a.json.json"]
+    link = tmp_path / ".a.json.aaaaaaaa.json"
+    for name in others:
+        (tmp_path / name).touch()
+    link.symlink_to(precious)
+    with files.atomic_file(path) as living:
+        left.touch()
+        files._hidden_names.cache_clear()  # the next process
+        files.write_json(path, 1)
+        assert living.exists()
+        assert not left.exists()
+        living.write_text("2")
+    assert files.read_json(path) == 2
+    assert {item.name for item in tmp_path.iterdir()} == {"a.json", "precious", link.name, *others}
+    assert precious.read_text() == "mine"
+
+
+def test_what_a_killed_maker_of_a_folder_left_is_removed_by_the_next(tmp_path):
+    for name in (".out.k2j3h4_9", ".out.k2j3h4_9.old", ".other.k2j3h4_9"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    with folders.atomic_folder(tmp_path / "out") as living:
+        assert not (tmp_path / ".out.k2j3h4_9").exists()
+        assert (tmp_path / ".out.k2j3h4_9.old").exists()  # there is no other result
+        with folders.atomic_folder(tmp_path / "out"):
+            assert living.exists()
+    with folders.atomic_folder(tmp_path / "out"):
+        pass
+    assert {item.name for item in tmp_path.iterdir()} == {"out", ".other.k2j3h4_9"}
+
+
+@pytest.mark.parametrize("make", [lambda path: folders.resumable_folder(path, resume=False), folders.shared_folder])
+def test_fault_53_a_link_in_place_of_an_unfinished_folder_is_not_followed(tmp_path, make):
+    """An unfinished folder that is a link is refused."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    (tmp_path / ".out.unfinished").symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="is a link"), make(tmp_path / "out"):
+        pass
+    assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_a_link_inside_an_unfinished_folder_is_removed_and_not_followed(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / ".out.unfinished").mkdir()
+    (tmp_path / ".out.unfinished" / "cases").symlink_to(tmp_path / "precious")
+    with folders.resumable_folder(tmp_path / "out", resume=False) as folder:
+        assert list(folder.iterdir()) == []
+    assert (tmp_path / "precious").is_dir()
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentFault), files.locked(tmp_path / ".lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("letter", ["x", "\u65e5", "\udc80"])
+def test_temporaries_of_long_names_that_begin_alike_are_told_apart(tmp_path, letter):
+    """safetensors puts a new file in the place of the one that holds the lock."""
+    one, other = tmp_path / f"{letter * 50}1.json", tmp_path / f"{letter * 50}2.json"
+    with files.atomic_file(one) as temporary:
+        temporary.unlink()
+        temporary.write_text("1")
+        files.write_json(other, 2)
+        assert len(os.fsencode(temporary.name)) < 255
+    assert (files.read_json(one), files.read_json(other)) == (1, 2)

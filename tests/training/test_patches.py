@@ -8,6 +8,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume, write_image, write_labels
 from rarecli.core.training.batches import collate
 from rarecli.core.training.multi_resolution import make_samples
@@ -105,7 +106,7 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
         assert batch.labels[depth].shape == (2, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
     # a scan alone is seen as prediction sees it
     scan, _ = Phantom(len("small"), (33.0, 40.0, 20.0)).acquire(1.0)
-    seen = prepare_scan(scan, samples.spec).image
+    seen = prepare_scan(scan, rules_of(samples.spec)).image
     found = collate([small], samples.spec).images[0][0].numpy()
     np.testing.assert_allclose(found[:, :33, :40, :20], seen, atol=1e-6)
     assert not found[:, 33:].any()
@@ -113,7 +114,7 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
     # and at 1/8, where 33 x 40 x 20 is 5 x 5 x 3, the last voxels of x and z reaching over the border
     over = np.pad(scan.data, ((0, 0), (0, 7), (0, 0), (0, 4)), mode="edge")
     blocks = over.reshape(1, 5, 8, 5, 8, 3, 8).mean(axis=(2, 4, 6))
-    seen = prepare_scan(Volume(blocks, np.diag([8.0, 8.0, 8.0, 1.0])), samples.spec).image
+    seen = prepare_scan(Volume(blocks, np.diag([8.0, 8.0, 8.0, 1.0])), rules_of(samples.spec)).image
     np.testing.assert_allclose(small.images[3], seen, atol=1e-5)
 
 

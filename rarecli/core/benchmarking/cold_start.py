@@ -70,7 +70,7 @@ def _main() -> None:
     x, y, z = task.shape
     with opened.runner:
         scan = random_scan(opened.spec, task.depth, (x, y, z))
-        segment([scan] * task.batch, opened.spec, task.entry, opened.steps, lambda _: None)
+        segment([scan] * task.batch, opened.rules, task.entry, opened.steps, lambda _: None)
         sys.stdout.write(f"{_peak_memory_bytes()}\n")
         sys.stdout.flush()
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rarecli.core.benchmarking import counts, machine
+from rarecli.core.benchmarking import machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
+from rarecli.core.benchmarking.comparison import Comparison
 from rarecli.core.benchmarking.models import Models
 from rarecli.core.benchmarking.rows import OK, Key, Row, Task, keys_of, reason_of, rows_of
 from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.benchmarking.timing import Mark, Sample, sample_stages
-from rarecli.core.config import geometry
-from rarecli.core.engines.open_model import open_model
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.network_cost import least_memory_bytes
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.progress import Reporter
@@ -75,6 +76,7 @@ def _measure_group(
     rows: list[Row] = []
     work: list[tuple[Row, Session, list[Volume]]] = []
     default_threads = _torch_threads()
+    comparison = Comparison(models.path("torch"), stack) if task.compare_with_torch else None
     for key in keys:
         reporter.say(f"opening {key.backend}, {key.precision}" + (f", {key.num_threads} threads" if key.num_threads else ""))
         try:
@@ -83,7 +85,7 @@ def _measure_group(
             verdict = "skipped" if isinstance(error, RareError) else "failed"
             rows.append(Row(key, "", 0, None, f"{verdict}: {reason_of(error)}"))
             continue
-        off = _compare(models, task, session, stack) if task.compare_with_torch else {}
+        off = comparison.off(session.opened, _depths(session.opened.spec, task)) if comparison and _may_differ(key) else {}
         session.activate(default_threads)
         for row in rows_of(task, key, session.opened.spec):
             rows.append(row)
@@ -124,7 +126,7 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
     assert row.depth is not None
     row.shape = entry_shape(spec, row.depth, task.shape)
     row.entry_shape = entry_shape(spec, row.entry, task.shape)
-    needed = counts.least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
+    needed = least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
     free = machine.available_memory_bytes()
     if free is not None and needed > free and not row.on_gpu:
         raise EnvironmentFault(
@@ -157,33 +159,17 @@ def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, se
     opened = session.opened
 
     def iteration(mark: Mark) -> None:
-        segment(scans, opened.spec, row.entry, opened.steps, mark)
+        segment(scans, opened.rules, row.entry, opened.steps, mark)
 
     return sample_stages(iteration, min_iterations=iterations, min_seconds=seconds)
 
 
-def _compare(models: Models, task: Task, session: Session, stack: ExitStack) -> dict[int, float]:
-    """Returns, by depth, how far the logits differ at most from those of PyTorch on the CPU, as a share of the largest logit.
+def _depths(spec: ModelSpec, task: Task) -> Sequence[int]:
+    return range(spec.network.num_depths) if task.depths is None else task.depths
 
-    The comparison uses the smallest image that the entry accepts. A depth that fails is left out.
-    """
-    if session.key.backend == "torch" and session.key.precision == "fp32":
-        return {}
-    spec, off = session.opened.spec, {}
-    _, reference = open_model(models.path("torch"), "torch", "cpu", session.key.num_threads)
-    stack.enter_context(reference)  # closed only with the other runners, since closing turns denormals on for all of PyTorch
-    steps = session.opened.steps
-    for depth in range(spec.network.num_depths) if task.depths is None else task.depths:
-        least = geometry.min_axis(spec.network.num_levels, depth)
-        image = np.random.default_rng(depth).random((1, spec.network.in_channels, least, least, least), dtype=np.float32)
-        try:
-            logits = steps.forward(steps.put(image), depth)
-        except Exception:  # the row of this depth will report the error
-            continue
-        found = logits if isinstance(logits, np.ndarray) else logits.cpu().numpy()
-        expected = reference.run(image, depth)
-        off[depth] = float(np.abs(found - expected).max() / np.abs(expected).max())
-    return off
+
+def _may_differ(key: Key) -> bool:
+    return key.backend != "torch" or key.precision != "fp32"
 
 
 def _start_cold(models: Models, task: Task, row: Row) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rarecli.core.benchmarking import counts
 from rarecli.core.benchmarking.rows import OK, Row
 from rarecli.core.benchmarking.stages import PAPER_STAGES
 from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
 from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
 from rarecli.core.config.model_spec import NetworkConfig
+from rarecli.core.config.network_cost import count
 
 Record = dict[str, Any]
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
@@ -119,7 +119,7 @@ def notes(result: Record) -> list[str]:
             offs = [record["max_rel_off_torch"] for record in good if record["precision"] == precision]
             if known := [off for off in offs if off is not None]:
                 said.append(
-                    f"{precision}: logits differ from PyTorch's in fp32 by at most {max(known):.1e} of the largest, on the smallest images"
+                    f"{precision}: logits differ from fp32 PyTorch by at most {max(known):.1e} of the largest, on small and large images"
                 )
     return said
 
@@ -127,7 +127,7 @@ def notes(result: Record) -> list[str]:
 def _work(row: Row, network: NetworkConfig, seconds: float, peaks: dict[str, float | None] | None) -> Record:
     """Returns the work of the network, its measured rate, and the rate that the roofline allows."""
     assert row.entry_shape is not None
-    work = counts.count(network, row.entry, row.entry_shape, row.batch)
+    work = count(network, row.entry, row.entry_shape, row.batch)
     moved = work.num_bytes(row.key.precision)
     rate, bound, share = work.flop / seconds, None, None
     peak = peaks[row.key.precision] if peaks else None

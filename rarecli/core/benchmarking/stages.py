@@ -29,6 +29,7 @@ from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.imaging.padding import pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import best_classes, label_values
+from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape
 
@@ -143,10 +144,15 @@ class CudaSteps:
 class Opened:
     """A model opened with one backend. The caller enters `runner` as a context before it uses `steps`."""
 
-    spec: ModelSpec
+    rules: ScanRules
     runner: Runner
     steps: Steps
     on_gpu: bool
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's spec."""
+        return self.rules.spec
 
 
 def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
@@ -154,10 +160,10 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
     if backend not in TIMED_BACKENDS:
         raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
     in_torch = backend in IN_TORCH
-    spec, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
+    rules, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
     if not in_torch:
         on_gpu = backend == "tensorrt" or (backend == "onnx" and device != "cpu" and _has_cuda_onnx())
-        return Opened(spec, runner, HostSteps(runner), on_gpu)
+        return Opened(rules, runner, HostSteps(runner), on_gpu)
     network, place = runner.network, runner.device  # type: ignore[attr-defined]
     if backend == CUDA_GRAPH and place.type != "cuda":
         raise EnvironmentFault("CUDA graphs need a GPU", field="backend", found=backend)
@@ -166,8 +172,8 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
             raise EnvironmentFault("torch-compile needs a C++ compiler, and none was found", field="backend", found=backend)
         network.compile(dynamic=False)
     if place.type == "cuda":
-        return Opened(spec, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH), True)
-    return Opened(spec, runner, HostSteps(runner), False)
+        return Opened(rules, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH), True)
+    return Opened(rules, runner, HostSteps(runner), False)
 
 
 def _has_cuda_onnx() -> bool:
@@ -202,12 +208,12 @@ def random_scan(spec: ModelSpec, depth: int, shape: Shape) -> Volume:
     return Volume(data, np.diag([*spec.grid_spacing_mm(depth), 1.0]))
 
 
-def segment(scans: Sequence[Volume], spec: ModelSpec, entry: int, steps: Steps, mark: Mark) -> list[IntArray]:
+def segment(scans: Sequence[Volume], rules: ScanRules, entry: int, steps: Steps, mark: Mark) -> list[IntArray]:
     """Returns the labels of scans of one shape, processed as one batch that enters at depth `entry`. Calls `mark` after every stage."""
-    routed = [prepare_scan(scan, spec, entry) for scan in scans]
+    routed = [prepare_scan(scan, rules, entry) for scan in scans]
     x, y, z = routed[0].image.shape[1:]
-    window = spec.engine_shape((x, y, z), entry)
-    image = np.ascontiguousarray(np.stack([pad_to(item.image, window) for item in routed]))
+    whole = rules.entry(entry).enlarged((x, y, z))
+    image = np.ascontiguousarray(np.stack([pad_to(item.image, whole, rules.window.padding_value) for item in routed]))
     mark("preprocess")
     held = steps.put(image)
     if steps.copies:
@@ -219,6 +225,6 @@ def segment(scans: Sequence[Volume], spec: ModelSpec, entry: int, steps: Steps, 
     classes = steps.fetch(best)
     if steps.copies:
         mark("copy_out")
-    labels = [label_values(item.restore_labels(own[:x, :y, :z]), spec) for item, own in zip(routed, classes, strict=True)]
+    labels = [label_values(item.restore_labels(own[:x, :y, :z]), rules.spec) for item, own in zip(routed, classes, strict=True)]
     mark("postprocess")
     return labels

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import BaseModel, ConfigDict, Field
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Filters = Annotated[int, Field(ge=1, le=1024)]
 Shape = tuple[Size, Size, Size]
 Levels = Annotated[int, Field(ge=1, le=10)]
 """Bounded, as all sizes are that decide what is allocated."""
-Spacing = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+Millimetres = Annotated[float, Field(gt=0, le=1e3)]
+Spacing = tuple[Millimetres, Millimetres, Millimetres]
+Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
+"""A number that float32 holds."""
+Name = Annotated[str, Field(max_length=1024)]
+Count = Annotated[int, Field(ge=0, le=2**62)]
 Targets = Literal["centred", "paper"]
 Arch = Literal["rare-unet", "unet", "unet-aug"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from rarecli.core.config import geometry
-from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Targets
+from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Name, Targets
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import ModelError
@@ -22,7 +22,7 @@ class NetworkConfig(Frozen):
     num_classes: int = Field(default=2, ge=2, le=256)
     num_filters: Filters = 16
     num_levels: Levels = 4
-    num_depths: PositiveInt = 4
+    num_depths: Levels = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -38,7 +38,7 @@ class ModelSpec(Frozen):
     """All that prediction needs to know of a model, beside its weights."""
 
     schema_version: Literal[1] = 1
-    name: str
+    name: Name
     plan: Plan
     network: NetworkConfig
     targets: Targets = "centred"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from rarecli.core.config import geometry
-from rarecli.core.config.base import Frozen, Levels, Shape, Spacing
+from rarecli.core.config.base import Frozen, Levels, Name, Real, Shape, Spacing
 from rarecli.core.errors import UsageError
 
 
@@ -30,20 +30,24 @@ class PercentileNormalisation(Frozen):
         return self
 
 
+MOST_CHANNELS, MOST_CLASSES = 1024, 256
+PerChannel = Annotated[tuple[Real, ...], Field(max_length=MOST_CHANNELS)]
+
+
 class CtNormalisation(Frozen):
     """Fixed values from the foreground of the training set, per channel: clip to [lower, upper], minus mean, over std. For CT."""
 
     kind: Literal["ct"] = "ct"
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-    mean: tuple[float, ...]
-    std: tuple[PositiveFloat, ...]
+    lower: PerChannel
+    upper: PerChannel
+    mean: PerChannel
+    std: Annotated[tuple[Annotated[float, Field(gt=0, le=3.4e38)], ...], Field(max_length=MOST_CHANNELS)]
 
 
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
 
 
-Range = tuple[float, float]
+Range = tuple[Real, Real]
 
 
 class Fingerprint(Frozen):
@@ -51,19 +55,19 @@ class Fingerprint(Frozen):
 
     extent_mm: tuple[Range, Range, Range]
     """Field of view along RAS axes."""
-    intensity_mean: tuple[Range, ...]
+    intensity_mean: tuple[Range, ...] = Field(max_length=MOST_CHANNELS)
     """Per channel, of the normalised scan at any depth."""
-    intensity_std: tuple[Range, ...]
+    intensity_std: tuple[Range, ...] = Field(max_length=MOST_CHANNELS)
 
 
 class Plan(Frozen):
     """What the network sees of a dataset: channels, classes, the trained grid, the patch, the normalisation."""
 
-    dataset: str
-    channel_names: tuple[str, ...]
-    label_names: tuple[str, ...]
+    dataset: Name
+    channel_names: tuple[Name, ...] = Field(max_length=MOST_CHANNELS)
+    label_names: tuple[Name, ...] = Field(max_length=MOST_CLASSES)
     """Name of each class; class 0 is the background."""
-    label_values: tuple[int, ...]
+    label_values: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(max_length=MOST_CLASSES)
     """Value of each class in labels files."""
     spacing_mm: Spacing
     """The trained spacing: that of depth 0."""

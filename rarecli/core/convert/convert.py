@@ -26,7 +26,8 @@ from rarecli.core.data.cases import undeclared_name
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.errors import DataError, ModelError, UsageError, some
 from rarecli.core.imaging.volume import Volume, require_finite, write_image, write_labels
-from rarecli.core.jobs.files import atomic_folder, write_json
+from rarecli.core.jobs.files import write_json
+from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_folder_name
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint

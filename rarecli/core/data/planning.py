@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.orientations import io_orientation
 
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
@@ -13,7 +12,7 @@ from rarecli.core.config.plan import Plan, require_patch_size
 from rarecli.core.data.cases import Case, undeclared_name
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.nifti import read_geometry
+from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.volume import read_labels
 from rarecli.core.jobs.workers import Workers
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
@@ -91,13 +90,12 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
     shapes, spacings, channels = [], [], 1
     for case in dataset.cases:
         try:
-            size, affine = read_geometry(case.images[0])
+            shape, spacing_mm, in_file = ras_geometry(case.images[0])
         except DataError:
             continue  # the worker that reads the case whole says what is wrong with it
-        order = np.argsort(io_orientation(affine)[:, 0])
-        shapes.append(np.array([*size, 1, 1])[:3][order])
-        spacings.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
-        channels = max(len(case.images), size[3] if len(size) > 3 else 1)
+        shapes.append(shape)
+        spacings.append(spacing_mm)
+        channels = max(len(case.images), in_file)
     if not shapes:
         raise DataError("no scan of the dataset can be read", path=dataset.root, found=str(dataset.cases[0].images[0]))
     return np.array(shapes), np.array(spacings), channels

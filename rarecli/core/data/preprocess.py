@@ -25,7 +25,7 @@ from rarecli.core.data.planning import PreprocessOptions, make_plan
 from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
-from rarecli.core.jobs.files import resumable_folder, shared_folder
+from rarecli.core.jobs.folders import resumable_folder, shared_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard

@@ -6,7 +6,7 @@ The file of a case holds the key of what it was made from, so that --resume can 
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,11 +26,12 @@ from rarecli.core.errors import DataError, RareError, blamed_on
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import percentile_limits
-from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.orientation import ras_geometry, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape
-from rarecli.core.imaging.resampling import resample, resample_labels
-from rarecli.core.jobs.files import cannot_write
+from rarecli.core.imaging.resampling import resample, resample_labels, resampled_shape
+from rarecli.core.jobs.files import atomic_file, cannot_write
 from rarecli.core.jobs.journal import key_of
+from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import FloatArray, IntArray
 
 _SAMPLES_PER_CASE = 2000
@@ -69,8 +70,8 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
                 image = file.get_tensor("image")
                 samples = _samples(image, file.get_tensor("labels"))
             if path != target:
-                shutil.copyfile(path, _part_of(target))
-                _part_of(target).replace(target)
+                with atomic_file(target) as temporary:
+                    shutil.copyfile(path, temporary)
         except (OSError, SafetensorError, ValueError, KeyError, DataError):
             continue  # cut short, or of another version
         return CaseResult(record, samples, tuple(constant_channels(image)))
@@ -78,6 +79,7 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
 
 
 def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
+    _require_affordable(case, plan)
     scan, reference = read_case(case, plan.label_values, len(plan.channel_names))
     scan, reference = to_ras(scan), to_ras(reference)
     image, labels = scan.data, reference.data[0]
@@ -104,18 +106,22 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
     return CaseResult(record, _samples(image, labels), tuple(constant_channels(image)))
 
 
+def _require_affordable(case: Case, plan: Plan) -> None:
+    """Raise DataError, from the scan's header, for a case that this machine cannot hold."""
+    shape, spacing_mm, _ = ras_geometry(case.images[0])
+    goal = plan.patch_size
+    if not plan.fixed_shape:
+        goal = resampled_shape(shape, routing.route(spacing_mm, plan.spacing_mm, range(plan.num_levels)).zoom)
+    # image and labels on both grids
+    require_memory(4 * (len(plan.channel_names) + 1) * (math.prod(shape) + math.prod(goal)), "preparing the case")
+
+
 def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
-    temporary = _part_of(path)
     try:
-        save_file(arrays, temporary, {"facts": json.dumps(facts)})
-        temporary.replace(path)
+        with atomic_file(path) as temporary:
+            save_file(arrays, temporary, {"facts": json.dumps(facts)})
     except SafetensorError as error:
         raise cannot_write(path, error) from error
-
-
-def _part_of(path: Path) -> Path:
-    """Where this process writes a file of a case: a kill leaves a part, which must not look like a case, nor be another process's."""
-    return path.with_suffix(f".{os.getpid()}.part")
 
 
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:

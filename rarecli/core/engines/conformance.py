@@ -8,21 +8,21 @@ BUNDLE/conformance/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import ConformanceVector, HashedFile
-from rarecli.core.engines.parity import RELATIVE_TOLERANCE
+from rarecli.core.engines.parity import RELATIVE_TOLERANCE, Gate
+from rarecli.core.engines.probes import background_image, large_shape
 from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, mean_probabilities
+from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
 from rarecli.core.jobs.files import sha256
@@ -32,23 +32,24 @@ _MOST_VOXELS_PER_AXIS = 35
 """So that a bundle stays small, and yet windows of 32 overlap."""
 
 
-def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: Runner) -> tuple[ConformanceVector, ...]:
+def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[ConformanceVector, ...]:
     """Write the vectors of every depth, computed by `runner` (PyTorch)."""
     vectors = []
     (bundle / FOLDER).mkdir()
-    for depth in depths:
-        x, y, z = spec.grid_spacing_mm(depth)
+    for entry in rules.entries:
+        spec, depth = rules.spec, entry.depth
+        x, y, z = entry.grid_spacing_mm
         # a little more than a patch, so that windows overlap where the patch is small enough
-        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(spec.patch_shape(depth), (x, y, z), strict=True))
+        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(entry.patch_shape, (x, y, z), strict=True))
         phantom, _ = Phantom(depth, (a, b, c), spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
         scan_file, labels_file, arrays_file = (
             Path(FOLDER) / f"depth{depth}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
         )
         write_image(bundle / scan_file, phantom.data if phantom.num_channels > 1 else phantom.data[0], phantom)
         scan = read_volume(bundle / scan_file)
-        routed = prepare_scan(scan, spec)
+        routed = prepare_scan(scan, rules)
         assert routed.route.depth == depth
-        logits = sliding_logits(routed.image, spec, depth, runner.run)
+        logits = sliding_logits(routed.image, rules, depth, runner.run)
         write_labels(bundle / labels_file, label_values(classes_of(logits, routed), spec), scan)
         save_file({"image": np.ascontiguousarray(routed.image), "logits": np.ascontiguousarray(logits)}, bundle / arrays_file)
         scan_entry, labels_entry, arrays_entry = (
@@ -58,24 +59,43 @@ def write_vectors(bundle: Path, spec: ModelSpec, depths: Sequence[int], runner: 
     return tuple(vectors)
 
 
-def verify_bundle(bundle: Bundle, runner: Runner) -> list[str]:
-    """Compare every file with the manifest and run every vector; one line per depth. Raises ModelError at the first disagreement."""
+def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> list[str]:
+    """Compare every file with the manifest, run every vector, and run every engine on a large image that is mostly constant background.
+
+    Returns one line per vector and per large image. Raises ModelError at the first disagreement.
+    reference: what must give the same logits on the large image; None: there is none, which the last line then says.
+    """
     bundle.verify()
-    return [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
+    lines = [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
+    if reference is None:
+        return [*lines, "large images: not compared, there is no other backend here"]
+    return lines + [_verify_on_background(bundle, depth, runner, reference) for depth in runner.depths]
+
+
+def _verify_on_background(bundle: Bundle, depth: int, runner: Runner, reference: Runner) -> str:
+    """Statistics over a large constant background are where engines go wrong that are right on small images."""
+    manifest = bundle.manifest
+    spec, plan = manifest.spec, manifest.engine(depth).plan
+    shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, depth)
+    image = background_image(spec, shape)
+    name = f"{manifest.engine(depth).file}, {runner.backend}, on a large image"
+    gate = Gate(name, spec, depth, manifest.precision, "use another backend, or export again")
+    agreement = gate.compare(runner.run(image, depth), reference.run(image, depth))
+    return f"depth {depth}: {' x '.join(map(str, shape))} voxels within {agreement.max_abs:.1e} of {reference.backend} ({runner.backend})"
 
 
 def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) -> str:
-    spec = bundle.manifest.spec
+    spec, rules = bundle.manifest.spec, bundle.manifest.rules
     scan = read_volume(bundle.file(vector.scan))
     expected_labels = read_labels(bundle.file(vector.labels)).data[0]
     arrays = load_file(bundle.file(vector.arrays))
-    routed = prepare_scan(scan, spec, depths=bundle.manifest.depths)
+    routed = prepare_scan(scan, rules)
     if routed.route.depth != vector.depth:
         raise ModelError("the scan is routed elsewhere", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
     image_off = float(np.abs(routed.image - arrays["image"]).max())
     if image_off > 1e-5:
         raise ModelError("the scan is prepared differently", path=vector.arrays.file, field="image", found=f"off by {image_off:.1e}")
-    logits = sliding_logits(routed.image, spec, vector.depth, runner.run)
+    logits = sliding_logits(routed.image, rules, vector.depth, runner.run)
     expected = arrays["logits"]
     tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())

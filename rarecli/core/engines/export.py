@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.conformance import write_vectors
-from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, RoutingRule, TensorInfo
+from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, TensorInfo
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
 from rarecli.core.engines.onnx_runner import OnnxRunner
@@ -35,7 +34,9 @@ from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tenso
 from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.errors import UsageError
-from rarecli.core.jobs.files import atomic_folder, sha256
+from rarecli.core.imaging.scan_rules import ScanRules, rules_of
+from rarecli.core.jobs.files import sha256
+from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
@@ -86,6 +87,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     require_new_folder(bundle, MANIFEST, "a bundle", again=options.overwrite, resumable=False)
     spec, precision = source.spec, options.precision
     depths = _choose_depths(spec, options.depths)
+    rules = rules_of(spec, depths)
     network = build_network(spec.network)
     checkpoint.load_weights(network, source.weights)
     network.eval()
@@ -101,12 +103,12 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
             if shared:
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
-            engines.append(_describe(spec, depth, file))
+            engines.append(_describe(rules, depth, file))
         manifest = Manifest(
             spec=spec,
             precision=precision,
             opset=OPSET,
-            routing=RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=tuple(depths), as_is_octaves=spec.as_is_octaves),
+            routing=rules.routing,
             weights=shared,
             engines=tuple(engines),
             conformance=(),
@@ -119,7 +121,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
                 engine.model_copy(update={"plan": _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)})
                 for engine in engines
             ]
-        vectors = write_vectors(folder, spec, depths, reference) if options.check else ()
+        vectors = write_vectors(folder, rules, reference) if options.check else ()
         manifest = manifest.model_copy(update={"engines": tuple(engines), "conformance": vectors})
         _write(manifest, folder)
     return manifest
@@ -188,18 +190,13 @@ def _build_plan(
     return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
 
 
-def _describe(spec: ModelSpec, depth: int, file: Path) -> Engine:
-    network = spec.network
-    divisor, least = geometry.divisor(network.num_levels, depth), geometry.min_axis(network.num_levels, depth)
+def _describe(rules: ScanRules, depth: int, file: Path) -> Engine:
+    network = rules.spec.network
     return Engine(
-        depth=depth,
-        grid_spacing_mm=spec.grid_spacing_mm(depth),
+        **rules.entry(depth).model_dump(),
         file=file.name,
         sha256=sha256(file),
         input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),
         output=TensorInfo(name=OUTPUT, shape=(-1, network.num_classes, -1, -1, -1)),
-        divisors=(divisor, divisor, divisor),
-        min_shape=(least, least, least),
-        patch_shape=spec.patch_shape(depth),
         parity=None,
     )

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rarecli.core.config.base import Frozen
+from rarecli.core.config.base import Count, Frozen, Name, Size
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
-from rarecli.core.imaging import resampling, routing, sliding_window
+from rarecli.core.imaging.scan_rules import Depth, Entry, ResamplingRule, RoutingRule, ScanRules, Share, WindowRule
 
 MANIFEST = "manifest.json"
 
@@ -23,18 +23,17 @@ Precision = Literal["fp32", "fp16"]
 """Of the weights and convolutions; input, output and instance norms are float32 in either."""
 
 
-Depth = Annotated[int, Field(ge=0, lt=10)]
-Size = Annotated[int, Field(ge=1, le=2**16)]
 Free = Annotated[int, Field(ge=-1, le=2**16)]
 """A size of a tensor's shape; -1 is one that the caller chooses."""
-Spacing = Annotated[float, Field(gt=0, le=1e6)]
-Share = Annotated[float, Field(ge=0, le=1)]
+
+
+Difference = Annotated[float, Field(ge=0, le=3.4e38)]
 
 
 class TensorInfo(Frozen):
     """A tensor of an engine. -1 is a size that the caller chooses."""
 
-    name: str
+    name: Name
     dtype: Literal["float32"] = "float32"
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
     memory_order: Literal["C"] = "C"
@@ -52,20 +51,20 @@ class HashedFile(Frozen):
 class Parity(Frozen):
     """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
 
-    runners: tuple[str, ...]
+    runners: tuple[Name, ...] = Field(max_length=10)
     """The backends that ran it."""
-    shapes: tuple[tuple[Size, Size, Size], ...]
+    shapes: tuple[tuple[Size, Size, Size], ...] = Field(max_length=100)
     """Shapes of the phantoms and of the random images."""
-    max_abs: float = Field(ge=0)
+    max_abs: Difference
     """Largest difference of a logit on these."""
-    max_rel: float = Field(ge=0)
+    max_rel: Difference
     """The same as a share of the image's largest logit."""
     large_shape: tuple[Size, Size, Size] | None
     """Shape of an image that is mostly constant background; null if none was tried."""
-    large_max_abs: float | None
-    large_max_rel: float | None
+    large_max_abs: Difference | None
+    large_max_rel: Difference | None
     tolerance_rel: Share
-    label_changes: int = Field(ge=0)
+    label_changes: Count
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
     min_dice: Share
     """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
@@ -83,112 +82,34 @@ class ConformanceVector(Frozen):
 class Gpu(Frozen):
     """The GPU that a plan is built on and for."""
 
-    name: str
-    compute_capability: str
+    name: Name
+    compute_capability: Name
 
 
 class PlanFacts(HashedFile):
     """A TensorRT plan and what it is for. The same stands beside it, in `depthK.plan.json`."""
 
-    library: str
-    version: str
+    library: Name
+    version: Name
     gpu: Gpu | None
     """None: built without one, by TensorRT-RTX."""
-    onnx_sha256: str
+    onnx_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     shape_min: tuple[Size, Size, Size, Size, Size]
     shape_opt: tuple[Size, Size, Size, Size, Size]
     shape_max: tuple[Size, Size, Size, Size, Size]
-    flags: tuple[str, ...]
+    flags: tuple[Name, ...] = Field(max_length=100)
     parity: Parity | None = None
     """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
 
 
-class Engine(HashedFile):
+class Engine(HashedFile, Entry):
     """One entry into the network, as an ONNX graph; if asked for, as a TensorRT plan, too."""
 
-    depth: Depth
-    grid_spacing_mm: tuple[Spacing, Spacing, Spacing]
     input: TensorInfo
     output: TensorInfo
-    divisors: tuple[Size, Size, Size]
-    """X, Y and Z must be multiples of these."""
-    min_shape: tuple[Size, Size, Size]
-    patch_shape: tuple[Size, Size, Size]
-    """The size of a sliding window."""
     parity: Parity | None
     """null: not compared with PyTorch; only in bundles that a benchmark makes for itself."""
     plan: PlanFacts | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Engine:
-        for sizes in (self.min_shape, self.patch_shape):
-            if any(size % divisor for size, divisor in zip(sizes, self.divisors, strict=True)):
-                raise ValueError(f"{sizes} are not multiples of the divisors {self.divisors}")
-        if any(least > size for least, size in zip(self.min_shape, self.patch_shape, strict=True)):
-            raise ValueError(f"the patch {self.patch_shape} is below the least shape {self.min_shape}")
-        return self
-
-
-class RoutingRule(Frozen):
-    """How a consumer routes a scan.
-
-    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the engine of the nearest depth, the finer of two.
-    With ratio = spacing / grid spacing per axis: an axis is not resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if
-    all |log2(ratio)| <= as_is_octaves + rounding_slack and their largest minus their smallest log2(ratio) is at most
-    as_is_anisotropy_octaves + rounding_slack.
-    """
-
-    orientation: Literal["RAS"] = "RAS"
-    """Array axes point right, anterior, superior as nearly as flipping and swapping can bring them."""
-    trained_spacing_mm: tuple[Spacing, Spacing, Spacing]
-    depths: tuple[Depth, ...] = Field(min_length=1, max_length=10)
-    axis: Literal["finest"] = "finest"
-    rounding: Literal["half_up"] = "half_up"
-    tolerance: Share = routing.TOLERANCE
-    as_is_octaves: Share
-    """0 for a model that has seen only its grids."""
-    as_is_anisotropy_octaves: Share = routing.AS_IS_ANISOTROPY_OCTAVES
-    rounding_slack: float = Field(default=routing.ROUNDING, ge=0, le=1e-2)
-
-
-class ResamplingRule(Frozen):
-    """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
-
-    A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back axis by axis. Along one that was resampled with step < 1, probabilities (softmax of the
-    logits) are averaged over a box of 1 / step new voxels around the old one's centre, before the best class is taken; along the others
-    that of the nearest new voxel is.
-    """
-
-    kernel: Literal["box"] = "box"
-    min_box_voxels: float = Field(default=resampling.MIN_BOX_VOXELS, ge=1, le=64)
-    max_step: float = Field(default=resampling.MAX_STEP, ge=1, le=resampling.MAX_STEP)
-    """A scan is refused if a new voxel would span more old ones along an axis, or an old one more new ones."""
-    max_growth: float = Field(default=resampling.MAX_GROWTH, ge=1, le=resampling.MAX_GROWTH)
-    """A scan is refused if it would become more than this many times as many voxels."""
-    size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
-    origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
-    border: Literal["repeat the last voxel"] = "repeat the last voxel"
-    labels_back: Literal["step < 1: best class of the mean probabilities over the old voxel; else nearest, rounded half up, clamped"] = (
-        "step < 1: best class of the mean probabilities over the old voxel; else nearest, rounded half up, clamped"
-    )
-
-
-class WindowRule(Frozen):
-    """Padding and sliding windows, per axis, after normalisation.
-
-    size <= patch: padded behind with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
-    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch's size; window i starts at
-    i * (size - patch) / (num - 1), rounded half up. Logits are averaged with weights exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n))^2)
-    along each axis of n voxels, multiplied over the axes, at least min_weight.
-    """
-
-    overlap: float = Field(default=sliding_window.OVERLAP, ge=0, le=0.9)
-    weights: Literal["gaussian"] = "gaussian"
-    sigma: float = Field(default=sliding_window.SIGMA, gt=0, le=10)
-    min_weight: float = Field(default=sliding_window.MIN_WEIGHT, gt=0, le=1)
-    padding_value: float = Field(default=0.0, ge=-1e6, le=1e6)
-    padding_side: Literal["behind"] = "behind"
 
 
 class Manifest(Frozen):
@@ -203,9 +124,27 @@ class Manifest(Frozen):
     window: WindowRule = WindowRule()
     weights: HashedFile | None
     """Where the graphs keep their weights; null if each holds its own."""
-    engines: tuple[Engine, ...]
-    conformance: tuple[ConformanceVector, ...]
-    versions: dict[str, str]
+    engines: tuple[Engine, ...] = Field(min_length=1, max_length=10)
+    conformance: tuple[ConformanceVector, ...] = Field(max_length=100)
+    versions: dict[Name, Name] = Field(max_length=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        depths = [engine.depth for engine in self.engines]
+        if sorted(self.routing.depths) != sorted(depths) or len(set(depths)) < len(depths) or max(depths) >= self.spec.network.num_depths:
+            raise ValueError(f"routing to depths {self.routing.depths}, engines {depths}, entries {self.spec.network.num_depths}")
+        network, plan = self.spec.network, self.spec.plan
+        channels = {network.in_channels, len(plan.channel_names), *(engine.input.shape[1] for engine in self.engines)}
+        classes = {network.num_classes, plan.num_classes, *(engine.output.shape[1] for engine in self.engines)}
+        if len(channels) > 1 or len(classes) > 1:
+            raise ValueError(f"the numbers of channels {channels} or of classes {classes} disagree")
+        return self
+
+    @property
+    def rules(self) -> ScanRules:
+        """How a scan becomes labels with these engines."""
+        entries = tuple(Entry(**{name: getattr(engine, name) for name in Entry.model_fields}) for engine in self.engines)
+        return ScanRules(spec=self.spec, routing=self.routing, resampling=self.resampling, window=self.window, entries=entries)
 
     @property
     def depths(self) -> tuple[int, ...]:

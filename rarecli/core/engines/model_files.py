@@ -11,6 +11,7 @@ from rarecli.core.config.run_folder import RUN, WEIGHTS, load_run_spec
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import MANIFEST
 from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.imaging.scan_rules import ScanRules, rules_of
 from rarecli.core.jobs.journal import key_of
 
 
@@ -22,6 +23,11 @@ class ModelFiles:
     folder: Path
     bundle: Bundle | None
     _weights: Path | None
+
+    @property
+    def rules(self) -> ScanRules:
+        """How a scan becomes labels: as the manifest states it, or as a run's spec implies it."""
+        return self.bundle.manifest.rules if self.bundle else rules_of(self.spec)
 
     @property
     def weights(self) -> Path:

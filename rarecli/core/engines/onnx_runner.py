@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rarecli.core.engines.bundle import Bundle
-from rarecli.core.engines.runner import engine_errors
+from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -47,8 +47,11 @@ class OnnxRunner:
         if self._num_threads:
             options.intra_op_num_threads = self._num_threads
         path = self._bundle.engine_file(depth)
-        self._sessions[depth] = self._ort.InferenceSession(str(path), options, providers=self._providers)
-        return self._sessions[depth]
+        session = self._ort.InferenceSession(str(path), options, providers=self._providers)
+        engine = self._bundle.manifest.engine(depth)
+        require_tensors(engine, [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
+        self._sessions[depth] = session
+        return session
 
     def _choose_providers(self, device: str) -> list[Any]:
         available = self._ort.get_available_providers()

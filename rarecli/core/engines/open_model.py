@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import Engine
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import runs_here
 from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.imaging.scan_rules import ScanRules
 
 BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -20,8 +20,8 @@ _PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 def open_model(
     model: Path, backend: str = "auto", device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
-) -> tuple[ModelSpec, Runner]:
-    """A model's spec and a runner for it. Engines are opened when a depth is first needed.
+) -> tuple[ScanRules, Runner]:
+    """A model's rules and a runner for it. Engines are opened when a depth is first needed.
 
     backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, the fastest that is installed for a bundle.
     num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
@@ -41,8 +41,18 @@ def open_model(
     if precision != "fp32" and backend != "openvino":
         raise UsageError("this backend computes in fp32", field="precision", found=precision, expected="--backend openvino, with a bundle")
     if files.bundle is None or backend == "torch":
-        return files.spec, _open_torch(files, device, num_threads)
-    return files.spec, _open_engines(files.bundle, backend, device, num_threads, precision)
+        return files.rules, _open_torch(files, device, num_threads)
+    return files.rules, _open_engines(files.bundle, backend, device, num_threads, precision)
+
+
+def open_reference(model: Path, backend: str) -> Runner | None:
+    """A runner on the CPU to compare `backend` with: PyTorch if it is installed and can load the weights, else another, else None."""
+    files = find_model(model)
+    has_weights = files.bundle is None or files.bundle.manifest.weights is not None
+    for other in ("torch", "onnx", "openvino"):
+        if other != backend and find_spec(_PACKAGES[other]) is not None and (other != "torch" or has_weights):
+            return open_model(model, other, "cpu")[1]
+    return None
 
 
 def _fastest(bundle: Bundle, device: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.probes import phantom_image
-from rarecli.core.engines.runner import engine_errors
+from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.types import FloatArray
 
@@ -62,13 +63,18 @@ class OpenVinoRunner:
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
         """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
-        with engine_errors(self._bundle.path / self._bundle.manifest.engine(depth).file):
+        engine = self._bundle.manifest.engine(depth)
+        with engine_errors(self._bundle.path / engine.file):
             request = self._requests.get((depth, image.shape)) or self._open(depth, image.shape)
             # a copy: the request uses its output's memory again
-            return np.array(request.infer([np.ascontiguousarray(image)])[0])
+            return np.array(request.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
         model = self._core.read_model(str(self._bundle.engine_file(depth)))
+        engine = self._bundle.manifest.engine(depth)
+        require_tensors(
+            engine, [name for port in model.inputs for name in port.names], [name for port in model.outputs for name in port.names]
+        )
         model.reshape(list(shape))
         if self._precision == "int8":
             model = self._quantise(model, shape)
@@ -84,3 +90,8 @@ class OpenVinoRunner:
         batches = [np.repeat(image, shape[0], axis=0) for image in images]
         with redirect_stdout(sys.stderr):  # it draws progress bars
             return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED)
+
+
+def _names_of(ports: Sequence[Any]) -> list[str]:
+    """The names of a graph's tensors; one tensor may have several."""
+    return [name for port in ports for name in port.names]

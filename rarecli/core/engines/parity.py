@@ -11,7 +11,7 @@ from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.probes import background_image, large_shape, phantom_image, random_image
-from rarecli.core.engines.torch_runner import TorchRunner
+from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.overlap import dice
 from rarecli.core.types import FloatArray, Shape
@@ -29,7 +29,7 @@ def check_parity(
     spec: ModelSpec,
     depth: int,
     precision: Precision,
-    reference: TorchRunner,
+    reference: Runner,
     *,
     shapes: Sequence[Shape] | None = None,
     max_batch: int = 2,
@@ -49,7 +49,7 @@ def check_parity(
         for seed, shape in enumerate(shapes)
         for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch))
     ]
-    gate = _Gate(name, spec, depth, precision)
+    gate = Gate(name, spec, depth, precision, "nothing was written; try --precision fp32, or other versions of torch and onnxruntime")
     small = [gate.compare(run(image), reference.run(image, depth)) for image in small_images]
     background = background_image(spec, large) if large else None
     on_large = [] if background is None else [gate.compare(run(background), reference.run(background, depth))]
@@ -78,7 +78,9 @@ def worst(by_backend: Mapping[str, Parity]) -> Parity:
 
 
 @dataclass(frozen=True)
-class _Agreement:
+class Agreement:
+    """How the logits of one image compare: largest difference, the same as a share of the largest logit, labels that differ."""
+
     max_abs: float
     max_rel: float
     label_changes: int
@@ -86,15 +88,16 @@ class _Agreement:
 
 
 @dataclass(frozen=True)
-class _Gate:
-    """What an engine must fulfil on every image."""
+class Gate:
+    """What an engine must fulfil on every image. name: the engine's file and its backend, for errors."""
 
     name: str
     spec: ModelSpec
     depth: int
     precision: Precision
+    remedy: str
 
-    def compare(self, found: FloatArray, expected: FloatArray) -> _Agreement:
+    def compare(self, found: FloatArray, expected: FloatArray) -> Agreement:
         """Compare logits (B, K, X, Y, Z) of an engine with PyTorch's. Raises ModelError if they do not agree."""
         num_classes = self.spec.plan.num_classes
         tolerance = RELATIVE_TOLERANCE[self.precision] * float(np.abs(expected).max())
@@ -114,9 +117,9 @@ class _Gate:
                 field=f"depth {self.depth}, {self.precision}, shape {expected.shape[2:]}",
                 found=f"logits off by {off:.2e}, {unexplained} labels changed for no small margin, least Dice {worst_dice:.4f}",
                 expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[self.precision]}",
-                remedy="nothing was written; try --precision fp32, or other versions of torch and onnxruntime",
+                remedy=self.remedy,
             )
-        return _Agreement(off, off / float(np.abs(expected).max()), int(differs.sum()), worst_dice)
+        return Agreement(off, off / float(np.abs(expected).max()), int(differs.sum()), worst_dice)
 
 
 def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rarecli.core.engines.manifest import Engine
 from rarecli.core.errors import EnvironmentFault, ModelError, RareError, meaning
 from rarecli.core.types import FloatArray
 
@@ -40,6 +41,20 @@ def engine_errors(path: Path) -> Iterator[None]:
             raise meant from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError("the engine cannot be run", path=path, found="; ".join(lines), remedy="export the bundle again") from error
+
+
+def require_tensors(engine: Engine, inputs: Collection[str], outputs: Collection[str]) -> None:
+    """Raise ModelError unless a graph with these tensors has those that the manifest names."""
+    for kind, name, there in (("input", engine.input.name, inputs), ("output", engine.output.name, outputs)):
+        if name not in there:
+            raise ModelError(
+                "the graph has no tensor of the name that the manifest states",
+                path=engine.file,
+                field=f"{kind}.name",
+                found=name,
+                expected=", ".join(there),
+                remedy="export again",
+            )
 
 
 def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name: str) -> FloatArray:

@@ -87,7 +87,7 @@ def evaluate(
         cases = choose_cases(source.cases, _choose_names(options, source.cases, predictor, reporter))
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
-        spec = predictor.spec
+        rules, spec = predictor.rules, predictor.spec
         resolutions = choose_resolutions(predictor, options.depths, options.spacings_mm, options.protocol)
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface)
         require_same_labels(source.label_names, spec, dataset)
@@ -123,7 +123,7 @@ def evaluate(
         points = dice_curve(summary["per_method"], resolutions)
         summary |= {"curve": points, "curve_facts": curve_facts(points)}
     write_result(scored, summary, output)
-    _draw(summary, thresholds_mm(spec, depths), output)
+    _draw(summary, thresholds_mm(rules, depths), output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return _compared(summary, other, output) if other else summary

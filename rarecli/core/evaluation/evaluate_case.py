@@ -66,7 +66,8 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
         methods: dict[str, int | None] = {ROUTED: None}
         if scoring.protocol == "paper":  # it has no spacings; a network with one entry is given all scans at full resolution
             methods[ROUTED] = depth if depth < spec.network.num_depths else 0
-        between = resolution.spacing_mm is not None and spec.as_is_octaves > 0  # routing may leave such a scan as it is, even at depth 0
+        # routing may leave such a scan as it is, even at depth 0
+        between = resolution.spacing_mm is not None and predictor.rules.routing.as_is_octaves > 0
         if scoring.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
             methods[UPSAMPLED] = 0
         for method, forced in methods.items():

@@ -13,6 +13,7 @@ from typing import Literal
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.prediction.cross_validation import Folds
 from rarecli.core.prediction.predictor import Predictor
 
@@ -46,7 +47,7 @@ def choose_resolutions(
         raise UsageError("spacings require protocol native", field="spacings", found=f"protocol {protocol}", expected="protocol native")
     if depths is not None:
         raise UsageError("depths and spacings exclude each other", field="spacings", remedy="evaluate twice, into two folders")
-    return resolutions_of(spacings_mm, predictor.spec, predictor.runner.depths)
+    return resolutions_of(spacings_mm, predictor.rules, predictor.runner.depths)
 
 
 def _with_an_entry(depths: Sequence[int], there: Sequence[int], *, asked: bool) -> list[int]:
@@ -76,21 +77,21 @@ def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
     return list(depths)
 
 
-def resolutions_of(spacings_mm: Sequence[float], spec: ModelSpec, depths: Sequence[int]) -> list[Resolution]:
+def resolutions_of(spacings_mm: Sequence[float], rules: ScanRules, depths: Sequence[int]) -> list[Resolution]:
     """Returns the isotropic spacings in order, rounded to six digits, each with the depth among the available `depths` it is routed to.
 
     For every change of depth between the finest and the coarsest spacing, one spacing is added a thousandth below it and one a thousandth
     above it. The scans at both spacings are practically the same, so that the jump in Dice can be measured.
     """
     asked = {_rounded(spacing) for spacing in spacings_mm}
-    changes = [change for change in thresholds_mm(spec, depths) if min(asked) < change < max(asked)]
+    changes = [change for change in thresholds_mm(rules, depths) if min(asked) < change < max(asked)]
     beside = {_rounded(change * factor) for change in changes for factor in (1 - _BESIDE_THRESHOLD, 1 + _BESIDE_THRESHOLD)}
-    return [Resolution(routing.route((s, s, s), spec.plan.spacing_mm, depths).depth, s) for s in sorted(asked | beside)]
+    return [Resolution(rules.route((s, s, s), depths=depths).depth, s) for s in sorted(asked | beside)]
 
 
-def thresholds_mm(spec: ModelSpec, depths: Sequence[int]) -> tuple[float, ...]:
+def thresholds_mm(rules: ScanRules, depths: Sequence[int]) -> tuple[float, ...]:
     """Returns the isotropic spacings where a scan changes from one of the available `depths` to the next."""
-    everywhere = routing.thresholds_mm(spec.plan.spacing_mm, spec.network.num_depths)
+    everywhere = routing.thresholds_mm(rules.routing.trained_spacing_mm, rules.spec.network.num_depths)
     # between two available depths, routing chooses the nearer one, and on a tie the finer one
     return tuple(everywhere[(low + high) // 2] for low, high in pairwise(sorted(depths)))
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
 from rarecli.core.errors import DataError
+from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import AnyArray, FloatArray
 
 NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
@@ -107,15 +106,9 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int, i
             expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_BYTES}",
             remedy="if it is sound, unpack it to .nii",
         )
-    if num_bytes > (memory := _memory_bytes()):
-        raise DataError("the scan does not fit the memory", found=f"{num_bytes} bytes", expected=f"less than this machine's {memory} bytes")
+    # what is stored, and as much again for the voxels as numbers of four bytes
+    require_memory(num_bytes + 4 * math.prod(header.get_data_shape()), "reading the scan")
     return header, start, offset, num_bytes
-
-
-def _memory_bytes() -> int:
-    if not hasattr(os, "sysconf"):  # Windows
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _drain(file: BinaryIO, most_bytes: int) -> None:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from rarecli.core.imaging.nifti import read_geometry
 from rarecli.core.imaging.volume import Volume
-from rarecli.core.types import AnyArray, FloatArray
+from rarecli.core.types import AnyArray, FloatArray, Shape, Triple
+
+
+def ras_geometry(path: Path) -> tuple[Shape, Triple, int]:
+    """Shape and spacing in mm of a file's scan along RAS axes, and its number of channels, from the header alone.
+
+    Raises DataError for what is wrong with the header.
+    """
+    sizes, affine = read_geometry(path)
+    x, y, z = np.argsort(io_orientation(affine)[:, 0])
+    own, spacing = [*sizes, 1, 1], np.linalg.norm(affine[:3, :3], axis=0)
+    return (own[x], own[y], own[z]), (float(spacing[x]), float(spacing[y]), float(spacing[z])), math.prod(sizes[3:])
 
 
 def to_ras(volume: Volume) -> Volume:

@@ -29,7 +29,7 @@ def edge_pad(image: AnyArray, step: int) -> AnyArray:
     return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
 
 
-def pad_to(image: AnyArray, shape: Shape) -> AnyArray:
-    """Pad (C, X, Y, Z) with 0 behind each axis to `shape`; an axis that is long enough stays."""
+def pad_to(image: AnyArray, shape: Shape, value: float = 0.0) -> AnyArray:
+    """Pad (C, X, Y, Z) with `value` behind each axis to `shape`; an axis that is long enough stays."""
     pads = [(0, 0), *((0, max(0, goal - size)) for size, goal in zip(image.shape[1:], shape, strict=True))]
-    return np.pad(image, pads) if any(after for _, after in pads) else image
+    return np.pad(image, pads, constant_values=value) if any(after for _, after in pads) else image

@@ -7,18 +7,19 @@ Arrays are (C, X, Y, Z) float32 unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.bounds import require_affordable
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
+from rarecli.core.imaging.scan_rules import ResamplingRule, ScanRules
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
@@ -27,12 +28,13 @@ from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 class RoutedScan:
     """A scan on its routed grid, normalised, not padded, and the way back.
 
-    image: (C, X, Y, Z) float32 in RAS axes. source: the scan it came from.
+    image: (C, X, Y, Z) float32 in RAS axes. source: the scan it came from. rule: how it was resampled.
     """
 
     image: FloatArray
     route: routing.Route
     source: Volume
+    rule: ResamplingRule = field(default_factory=ResamplingRule)
 
     @cached_property
     def _source_shape_ras(self) -> Shape:
@@ -73,7 +75,7 @@ class RoutedScan:
         for axis, (size, zoom) in enumerate(zip(self._source_shape_ras, self.route.zoom, strict=True)):
             if axis in axes and zoom > 1:
                 shape[axis], back[axis] = size, 1 / zoom
-        return resample(maps, (back[0], back[1], back[2]), (shape[0], shape[1], shape[2]))
+        return resample(maps, (back[0], back[1], back[2]), (shape[0], shape[1], shape[2]), self.rule)
 
     def restore_labels(self, labels: IntArray) -> IntArray:
         """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's.
@@ -86,18 +88,19 @@ class RoutedScan:
 
     def restore_image(self, image: FloatArray) -> FloatArray:
         """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""
-        back = tuple(1 / zoom for zoom in self.route.zoom)
-        restored = resample(image, back, self._source_shape_ras)  # type: ignore[arg-type]
+        x, y, z = (1 / zoom for zoom in self.route.zoom)
+        restored = resample(image, (x, y, z), self._source_shape_ras, self.rule)
         return np.stack([from_ras(channel, self.source.affine) for channel in restored])
 
 
-def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths: Sequence[int] | None = None) -> RoutedScan:
+def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depths: Sequence[int] | None = None) -> RoutedScan:
     """Route a scan, bring it to the grid of its depth, normalise it.
 
-    `depth` forces a depth; `depths` are those that there are (of a bundle), by default all of the network's.
+    `depth` forces a depth; `depths` are those that can be run, by default all of the rules'.
 
-    Raises ModelError if the model was trained for another number of channels.
+    Raises ModelError if the model was trained for another number of channels, DataError for a scan that costs too much.
     """
+    spec = rules.spec
     if scan.num_channels != spec.network.in_channels:
         raise ModelError(
             "the model was trained for another number of channels",
@@ -107,7 +110,7 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    there = depths or range(spec.network.num_depths)
-    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, as_is_octaves=spec.as_is_octaves, depth=depth)
-    image = resample(ras.data, way.zoom)
-    return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
+    way = rules.route(ras.spacing_mm, depth, depths)
+    require_affordable(ras.shape, scan.num_channels, way, rules)
+    image = resample(ras.data, way.zoom, rule=rules.resampling)
+    return RoutedScan(normalise(image, spec.plan.normalisation), way, scan, rules.resampling)

@@ -14,30 +14,25 @@ import numpy as np
 from scipy import sparse
 
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.scan_rules import ResamplingRule
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
-MIN_BOX_VOXELS = 1.0
-"""Least width of the box, in old voxels; with 1, refining is linear interpolation."""
-MAX_STEP = 256.0
-"""Most old voxels along an axis that one new voxel may span, and most new ones that an old one may become."""
-MAX_GROWTH = 4096.0
-"""Most new voxels for each old one."""
 _MOST_VOXELS = 2**30
 
 
-def resampled_shape(shape: Shape, zoom: Triple) -> Shape:
+def resampled_shape(shape: Shape, zoom: Triple, rule: ResamplingRule = ResamplingRule()) -> Shape:
     """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size.
 
     Raises DataError, before anything is allocated, for a grid that is too far from the scan's or has more than 2^30 voxels: the spacing or
     its unit is wrong then.
     """
     growth = math.prod(max(factor, 1 / size) for size, factor in zip(shape, zoom, strict=True))
-    if growth > MAX_GROWTH or not all(1 / MAX_STEP <= factor <= MAX_STEP for factor in zoom):
+    if growth > rule.max_growth or not all(1 / rule.max_step <= factor <= rule.max_step for factor in zoom):
         raise DataError(
             "the spacing is too far from the grid that the scan is brought to",
             field="spacing",
             found=f"{' x '.join(f'{factor:.3g}' for factor in zoom)} times that of the grid",
-            expected=f"at most {MAX_STEP:g} times, at least 1/{MAX_STEP:g}, and at most {MAX_GROWTH:g} times as many voxels",
+            expected=f"at most {rule.max_step:g} times, at least 1/{rule.max_step:g}, and at most {rule.max_growth:g} times as many voxels",
             remedy="check the spacing and its unit in the header",
         )
     x, y, z = (max(1, math.floor(size * factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
@@ -62,17 +57,17 @@ def resampled_affine(affine: FloatArray, shape: Shape, zoom: Triple) -> FloatArr
     return np.asarray(affine @ change)
 
 
-def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None) -> FloatArray:
+def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None, rule: ResamplingRule = ResamplingRule()) -> FloatArray:
     """Bring (C, X, Y, Z) to a grid of spacing old / zoom; float32. Identity for zoom 1; a constant stays that constant.
 
     `shape` is the new grid's size if it is known, as on the way back; both grids have one centre in any case.
     """
     result = np.ascontiguousarray(data, dtype=np.float32)
-    new_shape = shape or resampled_shape(data.shape[1:], zoom)
+    new_shape = shape or resampled_shape(data.shape[1:], zoom, rule)
     for axis, (factor, size) in enumerate(zip(zoom, new_shape, strict=True), start=1):
         if factor == 1:
             continue
-        weights = _axis_weights(result.shape[axis], size, 1 / factor)
+        weights = _axis_weights(result.shape[axis], size, 1 / factor, rule.min_box_voxels)
         moved = np.moveaxis(result, axis, 0)
         flat = weights @ np.ascontiguousarray(moved).reshape(moved.shape[0], -1)
         result = np.moveaxis(flat.reshape(size, *moved.shape[1:]), 0, axis)
@@ -110,9 +105,9 @@ def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
     return indices
 
 
-def _axis_weights(size: int, new_size: int, step: float) -> sparse.csr_array:
+def _axis_weights(size: int, new_size: int, step: float, min_box_voxels: float) -> sparse.csr_array:
     """(new_size, size) weights: the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
-    half = max(MIN_BOX_VOXELS, step) / 2
+    half = max(min_box_voxels, step) / 2
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     first = np.floor(centres - half + 0.5).astype(np.int64)
     num_taps = math.ceil(2 * half) + 1

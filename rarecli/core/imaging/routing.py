@@ -9,7 +9,7 @@ Decision: docs/decisions/0009-between-the-depths.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rarecli.core.config.geometry import Triple, grid_spacing
@@ -21,6 +21,16 @@ ROUNDING = 1e-6
 """Added to the tolerance: 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point."""
 AS_IS_ANISOTROPY_OCTAVES = 0.2
 """How far apart the axes of a scan that enters as it is may lie: what `augmentation.draw_spacing` shows in training."""
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near a grid a scan must lie to stay as it is: the numbers of the manifest's routing rule."""
+
+    tolerance: float = TOLERANCE
+    as_is_octaves: float = 0.0
+    as_is_anisotropy_octaves: float = AS_IS_ANISOTROPY_OCTAVES
+    rounding_slack: float = ROUNDING
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,9 @@ def route(
     spacing_mm: Triple,
     trained_spacing_mm: Triple,
     depths: Sequence[int],
+    near: Closeness = Closeness(),
     *,
-    tolerance: float = TOLERANCE,
-    as_is_octaves: float = 0.0,
+    grids: Mapping[int, Triple] | None = None,
     depth: int | None = None,
 ) -> Route:
     """Choose among the `depths` that there are: the finest axis decides, so that no axis loses detail; `depth` forces one.
@@ -62,6 +72,7 @@ def route(
     natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the nearest depth that there is, the finer of two.
     For depths 0 to k that is clamp(natural, 0, k).
     An axis within the tolerance is not resampled; none is if all lie within `as_is_octaves` of the routed grid and are much alike.
+    grids: spacing of the grid by depth, by default 2^depth times the trained spacing.
     A scan whose depth is forced is brought to that depth's grid all the same.
     Raises DataError for a spacing that is not finite and positive, UsageError for a depth that is not there.
     """
@@ -71,12 +82,13 @@ def route(
     finest = min(math.log2(spacing / trained) for spacing, trained in zip(spacing_mm, trained_spacing_mm, strict=True))
     natural = math.floor(finest + 0.5)
     chosen = min(depths, key=lambda there: (abs(there - natural), there)) if depth is None else depth
-    grid = grid_spacing(trained_spacing_mm, chosen)
+    grid = grids[chosen] if grids else grid_spacing(trained_spacing_mm, chosen)
     ratios = [spacing / goal for spacing, goal in zip(spacing_mm, grid, strict=True)]
     octaves = [math.log2(ratio) for ratio in ratios]
-    alike = max(octaves) - min(octaves) <= AS_IS_ANISOTROPY_OCTAVES + ROUNDING
-    as_is = depth is None and alike and max(map(abs, octaves)) <= as_is_octaves + ROUNDING
-    x, y, z = (1.0 if as_is or abs(ratio - 1) <= tolerance + ROUNDING else ratio for ratio in ratios)
+    slack = near.rounding_slack
+    alike = max(octaves) - min(octaves) <= near.as_is_anisotropy_octaves + slack
+    as_is = depth is None and alike and max(map(abs, octaves)) <= near.as_is_octaves + slack
+    x, y, z = (1.0 if as_is or abs(ratio - 1) <= near.tolerance + slack else ratio for ratio in ratios)
     if depth is not None:
         why = "asked for"
     else:

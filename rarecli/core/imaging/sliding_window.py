@@ -11,17 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from rarecli.core.config import geometry
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.scan_rules import Entry, ScanRules, WindowRule
 from rarecli.core.types import FloatArray, Shape, Voxels
-
-OVERLAP = 0.5
-"""Share of a window that its neighbour covers as well, at least."""
-SIGMA = 0.125
-"""Standard deviation of the Gaussian window weights, as a share of the window."""
-MIN_WEIGHT = 1e-4
-"""Least weight of a voxel."""
 
 Run = Callable[[Voxels, int], Voxels]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
@@ -29,32 +21,34 @@ Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
 """Applies a function to many arrays and gives the results in order, as `map` does."""
 
 
-def window_shape(shape: Shape, spec: ModelSpec, depth: int) -> Shape:
-    """What the network is given at once: the patch along an axis that is longer, else the axis enlarged to a size it takes."""
-    patch = spec.patch_shape(depth)
-    x, y, z = (min(size, most) for size, most in zip(spec.engine_shape(shape, depth), patch, strict=True))
-    return x, y, z
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """First voxels of the windows along an axis: evenly spaced from 0 to size - window; neighbours share at least `overlap` of a window."""
+    num = _num_along(size, window, overlap)
+    return [0] if num == 1 else [math.floor(index * (size - window) / (num - 1) + 0.5) for index in range(num)]
 
 
-def window_starts(size: int, window: int) -> list[int]:
-    """First voxels of the windows along an axis: evenly spaced from 0 to size - window, at most half a window apart."""
-    if size <= window:
-        return [0]
-    num = math.ceil((size - window) / (window * (1 - OVERLAP))) + 1
-    return [math.floor(index * (size - window) / (num - 1) + 0.5) for index in range(num)]
+def num_windows(shape: Shape, window: Shape, rule: WindowRule) -> int:
+    """How many windows cover an image of `shape`."""
+    return math.prod(_num_along(size, extent, rule.overlap) for size, extent in zip(shape, window, strict=True))
 
 
-def window_weights(window: Shape) -> FloatArray:
+def _num_along(size: int, window: int, overlap: float) -> int:
+    return 1 if size <= window else math.ceil((size - window) / (window * (1 - overlap))) + 1
+
+
+def window_weights(window: Shape, rule: WindowRule) -> FloatArray:
     """How much each voxel of a window counts where windows overlap: (X, Y, Z) float32, a Gaussian around the middle, at most 1."""
     weights = np.ones((1, 1, 1))
     for axis, size in enumerate(window):
-        position = (np.arange(size) - (size - 1) / 2) / (SIGMA * size)
+        position = (np.arange(size) - (size - 1) / 2) / (rule.sigma * size)
         weights = weights * np.exp(-0.5 * position**2).reshape([-1 if other == axis else 1 for other in range(3)])
-    return np.maximum(weights, MIN_WEIGHT).astype(np.float32)
+    return np.maximum(weights, rule.min_weight).astype(np.float32)
 
 
-def sliding_logits(image: Voxels, spec: ModelSpec, depth: int, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map) -> Voxels:
-    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0.
+def sliding_logits(
+    image: Voxels, rules: ScanRules, depth: int, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map
+) -> Voxels:
+    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded.
 
     image: an array, or a tensor, whose windows and logits then stay on its device.
 
@@ -62,19 +56,20 @@ def sliding_logits(image: Voxels, spec: ModelSpec, depth: int, run: Run[Voxels],
     through: how the windows, all of one shape, are run: one by one, or many at once.
     """
     x, y, z = (int(size) for size in image.shape[1:])
-    window = window_shape((x, y, z), spec, depth)
+    entry, rule = rules.entry(depth), rules.window
+    window = entry.window((x, y, z))
     if not pad:
-        _require_no_padding((x, y, z), window, spec, depth)
+        _require_no_padding((x, y, z), window, entry)
     whole: tuple[int, ...] = tuple(max(size, extent) for size, extent in zip((x, y, z), window, strict=True))
     padded = image
     if whole != (x, y, z):
-        padded = _as(np.zeros((image.shape[0], *whole), dtype=np.float32), image)
+        padded = _as(np.full((image.shape[0], *whole), rule.padding_value, dtype=np.float32), image)
         padded[:, :x, :y, :z] = image
-    starts = [window_starts(size, extent) for size, extent in zip(whole, window, strict=True)]
+    starts = [window_starts(size, extent, rule.overlap) for size, extent in zip(whole, window, strict=True)]
     if all(len(axis) == 1 for axis in starts):
         return run(padded[None], depth)[0, :, :x, :y, :z]
-    weights = _as(window_weights(window), image)
-    total = _as(np.zeros((spec.network.num_classes, *whole), dtype=np.float32), image)
+    weights = _as(window_weights(window, rule), image)
+    total = _as(np.zeros((rules.spec.network.num_classes, *whole), dtype=np.float32), image)
     weight = _as(np.zeros(whole, dtype=np.float32), image)
     boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in product(*starts)]
     windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
@@ -94,15 +89,14 @@ def _contiguous(values: Voxels) -> Voxels:
     return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
 
 
-def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int) -> None:
-    step = geometry.divisor(spec.network.num_levels, depth)
-    for axis, size, extent in zip("xyz", shape, window, strict=True):
+def _require_no_padding(shape: Shape, window: Shape, entry: Entry) -> None:
+    for axis, size, extent, step, least in zip("xyz", shape, window, entry.divisors, entry.min_shape, strict=True):
         if size < extent:
             below = size // step * step
-            fits = f"{below} or {extent}" if below >= geometry.min_axis(spec.network.num_levels, depth) else f"at least {extent}"
+            fits = f"{below} or {extent}" if below >= least else f"at least {extent}"
             raise DataError(
                 "the network does not take this size, and padding was forbidden",
-                field=f"depth {depth}, {axis}",
+                field=f"depth {entry.depth}, {axis}",
                 found=size,
                 expected=f"a multiple of {step}: {fits}",
                 remedy="leave --no-pad out",

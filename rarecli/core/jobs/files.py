@@ -9,12 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError
 from rarecli.core.jobs.safe_text import read_text
 
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 _DEEPEST_JSON = 64
 """What is nested deeper cannot even be printed safely."""
 
@@ -30,28 +32,83 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=suffix)
+        remove_leftovers(path, suffix)
+        temporary, handle = _new_temporary(path, suffix)
     except OSError as error:
         raise cannot_write(path, error) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        _open_to_others(temporary)
-        _sync(temporary)
+        open_to_others(temporary)
+        sync(temporary)
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _new_temporary(path: Path, suffix: str) -> tuple[Path, int]:
+    """A new file with a random name beside `path`, and its handle, which holds a lock: so others know that it is being written."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix_of(path.name), suffix=suffix)
+        with suppress(BlockingIOError):  # another process takes it for a leftover, which it is not before it is locked
+            lock(handle)
+            if os.fstat(handle).st_nlink:
+                return Path(name), handle
+        os.close(handle)
+
+
+def remove_leftovers(path: Path, suffix: str) -> None:
+    """Remove the temporaries of `path` whose writers were killed: those that nobody holds a lock on."""
+    pattern = re.compile(rf"{re.escape(prefix_of(path.name))}[a-z0-9_]{{8}}{re.escape(suffix)}")
+    for name in filter(pattern.fullmatch, _hidden_names(path.parent)):
+        item = path.parent / name
+        with suppress(OSError):  # a link, held, or already gone
+            handle = os.open(item, os.O_RDONLY | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0))
+            try:
+                if lock(handle):
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+            finally:
+                os.close(handle)
+
+
+@lru_cache
+def _hidden_names(folder: Path) -> tuple[str, ...]:
+    """Return the hidden names in a folder when this process first writes there: listing 100,000 cases for each of them takes too long."""
+    return tuple(item.name for item in os.scandir(folder) if item.name.startswith("."))
+
+
+def prefix_of(name: str) -> str:
+    """How the names of the temporaries of `name` begin: short enough for every file system, and no other name's."""
+    short = name if len(name) <= 40 else f"{name[:31]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return f".{short}."
+
+
+def lock(handle: int) -> bool:
+    """Lock an open file or folder; it stays locked until the handle is closed, however the process ends.
+
+    Returns False where there are no locks. Raises BlockingIOError if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
     """The temporary files that a killed process left while it wrote files of these names."""
-    starts = tuple(f".{name[:40]}." for name in names)
+    starts = tuple(map(prefix_of, names))
     # safetensors writes by way of a file of its own, .tmp and six letters
     return [path for path in folder.iterdir() if path.name.startswith(starts) or re.fullmatch(r"\.tmp\w{6}", path.name)]
 
@@ -66,7 +123,7 @@ def locked(path: Path) -> Iterator[None]:
 
     try:
         while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
                 break
@@ -75,97 +132,12 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
         raise UsageError("another process is writing here", path=path.parent, remedy="wait for it, or choose another -o") from None
     except OSError as error:
-        raise _no_locks(path, error) from error
+        raise no_locks(path, error) from error
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        with _replaced_by(path, temporary):
-            yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
-    """As `atomic_folder`, but what is interrupted, by a kill or a full disk, stays beside `path` for whoever resumes.
-
-    Nobody else may work on it meanwhile: raises EnvironmentFault. The lock dies with its holder.
-    """
-    with _unfinished(path, alone=True) as temporary:
-        try:
-            if not resume:
-                for item in temporary.iterdir():
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
-            with _replaced_by(path, temporary):
-                yield temporary
-        except RareError as error:
-            if not resume and not isinstance(error, EnvironmentFault):  # else there may be the work of many
-                shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def shared_folder(path: Path) -> Iterator[Path]:
-    """The folder beside `path` in which `resumable_folder` makes it, for several that each make a part; whoever resumes finishes it."""
-    with _unfinished(path, alone=False) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
-    """The locked folder in which `path` is made. alone: nobody else may hold it; else only nobody who holds it alone."""
-    import fcntl  # not on Windows, where nothing else needs it
-
-    temporary = path.with_name(f".{path.name}.unfinished")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        handle = os.open(temporary, os.O_RDONLY)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            mine = os.fstat(handle).st_ino == temporary.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):  # held, or moved away by whoever held it before
-            mine = False
-        except OSError as error:
-            raise _no_locks(temporary, error) from error
-        if not mine:
-            raise EnvironmentFault("another process is writing this output", path=path, remedy="wait for it, or choose another -o")
-        yield temporary
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
-    """At the end sync the folder `temporary` and put it in the place of `path`."""
-    old = temporary.with_name(f"{temporary.name}.old")
-    try:
-        yield
-        for item in (temporary, *temporary.rglob("*")):
-            _open_to_others(item)
-            _sync(item)
-        if path.exists():
-            path.replace(old)  # set aside, not deleted: whoever is interrupted here finds both
-        temporary.replace(path)
-        _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -220,11 +192,12 @@ def cannot_write(path: Path, error: Exception) -> EnvironmentFault:
     return EnvironmentFault(f"cannot write: {why}", path=path, remedy=remedy)
 
 
-def _no_locks(path: Path, error: OSError) -> EnvironmentFault:
+def no_locks(path: Path, error: OSError) -> EnvironmentFault:
+    """The error for a file system without locks."""
     return EnvironmentFault(f"cannot lock: {error.strerror or error}", path=path, remedy="choose an output on a file system with locks")
 
 
-def _open_to_others(path: Path) -> None:
+def open_to_others(path: Path) -> None:
     """Give a file or folder the modes that the umask leaves: mkstemp and safetensors make files for the user alone.
 
     Some file systems (CIFS, FUSE, S3 mounts) have no modes and refuse; the file is whole all the same.
@@ -233,7 +206,7 @@ def _open_to_others(path: Path) -> None:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file or folder to the disk. A file system that cannot sync a folder refuses it; only a failing disk is an error."""
     handle = os.open(path, os.O_RDONLY)
     try:

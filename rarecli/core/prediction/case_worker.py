@@ -136,6 +136,7 @@ def probabilities_file(target: Path) -> Path:
 
 def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
     started = time.perf_counter()
+    predictor.require_affordable(case.images, options.depth)
     volume = read_image(case)
     prediction = predictor.predict(volume, depth=options.depth, pad=options.pad, probabilities=options.probabilities)
     write_labels(target, prediction.labels, volume)

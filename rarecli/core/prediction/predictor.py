@@ -18,6 +18,7 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
+from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.nifti import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
@@ -87,8 +88,9 @@ class Predictor:
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | Path) else tuple(Path(path) for path in model)
         opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
-        self.spec = opened[0][0]
-        require_one_plan({str(path): (spec, runner.depths) for path, (spec, runner) in zip(paths, opened, strict=True)})
+        self.rules = opened[0][0]
+        self.spec = self.rules.spec
+        require_one_plan({str(path): (rules, runner.depths) for path, (rules, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
         self.choice = ModelChoice(paths, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
@@ -129,8 +131,10 @@ class Predictor:
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
+        if isinstance(scan, str | Path):
+            self.require_affordable([Path(scan)], depth)
         volume = _as_volume(scan, affine)
-        routed = prepare_scan(volume, self.spec, depth, self.runner.depths)
+        routed = prepare_scan(volume, self.rules, depth, self.runner.depths)
         logits = self._logits(routed, pad)
         maps = routed.restore_image(softmax(logits)) if probabilities else None
         return Prediction(
@@ -144,6 +148,10 @@ class Predictor:
             differences(routed, self.spec.plan),
         )
 
+    def require_affordable(self, images: Sequence[Path], depth: int | None) -> None:
+        """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
+        require_affordable_files(images, self.rules, depth, self.runner.depths)
+
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
         num_classes = self.spec.plan.num_classes
@@ -152,7 +160,7 @@ class Predictor:
             def run(image: FloatArray, depth: int) -> FloatArray:
                 return require_sound(runner.run(image, depth), image, num_classes, f"depth {depth}, {runner.backend}")
 
-            return sliding_logits(routed.image, self.spec, routed.route.depth, run, pad=pad)
+            return sliding_logits(routed.image, self.rules, routed.route.depth, run, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)

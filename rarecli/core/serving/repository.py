@@ -32,7 +32,7 @@ from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.restore import label_values
-from rarecli.core.jobs.files import atomic_folder
+from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.serving import contract
 from rarecli.core.serving.router import WINDOWS_IN_FLIGHT
 

@@ -37,7 +37,7 @@ class Router:
     """
 
     def __init__(self, manifest: Manifest, infer: Run[FloatArray]) -> None:
-        self._manifest, self._infer = manifest, infer
+        self._manifest, self._rules, self._infer = manifest, manifest.rules, infer
         self._pool = ThreadPoolExecutor(WINDOWS_IN_FLIGHT)
 
     def answer(self, image: FloatArray, spacing_mm: Triple, depth: int | None, wanted: Set[str]) -> dict[str, AnyArray]:
@@ -49,9 +49,9 @@ class Router:
         routing.require_spacing(spacing_mm)
         volume = Volume(image, np.diag([*spacing_mm, 1.0]))
         require_finite(volume)
-        spec = self._manifest.spec
-        routed = prepare_scan(volume, spec, depth, self._manifest.depths)
-        logits = sliding_logits(routed.image, spec, routed.route.depth, self._checked, through=self._in_flight)
+        spec, rules = self._manifest.spec, self._rules
+        routed = prepare_scan(volume, rules, depth)
+        logits = sliding_logits(routed.image, rules, routed.route.depth, self._checked, through=self._in_flight)
         route = routed.route
         outputs = {
             contract.LABELS: label_values(classes_of(logits, routed), spec),

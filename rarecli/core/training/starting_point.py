@@ -8,6 +8,7 @@ from pathlib import Path
 from rarecli.core.config import run_folder
 from rarecli.core.engines.model_files import ModelFiles
 from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.jobs.files import atomic_file
 from rarecli.core.model import checkpoint
 from rarecli.core.training.initial_weights import initialise
 from rarecli.core.training.loop import TrainingLoop
@@ -71,7 +72,8 @@ def go_on_from(loop: TrainingLoop, source: Path) -> None:
     if loop.ranks.leads and not here:
         for name in (run_folder.BEST, run_folder.SPLITS):
             if (source / name).is_file():
-                shutil.copyfile(source / name, loop.run / name)
+                with atomic_file(loop.run / name) as temporary:
+                    shutil.copyfile(source / name, temporary)
         loop.record.write()
     if loop.ranks.leads:
         run_folder.save_run_info(loop.run, loop.info())

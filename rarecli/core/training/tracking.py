@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rarecli.core.errors import missing_extra
+from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.progress import Reporter
 
 TRACKERS = ("tensorboard", "wandb")
@@ -114,6 +115,6 @@ def _wandb_id(run: Path) -> str:
     if not file.is_file():
         import uuid
 
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
+        with atomic_file(file) as temporary:
+            temporary.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
     return file.read_text(encoding="utf-8").strip()

@@ -11,6 +11,7 @@ from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
+from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.augmentation import Changes
@@ -44,7 +45,7 @@ def validate(
     sum these counts. Counts are whole numbers, so the result does not depend on the number of ranks.
     stopping: called between cases. If it returns True on any rank, the result is None.
     """
-    num_depths, num_classes = spec.network.num_depths, spec.plan.num_classes
+    rules, num_depths, num_classes = rules_of(spec), spec.network.num_depths, spec.plan.num_classes
     counts = torch.zeros(len(names) * num_depths * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
     confusions = counts[:-1].view(len(names), num_depths, num_classes**2)
     with runner, ranks.signing():
@@ -56,7 +57,7 @@ def validate(
             finest = dataset.records[name].depth
             [sample] = make_samples([Patch(image, labels, finest, finest, Changes())], spec, runner.device)
             for depth, view in sample.images.items():
-                prediction = sliding_logits(view, spec, depth, runner.run_there).argmax(dim=0)
+                prediction = sliding_logits(view, rules, depth, runner.run_there).argmax(dim=0)
                 pairs = sample.labels[depth].flatten().long() * num_classes + prediction.flatten()
                 confusions[names.index(name), depth].scatter_add_(0, pairs, torch.ones_like(pairs))
     found = ranks.add(counts).cpu().numpy()

@@ -3,9 +3,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rarecli.core.benchmarking.counts import count, least_memory_bytes
 from rarecli.core.benchmarking.suites import load_suite
 from rarecli.core.config.model_spec import NetworkConfig
+from rarecli.core.config.network_cost import count, least_memory_bytes
 from rarecli.core.model import build_network
 
 PAPER = load_suite("brain-tumour")

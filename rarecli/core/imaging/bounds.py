@@ -1,0 +1,70 @@
+"""What a scan may cost. The header decides, before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rarecli.core.config.network_cost import least_memory_bytes
+from rarecli.core.errors import DataError
+from rarecli.core.imaging.orientation import ras_geometry
+from rarecli.core.imaging.resampling import resampled_shape
+from rarecli.core.imaging.routing import Route
+from rarecli.core.imaging.scan_rules import Entry, ScanRules, WindowRule
+from rarecli.core.imaging.sliding_window import num_windows
+from rarecli.core.jobs.memory import require_memory
+from rarecli.core.types import Shape
+
+MOST_WINDOWS_OF_A_THIN_SCAN = 256
+"""About 10 to 20 seconds on one core at full resolution."""
+
+
+def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanRules) -> None:
+    """Raise DataError for a scan whose prediction this machine cannot hold, and for one that is nearly all padding.
+
+    shape: of the scan along RAS axes.
+    """
+    routed = resampled_shape(shape, way.zoom, rules.resampling)
+    entry = rules.entry(way.depth)
+    _require_no_thread(routed, entry, rules.window)
+    require_memory(prediction_bytes(shape, routed, num_channels, entry, rules), "predicting the scan")
+
+
+def require_affordable_files(images: Sequence[Path], rules: ScanRules, depth: int | None, depths: Sequence[int] | None = None) -> None:
+    """Apply `require_affordable` to the files of a scan, one or one per channel, of which only a header is read.
+
+    depth, depths: as for `ScanRules.route`.
+    """
+    shape, spacing_mm, num_channels = ras_geometry(images[0])
+    require_affordable(shape, max(num_channels, len(images)), rules.route(spacing_mm, depth, depths), rules)
+
+
+def prediction_bytes(shape: Shape, routed: Shape, num_channels: int, entry: Entry, rules: ScanRules) -> int:
+    """The least memory that predicting a scan takes.
+
+    These are held at once: the scan, its image on the routed grid of shape `routed`, the logits, and what the network takes for a window.
+    """
+    window = entry.window(routed)
+    whole = [max(size, extent) for size, extent in zip(routed, window, strict=True)]
+    values = num_channels * (math.prod(shape) + math.prod(routed)) + rules.spec.network.num_classes * math.prod(whole)
+    return 4 * values + least_memory_bytes(rules.spec.network, entry.depth, window)
+
+
+def _require_no_thread(shape: Shape, entry: Entry, rule: WindowRule) -> None:
+    """Raise DataError for a long scan that is thin along two axes: its cost would be that of its padding, not of its voxels.
+
+    A single slice of any size passes: padding makes it at most `min_shape` times as many voxels.
+    """
+    window = entry.window(shape)
+    padding = math.prod(max(1.0, extent / size) for size, extent in zip(shape, window, strict=True))
+    most, windows = max(entry.min_shape), num_windows(shape, window, rule)
+    if padding > most and windows > MOST_WINDOWS_OF_A_THIN_SCAN:
+        raise DataError(
+            "the scan is too thin for its length",
+            field="dim",
+            found=f"{' x '.join(map(str, shape))} voxels on the grid of depth {entry.depth}: padding makes them {padding:.0f} times as "
+            f"many, in {windows} windows",
+            expected=f"at most {most} times as many, or at most {MOST_WINDOWS_OF_A_THIN_SCAN} windows",
+            remedy="crop the scan, or check the sizes in its header",
+        )
