@@ -121,3 +121,20 @@ def test_short_memory_is_no_bug(error):
 def test_what_nobody_thought_of_is_a_bug():
     assert meaning(ZeroDivisionError("by 0")).exit_code == 1
     assert meaning(RuntimeError("shapes do not match")).exit_code == 1
+
+
+@pytest.mark.parametrize("encoding", [{}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_folder_whose_name_is_not_utf_8_serves_every_backend(run, bundle, scan, tmp_path, monkeypatch, encoding):
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \xff")
+    shutil.copytree(run, folder / "run")
+    shutil.copytree(bundle, folder / "bundle")
+    shutil.copy(scan, folder / scan.name)
+    for name, value in encoding.items():
+        monkeypatch.setenv(name, value)
+    labels = []
+    for model, backend in (("run", "torch"), ("bundle", "torch"), ("bundle", "onnx"), ("bundle", "openvino")):
+        output = folder / f"{model}_{backend}.nii"
+        result = rare("predict", folder / scan.name, "-m", folder / model, "-o", output, "--backend", backend)
+        assert result.returncode == 0, result.stderr
+        labels.append(output.read_bytes())
+    assert len(set(labels)) == 1

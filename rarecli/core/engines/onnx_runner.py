@@ -8,6 +8,7 @@ from typing import Any
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
+from rarecli.core.jobs.safe_text import utf8_path
 from rarecli.core.types import FloatArray
 
 
@@ -46,8 +47,8 @@ class OnnxRunner:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if self._num_threads:
             options.intra_op_num_threads = self._num_threads
-        path = self._bundle.engine_file(depth)
-        session = self._ort.InferenceSession(str(path), options, providers=self._providers)
+        with utf8_path(self._bundle.engine_file(depth)) as path:
+            session = self._ort.InferenceSession(str(path), options, providers=self._providers)
         engine = self._bundle.manifest.engine(depth)
         require_tensors(engine, [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
         self._sessions[depth] = session

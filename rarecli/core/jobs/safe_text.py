@@ -1,10 +1,12 @@
-"""Reads text files of unknown origin: regular files alone, of bounded size, in UTF-8 with or without a byte order mark."""
+"""Text of unknown origin. Files: regular, of bounded size, UTF-8 with or without a byte order mark. Paths: perhaps not UTF-8."""
 
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,18 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def is_inside(name: str) -> bool:
     """Whether a relative path, as text, stays in its folder. Where links lead does not matter."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """Yield a path to the same file whose text is valid UTF-8, which libraries in C++ and Rust require; Linux has one for any folder."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{handle}", path.name)
+        finally:
+            os.close(handle)
+    else:
+        yield path

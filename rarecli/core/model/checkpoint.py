@@ -16,6 +16,7 @@ from rarecli.core.config.run_folder import LAST, PREVIOUS
 from rarecli.core.errors import ModelError
 from rarecli.core.jobs.files import atomic_file, cannot_write
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.safe_text import utf8_path
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None, *, keep: Path | None = None) -> None:
@@ -36,9 +37,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file that `save_weights` wrote. Raises ModelError for anything else, a renamed pickle included."""
     try:
         path.open("rb").close()  # safetensors calls a file that may not be read a missing one
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             header = file.metadata() or {}
-        tensors, text = load_file(path), header.get("facts", "{}")
+            tensors, text = load_file(readable), header.get("facts", "{}")
         facts = json.loads(text)
     except FileNotFoundError:
         raise ModelError("the weights are missing", path=path, remedy="train first, or choose another model") from None
