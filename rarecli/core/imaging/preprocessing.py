@@ -107,7 +107,12 @@ def prepare_scan(scan: Volume, spec: ModelSpec, depth: int | None = None, depths
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    there = depths or range(spec.network.num_depths)
-    way = routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, as_is_octaves=spec.as_is_octaves, depth=depth)
+    way = route_scan(ras, spec, depth, depths)
     image = resample(ras.data, way.zoom)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan)
+
+
+def route_scan(ras: Volume, spec: ModelSpec, depth: int | None = None, depths: Sequence[int] | None = None) -> routing.Route:
+    """Where a scan in RAS axes enters. `depth` and `depths` as for `prepare_scan`."""
+    there = depths or range(spec.network.num_depths)
+    return routing.route(ras.spacing_mm, spec.plan.spacing_mm, there, as_is_octaves=spec.as_is_octaves, depth=depth)
