@@ -53,8 +53,8 @@ class Client:
                 import tritonclient.grpc as library
             else:
                 import tritonclient.http as library
-        except ImportError as error:
-            raise missing_extra(error.name or "tritonclient", "triton") from None
+        except (ImportError, RuntimeError):  # RuntimeError: tritonclient without this protocol
+            raise missing_extra(f"tritonclient[{protocol}]", "triton") from None
         self._library, self._url, self._model, self._timeout_s = library, url, model, timeout_s
         if protocol == "grpc":
             self._server = library.InferenceServerClient(url)

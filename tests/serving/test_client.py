@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.errors import DataError, RareError
+from rarecli.core.errors import DataError, EnvironmentFault, RareError
 from rarecli.core.imaging.volume import Volume, write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Prediction
@@ -105,3 +105,16 @@ def test_a_folder_of_an_earlier_call_is_replaced_only_with_overwrite(scans, tmp_
 def test_the_library_refuses_what_has_no_voxels_or_no_spacing_before_it_sends_it(shape, spacing, words):
     with client.Client("127.0.0.1:1") as opened, pytest.raises(DataError, match=words):
         opened.predict(Volume(np.zeros(shape, np.float32), np.diag([spacing, spacing, spacing, 1.0])))
+
+
+@pytest.mark.parametrize("missing", [ImportError("no module"), RuntimeError("The installation does not include http support.")])
+def test_a_missing_protocol_names_the_extra(missing, monkeypatch):
+    def refuse(name, *_rest, **_more):
+        raise missing if name == "tritonclient.http" else AssertionError(name)
+
+    monkeypatch.setattr("builtins.__import__", refuse)
+    with pytest.raises(EnvironmentFault) as found:
+        client.Client("127.0.0.1:1", "http")
+    monkeypatch.undo()
+    assert found.value.problem == "the package tritonclient[http] is not installed"
+    assert found.value.remedy == 'pip install "rare-unet[triton]"'
