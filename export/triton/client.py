@@ -1,7 +1,7 @@
 """Segments scans with a Triton server that serves a bundle (`rare export --triton`). A command and a library.
 
     pip install "rare-unet[triton]"
-    python client.py SCAN... -o OUTPUT [--url HOST:PORT] [--protocol grpc|http] [--model rare] [--jobs N]
+    python client.py SCAN... -o OUTPUT [--url HOST:PORT] [--protocol grpc|http] [--model rare] [--jobs N] [--overwrite]
 
     with Client("localhost:8001") as client:
         prediction = client.predict("scan.nii.gz")        # a Prediction, as from Predictor.predict
@@ -23,11 +23,15 @@ import numpy as np
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
+from rarecli.core.imaging import routing
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import Route
-from rarecli.core.imaging.volume import Volume, read_volume, write_image, write_labels
+from rarecli.core.imaging.volume import Volume, read_volume, require_finite, write_image, write_labels
 from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.journal import Journal
+from rarecli.core.prediction.case_worker import probabilities_file
+from rarecli.core.prediction.predict import RECORDS, choose_targets, require_replaceable_results
 from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.serving import contract
 
@@ -49,8 +53,8 @@ class Client:
                 import tritonclient.grpc as library
             else:
                 import tritonclient.http as library
-        except ImportError as error:
-            raise missing_extra(error.name or "tritonclient", "triton") from None
+        except (ImportError, RuntimeError):  # RuntimeError: tritonclient without this protocol
+            raise missing_extra(f"tritonclient[{protocol}]", "triton") from None
         self._library, self._url, self._model, self._timeout_s = library, url, model, timeout_s
         if protocol == "grpc":
             self._server = library.InferenceServerClient(url)
@@ -77,6 +81,8 @@ class Client:
         """
         started = time.perf_counter()
         volume = scan if isinstance(scan, Volume) else read_volume(Path(scan))
+        require_finite(volume)
+        routing.require_spacing(volume.spacing_mm)
         ras = to_ras(volume)
         wanted = (*_ALWAYS, contract.PROBABILITIES) if probabilities else _ALWAYS
         inputs = {contract.IMAGE: np.ascontiguousarray(ras.data, dtype=np.float32), contract.SPACING: np.array(ras.spacing_mm)}
@@ -116,10 +122,12 @@ class Client:
 
 def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) -> dict[str, object]:
     """Segment every case and return the records and the errors, by case. A case that fails does not stop the others."""
-    to_file = output.name.endswith((".nii", ".nii.gz"))
-    if to_file and len(cases) > 1:
-        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
+    targets = choose_targets(cases, output)
+    require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=options.overwrite, resumable=False)
+    to_file = output in targets.values()
     require_writable(output.parent if to_file else output)
+    if not to_file:
+        Journal(output, resume=False, writes=targets)  # so that a later call knows the files as ours
     clients: list[Client] = []
     own = threading.local()
 
@@ -131,11 +139,10 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
         try:
             volume = read_image(case)
             prediction = own.client.predict(volume, depth=options.depth, probabilities=options.probabilities)
-            target = output if to_file else output / f"{case.name}.nii.gz"
+            target = targets[case.name]
             write_labels(target, prediction.labels, volume)
             if prediction.probabilities is not None:
-                stem = target.name.removesuffix(".gz").removesuffix(".nii")
-                write_image(target.with_name(f"{stem}_probabilities.nii.gz"), prediction.probabilities, volume)
+                write_image(probabilities_file(target), prediction.probabilities, volume)
         except RareError as error:
             return error
         return {
@@ -156,7 +163,7 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
     records = {name: result for name, result in results.items() if name not in failures}
     result = {"model": options.model, "cases": records, "failed": {name: str(error) for name, error in failures.items()}}
     if not to_file:
-        write_json(output / "predictions.json", result)
+        write_json(output / RECORDS, result)
     if failures:
         raise SomeCasesFailed(f"{len(failures)} of {len(cases)} cases failed: {some(failures)}", result=result, path=output)
     return result
@@ -173,6 +180,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, help="force a depth")
     parser.add_argument("--probabilities", action="store_true", help="also write CASE_probabilities.nii.gz")
     parser.add_argument("--jobs", type=int, default=1, help="scans processed at a time (1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier call")
     options = parser.parse_args()
     try:
         result, exit_code = segment_files(find_scans(options.inputs), options.output, options), 0

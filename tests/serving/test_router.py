@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -95,6 +96,8 @@ REFUSED = {
     "spacing of zero": (lambda image: image, (2.0, 0.0, 2.0), None, DataError),
     "spacing of NaN": (lambda image: image, (2.0, float("nan"), 2.0), None, DataError),
     "negative spacing": (lambda image: image, (2.0, 2.0, -2.0), None, DataError),
+    "spacing whose square is no number": (lambda image: image, (1e300, 1e300, 1e300), None, DataError),
+    "spacing of a picometre": (lambda image: image, (1e-9, 1e-9, 1e-9), None, DataError),
     "far too coarse": (lambda image: image, (2.0, 9e9, 2.0), None, DataError),
     "no such depth": (lambda image: image, (2.0, 2.0, 2.0), 7, UsageError),
 }
@@ -106,12 +109,40 @@ def test_bad_input_is_refused_in_the_words_of_rare_predict(case, router, predict
     image = change(np.random.default_rng(0).random((1, 12, 12, 12), dtype=np.float32))
     with pytest.raises(kind) as refused:
         router.answer(image, spacing, depth, set())
-    if not all(size > 0 for size in spacing):
+    if not all(0 < size < 1e200 for size in spacing):  # a file with it has a broken affine
         assert refused.value.problem == "the spacing is not finite and positive"
         return
     with pytest.raises(RareError) as expected:
         predictor.predict(image, np.diag([*spacing, 1.0]), depth=depth)
     assert str(refused.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "depth", "grown"),
+    [
+        ((64, 64, 64), (1.0, 32.0, 32.0), None, "64 x 2048 x 2048"),
+        ((64, 64, 64), (1.0, 1.0, 250.0), None, "64 x 64 x 16000"),
+        ((40, 40, 40), (8.0, 8.0, 8.0), 0, "320 x 320 x 320"),
+        ((1, 1, 40_000), (1.0, 1.0, 1.0), None, "32 x 32 x 40000"),  # by padding
+    ],
+)
+def test_a_scan_that_would_take_far_more_memory_than_it_was_sent_with_is_refused(shape, spacing, depth, grown, router):
+    image = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
+    tracemalloc.start()
+    with pytest.raises(DataError) as refused:
+        router.answer(image, spacing, depth, set())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.problem == "the scan would become too large for a server"
+    assert refused.value.found == f"{' x '.join(map(str, shape))} voxels would become {grown}"
+    assert most < 2 * image.nbytes + 2**20
+
+
+def test_a_small_scan_may_grow_and_a_thick_one_may_grow_by_ten(router):
+    small = np.random.default_rng(0).random((1, 8, 8, 8), dtype=np.float32)
+    assert router.answer(small, (8.0, 8.0, 8.0), 0, set())["labels"].shape == (8, 8, 8)  # 512 times as many voxels
+    thick = np.random.default_rng(0).random((1, 24, 24, 8), dtype=np.float32)
+    assert router.answer(thick, (1.0, 1.0, 10.0), None, set())["labels"].shape == (24, 24, 8)
 
 
 def test_a_scan_in_other_axes_comes_back_in_its_own(router, predictor):

@@ -21,7 +21,10 @@ from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, probabilities_file, work_in_processes
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 
-__all__ = ["PredictOptions", "predict"]
+__all__ = ["RECORDS", "PredictOptions", "choose_targets", "predict", "require_replaceable_results"]
+
+RECORDS = "predictions.json"
+"""In an output folder: what was done for every case."""
 
 
 def predict(
@@ -39,10 +42,11 @@ def predict(
     """
     with opened(model) as predictor:
         cases = find_scans(inputs, predictor.spec.network.in_channels)
-        targets = _choose_targets(cases, output, options.resume)
+        targets = choose_targets(cases, output, resume=options.resume)
         to_file = _is_file_name(output)
         cases = options.shard.of(cases)
-        _require_replaceable(cases, targets, output, options)
+        again, resumable = (options.overwrite, False) if to_file else (options.resume or options.overwrite, True)
+        require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=again, resumable=resumable)
         require_writable(output.parent if to_file else output)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
         reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
@@ -58,7 +62,7 @@ def predict(
             "failed": {name: error.brief for name, error in failures.items()},
         }
     if not to_file:
-        write_json(output / options.shard.file_name(Path("predictions.json")), result)
+        write_json(output / options.shard.file_name(Path(RECORDS)), result)
     if failures:
         raise some_failed(failures, len(cases), output, result)
     return result
@@ -95,21 +99,27 @@ def _is_file_name(output: Path) -> bool:
     return output.name.endswith((".nii", ".nii.gz"))
 
 
-def _require_replaceable(cases: Sequence[Case], targets: dict[str, Path], output: Path, options: PredictOptions) -> None:
-    """Raise UsageError if a labels file or a probabilities file exists and may not be replaced."""
-    files = {case.name: [targets[case.name]] + [probabilities_file(targets[case.name])] * options.probabilities for case in cases}
+def require_replaceable_results(
+    cases: Sequence[Case], targets: dict[str, Path], output: Path, *, probabilities: bool, again: bool, resumable: bool
+) -> None:
+    """Raise UsageError if a labels file, a probabilities file or the records exist in `output` and may not be replaced.
+
+    again: --resume or --overwrite was given. resumable: the command has --resume.
+    """
+    files = {case.name: [targets[case.name]] + [probabilities_file(targets[case.name])] * probabilities for case in cases}
     everything = [path for paths in files.values() for path in paths]
     if _is_file_name(output):
-        require_replaceable(everything, everything, again=options.overwrite, resumable=False)
+        require_replaceable(everything, everything, again=again, resumable=resumable)
         return
     require_folder_name(output)
     ours = written_names(output)
+    require_replaceable([output / RECORDS], [output / RECORDS] if ours else [], again=True)
     written = [path for name, paths in files.items() if name in ours for path in paths]
-    require_replaceable(everything, written, again=options.resume or options.overwrite)
+    require_replaceable(everything, written, again=again, resumable=resumable)
 
 
-def _choose_targets(cases: Sequence[Case], output: Path, resume: bool) -> dict[str, Path]:
-    """Returns the path of the labels file by case name. Raises UsageError for an output that does not suit the cases."""
+def choose_targets(cases: Sequence[Case], output: Path, *, resume: bool = False) -> dict[str, Path]:
+    """Return the path of the labels file by case name. Raises UsageError for an output that does not suit the cases."""
     to_file = _is_file_name(output)
     if to_file and resume:
         raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")

@@ -14,6 +14,7 @@ import triton_python_backend_utils as triton  # exists only in the server's Pyth
 
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.onnx_runner import OnnxRunner
+from rarecli.core.serving.guard import Guard
 
 
 class TritonPythonModel:
@@ -26,6 +27,7 @@ class TritonPythonModel:
         self._engine = bundle.manifest.engine(self._depth)
         bundle.engine_file(self._depth)
         self._runner = OnnxRunner(bundle, device="cpu")
+        self._guard = Guard(args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests as one batch. Dynamic batching combines only requests of one shape."""
@@ -38,3 +40,7 @@ class TritonPythonModel:
         ends = np.cumsum([len(image) for image in images])[:-1]
         parts = np.split(logits, ends)
         return [triton.InferenceResponse([triton.Tensor(self._engine.output.name, part)]) for part in parts]
+
+    def finalize(self) -> None:
+        """Let the process end. Triton calls this when the model is unloaded."""
+        self._guard.release()

@@ -6,6 +6,7 @@ Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +18,10 @@ from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.bundle import Bundle, load_manifest
 from rarecli.core.engines.manifest import Manifest
 from rarecli.core.engines.runner import require_sound
-from rarecli.core.errors import ModelError
+from rarecli.core.errors import DataError, ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.resampling import resampled_shape
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
 from rarecli.core.imaging.sliding_window import Run, sliding_logits
 from rarecli.core.imaging.volume import Volume, require_finite
@@ -28,6 +30,10 @@ from rarecli.core.types import AnyArray, FloatArray, Triple
 
 WINDOWS_IN_FLIGHT = 16
 """Windows of one scan that are sent at the same time. Dynamic batching can merge this many, and memory must hold this many."""
+MAX_GROWTH = 16
+"""Most voxels on the padded routed grid for each voxel sent, so that a small request cannot take all memory. `rare predict` allows more."""
+ALWAYS_ALLOWED_VOXELS = 2**22
+"""On the padded routed grid; a small scan may grow to these without regard to MAX_GROWTH."""
 
 
 class Router:
@@ -44,12 +50,13 @@ class Router:
         """Return the output tensors of `contract` for one scan (C, X, Y, Z) in RAS axes; probabilities and warnings only if `wanted`.
 
         Raises the errors of `Predictor.predict`: DataError for broken voxels or spacings, ModelError for a wrong number of channels,
-        UsageError for a depth that the bundle does not have.
+        UsageError for a depth that the bundle does not have. And DataError for a scan that would grow beyond MAX_GROWTH.
         """
         routing.require_spacing(spacing_mm)
         volume = Volume(image, np.diag([*spacing_mm, 1.0]))
         require_finite(volume)
         spec, rules = self._manifest.spec, self._rules
+        self._require_growth(volume, depth)
         routed = prepare_scan(volume, rules, depth)
         logits = sliding_logits(routed.image, rules, routed.route.depth, self._checked, through=self._in_flight)
         route = routed.route
@@ -65,6 +72,22 @@ class Router:
         if contract.WARNINGS in wanted:
             outputs[contract.WARNINGS] = np.array([text.encode() for text in differences(routed, spec.plan)], dtype=object)
         return outputs
+
+    def _require_growth(self, volume: Volume, depth: int | None) -> None:
+        """Raise DataError, before anything is allocated, if the scan would take far more memory than it was sent with."""
+        way = self._rules.route(volume.spacing_mm, depth)
+        grid = resampled_shape(volume.shape, way.zoom, self._rules.resampling)
+        window = self._rules.entry(way.depth).window(grid)
+        whole = [max(size, extent) for size, extent in zip(grid, window, strict=True)]
+        if math.prod(whole) > max(ALWAYS_ALLOWED_VOXELS, MAX_GROWTH * math.prod(volume.shape)):
+            sent, grown = (" x ".join(map(str, shape)) for shape in (volume.shape, whole))
+            raise DataError(
+                "the scan would become too large for a server",
+                field="spacing",
+                found=f"{sent} voxels would become {grown}",
+                expected=f"at most {MAX_GROWTH} times as many, or {ALWAYS_ALLOWED_VOXELS} voxels",
+                remedy="check the spacing and its unit, or use rare predict",
+            )
 
     def _checked(self, window: FloatArray, depth: int) -> FloatArray:
         logits = self._infer(window, depth)

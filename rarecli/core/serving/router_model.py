@@ -10,6 +10,7 @@ import triton_python_backend_utils as triton  # exists only in the server's Pyth
 
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.serving import contract
+from rarecli.core.serving.guard import Guard
 from rarecli.core.serving.router import Router, open_repository
 from rarecli.core.types import AnyArray, FloatArray
 
@@ -24,6 +25,7 @@ class TritonPythonModel:
         self._name, self._version = args["model_name"], args["model_version"]
         self._manifest = open_repository(folder.parent, self._name, self._version, backend)
         self._router = Router(self._manifest, self._infer)
+        self._guard = Guard(self._name)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response per request. A failed request is answered with its error; the others go on."""
@@ -31,6 +33,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Stop the router's threads. Triton calls this when the model is unloaded."""
+        self._guard.release()
         self._router.close()
 
     def _respond(self, request: Any) -> Any:
