@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rare/error.h"
+#include "rare/labels_file.h"
 #include "rare/segmentation.h"
 #include "rare/windows.h"
 

@@ -19,6 +19,7 @@ struct Details {
 class Error : public std::runtime_error {
  public:
   Error(Fault fault, const std::string& problem, const Details& details = {});
+  const std::string& problem() const { return problem_; }
   int exit_code() const { return static_cast<int>(fault_); }
 
   /// The same error, said of a file: for those who know the path where the problem was found without it.
