@@ -47,7 +47,7 @@ class Comparison:
     def take(self, path: Path, name: str, python: dict, cpp: dict) -> bool:
         """Note what came of a file; whether it is a finding."""
         self.num_files += 1
-        self.verdicts[f"{python['exit']} {python.get('problem', 'read')}"] += 1
+        self.verdicts[f"{cpp['exit']} {cpp.get('problem', 'read')}"] += 1
         known = len(self.findings)
         if found := difference(python, cpp):
             self.findings.append(f"{name} {path.name}: {found}\n  {python}\n  {cpp}")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from rarecli.core.config import geometry
 from rarecli.core.config.base import Frozen, Levels, Shape, Spacing
 from rarecli.core.errors import UsageError
+
+
+Intensity = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
+"""A number that float32 holds, in which consumers compute."""
+Deviation = Annotated[float, Field(ge=1e-37, le=3.4e38)]
+LabelValue = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class PercentileNormalisation(Frozen):
@@ -34,10 +40,10 @@ class CtNormalisation(Frozen):
     """Fixed values from the foreground of the training set, per channel: clip to [lower, upper], minus mean, over std. For CT."""
 
     kind: Literal["ct"] = "ct"
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-    mean: tuple[float, ...]
-    std: tuple[PositiveFloat, ...]
+    lower: tuple[Intensity, ...]
+    upper: tuple[Intensity, ...]
+    mean: tuple[Intensity, ...]
+    std: tuple[Deviation, ...]
 
 
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
@@ -63,7 +69,7 @@ class Plan(Frozen):
     channel_names: tuple[str, ...]
     label_names: tuple[str, ...]
     """Name of each class; class 0 is the background."""
-    label_values: tuple[int, ...]
+    label_values: tuple[LabelValue, ...]
     """Value of each class in labels files."""
     spacing_mm: Spacing
     """The trained spacing: that of depth 0."""

@@ -15,7 +15,8 @@ def load_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
     path = bundle / MANIFEST
     remedy = "export the bundle again with this version"
-    return validate(Manifest, read_json(path, ModelError), "the bundle's manifest", ModelError, path=path, remedy=remedy)
+    content = read_json(path, ModelError)
+    return validate(Manifest, content, "the bundle's manifest", ModelError, path=path, remedy=remedy, strict=True)
 
 
 class Bundle:
