@@ -87,13 +87,23 @@ void require_consistent(const json& spec) {
   }
 }
 
+void require_same_depths(std::vector<int> routed, const std::vector<EngineEntry>& engines) {
+  std::vector<int> depths;
+  for (const EngineEntry& engine : engines) depths.push_back(engine.depth);
+  std::sort(depths.begin(), depths.end());
+  std::sort(routed.begin(), routed.end());
+  if (routed != depths) refuse("routing to depths " + times(routed), "the depths of the engines");
+}
+
 Manifest manifest_of(const json& content) {
   require_consistent(content.at("spec"));
   const json& plan = content.at("spec").at("plan");
   const json& routing = content.at("routing");
   const json& resampling = content.at("resampling");
   const json& window = content.at("window");
+  const json& network = content.at("spec").at("network");
   Manifest manifest;
+  manifest.network = {network.at("in_channels"), network.at("num_classes"), network.at("num_filters"), network.at("num_levels")};
   manifest.num_channels = plan.at("channel_names").size();
   manifest.label_values = plan.at("label_values").get<std::vector<int>>();
   manifest.normalisation = normalisation(plan.at("normalisation"), manifest.num_channels);
@@ -103,6 +113,7 @@ Manifest manifest_of(const json& content) {
   manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));
   for (const json& entry : content.at("engines")) manifest.engines.push_back(engine_entry(entry));
+  require_same_depths(routing.at("depths"), manifest.engines);
   for (const json& entry : content.at("conformance")) {
     manifest.conformance.push_back(
         {entry.at("depth"), hashed_file(entry.at("scan")), hashed_file(entry.at("labels")), hashed_file(entry.at("arrays"))});

@@ -84,10 +84,7 @@ void require_size(double num_voxels, double num_bytes, double file_bytes, bool p
            without_fraction(file_bytes) + " bytes that become " + without_fraction(num_bytes),
            "at most " + without_fraction(bomb_gzip_ratio) + " times as many, or " + without_fraction(bomb_voxels) + " voxels");
   }
-  if (const double memory = memory_bytes(); num_voxels * needed_bytes_per_voxel > memory) {
-    refuse("the scan does not fit the memory", without_fraction(num_voxels * needed_bytes_per_voxel) + " bytes",
-           "at most the " + without_fraction(memory) + " bytes there are");
-  }
+  require_memory(num_voxels * needed_bytes_per_voxel, "reading the scan");
 }
 
 template <class Raw>

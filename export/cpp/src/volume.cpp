@@ -86,9 +86,13 @@ std::vector<float> read_voxels(NiftiStream& stream, const NiftiHeader& header) {
   return voxels;
 }
 
+NiftiHeader read_header(NiftiStream& stream, const std::filesystem::path& path) {
+  return {stream, static_cast<double>(std::filesystem::file_size(path))};
+}
+
 Volume read_checked(const std::filesystem::path& path) {
   NiftiStream stream(path);
-  const NiftiHeader header(stream, static_cast<double>(std::filesystem::file_size(path)));
+  const NiftiHeader header = read_header(stream, path);
   Volume volume{header, header.affine_mm(), header.num_channels(), header.shape(), {}};
   volume.voxels = read_voxels(stream, header);
   // only at the end of the stream does zlib compare the checksum
@@ -100,6 +104,16 @@ Volume read_checked(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+Geometry read_geometry(const std::filesystem::path& path) {
+  try {
+    NiftiStream stream(path);
+    const NiftiHeader header = read_header(stream, path);
+    return {header.num_channels(), header.shape(), header.affine_mm()};
+  } catch (const Error& error) {
+    throw error.at(path.string());
+  }
+}
 
 Volume read_volume(const std::filesystem::path& path) {
   try {

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <zlib.h>
 
+#include "rare/bounds.h"
 #include "rare/error.h"
 #include "rare/normalisation.h"
 #include "rare/resampling.h"
@@ -45,29 +46,37 @@ class NoEngine : public rare::Engine {
 };
 
 /// All that a manifest's numbers bound: routing, resampling, normalisation, windows, the way back.
-json use_manifest(const std::filesystem::path& path) {
-  const rare::Bundle bundle(path.parent_path());
-  const rare::Manifest& manifest = bundle.manifest();
-  const auto grids = rare::Backend("openvino").grids(manifest);
+void use_grid(const rare::Manifest& manifest, const std::vector<rare::Grid>& grids, const rare::Grid& grid) {
   const rare::Shape shape{12, 10, 9};
+  const rare::Triple spacing{grid.spacing_mm[0] * 0.7, grid.spacing_mm[1] * 1.9, grid.spacing_mm[2]};
+  const rare::Affine affine{{{spacing[0], 0, 0, 0}, {0, spacing[1], 0, 0}, {0, 0, spacing[2], 0}}};
+  const rare::Route route = rare::affordable_route({manifest.num_channels, shape, affine}, manifest, grids, grid.depth);
+  rare::Image image{manifest.num_channels, shape, std::vector<float>(manifest.num_channels * rare::num_voxels(shape), 1.0F)};
+  image.values[0] = 2;
+  image = rare::resample(std::move(image), route.zoom, manifest.resampling);
+  rare::normalise(image, manifest.normalisation);
+  const rare::RoutedScan routed{std::move(image), route, rare::Orientation(affine), shape};
+  NoEngine engine;
+  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, grid.depth));
+  rare::segment(rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, engine), manifest, routed);
+}
+
+json read_manifest(const std::filesystem::path& path) {
+  const rare::Bundle bundle(path.parent_path());
+  const auto grids = rare::Backend("openvino").grids(bundle.manifest());
   for (const rare::Grid& grid : grids) {
-    const rare::Triple spacing{grid.spacing_mm[0] * 0.7, grid.spacing_mm[1] * 1.9, grid.spacing_mm[2]};
-    const rare::Route route = rare::Router(manifest.routing, grids).route(spacing, grid.depth);
-    rare::Image image{manifest.num_channels, shape, std::vector<float>(manifest.num_channels * rare::num_voxels(shape), 1.0F)};
-    image.values[0] = 2;
-    image = rare::resample(std::move(image), route.zoom, manifest.resampling);
-    rare::normalise(image, manifest.normalisation);
-    const rare::RoutedScan routed{std::move(image), route, rare::Orientation({{{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}}), shape};
-    NoEngine engine;
-    const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, grid.depth));
-    rare::segment(rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, engine), manifest, routed);
+    try {
+      use_grid(bundle.manifest(), grids, grid);
+    } catch (const rare::Error& error) {
+      if (error.exit_code() != static_cast<int>(rare::Fault::data)) throw;  // the scan may be refused, as one that costs too much
+    }
   }
   return json::object();
 }
 
 json verdict_of(const std::filesystem::path& path, const rare::Manifest& manifest) {
   try {
-    json verdict = path.filename() == "manifest.json" ? use_manifest(path) : read_scan(path, manifest);
+    json verdict = path.filename() == "manifest.json" ? read_manifest(path) : read_scan(path, manifest);
     verdict["exit"] = 0;
     return verdict;
   } catch (const rare::Error& error) {

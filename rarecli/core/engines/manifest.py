@@ -207,6 +207,12 @@ class Manifest(Frozen):
     conformance: tuple[ConformanceVector, ...]
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        if sorted(self.routing.depths) != sorted(engine.depth for engine in self.engines):
+            raise ValueError(f"routing goes to depths {self.routing.depths}, the engines are others")
+        return self
+
     @property
     def depths(self) -> tuple[int, ...]:
         """Depths that the bundle has engines for."""

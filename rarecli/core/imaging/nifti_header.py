@@ -13,14 +13,14 @@ import nibabel as nib
 import numpy as np
 
 from rarecli.core.errors import DataError
-from rarecli.core.jobs.memory import memory_bytes
+from rarecli.core.jobs.memory import require_memory
 
 NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
 
 NIFTI_1_BYTES, NIFTI_2_BYTES = 348, 540
 NIFTI_2_MAGIC = b"n+2\0"
 BYTES_PER_VOXEL = 8
-"""The least that predicting takes: the scan in float32, and once more in another order of axes."""
+"""What reading takes: the scan in float32, and once more in another order of axes."""
 _PLAIN_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}
 """NIfTI codes of integers and floats of 8 to 64 bits."""
 _MAX_GZIP_RATIO = 1032  # the most that deflate can reach
@@ -105,13 +105,7 @@ def _require_size(sizes: list[int], num_bytes: int, file_bytes: int, packed: boo
             expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_VOXELS} voxels",
             remedy="if it is sound, unpack it to .nii",
         )
-    if num_voxels * BYTES_PER_VOXEL > (memory := memory_bytes()):
-        raise DataError(
-            "the scan does not fit the memory",
-            found=f"{shape} voxels, which take {num_voxels * BYTES_PER_VOXEL} bytes",
-            expected=f"at most the {memory} bytes there are",
-            remedy="crop it, or take a larger machine",
-        )
+    require_memory(num_voxels * BYTES_PER_VOXEL, "reading the scan")
 
 
 def _channels_last(header: NiftiHeader) -> list[int]:

@@ -1,29 +1,56 @@
-"""The memory that this machine, or the container around this process, has."""
+"""How much memory this process may have, and the refusal of what needs more."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Of a container: control groups of version 2 and 1."""
+from rarecli.core.errors import DataError
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def memory_bytes() -> int:
-    """Returns the smaller of the machine's memory and the container's limit; a number beyond reach where neither is known."""
-    return min([_physical_bytes(), *(limit for path in _LIMITS if (limit := _limit(path)) is not None)])
+    """The machine's memory, or the limit of the process's cgroup if that is lower."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize  # else Windows
+    return min([machine, *_cgroup_limits()])
 
 
-def _physical_bytes() -> int:
-    if not hasattr(os, "sysconf"):  # Windows
-        return sys.maxsize
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def require_memory(needed: int, what: str) -> None:
+    """Raise DataError if `needed` bytes are more than this machine's memory, or than the limit of the process."""
+    if needed > (limit := memory_bytes()):
+        raise DataError(
+            f"{what} takes more memory than this machine has",
+            found=f"at least {_gigabytes(needed)} needed",
+            expected=f"at most {_gigabytes(limit)}",
+            remedy="crop the scan, check the sizes and the spacing in its header, or take a larger machine",
+        )
 
 
-def _limit(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None  # "max": no limit
+def _cgroup_limits() -> Iterator[int]:
+    """Yields the limits of the process's cgroup and of all around it: cgroup 2, or the memory controller of cgroup 1."""
+    lines = []
+    with suppress(OSError):
+        lines = _OWN_CGROUPS.read_text(encoding="ascii", errors="replace").splitlines()
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            root, file = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, file = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inner = root / name.lstrip("/")
+        for folder in (inner, *inner.parents):
+            with suppress(OSError, ValueError):  # no such file at the root; `max`
+                yield int((folder / file).read_text(encoding="ascii"))
+            if folder == root:
+                break
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GB"

@@ -13,9 +13,10 @@ struct Details {
   std::string path = {};
   std::string found = {};
   std::string expected = {};
+  std::string remedy = {};
 };
 
-/// A failure that a user can cause or meet. `what()` is one line: problem; path; found; expected.
+/// A failure that a user can cause or meet. `what()` is one line: problem; path; found; expected; remedy.
 class Error : public std::runtime_error {
  public:
   Error(Fault fault, const std::string& problem, const Details& details = {});
