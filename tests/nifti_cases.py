@@ -48,6 +48,15 @@ def packed_content(change: Callable[[bytes], bytes]) -> Build:
     return lambda path: path.write_bytes(gzip.compress(change(gzip.decompress(make(path).read_bytes())), mtime=0))
 
 
+def in_two_members(raw: bytes) -> bytes:
+    content = gzip.decompress(raw)
+    return gzip.compress(content[:300]) + gzip.compress(content[300:])
+
+
+def packed_under_a_plain_name(path: Path) -> None:
+    path.write_bytes(gzip.compress(make(path).read_bytes()))
+
+
 def with_flags(flags: int, extra: bytes) -> Build:
     """A gzip header with these flags and what they announce. Source: RFC 1952, 2.3."""
     return packed(lambda raw: raw[:3] + bytes([flags]) + raw[4:10] + extra + raw[10:])
@@ -102,7 +111,11 @@ def of_a_surface(path: Path) -> None:
 
 
 BROKEN_GZIP, HEADER, CUT = "the compressed file is broken", "the header is broken", "the file is cut short"
-NO_FILE, AFFINE, TOO_MANY = "this is no regular file", "the affine is not invertible", "the header declares more voxels than the file can hold"
+NO_FILE, AFFINE, TOO_MANY = (
+    "this is no regular file",
+    "the affine is not invertible",
+    "the header declares more voxels than the file can hold",
+)
 NO_NUMBER, MEMORY = "the voxel type is not a plain number", "reading the scan takes more memory than this machine has"
 SHEAR, UNIT, UNKNOWN_SPACING = "the axes are not at right angles", "the unit of length is unknown", "the spacing is unknown"
 
@@ -110,7 +123,11 @@ CASES: dict[str, Case] = {
     "good": (PLAIN_NAME, make, None),
     "good packed": (PACKED_NAME, make, None),
     "zeros behind the stream": (PACKED_NAME, packed(lambda raw: raw + bytes(700)), None),
-    "further members": (PACKED_NAME, packed(lambda raw: gzip.compress(gzip.decompress(raw)[:300]) + gzip.compress(gzip.decompress(raw)[300:])), None),
+    "further members": (
+        PACKED_NAME,
+        packed(in_two_members),
+        None,
+    ),
     "zeros between members": (PACKED_NAME, packed(lambda raw: raw + bytes(9) + gzip.compress(b"")), None),
     "a byte behind the stream": (PACKED_NAME, packed(lambda raw: raw + b"q"), BROKEN_GZIP),
     "a byte behind zeros": (PACKED_NAME, packed(lambda raw: raw + bytes(2**16) + b"q"), BROKEN_GZIP),
@@ -127,8 +144,16 @@ CASES: dict[str, Case] = {
     "a cut header": (PACKED_NAME, packed_content(lambda raw: raw[:347]), CUT),
     "cut voxels": (PACKED_NAME, packed_content(lambda raw: raw[:-1]), CUT),
     "a megabyte behind the voxels": (PACKED_NAME, packed_content(lambda raw: raw + bytes(2**20)), None),
-    "more than a megabyte behind the voxels": (PACKED_NAME, packed_content(lambda raw: raw + bytes(2**20 + 1)), "the file goes on after its voxels"),
-    "packed under a plain name": (PLAIN_NAME, lambda path: path.write_bytes(gzip.compress(make(path).read_bytes())), "the file is not what its name says"),
+    "more than a megabyte behind the voxels": (
+        PACKED_NAME,
+        packed_content(lambda raw: raw + bytes(2**20 + 1)),
+        "the file goes on after its voxels",
+    ),
+    "packed under a plain name": (
+        PLAIN_NAME,
+        lambda path: path.write_bytes(gzip.compress(make(path).read_bytes())),
+        "the file is not what its name says",
+    ),
     "plain under a packed name": (PACKED_NAME, packed(gzip.decompress), "the file is not what its name says"),
     "empty": (PLAIN_NAME, Path.touch, CUT),
     "empty under a packed name": (PACKED_NAME, Path.touch, CUT),

@@ -63,7 +63,9 @@ class CppReader:
 
     def verdicts(self, paths: list[Path]) -> list[dict]:
         """The verdict on each path. Of a file that ends the program, `exit` is its return code and `words` what it printed."""
-        return [verdict for first in range(0, len(paths), _MOST_LINES_AT_ONCE) for verdict in self._some(paths[first:][:_MOST_LINES_AT_ONCE])]
+        return [
+            verdict for first in range(0, len(paths), _MOST_LINES_AT_ONCE) for verdict in self._some(paths[first:][:_MOST_LINES_AT_ONCE])
+        ]
 
     def _some(self, paths: list[Path]) -> list[dict]:
         verdicts: list[dict] = []
@@ -73,7 +75,9 @@ class CppReader:
             while len(verdicts) < len(paths) and (line := self._process.stdout.readline()):
                 verdicts.append(json.loads(line))
             if len(verdicts) < len(paths):
-                verdicts.append({"exit": self._process.wait(), "problem": "the program ended", "words": self._process.stderr.read()[-4000:]})
+                verdicts.append(
+                    {"exit": self._process.wait(), "problem": "the program ended", "words": self._process.stderr.read()[-4000:]}
+                )
                 self._start()
         return verdicts
 
@@ -100,7 +104,11 @@ def _peak_bytes() -> int:
 def _comparable(verdict: dict) -> dict:
     """A verdict without what the libraries say of a manifest. Python's json reads NaN, lone surrogates and numbers of 400 digits."""
     problem = verdict.get("problem", "")
-    return verdict | {"problem": "a broken manifest"} if problem in _BROKEN or problem.startswith("the bundle's manifest is wrong") else verdict
+    return (
+        verdict | {"problem": "a broken manifest"}
+        if problem in _BROKEN or problem.startswith("the bundle's manifest is wrong")
+        else verdict
+    )
 
 
 def difference(python: dict, cpp: dict) -> str | None:

@@ -10,7 +10,6 @@ from rarecli.core.config import geometry
 from rarecli.core.config.base import Frozen, Levels, Shape, Spacing
 from rarecli.core.errors import UsageError
 
-
 Intensity = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
 """A number that float32 holds, in which consumers compute."""
 Deviation = Annotated[float, Field(ge=1e-37, le=3.4e38)]

@@ -33,7 +33,7 @@ _MOST_BYTES_AFTER = 2**20
 Stream = BinaryIO | GzipStream
 
 
-def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
+def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
     """Read one file: array (C, X, Y, Z) scaled by slope and intercept, affine in mm, header, and remarks for the user.
 
     The array has X as the fastest axis in memory, as the file has it. dtype: of the array; by default that of the file, or float64 where
@@ -108,7 +108,7 @@ def _read_header(stream: Stream, path: Path) -> tuple[NiftiHeader, int]:
     return header, offset - len(start)
 
 
-def _read_voxels(stream: Stream, header: NiftiHeader, skipped: int, dtype: DTypeLike) -> AnyArray:
+def _read_voxels(stream: Stream, header: NiftiHeader, skipped: int, dtype: DTypeLike | None) -> AnyArray:
     """All voxels in the order of the file, scaled; the bytes stored are held a piece at a time."""
     stored = header.get_data_dtype()
     slope, inter = header.get_slope_inter()
@@ -122,7 +122,9 @@ def _read_voxels(stream: Stream, header: NiftiHeader, skipped: int, dtype: DType
         found += len(piece)
         if len(piece) < num * stored.itemsize:
             expected = f"{skipped + num_voxels * stored.itemsize} bytes"
-            raise DataError("the file is cut short", found=f"{found} bytes behind the header", expected=expected, remedy="copy the file again")
+            raise DataError(
+                "the file is cut short", found=f"{found} bytes behind the header", expected=expected, remedy="copy the file again"
+            )
         values = np.frombuffer(piece, stored)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by whoever asked for the voxels
             voxels[first : first + num] = values.astype(np.float64) * slope + inter if scaled else values

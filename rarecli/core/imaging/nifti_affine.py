@@ -30,6 +30,7 @@ def affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
             expected="positive numbers, or a valid sform",
             remedy="write the true spacing into the header",
         )
+    affine: FloatArray
     if has_sform:
         affine, field = np.asarray(header.get_sform(), dtype=np.float64), "srow"
     elif has_qform:
@@ -67,7 +68,7 @@ def _qform(header: NiftiHeader) -> FloatArray:
     rounding = 3 * float(np.finfo(header["quatern_b"].dtype).eps)
     if not rest > -rounding:
         raise DataError("the qform's quaternion is no rotation", field="quatern", found=[b, c, d], expected="a length of at most 1")
-    rotation = quat2mat([0.0 if rest < rounding else math.sqrt(rest), b, c, d])  # type: ignore[no-untyped-call]
+    rotation = quat2mat([0.0 if rest < rounding else math.sqrt(rest), b, c, d])
     affine = np.eye(4)
     affine[:3, :3] = rotation * [pixdim[0], pixdim[1], pixdim[2] * handedness]
     affine[:3, 3] = [float(header[name]) for name in ("qoffset_x", "qoffset_y", "qoffset_z")]

@@ -57,7 +57,7 @@ def require_plausible(header: NiftiHeader, file_bytes: int, *, packed: bool) -> 
         raise DataError(
             "the voxel type is not a plain number",
             field="datatype",
-            found=f"{code} {names[code] if code in names else ''}".strip(),
+            found=f"{code} {names.get(code, '')}".strip(),
             expected="integers or floats (no RGB, no complex)",
         )
     least = int(header.sizeof_hdr) + 4  # the header and the flag that says whether extensions follow

@@ -164,7 +164,7 @@ def _write(path: Path, data: AnyArray, like: Volume) -> None:
         nib.save(image, temporary)
 
 
-def _read(path: Path, case: str | None, dtype: DTypeLike = None) -> Volume:
+def _read(path: Path, case: str | None, dtype: DTypeLike | None = None) -> Volume:
     array, affine, header, notes = read_nifti(path, case, dtype)
     for note in notes:
         warnings.warn(f"{path.name}: {note}", stacklevel=3)

@@ -59,7 +59,12 @@ def require_no_findings(build: Path, *options: str) -> None:
 
 
 def test_a_packed_scan_takes_four_bytes_per_voxel_and_a_gzip_bomb_a_few_megabytes(release, tmp_path):
-    files = {"small": ((4, 4, 4), 2**24), "scan": ((512, 256, 256), 2**25), "ends": ((4, 4, 4), 2**30), "large": ((1024, 1024, 1024), 2**30)}
+    files = {
+        "small": ((4, 4, 4), 2**24),
+        "scan": ((512, 256, 256), 2**25),
+        "ends": ((4, 4, 4), 2**30),
+        "large": ((1024, 1024, 1024), 2**30),
+    }
     for name, (shape, num_bytes) in files.items():
         bomb(shape, num_bytes)(tmp_path / f"{name}.nii.gz")
     small, scan, *bombs = verdicts(release, [tmp_path / f"{name}.nii.gz" for name in files])
