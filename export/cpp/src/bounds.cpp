@@ -66,17 +66,17 @@ double least_engine_bytes(const NetworkFacts& network, int depth, const Shape& w
 
 void require_no_thread(const Shape& shape, const EngineEntry& entry, const WindowRule& rule) {
   const Shape window = window_shape(shape, entry);
-  double padding = 1, num_windows = 1;
+  double padding = 1, windows = 1;
   for (std::size_t axis = 0; axis < 3; ++axis) {
     padding *= std::max(1.0, static_cast<double>(window[axis]) / static_cast<double>(shape[axis]));
-    num_windows *= rare::num_windows(shape[axis], window[axis], rule.overlap);
+    windows *= num_windows(shape[axis], window[axis], rule.overlap);
   }
   // a single slice of any size passes: padding makes it at most min_shape times as many voxels
   const auto most = static_cast<double>(*std::max_element(entry.min_shape.begin(), entry.min_shape.end()));
-  if (padding > most && num_windows > most_windows_of_a_thin_scan) {
+  if (padding > most && windows > most_windows_of_a_thin_scan) {
     throw Error(Fault::data, "the scan is too thin for its length",
                 {{},
-                 times(shape) + " voxels on the grid of depth " + std::to_string(entry.depth) + ", in " + times(std::array{num_windows}) +
+                 times(shape) + " voxels on the grid of depth " + std::to_string(entry.depth) + ", in " + times(std::array{windows}) +
                      " windows",
                  "at most " + times(std::array{most_windows_of_a_thin_scan}) + " windows",
                  "crop the scan, or check the sizes in its header"});

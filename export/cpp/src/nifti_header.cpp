@@ -95,9 +95,9 @@ void require_plausible(const Raw& raw, const std::vector<std::size_t>& sizes, do
   const double least = static_cast<double>(bytes_of<Raw>()) + 4;  // the flag that says whether extensions follow
   const auto given = static_cast<double>(raw.vox_offset);  // NIfTI-1 keeps it as a float
   if (given != 0 && !(given >= least && given <= most_offset)) refuse("the header is broken", "vox_offset = " + std::to_string(given));
-  double num_voxels = 1;
-  for (const std::size_t size : sizes) num_voxels *= static_cast<double>(size);
-  require_size(num_voxels, (given == 0 ? least : std::floor(given)) + num_voxels * bytes_per_voxel_of(raw), file_bytes, packed);
+  double voxels = 1;
+  for (const std::size_t size : sizes) voxels *= static_cast<double>(size);
+  require_size(voxels, (given == 0 ? least : std::floor(given)) + voxels * bytes_per_voxel_of(raw), file_bytes, packed);
   const auto slope = static_cast<double>(raw.scl_slope);
   if (std::isfinite(slope) && slope != 0 && !std::isfinite(static_cast<double>(raw.scl_inter))) {
     refuse("the header is broken", "scl_inter is not finite", "a finite intercept");

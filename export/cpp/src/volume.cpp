@@ -65,19 +65,19 @@ std::size_t skip(NiftiStream& stream, std::size_t num) {
 
 /// All voxels in the order of the file; the bytes stored are held a piece at a time.
 std::vector<float> read_voxels(NiftiStream& stream, const NiftiHeader& header) {
-  const std::size_t size = header.bytes_per_voxel(), num_voxels = header.num_channels() * rare::num_voxels(header.shape());
+  const std::size_t size = header.bytes_per_voxel(), total = header.num_channels() * num_voxels(header.shape());
   std::size_t found = skip(stream, header.bytes_before_voxels());
   std::vector<char> piece(piece_bytes);
   std::vector<float> voxels;
-  voxels.reserve(num_voxels);  // which touches no memory
-  while (voxels.size() < num_voxels) {
-    const std::size_t first = voxels.size(), num = std::min(piece_bytes / size, num_voxels - first);
+  voxels.reserve(total);  // which touches no memory
+  while (voxels.size() < total) {
+    const std::size_t first = voxels.size(), num = std::min(piece_bytes / size, total - first);
     const std::size_t got = stream.read(piece.data(), num * size);
     found += got;
     if (got < num * size) {
       throw Error(Fault::data, "the file is cut short",
                   {{}, std::to_string(found) + " bytes behind the header",
-                   std::to_string(header.bytes_before_voxels() + num_voxels * size) + " bytes"});
+                   std::to_string(header.bytes_before_voxels() + total * size) + " bytes"});
     }
     if (header.swapped()) nifti_swap_Nbytes(static_cast<std::int64_t>(num), static_cast<int>(size), piece.data());
     voxels.resize(first + num);
