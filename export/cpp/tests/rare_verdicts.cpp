@@ -24,6 +24,12 @@ namespace {
 
 using nlohmann::json;
 
+std::vector<rare::Grid> grids_of(const rare::Manifest& manifest) {
+  std::vector<rare::Grid> grids;
+  for (const rare::EngineEntry& entry : manifest.engines) grids.push_back({entry.depth, entry.grid_spacing_mm});
+  return grids;
+}
+
 json read_scan(const std::filesystem::path& path, const rare::Manifest& manifest) {
   const rare::Volume volume = rare::read_volume(path);
   uLong sum = crc32(0, nullptr, 0);
@@ -34,8 +40,7 @@ json read_scan(const std::filesystem::path& path, const rare::Manifest& manifest
   }
   const std::vector<std::size_t> shape{volume.num_channels, volume.shape[0], volume.shape[1], volume.shape[2]};
   const rare::Orientation orientation(volume.affine_mm);
-  const auto grids = rare::Backend("openvino").grids(manifest);
-  const rare::Route route = rare::Router(manifest.routing, grids).route(rare::ras_spacing_mm(volume.affine_mm, orientation));
+  const rare::Route route = rare::Router(manifest.routing, grids_of(manifest)).route(rare::ras_spacing_mm(volume.affine_mm, orientation));
   const rare::Shape routed = rare::resampled_shape(orientation.ras(volume.shape), route.zoom, manifest.resampling);
   return {{"shape", shape}, {"affine", volume.affine_mm}, {"crc32", sum}, {"depth", route.depth}, {"routed_shape", routed}};
 }
@@ -63,7 +68,7 @@ void use_grid(const rare::Manifest& manifest, const std::vector<rare::Grid>& gri
 
 json read_manifest(const std::filesystem::path& path) {
   const rare::Bundle bundle(path.parent_path());
-  const auto grids = rare::Backend("openvino").grids(bundle.manifest());
+  const auto grids = grids_of(bundle.manifest());
   for (const rare::Grid& grid : grids) {
     try {
       use_grid(bundle.manifest(), grids, grid);
