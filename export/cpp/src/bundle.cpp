@@ -87,12 +87,21 @@ void require_consistent(const json& spec) {
   }
 }
 
-void require_same_depths(std::vector<int> routed, const std::vector<EngineEntry>& engines) {
-  std::vector<int> depths;
+/// What routing, engines and network say of each other.
+void require_same_engines(const json& content, const std::vector<EngineEntry>& engines) {
+  const json& network = content.at("spec").at("network");
+  std::vector<int> routed = content.at("routing").at("depths"), depths;
   for (const EngineEntry& engine : engines) depths.push_back(engine.depth);
   std::sort(depths.begin(), depths.end());
   std::sort(routed.begin(), routed.end());
-  if (routed != depths) refuse("routing to depths " + times(routed), "the depths of the engines");
+  if (routed != depths || std::adjacent_find(depths.begin(), depths.end()) != depths.end() || depths.back() >= network.at("num_depths")) {
+    refuse("routing to depths " + times(routed) + ", engines of " + times(depths), "the same, each once, below the network's");
+  }
+  for (const json& engine : content.at("engines")) {
+    if (engine.at("input").at("shape").at(1) != network.at("in_channels") || engine.at("output").at("shape").at(1) != network.at("num_classes")) {
+      refuse("tensors of another number of channels or classes", "those of the network");
+    }
+  }
 }
 
 Manifest manifest_of(const json& content) {
@@ -113,7 +122,7 @@ Manifest manifest_of(const json& content) {
   manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));
   for (const json& entry : content.at("engines")) manifest.engines.push_back(engine_entry(entry));
-  require_same_depths(routing.at("depths"), manifest.engines);
+  require_same_engines(content, manifest.engines);
   for (const json& entry : content.at("conformance")) {
     manifest.conformance.push_back(
         {entry.at("depth"), hashed_file(entry.at("scan")), hashed_file(entry.at("labels")), hashed_file(entry.at("arrays"))});

@@ -121,7 +121,9 @@ class Check {
     for (const json& name : schema.value("required", json::array())) {
       if (!value.contains(name.get<std::string>())) refuse(prefix + name.get<std::string>(), nullptr, "a value");
     }
+    if (value.size() > schema.value("maxProperties", value.size())) refuse(key, value, "fewer keys");
     for (auto& [name, member] : value.items()) {
+      if (schema.contains("propertyNames")) check_string(name, schema.at("propertyNames"), prefix + name.substr(0, 200));
       const json& others = schema.value("additionalProperties", json(true));
       if (properties.contains(name)) {
         check(member, properties.at(name), prefix + name);

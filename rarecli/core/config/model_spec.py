@@ -52,16 +52,6 @@ class ModelSpec(Frozen):
             raise ValueError("a version is a number")
         return value
 
-    @model_validator(mode="after")
-    def _check(self) -> ModelSpec:
-        for what, in_plan, in_network in (
-            ("channels", len(self.plan.channel_names), self.network.in_channels),
-            ("classes", self.plan.num_classes, self.network.num_classes),
-        ):
-            if in_plan != in_network:
-                raise ValueError(f"the plan has {in_plan} {what}, the network {in_network}")
-        return self
-
     def grid_spacing_mm(self, depth: int) -> geometry.Triple:
         """Spacing of the grid at `depth`."""
         return geometry.grid_spacing(self.plan.spacing_mm, depth)

@@ -209,8 +209,14 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        if sorted(self.routing.depths) != sorted(engine.depth for engine in self.engines):
-            raise ValueError(f"routing goes to depths {self.routing.depths}, the engines are others")
+        depths = [engine.depth for engine in self.engines]
+        if sorted(self.routing.depths) != sorted(depths) or len(set(depths)) < len(depths) or max(depths) >= self.spec.network.num_depths:
+            raise ValueError(f"routing to depths {self.routing.depths}, engines {depths}, entries {self.spec.network.num_depths}")
+        network, plan = self.spec.network, self.spec.plan
+        channels = {network.in_channels, len(plan.channel_names), *(engine.input.shape[1] for engine in self.engines)}
+        classes = {network.num_classes, plan.num_classes, *(engine.output.shape[1] for engine in self.engines)}
+        if len(channels) > 1 or len(classes) > 1:
+            raise ValueError(f"the numbers of channels {channels} or of classes {classes} disagree")
         return self
 
     @property
