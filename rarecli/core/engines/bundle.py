@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rarecli.core.config.loading import validate
@@ -16,6 +17,10 @@ def load_manifest(bundle: Path) -> Manifest:
     path = bundle / MANIFEST
     remedy = "export the bundle again with this version"
     content = read_json(path, ModelError)
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which other readers of JSON refuse
+        raise ModelError("the file is no valid JSON", path=path, found=error) from error
     return validate(Manifest, content, "the bundle's manifest", ModelError, path=path, remedy=remedy, strict=True)
 
 
