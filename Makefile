@@ -3,7 +3,7 @@
 # make test-cpp   install, then build and test export/cpp
 # make test-triton   install, make .venv-triton with a Triton server, then test serving with it
 # make check   style, types, import rules, generated files, advisories on dependencies
-# make fuzz    ten minutes of broken files
+# make fuzz    broken files for ten minutes, and both readers on 10,000 of them
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -46,9 +46,15 @@ check: install
 audit: install
 	$(BIN)/python .ci/audit.py
 
-# ten minutes of mutated files; findings are kept in rare-fuzz
+# ten minutes of mutated files, then 10,000 scans and 2,000 manifests that C++, with sanitizers, reads as well; findings are kept in rare-fuzz
 fuzz: install
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/fuzz.py --seconds 600 --seed $$(date +%s) --findings rare-fuzz
+	export/cpp/install_packages.sh
+	cmake -S export/cpp -B rare-fuzz/build -DRARE_OPENVINO=OFF -DRARE_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug
+	cmake --build rare-fuzz/build --target rare_verdicts
+	export OMP_NUM_THREADS=1 seed=$$(date +%s); \
+	$(BIN)/python tests/faults/fuzz.py --seconds 600 --seed $$seed --findings rare-fuzz/$$seed/python && \
+	$(BIN)/python tests/faults/differential.py rare-fuzz/build --num-files 10000 --seed $$seed --findings rare-fuzz/$$seed/scans && \
+	$(BIN)/python tests/faults/differential.py rare-fuzz/build --num-files 2000 --manifests --seed $$seed --findings rare-fuzz/$$seed/manifests
 
 faults: install
 	$(BIN)/python tests/faults/table.py > docs/faults.md

@@ -14,7 +14,6 @@ import os
 import random
 import resource
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from mutants import mutate
 
 from rarecli.core.data.cases import read_case
 from rarecli.core.data.layouts import open_dataset
@@ -37,7 +37,6 @@ from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging.volume import read_labels, read_volume
 
 MOST_SECONDS, MOST_BYTES = 2.0, 10**9
-_EDGES = [0, 1, 2, 127, 128, 254, 255]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class Target:
     file: str
     read: Callable[[Path], object]
     answers: type[RareError]
-    text: bool = False
 
 
 @dataclass
@@ -67,20 +65,21 @@ def corpus(folder: Path) -> list[Target]:
     """Good files of every kind, small, made here; those that others refer to lie in `folder`."""
     targets = []
     rng = np.random.default_rng(0)
-    for dtype, kind, shape in (
-        ("<i2", nib.Nifti1Image, (6, 5, 4)),
-        (">f4", nib.Nifti1Image, (6, 5, 4)),
-        ("<u1", nib.Nifti2Image, (6, 5, 4, 2)),
-        ("<f8", nib.Nifti1Image, (32, 32, 32)),
+    for dtype, kind, shape, codes in (
+        ("<i2", nib.Nifti1Image, (6, 5, 4), (1, 1)),
+        (">f4", nib.Nifti1Image, (6, 5, 4), (1, 0)),
+        ("<u1", nib.Nifti2Image, (6, 5, 4, 2), (0, 1)),
+        ("<f8", nib.Nifti1Image, (32, 32, 32), (0, 1)),
+        (">u8", nib.Nifti2Image, (5, 4), (0, 0)),
+        ("<i4", nib.Nifti1Image, (3, 2, 1, 1, 4), (2, 2)),
     ):
-        image = kind(rng.integers(0, 4, shape).astype(dtype), np.diag([-1.0, 2, 3, 1]), dtype=np.dtype(dtype))
-        image.header.set_slope_inter(2, 1)
-        raw = image.to_bytes()
+        name = f"{dtype} {len(shape)}D"
+        raw = _scan(kind, rng.integers(0, 4, shape).astype(dtype), codes)
         packed = gzip.compress(raw, mtime=0)
-        targets.append(Target(f"{dtype} .nii", raw, "scan.nii", read_volume, DataError))
-        targets.append(Target(f"{dtype} .nii.gz", packed, "scan.nii.gz", read_volume, DataError))
+        targets.append(Target(f"{name} .nii", raw, "scan.nii", read_volume, DataError))
+        targets.append(Target(f"{name} .nii.gz", packed, "scan.nii.gz", read_volume, DataError))
         if len(shape) == 3:
-            targets.append(Target(f"{dtype} labels", raw, "labels.nii", read_labels, DataError))
+            targets.append(Target(f"{name} labels", raw, "labels.nii", read_labels, DataError))
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir()
         for case in "ab":
@@ -91,10 +90,23 @@ def corpus(folder: Path) -> list[Target]:
     nnunet = {"channel_names": {"0": "MR"}, "labels": {"no": 0, "yes": 1}, "numTraining": 2, "file_ending": ".nii.gz"}
     for layout, content in (("MSD", msd), ("nnU-Net", nnunet)):
         raw = json.dumps(content, indent=1).encode()
-        targets.append(Target(f"{layout} dataset.json", raw, "dataset.json", _read_dataset, DataError, text=True))
+        targets.append(Target(f"{layout} dataset.json", raw, "dataset.json", _read_dataset, DataError))
     manifest = next(iter(built_in_models().values())) / "manifest.json"
-    targets.append(Target("manifest.json", manifest.read_bytes(), "manifest.json", _read_manifest, ModelError, text=True))
+    targets.append(Target("manifest.json", manifest.read_bytes(), "manifest.json", _read_manifest, ModelError))
     return targets
+
+
+def _scan(kind: type[nib.Nifti1Image], data: np.ndarray, codes: tuple[int, int]) -> bytes:
+    """A file whose sform and qform have these codes, on a turned grid."""
+    header = kind.header_class(endianness=data.dtype.str[0].replace("|", "<"))
+    header.set_data_dtype(data.dtype)
+    turn = nib.eulerangles.euler2mat(0.3, 0.2, 0.1)
+    image = kind(data, None, header)
+    affine = nib.affines.from_matvec(turn @ np.diag([-1.0, 2, 3]), [5, 6, 7])
+    image.set_sform(affine, codes[0])
+    image.set_qform(affine, codes[1])
+    image.header.set_slope_inter(2, 1)
+    return image.to_bytes()
 
 
 def _read_dataset(path: Path) -> None:
@@ -106,79 +118,6 @@ def _read_manifest(path: Path) -> None:
     load_manifest(path.parent)
 
 
-def mutate(target: Target, rng: random.Random) -> bytes:
-    """A few changes of a good file: bytes flipped or set, numbers put over others, parts cut, doubled or moved, values swapped."""
-    if target.file.endswith(".gz") and rng.random() < 0.6:  # what is packed, not the packing
-        return gzip.compress(mutate_bytes(gzip.decompress(target.good), rng), 1, mtime=0)
-    if target.text and rng.random() < 0.6:
-        return mutate_json(target.good, rng)
-    return mutate_bytes(target.good, rng)
-
-
-def mutate_bytes(good: bytes, rng: random.Random) -> bytes:
-    raw = bytearray(good)
-    for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
-        # half of all changes lie in the header
-        place = rng.randrange(min(len(raw), 352) if rng.random() < 0.5 else len(raw)) if raw else 0
-        match rng.randrange(8):
-            case 0:
-                raw[place : place + 1] = bytes([rng.choice(_EDGES)])
-            case 1:
-                raw[place : place + 1] = bytes([rng.randrange(256)])
-            case 2 if place < len(raw):
-                raw[place] ^= 1 << rng.randrange(8)
-            case 3:
-                form = rng.choice(["<h", ">h", "<i", "<q"])
-                size = struct.calcsize(form) * 8
-                raw[place : place + size // 8] = struct.pack(form, rng.choice([0, 1, -1, 2 ** (size - 1) - 1, -(2 ** (size - 1))]))
-            case 4:
-                number = rng.choice([0.0, -1.0, 1e9, 1e38, float("nan"), float("inf"), 1e-38])
-                raw[place : place + 4] = struct.pack(rng.choice(["<f", ">f"]), number)
-            case 5:
-                del raw[place:]
-            case 6:
-                del raw[place : place + rng.randrange(1, 64)]
-            case 7:
-                raw[place:place] = raw[place : place + rng.randrange(1, 64)] * rng.choice([1, 2, 100])
-    return bytes(raw)
-
-
-def mutate_json(good: bytes, rng: random.Random) -> bytes:
-    content = json.loads(good)
-    for _ in range(rng.choice([1, 1, 2, 4])):
-        places = list(_places(content))
-        holder, key = rng.choice(places)
-        other, other_key = rng.choice(places)
-        match rng.randrange(5):
-            case 0:
-                holder[key] = _strange(rng)
-            case 1:
-                holder[key] = json.loads(json.dumps(other[other_key]))
-            case 2:
-                del holder[key]
-            case 3 if isinstance(holder, dict):
-                holder[rng.choice(["", "surprise", "\ud800", "0", "-1", "1e9", "9" * 5000])] = _strange(rng)
-            case 4 if isinstance(holder, list):
-                holder += holder[:50]
-    return json.dumps(content).encode(errors="surrogatepass")
-
-
-def _strange(rng: random.Random) -> object:
-    deep: object = 0
-    for _ in range(rng.choice([10, 60, 400])):
-        deep = [deep] if rng.random() < 0.5 else {"a": deep}
-    numbers = [0, -1, 2**31, 2**64, 10**400, 0.5, 1e308, float("nan"), float("inf")]
-    texts = ["", "\x00", "../../x", "/etc/passwd", "a" * 10_000, "\ud800"]
-    return rng.choice([None, True, *numbers, *texts, [], {}, [[]], [None], {"0": None}, deep])
-
-
-def _places(content: object) -> Iterator[tuple]:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for key, value in list(items):
-        yield content, key
-        yield from _places(value)
-
-
 def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: float | None = None) -> Report:
     """Read mutated files until there are enough or the time is over. The same seed gives the same files."""
     targets = corpus(folder)
@@ -187,7 +126,7 @@ def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: floa
     started = time.perf_counter()
     while (num_files is None or report.num_files < num_files) and (seconds is None or report.seconds < seconds):
         target = rng.choice(targets)
-        content = mutate(target, rng)
+        content = mutate(target.good, target.file, rng)
         path = folder / target.file
         path.write_bytes(content)
         before = time.perf_counter()

@@ -1,54 +1,33 @@
 #include "rare/bundle.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <fstream>
-#include <limits>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include "rare/error.h"
+#include "rare/schema.h"
 #include "rare/sha256.h"
 
 namespace rare {
 namespace {
 
 using nlohmann::json;
-constexpr int schema_version = 3;
 
-/// A number, if it lies within bounds: those of export/manifest.schema.json.
-template <class Number>
-Number bounded(const json& entry, const char* name, double least, double most) {
-  const json& value = entry.at(name);
-  if (!value.is_number() || (std::is_integral_v<Number> && !value.is_number_integer()) || !(value.get<double>() >= least) ||
-      !(value.get<double>() <= most)) {
-    throw Error(Fault::model, "a number of the manifest is out of bounds",
-                {{}, std::string(name) + " = " + value.dump().substr(0, 200), std::to_string(least) + " to " + std::to_string(most)});
-  }
-  return value.get<Number>();
+constexpr std::uintmax_t most_bytes = std::uintmax_t{1} << 29U;  // of a manifest
+constexpr int deepest = 64;
+
+[[noreturn]] void refuse(const std::string& found, const std::string& expected) {
+  throw Error(Fault::model, "the bundle's manifest is wrong", {{}, found, expected});
 }
-
-template <class Numbers>
-Numbers all_bounded(const json& entry, const char* name, double least, double most, std::size_t num) {
-  const json& values = entry.at(name);
-  if (!values.is_array() || values.size() != num) {
-    throw Error(Fault::model, "a list of the manifest has another length",
-                {{}, std::string(name) + " = " + values.dump().substr(0, 200), std::to_string(num) + " numbers"});
-  }
-  for (const json& value : values) bounded<typename Numbers::value_type>(json{{name, value}}, name, least, most);
-  return values.get<Numbers>();
-}
-
-constexpr double most_size = 65536, most_spacing_mm = 1e6, least_positive = 1e-300;
 
 HashedFile hashed_file(const json& entry) { return {entry.at("file"), entry.at("sha256")}; }
 
 PlanFacts plan_facts(const json& entry) {
-  PlanFacts plan{hashed_file(entry), entry.at("library"), entry.at("version"), {}, {}, {}};
-  plan.shape_min = all_bounded<std::vector<std::size_t>>(entry, "shape_min", 1, most_size, 5);
-  plan.shape_max = all_bounded<std::vector<std::size_t>>(entry, "shape_max", 1, most_size, 5);
+  PlanFacts plan{hashed_file(entry), entry.at("library"), entry.at("version"), {}, entry.at("shape_min"), entry.at("shape_max")};
   if (!entry.at("gpu").is_null()) plan.compute_capability = entry.at("gpu").at("compute_capability").get<std::string>();
   return plan;
 }
@@ -56,18 +35,17 @@ PlanFacts plan_facts(const json& entry) {
 EngineEntry engine_entry(const json& entry) {
   EngineEntry engine;
   engine.file = hashed_file(entry);
-  engine.depth = bounded<int>(entry, "depth", 0, 9);
-  engine.grid_spacing_mm = all_bounded<Triple>(entry, "grid_spacing_mm", least_positive, most_spacing_mm, 3);
+  engine.depth = entry.at("depth");
+  engine.grid_spacing_mm = entry.at("grid_spacing_mm");
   engine.input_name = entry.at("input").at("name");
   engine.output_name = entry.at("output").at("name");
-  engine.divisors = all_bounded<Shape>(entry, "divisors", 1, most_size, 3);
-  engine.min_shape = all_bounded<Shape>(entry, "min_shape", 1, most_size, 3);
-  engine.patch_shape = all_bounded<Shape>(entry, "patch_shape", 1, most_size, 3);
+  engine.divisors = entry.at("divisors");
+  engine.min_shape = entry.at("min_shape");
+  engine.patch_shape = entry.at("patch_shape");
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (engine.min_shape[axis] % engine.divisors[axis] != 0 || engine.patch_shape[axis] % engine.divisors[axis] != 0 ||
         engine.min_shape[axis] > engine.patch_shape[axis]) {
-      throw Error(Fault::model, "an engine's shapes do not suit each other",
-                  {{}, times(engine.min_shape) + " and " + times(engine.patch_shape), "multiples of " + times(engine.divisors)});
+      refuse("an engine's shapes " + times(engine.min_shape) + " and " + times(engine.patch_shape), "multiples of " + times(engine.divisors));
     }
   }
   if (!entry.at("plan").is_null()) engine.plan = plan_facts(entry.at("plan"));
@@ -76,45 +54,75 @@ EngineEntry engine_entry(const json& entry) {
 
 Normalisation normalisation(const json& entry, std::size_t num_channels) {
   if (entry.at("kind") == "percentile") {
-    const PercentileNormalisation rule{bounded<double>(entry, "lower", 0, 100), bounded<double>(entry, "upper", 0, 100)};
-    if (rule.lower >= rule.upper) {
-      throw Error(Fault::model, "the lower percentile is not below the upper one", {{}, entry.dump().substr(0, 200), "lower < upper"});
-    }
+    const PercentileNormalisation rule{entry.at("lower"), entry.at("upper")};
+    if (rule.lower >= rule.upper) refuse("percentiles " + std::to_string(rule.lower) + " and " + std::to_string(rule.upper), "lower < upper");
     return rule;
   }
-  if (entry.at("kind") == "ct") {
-    constexpr double most = std::numeric_limits<float>::max();
-    const auto numbers = [&](const char* name, double least) {
-      return all_bounded<std::vector<float>>(entry, name, least, most, num_channels);
-    };
-    return CtNormalisation{numbers("lower", -most), numbers("upper", -most), numbers("mean", -most), numbers("std", least_positive)};
+  const CtNormalisation rule{entry.at("lower"), entry.at("upper"), entry.at("mean"), entry.at("std")};
+  for (const auto* numbers : {&rule.lower, &rule.upper, &rule.mean, &rule.std}) {
+    if (numbers->size() != num_channels) refuse(std::to_string(numbers->size()) + " numbers in ct", std::to_string(num_channels) + ", one per channel");
   }
-  throw Error(Fault::model, "the manifest asks for an unknown normalisation", {{}, entry.at("kind"), "percentile or ct"});
+  return rule;
+}
+
+/// What a schema cannot say: how the numbers of a specification suit each other, as in `rarecli/core/config`.
+void require_consistent(const json& spec) {
+  const json& plan = spec.at("plan");
+  const json& network = spec.at("network");
+  const json& values = plan.at("label_values");
+  if (values.empty() || values.at(0) != 0) refuse("no label of value 0", "a background of value 0");
+  if (values.size() != plan.at("label_names").size() || values.size() != network.at("num_classes")) {
+    refuse(std::to_string(values.size()) + " label values", "one for each name and class");
+  }
+  if (plan.at("channel_names").size() != network.at("in_channels")) {
+    refuse(std::to_string(plan.at("channel_names").size()) + " channels", "those of the network");
+  }
+  const std::size_t step = std::size_t{1} << plan.at("num_levels").get<std::size_t>();
+  for (const std::size_t size : plan.at("patch_size").get<Shape>()) {
+    if (size % step != 0 || size < 2 * step) refuse("a patch of " + std::to_string(size), "a multiple of " + std::to_string(step) + ", at least twice it");
+  }
+  const int num_depths = network.at("num_depths");
+  if (num_depths > network.at("num_levels") || (network.at("arch") != "rare-unet" && num_depths != 1)) {
+    refuse(std::to_string(num_depths) + " depths", "what the network has");
+  }
+}
+
+/// What routing, engines and network say of each other.
+void require_same_engines(const json& content, const std::vector<EngineEntry>& engines) {
+  const json& network = content.at("spec").at("network");
+  std::vector<int> routed = content.at("routing").at("depths"), depths;
+  for (const EngineEntry& engine : engines) depths.push_back(engine.depth);
+  std::sort(depths.begin(), depths.end());
+  std::sort(routed.begin(), routed.end());
+  if (routed != depths || std::adjacent_find(depths.begin(), depths.end()) != depths.end() || depths.back() >= network.at("num_depths")) {
+    refuse("routing to depths " + times(routed) + ", engines of " + times(depths), "the same, each once, below the network's");
+  }
+  for (const json& engine : content.at("engines")) {
+    if (engine.at("input").at("shape").at(1) != network.at("in_channels") || engine.at("output").at("shape").at(1) != network.at("num_classes")) {
+      refuse("tensors of another number of channels or classes", "those of the network");
+    }
+  }
 }
 
 Manifest manifest_of(const json& content) {
+  require_consistent(content.at("spec"));
   const json& plan = content.at("spec").at("plan");
   const json& routing = content.at("routing");
-  const json& window = content.at("window");
-  Manifest manifest;
-  manifest.num_channels = plan.at("channel_names").size();
-  const std::size_t num_classes = plan.at("label_values").size();
-  if (manifest.num_channels < 1 || manifest.num_channels > 1024 || num_classes < 2 || num_classes > 256) {
-    throw Error(Fault::model, "the manifest has an impossible number of channels or classes",
-                {{}, std::to_string(manifest.num_channels) + " and " + std::to_string(num_classes), "1 to 1024 and 2 to 256"});
-  }
-  manifest.label_values = all_bounded<std::vector<int>>(plan, "label_values", 0, std::numeric_limits<int>::max(), num_classes);
-  manifest.normalisation = normalisation(plan.at("normalisation"), manifest.num_channels);
-  manifest.routing = {all_bounded<Triple>(routing, "trained_spacing_mm", least_positive, most_spacing_mm, 3),
-                      bounded<double>(routing, "tolerance", 0, 1), bounded<double>(routing, "as_is_octaves", 0, 1),
-                      bounded<double>(routing, "as_is_anisotropy_octaves", 0, 1), bounded<double>(routing, "rounding_slack", 0, 1e-2)};
   const json& resampling = content.at("resampling");
-  manifest.resampling = {bounded<double>(resampling, "min_box_voxels", 1, 64), bounded<double>(resampling, "max_step", 1, 256),
-                         bounded<double>(resampling, "max_growth", 1, 4096)};
-  manifest.window = {bounded<double>(window, "overlap", 0, 0.9), bounded<double>(window, "sigma", least_positive, 10),
-                     bounded<double>(window, "min_weight", least_positive, 1), bounded<float>(window, "padding_value", -1e6, 1e6)};
+  const json& window = content.at("window");
+  const json& network = content.at("spec").at("network");
+  Manifest manifest;
+  manifest.network = {network.at("in_channels"), network.at("num_classes"), network.at("num_filters"), network.at("num_levels")};
+  manifest.num_channels = plan.at("channel_names").size();
+  manifest.label_values = plan.at("label_values").get<std::vector<int>>();
+  manifest.normalisation = normalisation(plan.at("normalisation"), manifest.num_channels);
+  manifest.routing = {routing.at("trained_spacing_mm"), routing.at("tolerance"), routing.at("as_is_octaves"),
+                      routing.at("as_is_anisotropy_octaves"), routing.at("rounding_slack")};
+  manifest.resampling = {resampling.at("min_box_voxels"), resampling.at("max_step"), resampling.at("max_growth")};
+  manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));
   for (const json& entry : content.at("engines")) manifest.engines.push_back(engine_entry(entry));
+  require_same_engines(content, manifest.engines);
   for (const json& entry : content.at("conformance")) {
     manifest.conformance.push_back(
         {entry.at("depth"), hashed_file(entry.at("scan")), hashed_file(entry.at("labels")), hashed_file(entry.at("arrays"))});
@@ -122,19 +130,36 @@ Manifest manifest_of(const json& content) {
   return manifest;
 }
 
-Manifest read_manifest(const std::filesystem::path& path) {
+json parsed(const std::filesystem::path& path) {
+  std::error_code unknown;
+  const auto status = std::filesystem::status(path, unknown);
+  if (!std::filesystem::exists(status)) throw Error(Fault::model, "the file is missing", {{}, {}, "a folder made by rare export"});
+  if (!std::filesystem::is_regular_file(status)) {  // a pipe would be waited for
+    throw Error(Fault::model, "not a regular file", {{}, std::filesystem::is_directory(status) ? "a folder" : "a pipe or a device", "a text file"});
+  }
+  if (const auto size = std::filesystem::file_size(path); size > most_bytes) {
+    throw Error(Fault::model, "the file is too large", {{}, std::to_string(size) + " bytes", "at most " + std::to_string(most_bytes)});
+  }
   std::ifstream file(path);
-  if (!file) throw Error(Fault::model, "the bundle's manifest is missing", {path.string(), {}, "a folder made by rare export"});
+  if (!file) throw Error(Fault::model, "the file cannot be read");
+  const auto not_too_deep = [](int depth, json::parse_event_t, const json&) {
+    if (depth > deepest) throw Error(Fault::model, "the file is no valid JSON", {{}, "over " + std::to_string(deepest) + " levels", "a few levels"});
+    return true;
+  };
   try {
-    const json content = json::parse(file);
-    const json& version = content.at("schema_version");
-    if (version != schema_version) {
-      throw Error(Fault::model, "the bundle is of an unknown schema version",
-                  {path.string(), version.dump(), std::to_string(schema_version)});
-    }
-    return manifest_of(content);
+    return json::parse(file, not_too_deep);
   } catch (const json::exception& error) {
-    throw Error(Fault::model, "the bundle's manifest is broken", {path.string(), error.what(), "export/manifest.schema.json"});
+    throw Error(Fault::model, "the file is no valid JSON", {{}, error.what(), {}});
+  }
+}
+
+Manifest read_manifest(const std::filesystem::path& path) {
+  try {
+    json content = parsed(path);
+    follow_schema(content);
+    return manifest_of(content);
+  } catch (const Error& error) {
+    throw error.at(path.string());
   }
 }
 

@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "rare/bounds.h"
 #include "rare/error.h"
+#include "rare/labels_file.h"
 #include "rare/segmentation.h"
 #include "rare/windows.h"
 
@@ -20,13 +22,14 @@ using rare::Error;
 using rare::Fault;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt]
+constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt] [--overwrite]
 
 Segment a NIfTI scan with a bundle of engines. LABELS lies on the scan's own grid.
 
   SCAN                .nii or .nii.gz, 3D, or 4D with channels last
   -b, --bundle        folder made by `rare export`
   -o, --output        file to write, .nii or .nii.gz
+  --overwrite         replace the output if it exists
   --depth             force a routing depth; by default the scan's spacing decides
   --backend           openvino (default) or tensorrt
 
@@ -37,6 +40,7 @@ struct Options {
   std::filesystem::path scan, bundle, output;
   std::string backend = "openvino";
   std::optional<int> depth;
+  bool overwrite = false;
 };
 
 int whole_number(const std::string& text) {
@@ -64,6 +68,8 @@ Options parse(const std::vector<std::string>& words) {
       options.depth = whole_number(value());
     } else if (word == "--backend") {
       options.backend = value();
+    } else if (word == "--overwrite") {
+      options.overwrite = true;
     } else if (word.size() > 1 && word.front() == '-') {
       throw Error(Fault::usage, "unknown option", {{}, word, "see rare_infer --help"});
     } else if (!options.scan.empty()) {
@@ -75,25 +81,40 @@ Options parse(const std::vector<std::string>& words) {
   if (options.scan.empty() || options.bundle.empty() || options.output.empty()) {
     throw Error(Fault::usage, "something is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
   }
+  return options;
+}
+
+/// The policy of `rare predict`: what exists is replaced only when asked to, and the scan never.
+void require_replaceable(const Options& options) {
+  const std::string output = options.output.string();
   if (!rare::is_nifti_name(options.output)) {
-    throw Error(Fault::usage, "not a NIfTI file name", {options.output.string(), {}, "a name ending in .nii or .nii.gz"});
+    throw Error(Fault::usage, "not a NIfTI file name", {output, options.output.extension().string(), "a name ending in .nii or .nii.gz"});
   }
   std::error_code unused;
   if (std::filesystem::equivalent(options.scan, options.output, unused)) {
-    throw Error(Fault::usage, "the output would replace the scan", {options.output.string()});
+    throw Error(Fault::usage, "the output would replace the scan", {output, {}, {}, "choose another -o"});
   }
-  return options;
+  // a link counts as what exists, wherever it leads
+  if (std::filesystem::exists(std::filesystem::symlink_status(options.output, unused)) && !options.overwrite) {
+    throw Error(Fault::usage, "the output exists", {output, {}, {}, "--overwrite replaces it; or choose another -o"});
+  }
+  if (std::filesystem::is_directory(options.output, unused)) {
+    throw Error(Fault::usage, "the output is a folder", {output, {}, "a file", "choose another -o"});
+  }
 }
 
 double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
 
 void infer(const Options& options) {
   const auto started = Clock::now();
+  require_replaceable(options);
   const rare::Backend backend(options.backend);
   const rare::Bundle bundle(options.bundle);
   const rare::Manifest& manifest = bundle.manifest();
+  const auto grids = backend.grids(manifest);
+  rare::affordable_route(rare::read_geometry(options.scan), manifest, grids, options.depth);
   const rare::Volume scan = rare::read_volume(options.scan);
-  const rare::RoutedScan routed = rare::prepare(scan, manifest, backend.grids(manifest), options.depth);
+  const rare::RoutedScan routed = rare::prepare(scan, manifest, grids, options.depth);
   const double prepare_ms = ms_since(started);
 
   const auto opening = Clock::now();

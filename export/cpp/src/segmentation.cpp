@@ -4,7 +4,7 @@
 #include <cmath>
 #include <utility>
 
-#include "rare/error.h"
+#include "rare/bounds.h"
 #include "rare/normalisation.h"
 #include "rare/resampling.h"
 
@@ -30,12 +30,8 @@ void softmax(Image& image) {
 }  // namespace
 
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth) {
-  if (scan.num_channels != manifest.num_channels) {
-    throw Error(Fault::model, "the model was trained for another number of channels",
-                {{}, std::to_string(scan.num_channels), std::to_string(manifest.num_channels)});
-  }
+  const Route route = affordable_route({scan.num_channels, scan.shape, scan.affine_mm}, manifest, grids, depth);
   const Orientation orientation(scan.affine_mm);
-  const Route route = Router(manifest.routing, grids).route(ras_spacing_mm(scan.affine_mm, orientation), depth);
   Image image = resample(to_ras(scan, orientation), route.zoom, manifest.resampling);
   normalise(image, manifest.normalisation);
   return {std::move(image), route, orientation, scan.shape};

@@ -64,10 +64,14 @@ Shape window_shape(const Shape& shape, const EngineEntry& entry) {
   return window;
 }
 
+double num_windows(std::size_t size, std::size_t window, double overlap) {
+  return size <= window ? 1 : std::ceil(static_cast<double>(size - window) / (static_cast<double>(window) * (1 - overlap))) + 1;
+}
+
 std::vector<std::size_t> window_starts(std::size_t size, std::size_t window, double overlap) {
   if (size <= window) return {0};
   const auto rest = static_cast<double>(size - window);
-  const double num = std::ceil(rest / (static_cast<double>(window) * (1 - overlap))) + 1;
+  const double num = num_windows(size, window, overlap);
   std::vector<std::size_t> starts;
   for (double index = 0; index < num; ++index) starts.push_back(static_cast<std::size_t>(std::floor(index * rest / (num - 1) + 0.5)));
   return starts;

@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "rare/bounds.h"
 #include "rare/error.h"
 #include "rare/normalisation.h"
 #include "rare/resampling.h"
@@ -126,6 +127,21 @@ void the_mean_probability_decides_where_a_voxel_holds_several() {
   check(rare::segment(logits, manifest, routed) == std::vector<std::int32_t>{7, 0}, "the better mean");
 }
 
+void what_a_scan_costs_is_known_from_its_sizes() {
+  // one filter, one level: 28 + 28 + 4 weights at level 0, 56 + 110 + 8 at level 1, 55 + 55 + 2 on the way up, 4 in the head: 350;
+  // the largest layer reads two maps of eight voxels and writes one: 24
+  check(rare::least_engine_bytes({1, 2, 1, 1}, 0, {2, 2, 2}) == 4 * (350 + 24), "weights and largest layer");
+  rare::EngineEntry entry;
+  entry.divisors = {16, 16, 16};
+  entry.min_shape = {32, 32, 32};
+  entry.patch_shape = {64, 64, 64};
+  const rare::WindowRule rule{0.5, 0.125, 1e-4, 0};
+  const auto code = [&](const rare::Shape& shape) { return exit_code_of([&] { rare::require_no_thread(shape, entry, rule); }); };
+  check(code({8224, 1, 1}) == 0 && code({8225, 1, 1}) == 3, "256 windows of 64, 32 apart, and 257");
+  check(code({32767, 32, 1}) == 0 && code({32767, 31, 1}) == 3, "padding makes it 32 times as many voxels, and more");
+  check(code({512, 512, 1}) == 0, "a slice");
+}
+
 void axes_are_turned_as_the_affine_says() {
   // array axes point left, superior, anterior
   const rare::Orientation orientation({{{-1, 0, 0, 0}, {0, 0, 3, 0}, {0, 2, 0, 0}}});
@@ -226,6 +242,7 @@ int main(int argc, char** argv) {
     ct_is_clipped_and_standardised();
     a_coarser_voxel_is_the_mean_over_its_box();
     the_mean_probability_decides_where_a_voxel_holds_several();
+    what_a_scan_costs_is_known_from_its_sizes();
     axes_are_turned_as_the_affine_says();
     the_bundle_conforms(words[1], words.size() > 2 ? words[2] : "openvino");
   } catch (const std::exception& error) {

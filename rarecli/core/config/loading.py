@@ -14,14 +14,21 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validate(
-    kind: type[Model], content: Any, what: str, error: type[RareError], *, path: Path | None = None, remedy: str | None = None
+    kind: type[Model],
+    content: Any,
+    what: str,
+    error: type[RareError],
+    *,
+    path: Path | None = None,
+    remedy: str | None = None,
+    strict: bool = False,
 ) -> Model:
     """Build `kind` from parsed JSON or YAML. The first mistake becomes an `error` that names the key and, for a typo, the nearest one.
 
-    what: the thing that is wrong, e.g. "the configuration".
+    what: the thing that is wrong, e.g. "the configuration". strict: take no text or truth value for a number, as the schema says.
     """
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(_with_tuples(content) if strict else content, strict=strict)
     except ValidationError as mistakes:
         first = mistakes.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -32,6 +39,13 @@ def validate(
             remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
         problem = f"{what} is wrong: {first['msg']}"
         raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
+
+
+def _with_tuples(content: Any) -> Any:
+    """Lists as tuples, which is what strict models take."""
+    if isinstance(content, dict):
+        return {name: _with_tuples(value) for name, value in content.items()}
+    return tuple(map(_with_tuples, content)) if isinstance(content, list) else content
 
 
 def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

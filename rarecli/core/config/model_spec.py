@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rarecli.core.config import geometry
 from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Name, Targets
@@ -44,6 +44,13 @@ class ModelSpec(Frozen):
     targets: Targets = "centred"
     as_is_octaves: float = Field(default=0.0, ge=0, le=1)
     """A scan this close to the routed grid, with axes much alike, is not resampled: the model has learned to see it so."""
+
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object) -> object:
+        if isinstance(value, bool):  # which is 1 in Python, and not in JSON
+            raise ValueError("a version is a number")
+        return value
 
     def grid_spacing_mm(self, depth: int) -> geometry.Triple:
         """Spacing of the grid at `depth`."""

@@ -31,6 +31,8 @@ class PercentileNormalisation(Frozen):
 
 
 MOST_CHANNELS, MOST_CLASSES = 1024, 256
+Deviation = Annotated[float, Field(ge=1e-37, le=3.4e38)]
+"""Not so small that dividing by it in float32 overflows."""
 PerChannel = Annotated[tuple[Real, ...], Field(max_length=MOST_CHANNELS)]
 
 
@@ -41,7 +43,7 @@ class CtNormalisation(Frozen):
     lower: PerChannel
     upper: PerChannel
     mean: PerChannel
-    std: Annotated[tuple[Annotated[float, Field(gt=0, le=3.4e38)], ...], Field(max_length=MOST_CHANNELS)]
+    std: Annotated[tuple[Deviation, ...], Field(max_length=MOST_CHANNELS)]
 
 
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rarecli.core.config.loading import validate
@@ -15,7 +16,12 @@ def load_manifest(bundle: Path) -> Manifest:
     """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
     path = bundle / MANIFEST
     remedy = "export the bundle again with this version"
-    return validate(Manifest, read_json(path, ModelError), "the bundle's manifest", ModelError, path=path, remedy=remedy)
+    content = read_json(path, ModelError)
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which other readers of JSON refuse
+        raise ModelError("the file is no valid JSON", path=path, found=error) from error
+    return validate(Manifest, content, "the bundle's manifest", ModelError, path=path, remedy=remedy, strict=True)
 
 
 class Bundle:

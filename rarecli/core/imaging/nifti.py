@@ -1,66 +1,63 @@
-"""Reading a NIfTI file without trusting it: the header is checked before anything is allocated.
-
-nibabel parses; this file refuses what nibabel would accept with a guess (invented spacing, contradicting forms, shear)
-and what would hurt (sizes beyond the file, gzip bombs, broken checksums). Source: the NIfTI-1 standard, nifti1.h.
-"""
+"""Reading a NIfTI file without trusting it: the header is checked first, then the voxels are read in pieces of a megabyte."""
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
-from rarecli.core.jobs.memory import require_memory
+from rarecli.core.imaging.gzip_stream import GZIP_MAGIC, BrokenGzipError, GzipStream
+from rarecli.core.imaging.nifti_affine import affine_mm
+from rarecli.core.imaging.nifti_header import (
+    NIFTI_1_BYTES,
+    NIFTI_2_BYTES,
+    NIFTI_2_MAGIC,
+    NiftiHeader,
+    parse_header,
+    require_plausible,
+    shape_with_channels,
+)
 from rarecli.core.types import AnyArray, FloatArray
 
-NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
+_PIECE_BYTES = 2**20
+_MOST_BYTES_AFTER = 2**20
 
-_MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
-"""By NIfTI code: unknown (taken as mm), metre, mm, micron."""
-_MAX_GZIP_RATIO = 1032  # the most that deflate can reach
-_BOMB_GZIP_RATIO, _BOMB_BYTES = 200, 2**31
-"""What is larger and packed more tightly than this is a bomb; scans are packed by 2 to 10, empty labels by up to 1000."""
-_MAX_EXTENSION_BYTES = 2**24
-_HEADER_BYTES = 540  # a NIfTI-2 header; a NIfTI-1 header has 348
+Stream = BinaryIO | GzipStream
 
 
-def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
+def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
     """Read one file: array (C, X, Y, Z) scaled by slope and intercept, affine in mm, header, and remarks for the user.
 
-    Raises DataError, naming case and path, for whatever is wrong with the file.
+    The array has X as the fastest axis in memory, as the file has it. dtype: of the array; by default that of the file, or float64 where
+    slope and intercept are set. Raises DataError, naming case and path, for whatever is wrong with the file.
     """
-    with _named(path, case), _open(path) as file:
-        header, start, offset, num_bytes = _read_header(file, path)
-        content = start + file.read(max(0, num_bytes - len(start)))
-        if len(content) < num_bytes:
-            raise DataError(
-                "the file is cut short", found=f"{len(content)} bytes", expected=f"{num_bytes} bytes", remedy="copy the file again"
-            )
-        if isinstance(file, gzip.GzipFile):
-            _drain(file, num_bytes)  # only at the end of the stream does gzip compare the checksum
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-        stored = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
+    with _named(path, case), _open(path) as stream:
+        header, offset = _read_header(stream, path)
         notes: list[str] = []
-        affine = _affine_mm(header, notes)
-        return _as_channels(apply_read_scaling(stored, *header.get_slope_inter())), affine, header, notes
+        affine = affine_mm(header, notes)
+        shape = shape_with_channels(header)
+        voxels = _read_voxels(stream, header, offset, dtype)
+        if isinstance(stream, GzipStream) and len(stream.read(_MOST_BYTES_AFTER + 1)) > _MOST_BYTES_AFTER:
+            # only at the end of the stream does gzip compare the checksum
+            raise DataError(
+                "the file goes on after its voxels", found=f"over {_MOST_BYTES_AFTER} more bytes", expected="the end of the file"
+            )
+        return np.moveaxis(voxels.reshape(shape, order="F"), -1, 0), affine, header, notes
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
     """Sizes of all axes and affine in mm, from the header alone. Raises DataError for what is wrong with it."""
-    with _named(path, None), _open(path) as file:
-        header, *_ = _read_header(file, path)
-        return tuple(int(size) for size in header.get_data_shape()), _affine_mm(header, [])
+    with _named(path, None), _open(path) as stream:
+        header, _ = _read_header(stream, path)
+        return tuple(int(size) for size in header.get_data_shape()), affine_mm(header, [])
 
 
 @contextmanager
@@ -77,7 +74,7 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
         raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
         raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except BrokenGzipError as error:
         raise DataError(
             "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
         ) from error
@@ -85,150 +82,50 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
         raise DataError("this is no readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
 
 
-def _open(path: Path) -> BinaryIO:
+@contextmanager
+def _open(path: Path) -> Iterator[Stream]:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError("this is no regular file", found="a pipe or a device", expected=".nii or .nii.gz")
-    return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    with path.open("rb") as file:
+        start = file.read(len(GZIP_MAGIC))
+        file.seek(0)
+        packed = start == GZIP_MAGIC
+        if start and packed != path.name.endswith(".gz"):
+            found, expected = ("gzip", "no gzip") if packed else ("no gzip", "gzip")
+            raise DataError("the file is not what its name says", found=found, expected=expected, remedy="rename it")
+        yield GzipStream(file) if packed else file
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int, int]:
-    """The header, found plausible; the bytes read so far; the bytes at which the voxels begin and end."""
-    start = file.read(_HEADER_BYTES)
-    header = _parse_header(start)
-    size, packed = path.stat().st_size, isinstance(file, gzip.GzipFile)
-    offset, num_bytes = _require_plausible(header, size * _MAX_GZIP_RATIO if packed else size)
-    if packed and num_bytes > max(_BOMB_BYTES, size * _BOMB_GZIP_RATIO):
-        raise DataError(
-            "the file would unpack to far more than a scan does",
-            found=f"{size} bytes that become {num_bytes}",
-            expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_BYTES}",
-            remedy="if it is sound, unpack it to .nii",
-        )
-    # what is stored, and as much again for the voxels as numbers of four bytes
-    require_memory(num_bytes + 4 * math.prod(header.get_data_shape()), "reading the scan")
-    return header, start, offset, num_bytes
+def _read_header(stream: Stream, path: Path) -> tuple[NiftiHeader, int]:
+    """The header, found plausible, and the number of bytes to skip behind it."""
+    start = stream.read(NIFTI_1_BYTES)
+    if start[4:8] == NIFTI_2_MAGIC:
+        start += stream.read(NIFTI_2_BYTES - NIFTI_1_BYTES)
+    header = parse_header(start)
+    offset = require_plausible(header, path.stat().st_size, packed=isinstance(stream, GzipStream))
+    return header, offset - len(start)
 
 
-def _drain(file: BinaryIO, most_bytes: int) -> None:
-    drained = 0
-    while chunk := file.read(2**20):
-        drained += len(chunk)
-        if drained > most_bytes + 2**20:
-            raise DataError("the file goes on after its voxels", found=f"over {drained} more bytes", expected="the end of the file")
-
-
-def _parse_header(start: bytes) -> NiftiHeader:
-    version_2 = start[4:8] == b"n+2\0"
-    kind, size = (nib.Nifti2Header, 540) if version_2 else (nib.Nifti1Header, 348)
-    if len(start) < size:
-        expected = f"a NIfTI header of {size} bytes"
-        raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=expected, remedy="copy the file again")
-    if not version_2 and start[344:348] != b"n+1\0":
-        raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
-    for name, endianness in (("little", "<"), ("big", ">")):
-        if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
-            # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
-            return kind(start[:size], endianness, check=False)  # type: ignore[no-untyped-call]
-    raise DataError("the header is broken", field="sizeof_hdr", found=int.from_bytes(start[:4], "little"), expected=size)
-
-
-def _require_plausible(header: NiftiHeader, most_bytes: int) -> tuple[int, int]:
-    """Refuse sizes that cannot be, in Python integers and before any allocation; return where the voxels begin and end."""
-    num_axes = int(header["dim"][0])
-    if not 1 <= num_axes <= 7:
-        raise DataError("the header is broken", field="dim[0]", found=num_axes, expected="1 to 7 axes")
-    sizes = [int(size) for size in header["dim"][1 : num_axes + 1]]
-    if any(size < 1 for size in sizes):
-        raise DataError("the header is broken", field="dim", found=sizes, expected="positive sizes")
-    try:
-        dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError) as error:
-        raise DataError("the voxel type is unknown", field="datatype", found=int(header["datatype"])) from error
-    if dtype.fields is not None or dtype.kind not in "iuf":
-        raise DataError(
-            "the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)"
-        )
-    least = int(header.sizeof_hdr) + 4  # the header and the flag that says whether extensions follow
-    offset = float(header["vox_offset"]) or least
-    if not least <= offset <= _MAX_EXTENSION_BYTES:
-        raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"{least} to {_MAX_EXTENSION_BYTES}")
-    num_bytes = int(offset) + int(dtype.itemsize) * math.prod(sizes)
-    if num_bytes > most_bytes:
-        raise DataError(
-            "the header declares more voxels than the file can hold",
-            field="dim",
-            found=f"{' x '.join(map(str, sizes))} ({num_bytes} bytes)",
-            expected=f"at most {most_bytes} bytes",
-        )
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if np.isfinite(slope) and slope != 0 and not np.isfinite(inter):
-        raise DataError("the header is broken", field="scl_inter", found=inter, expected="a finite intercept")
-    return int(offset), num_bytes
-
-
-def _as_channels(array: AnyArray) -> AnyArray:
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    while array.ndim < 3:
-        array = array[..., None]
-    if array.ndim == 5 and array.shape[3] == 1:  # the NIfTI vector layout (X, Y, Z, 1, C)
-        array = array[:, :, :, 0]
-    if array.ndim > 4:
-        raise DataError("too many axes", field="dim", found=f"shape {array.shape}", expected="(X, Y, Z) or (X, Y, Z, channels)")
-    return np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
-
-
-def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
-    """The affine in mm: the sform if it is set, else the qform, else one made of pixdim alone (remarked)."""
-    sform, sform_code = header.get_sform(coded=True)
-    has_sform, has_qform = bool(sform_code), bool(header["qform_code"])
-    pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
-    if not has_sform and (not np.isfinite(pixdim).all() or (pixdim == 0).any()):
-        raise DataError(
-            "the spacing is unknown",
-            field="pixdim",
-            found=pixdim.tolist(),
-            expected="positive numbers, or a valid sform",
-            remedy="write the true spacing into the header",
-        )
-    if has_sform:
-        affine = np.asarray(sform, dtype=np.float64)
-        field = "srow"
-    else:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        field = "qform" if has_qform else "pixdim"
-        if not has_qform:
-            notes.append("neither sform nor qform is set: orientation unknown, taken as the array's own axes with the spacing of pixdim")
-    notes += require_orthogonal(affine, field)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if has_sform and has_qform and np.isfinite(pixdim).all() and (np.abs(spacing - pixdim) > 1e-2 * spacing).any():
-        raise DataError(
-            "sform and qform disagree on the spacing",
-            field="srow, pixdim",
-            found=f"sform {np.round(spacing, 5).tolist()}, qform {np.round(pixdim, 5).tolist()}",
-            expected="one spacing",
-            remedy="correct the wrong one, or set its code to 0",
-        )
-    code = int(header["xyzt_units"]) % 8
-    if code not in _MM_PER_UNIT:
-        raise DataError(
-            "the unit of length is unknown", field="xyzt_units", found=code, expected="0 (unknown), 1 (m), 2 (mm) or 3 (micron)"
-        )
-    scale = np.diag([*[_MM_PER_UNIT[code]] * 3, 1.0])
-    return np.asarray(scale @ affine)
-
-
-def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
-    """Raise DataError unless the axes of an affine are finite, independent and at right angles; remark on a shear that is tiny."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    usable = np.isfinite(affine).all() and np.isfinite(lengths).all() and (lengths > 0).all()
-    directions = affine[:3, :3] / lengths if usable else np.zeros((3, 3))
-    if abs(np.linalg.det(directions)) < 1e-6:
-        raise DataError("the affine is not invertible", field=field, found=affine.tolist(), expected="finite, three independent axes")
-    shear = float(np.abs(directions.T @ directions - np.eye(3)).max())
-    if shear > 1e-2:
-        found = f"a cosine of {shear:.3f} between two axes"
-        raise DataError("the axes are not at right angles", field=field, found=found, expected="no shear", remedy="resample the scan")
-    return [f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []
+def _read_voxels(stream: Stream, header: NiftiHeader, skipped: int, dtype: DTypeLike | None) -> AnyArray:
+    """All voxels in the order of the file, scaled; the bytes stored are held a piece at a time."""
+    stored = header.get_data_dtype()
+    slope, inter = header.get_slope_inter()
+    scaled = (slope, inter) not in ((None, None), (1, 0))
+    num_voxels = math.prod(header.get_data_shape())
+    voxels = np.empty(num_voxels, dtype or (np.float64 if scaled else stored.newbyteorder("=")))
+    found = len(stream.read(skipped))
+    for first in range(0, num_voxels, _PIECE_BYTES // stored.itemsize):
+        num = min(_PIECE_BYTES // stored.itemsize, num_voxels - first)
+        piece = stream.read(num * stored.itemsize)
+        found += len(piece)
+        if len(piece) < num * stored.itemsize:
+            expected = f"{skipped + num_voxels * stored.itemsize} bytes"
+            raise DataError(
+                "the file is cut short", found=f"{found} bytes behind the header", expected=expected, remedy="copy the file again"
+            )
+        values = np.frombuffer(piece, stored)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found by whoever asked for the voxels
+            voxels[first : first + num] = values.astype(np.float64) * slope + inter if scaled else values
+    return voxels

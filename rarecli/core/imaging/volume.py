@@ -15,9 +15,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import aff2axcodes
+from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.nifti import NiftiHeader, read_nifti
+from rarecli.core.imaging.nifti import read_nifti
+from rarecli.core.imaging.nifti_header import NiftiHeader
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
@@ -72,7 +74,7 @@ def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Vol
     Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count and first index).
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    parts = [_read(path, case) for path in files]
+    parts = [_read(path, case, np.float32) for path in files]
     first = parts[0]
     for path, part in zip(files[1:], parts[1:], strict=True):
         require_same_grid(part, first, f"channel {path.name} lies on another grid than {files[0].name}", case=case, path=path)
@@ -162,8 +164,8 @@ def _write(path: Path, data: AnyArray, like: Volume) -> None:
         nib.save(image, temporary)
 
 
-def _read(path: Path, case: str | None) -> Volume:
-    array, affine, header, notes = read_nifti(path, case)
+def _read(path: Path, case: str | None, dtype: DTypeLike | None = None) -> Volume:
+    array, affine, header, notes = read_nifti(path, case, dtype)
     for note in notes:
         warnings.warn(f"{path.name}: {note}", stacklevel=3)
     return Volume(array, affine, header)

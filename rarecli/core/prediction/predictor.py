@@ -19,7 +19,7 @@ from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
-from rarecli.core.imaging.nifti import require_orthogonal
+from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
 from rarecli.core.imaging.sliding_window import sliding_logits

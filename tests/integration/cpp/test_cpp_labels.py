@@ -138,7 +138,7 @@ def test_labels_are_equal_however_the_scan_is_stored(store, release, bundle, pre
 def test_a_depth_can_be_forced_and_sanitizers_find_nothing(sanitised, bundle, predictor, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", (1.0, 1.4, 2.0), "PIR", (60, 40, 40))
     for depth in (0, 2):
-        result = infer(sanitised, scan, bundle, tmp_path / "labels.nii", "--depth", str(depth), "--backend", "openvino")
+        result = infer(sanitised, scan, bundle, tmp_path / "labels.nii", "--depth", str(depth), "--backend", "openvino", "--overwrite")
         assert result.returncode == 0, result.stderr
         require_same(scan, tmp_path / "labels.nii", predictor, tmp_path, depth)
 
@@ -188,6 +188,6 @@ def test_depths_that_were_not_exported_are_routed_around(release, run, tmp_path)
     with Predictor(tmp_path / "bundle", backend="openvino") as two_depths:
         for spacing in (1.0, 4.0, 8.0):
             scan = write_scan(tmp_path / "scan.nii.gz", spacing, "RAS", 48)
-            result = infer(release, scan, tmp_path / "bundle", tmp_path / "labels.nii.gz")
+            result = infer(release, scan, tmp_path / "bundle", tmp_path / "labels.nii.gz", "--overwrite")
             assert result.returncode == 0, result.stderr
             require_same(scan, tmp_path / "labels.nii.gz", two_depths, tmp_path)

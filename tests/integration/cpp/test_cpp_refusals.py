@@ -1,6 +1,7 @@
 """The C++ consumer refuses broken scans, broken bundles and wrong options with one line and the exit code of rare."""
 
 import gzip
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from cpp_consumer import infer, write_scan
 
-from rarecli.core.errors import RareError
+from rarecli.core.errors import RareError, UsageError
+from rarecli.core.prediction.predict import predict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -133,19 +135,20 @@ def edit_manifest(old: str, new: str):
 
 
 BROKEN_BUNDLES = {
-    "manifest is missing": lambda bundle: (bundle / "manifest.json").unlink(),
-    "is broken": edit_manifest('"divisors"', '"divisor"'),
-    "unknown schema version": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "the file is missing; path: ": lambda bundle: (bundle / "manifest.json").unlink(),
+    "the file is no valid JSON": edit_manifest('"spec"', "spec"),
+    "divisors = null; expected: a value": edit_manifest('"divisors"', '"divisor"'),
+    "schema_version = 99": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
     "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
     "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
     "a path leaves the bundle": edit_manifest('"depth1.onnx"', '"../depth1.onnx"'),
     "overlap = 0.999": edit_manifest('"overlap": 0.5', '"overlap": 0.999'),
     "sigma = 0": edit_manifest('"sigma": 0.125', '"sigma": 0'),
     "upper = 1000": edit_manifest('"upper": 99.5', '"upper": 1000'),
-    "depth = 1099511627776": edit_manifest('"depth": 1,\n   "grid', '"depth": 1099511627776,\n   "grid'),
+    "engines.1.depth = 1099511627776": edit_manifest('"depth": 1,\n   "grid', '"depth": 1099511627776,\n   "grid'),
     "min_box_voxels = 1000000000.0": edit_manifest('"min_box_voxels": 1.0', '"min_box_voxels": 1e9'),
-    "shapes do not suit each other": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    7,'),
-    "divisors = 0": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    0,'),
+    "multiples of 7 x ": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    7,'),
+    "divisors.0 = 0": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    0,'),
     "a file of the bundle is missing": lambda bundle: (bundle / "depth1.onnx").unlink(),
 }
 
@@ -168,7 +171,7 @@ WRONG_OPTIONS = {
     "more than one scan": (["other.nii.gz"], 2),
     "not a NIfTI file name": (["-o", "labels.png"], 2),
     "cannot be written": (["-o", "/dev/null/labels.nii.gz"], 5),
-    "manifest is missing": (["-b", "nowhere"], 4),
+    "the file is missing; path: nowhere": (["-b", "nowhere"], 4),
 }
 
 
@@ -182,3 +185,50 @@ def test_wrong_options_are_refused(words, sanitised, bundle, tmp_path):
 def test_the_scan_is_not_replaced(sanitised, bundle, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
     require_refused(infer(sanitised, scan, bundle, scan), 2, "would replace the scan")
+
+
+def test_an_output_that_exists_is_replaced_only_when_asked_to_in_the_words_of_rare(sanitised, bundle, predictor, tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
+    labels, link = tmp_path / "labels.nii.gz", tmp_path / "link.nii.gz"
+    labels.write_bytes(b"mine")
+    link.symlink_to(tmp_path / "nowhere.nii.gz")
+    for output in (labels, link):
+        with pytest.raises(UsageError) as error:
+            predict([scan], predictor, output)
+        assert error.value.remedy is not None
+        require_refused(infer(sanitised, scan, bundle, output), 2, f"{error.value.problem}; path: {output}; remedy: {error.value.remedy}")
+    assert labels.read_bytes() == b"mine"
+    assert infer(sanitised, scan, bundle, labels, "--overwrite").returncode == 0
+    assert nib.load(labels).shape == nib.load(scan).shape
+    (tmp_path / "folder.nii.gz").mkdir()
+    require_refused(infer(sanitised, scan, bundle, tmp_path / "folder.nii.gz", "--overwrite"), 2, "the output is a folder")
+    require_refused(infer(sanitised, scan, bundle, scan, "--overwrite"), 2, "would replace the scan")
+
+
+def as_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("put", "of_scan", "of_manifest"),
+    [
+        (as_pipe, "this is no regular file", "not a regular file; path: "),
+        (as_link_to_zeros, "this is no regular file", "not a regular file; path: "),
+        (Path.mkdir, "this is a folder", "not a regular file; path: "),
+    ],
+)
+def test_what_is_no_regular_file_is_not_opened(put, of_scan, of_manifest, sanitised, bundle, tmp_path):
+    put(tmp_path / "odd.nii")
+    require_refused(infer(sanitised, tmp_path / "odd.nii", bundle, tmp_path / "labels.nii"), 3, of_scan)
+    scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    for name, words in (("manifest.json", of_manifest), ("depth2.onnx", "a file of the bundle is missing")):
+        (copy / name).rename(copy / "kept")
+        put(copy / name)
+        require_refused(infer(sanitised, scan, copy, tmp_path / "labels.nii"), 4, words)
+        (copy / name).rmdir() if put is Path.mkdir else (copy / name).unlink()
+        (copy / "kept").rename(copy / name)

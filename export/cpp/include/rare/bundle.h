@@ -62,7 +62,14 @@ struct ConformanceVector {
   HashedFile scan, labels, arrays;
 };
 
+/// The network's size: what an engine costs.
+struct NetworkFacts {
+  double num_channels = 1, num_classes = 2, num_filters = 1;
+  int num_levels = 1;
+};
+
 struct Manifest {
+  NetworkFacts network;
   std::size_t num_channels = 0;
   std::vector<int> label_values;  ///< of each class; their number is K
   Normalisation normalisation;

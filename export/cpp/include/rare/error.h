@@ -13,12 +13,14 @@ struct Details {
   std::string path = {};
   std::string found = {};
   std::string expected = {};
+  std::string remedy = {};
 };
 
-/// A failure that a user can cause or meet. `what()` is one line: problem; path; found; expected.
+/// A failure that a user can cause or meet. `what()` is one line: problem; path; found; expected; remedy.
 class Error : public std::runtime_error {
  public:
   Error(Fault fault, const std::string& problem, const Details& details = {});
+  const std::string& problem() const { return problem_; }
   int exit_code() const { return static_cast<int>(fault_); }
 
   /// The same error, said of a file: for those who know the path where the problem was found without it.

@@ -22,7 +22,7 @@ struct RoutedScan {
 };
 
 /// Route a scan, bring it to the grid of its depth, normalise it. `depth` forces one.
-/// Throws Error: data if the model was made for another number of channels or the spacing cannot be; usage for an absent depth.
+/// Throws Error; see `affordable_route` (bounds.h).
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth = {});
 
 /// What decides on labels: the logits, or where the routed grid is finer than the scan along some axis, the mean probabilities over the

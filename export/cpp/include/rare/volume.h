@@ -18,14 +18,17 @@ struct Volume {
   std::vector<float> voxels;
 };
 
+/// What the header of a scan says of it.
+struct Geometry {
+  std::size_t num_channels = 0;
+  Shape shape{};
+  Affine affine_mm{};
+};
+
+/// Read the header of a scan and nothing else. Throws Error (data) for what is wrong with it.
+Geometry read_geometry(const std::filesystem::path& path);
+
 /// Read a scan from .nii or .nii.gz, 3D or 4D with channels last. Throws Error (data) for a broken file and non-finite voxels.
 Volume read_volume(const std::filesystem::path& path);
-
-/// Write labels, X fastest, on the grid of `like`, in the smallest of uint8, uint16 and int32; whole or not at all.
-/// Throws Error (environment) where nothing can be written.
-void write_labels(const std::filesystem::path& path, const std::vector<std::int32_t>& labels, const Volume& like);
-
-/// Whether the name ends in .nii or .nii.gz.
-bool is_nifti_name(const std::filesystem::path& path);
 
 }  // namespace rare
