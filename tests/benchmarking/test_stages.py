@@ -19,7 +19,7 @@ def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans
         step = 2 ** (depth - entry)
         fine = Volume(resample(scan.data, (step, step, step)), np.diag([*predictor.spec.grid_spacing_mm(entry), 1.0]))
         expected = predictor.predict(fine).labels[step // 2 :: step, step // 2 :: step, step // 2 :: step]
-        one, two = segment([scan, scan], predictor.spec, entry, HostSteps(predictor.runner), marks.append)
+        one, two = segment([scan, scan], predictor.rules, entry, HostSteps(predictor.runner), marks.append)
     np.testing.assert_array_equal(one, expected)
     np.testing.assert_array_equal(two, expected)
     assert marks == ["preprocess", "compute", "argmax", "postprocess"]
