@@ -15,7 +15,7 @@ PathArgument = Annotated[
     ),
 ]
 ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: also report where this model would route it.")]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="For a bundle: check its files and run its conformance vectors.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="For a bundle: check its files, conformance vectors and large images.")]
 BackendOption = Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")]
 
 

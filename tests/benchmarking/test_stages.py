@@ -19,7 +19,7 @@ def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans
         step = 2 ** (depth - entry)
         fine = Volume(resample(scan.data, (step, step, step)), np.diag([*predictor.spec.grid_spacing_mm(entry), 1.0]))
         expected = predictor.predict(fine).labels[step // 2 :: step, step // 2 :: step, step // 2 :: step]
-        one, two = segment([scan, scan], predictor.spec, entry, HostSteps(predictor.runner), marks.append)
+        one, two = segment([scan, scan], predictor.rules, entry, HostSteps(predictor.runner), marks.append)
     np.testing.assert_array_equal(one, expected)
     np.testing.assert_array_equal(two, expected)
     assert marks == ["preprocess", "compute", "argmax", "postprocess"]
@@ -29,11 +29,12 @@ def test_steps_on_a_device_give_the_same_and_tell_the_copies(run, monkeypatch):
     """The steps of a GPU, with the CPU in its place: all but the waiting and the graph."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     marks = []
-    spec, runner = open_model(run, "torch", "cpu")
+    rules, runner = open_model(run, "torch", "cpu")
+    spec = rules.spec
     with runner:
         scan = random_scan(spec, 1, spec.patch_shape(1))
-        (expected,) = segment([scan], spec, 1, HostSteps(runner), lambda _: None)
-        (found,) = segment([scan], spec, 1, CudaSteps(runner.network, runner.device), marks.append)
+        (expected,) = segment([scan], rules, 1, HostSteps(runner), lambda _: None)
+        (found,) = segment([scan], rules, 1, CudaSteps(runner.network, runner.device), marks.append)
     np.testing.assert_array_equal(found, expected)
     assert marks == ["preprocess", "copy_in", "compute", "argmax", "copy_out", "postprocess"]
 
@@ -49,7 +50,8 @@ def test_what_a_backend_lacks_is_said_before_anything_runs(run, monkeypatch):
 
 
 def test_only_shapes_that_the_network_takes_unpadded(run):
-    spec, _ = open_model(run, "torch", "cpu")
+    rules, _ = open_model(run, "torch", "cpu")
+    spec = rules.spec
     assert entry_shape(spec, 1, None) == (16, 16, 16)
     assert entry_shape(spec, 3, (64, 32, 32)) == (8, 4, 4)
     for depth, shape in ((0, (32, 32, 40)), (3, (32, 32, 36)), (0, (16, 32, 32))):  # no multiple of 16; of 8; a bottleneck of one voxel

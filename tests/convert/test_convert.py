@@ -45,7 +45,8 @@ def test_the_logits_are_upstream_s_at_every_depth(tmp_path, sizes, shape):
     network = randomise(UpstreamNetwork(**sizes)).eval()
     save_checkpoint(tmp_path / "best_model.pth", network, configuration(shape=shape))
     convert(tmp_path / "best_model.pth", tmp_path / "run")
-    spec, runner = open_model(tmp_path / "run", device="cpu")
+    rules, runner = open_model(tmp_path / "run", device="cpu")
+    spec = rules.spec
     assert spec.network.num_depths == sizes["num_gateways"] + 1
     with runner, torch.no_grad():
         for depth in range(spec.network.num_depths):

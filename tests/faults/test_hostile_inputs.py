@@ -20,7 +20,7 @@ from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.preprocess_case import prepare_or_fail
 from rarecli.core.engines.bundle import load_manifest
-from rarecli.core.errors import DataError, ModelError, SomeCasesFailed, UsageError
+from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.imaging.resampling import resampled_shape
 from rarecli.core.jobs import memory
@@ -142,9 +142,9 @@ def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_evaluate(large, bundle, tmp_path, monkeypatch):
     """Evaluate reads a scan to make coarser ones of it, so the scan itself must fit."""
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2**29)
-    refused = pytest.raises(SomeCasesFailed, match=r"more memory than this machine has.*0\.5 GB")
-    with Predictor(bundle, backend="onnx") as predictor, refused:
+    with Predictor(bundle, backend="onnx") as predictor, pytest.raises(DataError, match="more memory than this machine has") as caught:
         evaluate(large, predictor, tmp_path / "out", EvaluateOptions(depths=[3], surface=False))
+    assert "at most 0.5 GB" in str(caught.value)
 
 
 def test_fault_28_a_scan_that_is_long_and_thin_is_refused_by_predict(bundle, tmp_path):

@@ -81,7 +81,8 @@ def write_validation(run, prepared, target):
     from rarecli.core.jobs.ranks import find_ranks, joined
 
     ranks, cpu = find_ranks(), torch.device("cpu")
-    spec, runner = open_model(run, "torch", "cpu")
+    rules, runner = open_model(run, "torch", "cpu")
+    spec = rules.spec
     dataset = open_prepared(prepared)
     with joined(ranks, cpu):
         result = validation.validate(runner, dataset, spec, sorted(dataset.records), ranks)

@@ -49,7 +49,7 @@ def test_a_built_in_model_has_a_card_with_data_licence_and_limits(name):
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_model_passes_its_conformance_vectors(name, backend):
-    assert len(info(Path(name), verify=True, backend=backend)["verified"]) == 4
+    assert len(info(Path(name), verify=True, backend=backend)["verified"]) == 8
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,7 +18,8 @@ from rarecli.core.training.validation import validate
 def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
     """Scans averaged over 2^k voxels and written down as such are predicted; their labels are compared by the metric of the Python API."""
     names = ["phantom_000", "phantom_003"]
-    spec, runner = open_model(run, "torch", "cpu")
+    rules, runner = open_model(run, "torch", "cpu")
+    spec = rules.spec
     found = validate(runner, open_prepared(prepared), spec, names)
     expected = {}
     with Predictor(run, device="cpu", backend="torch") as predictor:
@@ -52,7 +53,8 @@ def test_a_class_that_no_held_out_case_has_leaves_the_mean(run, prepared, tmp_pa
             record["voxels_per_class"] = np.bincount(arrays["labels"].ravel(), minlength=3).tolist()
     (copy / "prepared.json").write_text(json.dumps(index))
     dataset = open_prepared(copy)
-    spec, runner = open_model(run, "torch", "cpu")
+    rules, runner = open_model(run, "torch", "cpu")
+    spec = rules.spec
     found = validate(runner, dataset, spec, names)
     assert "dice_tail" not in found
     assert found["dice_mean"] == pytest.approx(found["dice_head"])

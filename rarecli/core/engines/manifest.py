@@ -146,18 +146,6 @@ class Manifest(Frozen):
         entries = tuple(Entry(**{name: getattr(engine, name) for name in Entry.model_fields}) for engine in self.engines)
         return ScanRules(spec=self.spec, routing=self.routing, resampling=self.resampling, window=self.window, entries=entries)
 
-    @model_validator(mode="after")
-    def _check(self) -> Manifest:
-        depths = [engine.depth for engine in self.engines]
-        if sorted(self.routing.depths) != sorted(depths) or len(set(depths)) < len(depths) or max(depths) >= self.spec.network.num_depths:
-            raise ValueError(f"routing to depths {self.routing.depths}, engines {depths}, entries {self.spec.network.num_depths}")
-        network, plan = self.spec.network, self.spec.plan
-        channels = {network.in_channels, len(plan.channel_names), *(engine.input.shape[1] for engine in self.engines)}
-        classes = {network.num_classes, plan.num_classes, *(engine.output.shape[1] for engine in self.engines)}
-        if len(channels) > 1 or len(classes) > 1:
-            raise ValueError(f"the numbers of channels {channels} or of classes {classes} disagree")
-        return self
-
     @property
     def depths(self) -> tuple[int, ...]:
         """Depths that the bundle has engines for."""
