@@ -106,7 +106,7 @@ def test_a_table_of_what_failed_and_why():
         "  a       cut short; found 3 bytes; expected 9 bytes",
         "  longer  this is no file; found [Errno 5] 'b.nii' and more",
         "  path: out",
-        "  remedy: the others are written; nothing was compared; mend these, then go on with --resume",
+        "  remedy: the other cases are written; nothing was compared; fix these cases, then continue with --resume",
     ]
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
     assert "the others" not in str(errors.some_failed(failures, 2, Path("out"), None))
@@ -121,7 +121,7 @@ def test_what_is_found_is_shortened():
 @pytest.mark.parametrize(
     ("wrong", "kind", "words"),
     [
-        (MemoryError("512 GiB"), errors.DataError, ["more memory than there is", "found: 512 GiB"]),
+        (MemoryError("512 GiB"), errors.DataError, ["more memory than is available", "found: 512 GiB"]),
         (KeyError("x"), errors.RareError, ["this is a bug in rare: KeyError: 'x'", "--debug"]),
         (errors.DataError("broken", case=None), errors.DataError, ["broken"]),
         (errors.UsageError("wrong", case="other"), errors.UsageError, ["wrong"]),

@@ -106,7 +106,7 @@ def test_a_result_is_its_folder_or_its_file(tmp_path):
 )
 def test_anything_else_is_no_result(content, tmp_path):
     (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(DataError, match=r"not a result|no valid JSON"):
+    with pytest.raises(DataError, match=r"not a result|not valid JSON"):
         load_result(tmp_path)
     with pytest.raises(DataError, match="missing"):
         load_result(tmp_path / "nothing.json")

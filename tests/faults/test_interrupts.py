@@ -43,7 +43,7 @@ def test_a_training_saves_and_goes_on_to_the_same_end(prepared, tmp_path, worker
     process = start("train", prepared, "-o", run, "--epochs", "500", "--device", "cpu", *options, OMP_NUM_THREADS="1")
     code, words = interrupt(process, lambda: (run / "log.jsonl").is_file())
     assert code == 130
-    assert last_line(words) == "Interrupted: the state is saved; go on with --resume"
+    assert last_line(words) == "Interrupted: the state is saved; continue with --resume"
     done = len((run / "log.jsonl").read_text().splitlines())
     resumed = start("train", prepared, "-o", run, "--resume", "--epochs", str(done + 1), "--device", "cpu", OMP_NUM_THREADS="1")
     _, words = resumed.communicate(timeout=DEADLINE_S)
@@ -57,7 +57,7 @@ def test_predict_keeps_what_is_finished(run, tmp_path):
     process = start("predict", tmp_path / "data" / "imagesTr", "-m", run, "-o", out, "--threads", "1")
     code, words = interrupt(process, lambda: len(list(out.glob("*.nii.gz"))) > 2)
     assert code == 130
-    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
+    assert last_line(words) == "Interrupted: finished cases are kept; continue with --resume"
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -66,7 +66,7 @@ def test_preprocess_with_workers_ends_in_one_line(tmp_path):
     process = start("preprocess", tmp_path / "data", "-o", tmp_path / "out", "--jobs", "2")
     code, words = interrupt(process, lambda: list((tmp_path / ".out.unfinished").glob("cases/*.safetensors")))
     assert code == 130
-    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
+    assert last_line(words) == "Interrupted: finished cases are kept; continue with --resume"
     assert not (tmp_path / "out").exists()
 
 

@@ -198,4 +198,4 @@ def test_fault_52_a_bug_in_one_case_does_not_stop_the_others(predictor, tmp_path
     with pytest.raises(SomeCasesFailed, match="2 of 3 cases failed") as caught:
         predict([tmp_path / "in"], predictor, tmp_path / "out")
     assert "b  this is a bug in rare: ZeroDivisionError: by 0" in str(caught.value)
-    assert "c  the case needs more memory than there is" in str(caught.value)
+    assert "c  the case needs more memory than is available" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: everything is written under a temporary name, synced and renamed."""
+"""Atomic writes of files and folders: written under a temporary name, synced and renamed."""
 
 import errno
 import hashlib
@@ -16,16 +16,17 @@ from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageErr
 from rarecli.core.jobs.safe_text import read_text
 
 _DEEPEST_JSON = 64
-"""What is nested deeper cannot even be printed safely."""
+"""Deeper nesting cannot even be printed safely."""
 
 
 @contextmanager
 def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    keep: in the same folder, where the file that stood at `path` is renamed to, once the new one is on the disk.
+    keep: a path in the same folder; the earlier file at `path` is renamed to it once the new one is on the disk.
+    Raises EnvironmentFault if the file cannot be written.
 
-    The temporary name keeps the suffixes of `path`, since writers (nibabel) choose the format by them.
+    The temporary name keeps the suffixes of `path`, because writers (nibabel) choose the format by them.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
     try:
@@ -50,17 +51,17 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The temporary files that a killed process left while it wrote files of these names."""
+    """Return the temporary files that a killed process left while it wrote files of these names."""
     starts = tuple(f".{name[:40]}." for name in names)
-    # safetensors writes by way of a file of its own, .tmp and six letters
+    # safetensors writes through its own temporary file, .tmp and six letters
     return [path for path in folder.iterdir() if path.name.startswith(starts) or re.fullmatch(r"\.tmp\w{6}", path.name)]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is removed in the end. The lock dies with its holder, however that ends; the file may stay.
+    """Hold a lock file; remove it at the end. The lock ends with its process, even a killed one; the file may stay.
 
-    Raises UsageError if another process holds it, EnvironmentFault where there are no locks.
+    Raises UsageError if another process holds it, EnvironmentFault on a file system without locks.
     """
     import fcntl
 
@@ -70,7 +71,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
                 break
-            os.close(handle)  # its last holder has just removed it
+            os.close(handle)  # its last holder has just removed the file
     except BlockingIOError:
         os.close(handle)
         raise UsageError("another process is writing here", path=path.parent, remedy="wait for it, or choose another -o") from None
@@ -85,7 +86,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    """Yield a new folder beside `path`; on success it replaces `path`, on failure it is removed. Raises EnvironmentFault if it cannot."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
@@ -100,9 +101,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
-    """As `atomic_folder`, but what is interrupted, by a kill or a full disk, stays beside `path` for whoever resumes.
+    """Like `atomic_folder`, but an interrupted folder (a kill, a full disk) stays beside `path`, so that a later call can resume it.
 
-    Nobody else may work on it meanwhile: raises EnvironmentFault. The lock dies with its holder.
+    Raises EnvironmentFault if another process works on it. The lock ends with its process.
     """
     with _unfinished(path, alone=True) as temporary:
         try:
@@ -112,22 +113,22 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
             with _replaced_by(path, temporary):
                 yield temporary
         except RareError as error:
-            if not resume and not isinstance(error, EnvironmentFault):  # else there may be the work of many
+            if not resume and not isinstance(error, EnvironmentFault):  # a resumed folder may hold the work of several processes
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 @contextmanager
 def shared_folder(path: Path) -> Iterator[Path]:
-    """The folder beside `path` in which `resumable_folder` makes it, for several that each make a part; whoever resumes finishes it."""
+    """Yield the unfinished folder of `resumable_folder`, for several processes that each write a part. A resumed call completes it."""
     with _unfinished(path, alone=False) as temporary:
         yield temporary
 
 
 @contextmanager
 def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
-    """The locked folder in which `path` is made. alone: nobody else may hold it; else only nobody who holds it alone."""
-    import fcntl  # not on Windows, where nothing else needs it
+    """Yield the locked, unfinished folder of `path`. alone: an exclusive lock; otherwise a shared one."""
+    import fcntl  # missing on Windows, where the rest of this module works
 
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
@@ -139,7 +140,7 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
         try:
             fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             mine = os.fstat(handle).st_ino == temporary.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):  # held, or moved away by whoever held it before
+        except (BlockingIOError, FileNotFoundError):  # held, or moved away by its last holder
             mine = False
         except OSError as error:
             raise _no_locks(temporary, error) from error
@@ -152,7 +153,7 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
 
 @contextmanager
 def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
-    """At the end sync the folder `temporary` and put it in the place of `path`."""
+    """At the end sync the folder `temporary` and replace `path` by it."""
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield
@@ -160,7 +161,7 @@ def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
             _open_to_others(item)
             _sync(item)
         if path.exists():
-            path.replace(old)  # set aside, not deleted: whoever is interrupted here finds both
+            path.replace(old)  # set aside, not deleted: after an interruption here both are there
         temporary.replace(path)
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
@@ -169,10 +170,10 @@ def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically. Non-finite numbers are a bug, not JSON."""
+    """Write `content` as indented JSON, atomically. Raises ValueError for non-finite numbers, which JSON does not have."""
     with atomic_file(path) as temporary:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names that are no Unicode
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names that are not Unicode
 
 
 def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
@@ -184,17 +185,17 @@ def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
     except OSError as error:
         raise kind("the file cannot be read", path=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:
-        raise kind("the file is no valid JSON", path=path, found=error) from error
+        raise kind("the file is not valid JSON", path=path, found=error) from error
     level = [content]
     for _ in range(_DEEPEST_JSON):
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())]
         if not level:
             return content
-    raise kind("the file is no valid JSON of rare", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
+    raise kind("the file is nested too deeply", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder` and try to write in it. Raises EnvironmentFault before any work is done in vain."""
+    """Create `folder` and try to write in it. Raises EnvironmentFault, before any work is lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -206,7 +207,7 @@ def require_writable(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -222,16 +223,16 @@ def _no_locks(path: Path, error: OSError) -> EnvironmentFault:
 
 
 def _open_to_others(path: Path) -> None:
-    """Give a file or folder the modes that the umask leaves: mkstemp and safetensors make files for the user alone.
+    """Set the modes that the umask allows: mkstemp and safetensors create files that only their owner can read.
 
-    Some file systems (CIFS, FUSE, S3 mounts) have no modes and refuse; the file is whole all the same.
+    File systems without modes (CIFS, FUSE, S3 mounts) may refuse; the file is complete all the same.
     """
     with suppress(OSError):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk. A file system that cannot sync a folder refuses it; only a failing disk is an error."""
+    """Sync a file or folder to the disk. Some file systems cannot sync a folder; only a failing or full disk is an error."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
