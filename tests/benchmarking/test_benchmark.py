@@ -252,7 +252,7 @@ def test_the_command_prints_the_table_before_it_fails(bundle, tmp_path):
     command = [sys.executable, "-m", "rarecli", "benchmark", bundle, "-o", tmp_path, "--backends", "onnx,abacus", "--depths", "3"]
     result = subprocess.run([*command, "--no-upsampled", "--no-cold-start"], capture_output=True, text=True, check=False)
     assert result.returncode == 6, result.stderr
-    assert "failed: there is no such backend" in result.stdout
+    assert "failed: no such backend" in result.stdout
     assert "4x4x4" in result.stdout
     assert "1 of 2 rows failed" in result.stderr
 

@@ -239,5 +239,5 @@ def test_fault_42_two_damaged_checkpoints_are_an_error(small, tmp_path):
         (run / name).write_bytes(b"nothing")
     from rarecli.core.errors import ModelError
 
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         train(small, run, load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))

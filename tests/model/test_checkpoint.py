@@ -39,7 +39,7 @@ def test_fault_49_a_renamed_pickle_is_refused_and_not_run(tmp_path):
             return (open, (str(canary), "w"))
 
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ModelError, match="no safetensors"):
+    with pytest.raises(ModelError, match="not a safetensors"):
         load_weights(RareUNet(**SMALL), tmp_path / "w.safetensors")
     assert not canary.exists()
 

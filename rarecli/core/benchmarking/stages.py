@@ -152,7 +152,7 @@ class Opened:
 def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
     """Open a model. Raises what `open_model` raises, and EnvironmentFault if a GPU or a C++ compiler is missing."""
     if backend not in TIMED_BACKENDS:
-        raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
+        raise UsageError("no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
     in_torch = backend in IN_TORCH
     spec, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
     if not in_torch:

@@ -1,4 +1,4 @@
-"""From parsed JSON or YAML to a configuration model; a mistake becomes an error that names the key."""
+"""Builds configuration models from parsed JSON or YAML; errors name the key."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Model = TypeVar("Model", bound=BaseModel)
 def validate(
     kind: type[Model], content: Any, what: str, error: type[RareError], *, path: Path | None = None, remedy: str | None = None
 ) -> Model:
-    """Build `kind` from parsed JSON or YAML. The first mistake becomes an `error` that names the key and, for a typo, the nearest one.
+    """Build `kind` from parsed JSON or YAML. Raises `error` for the first mistake, with the key and, for a typo, the nearest known key.
 
-    what: the thing that is wrong, e.g. "the configuration".
+    what: the subject of the message, e.g. "the configuration".
     """
     try:
         return kind.model_validate(content)
@@ -30,7 +30,7 @@ def validate(
             fields = _field_names(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
-        problem = f"{what} is wrong: {first['msg']}"
+        problem = f"{what} is invalid: {first['msg']}"
         raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
 
 
@@ -42,7 +42,7 @@ def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list
             model = fields[part].annotation
         elif isinstance(part, int):  # an item of a tuple
             model = next(iter(get_args(model)), model)
-        else:  # a kind that a union chose by its tag
+        else:  # the member of a union that the tag selects
             model = next((choice for choice in get_args(model) if _tag(choice) == part), model)
     return list(getattr(model, "model_fields", {}))
 

@@ -80,7 +80,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
     """
     if stray := sorted(set(options.formats) - set(FORMATS)):
-        raise UsageError("there is no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
+        raise UsageError("no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
     library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in options.formats else (None, None)
     source = find_model(model)
     require_new_folder(bundle, MANIFEST, "a bundle", again=options.overwrite, resumable=False)

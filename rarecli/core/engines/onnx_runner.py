@@ -52,7 +52,7 @@ class OnnxRunner:
         available = self._ort.get_available_providers()
         wanted, _, number = device.partition(":")
         if wanted not in ("auto", "cpu", "cuda") or (number and not (wanted == "cuda" and number.isdecimal())):
-            raise UsageError("there is no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
+            raise UsageError("no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
         if wanted == "cuda" and "CUDAExecutionProvider" not in available:
             raise EnvironmentFault(
                 "this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"'

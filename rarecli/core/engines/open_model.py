@@ -28,9 +28,9 @@ def open_model(
     Raises UsageError for a backend that the model cannot have, EnvironmentFault for one that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
-        raise UsageError("there is no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
+        raise UsageError("no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
     if precision not in PRECISIONS:
-        raise UsageError("there is no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
+        raise UsageError("no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
     files = find_model(model)
     if files.bundle is None and backend not in ("auto", "torch"):
         raise UsageError(
