@@ -194,11 +194,11 @@ def test_a_bad_case_is_named_and_the_others_are_prepared(tmp_path):
     nib.save(nib.Nifti1Image(data, image.affine), path)
     with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed") as caught:
         preprocess(source, tmp_path / "out", options())
-    assert "phantom_001  the scan has voxels that are no finite numbers" in str(caught.value)
+    assert "phantom_001  the scan has voxels that are not finite" in str(caught.value)
     assert caught.value.result["failed"].keys() == {"phantom_001"}
     assert list(open_prepared(tmp_path / "out").records) == ["phantom_000"]
     assert [item.name for item in (tmp_path / "out" / "cases").iterdir()] == ["phantom_000.safetensors"]
-    assert info(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
+    assert info(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are not finite")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 
 

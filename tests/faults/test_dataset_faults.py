@@ -27,7 +27,7 @@ def test_fault_23_undeclared_values_are_listed_with_their_counts(tmp_path):
 
 def test_fault_23_an_undeclared_value_between_declared_ones():
     """Refused also between declared values."""
-    with pytest.raises(DataError, match="not declared") as caught:
+    with pytest.raises(DataError, match="undeclared") as caught:
         class_indices(np.array([0, 2, 1, 1]), (0, 2))
     assert "1 (2 voxels)" in str(caught.value)
 
@@ -174,7 +174,7 @@ def test_fault_30_duplicate_cases(tmp_path):
     entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
     words = refusal(msd(tmp_path, training=[entry, entry]))
     assert "case: a" in words
-    assert "one name" in words
+    assert "the same name" in words
 
 
 def test_fault_30_one_name_in_two_forms(tmp_path):

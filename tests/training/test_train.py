@@ -326,7 +326,7 @@ def test_a_run_whose_cases_are_gone_does_not_go_on(prepared, one_epoch, tmp_path
     config = load_resumed_config(one_epoch).model_copy(update={"epochs": 2})
     for options in ({"resume": True}, {"resume_from": one_epoch}):
         output = one_epoch if "resume" in options else tmp_path / "two"
-        with pytest.raises(UsageError, match="not prepared any more") as caught:
+        with pytest.raises(UsageError, match="no longer prepared") as caught:
             train(tmp_path / "prepared", output, config, TrainOptions(device="cpu", **options))
         assert gone in str(caught.value)
 
