@@ -223,7 +223,7 @@ def test_broken_cases_are_named_and_nothing_is_written(tmp_path):
         assert "case_1" in str(caught.value)
     torch.save(torch.zeros(1, 32, 32, 32), tmp_path / "cases" / "masks" / "case_1.nii.pt")
     torch.save(torch.full((1, 32, 32, 32), torch.nan), tmp_path / "cases" / "images" / "case_1.nii.pt")
-    with pytest.raises(DataError, match="no finite numbers"):
+    with pytest.raises(DataError, match="voxels that are not finite"):
         convert(tmp_path / "cases", tmp_path / "data")
     assert not (tmp_path / "data").exists()
     with pytest.raises(DataError, match="neither a checkpoint nor cases"):

@@ -122,7 +122,7 @@ def test_the_image_is_left_as_it_is():
     [((8, 9, 8), "a multiple of 4: 8 or 12"), ((8, 5, 8), "a multiple of 4: at least 8"), ((4, 16, 8), "a multiple of 4: at least 8")],
 )
 def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expected):
-    with pytest.raises(DataError, match="padding was forbidden") as caught:
+    with pytest.raises(DataError, match="forbids padding") as caught:
         sliding_logits(noise(2, *shape), SPEC, 0, lambda image, depth: image, pad=False)
     assert expected in str(caught.value)
 

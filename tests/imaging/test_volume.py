@@ -199,7 +199,7 @@ def test_channels_on_other_grids_are_refused_by_name(tmp_path):
     moved = RAS_MM.copy()
     moved[0, 3] += 1
     files = [save(tmp_path / "c_0000.nii", np.zeros(SHAPE, np.int16)), save(tmp_path / "c_0001.nii", np.zeros(SHAPE, np.int16), moved)]
-    with pytest.raises(DataError, match=r"c_0001\.nii lies on another grid than c_0000\.nii"):
+    with pytest.raises(DataError, match=r"c_0001\.nii is on a different grid than c_0000\.nii"):
         read_volume(files)
 
 

@@ -237,7 +237,7 @@ def broken(data: np.ndarray) -> np.ndarray:
 REFUSED = {
     "voxels": (broken, 2.0, None),
     "channels": (lambda data: np.concatenate([data, data]), 2.0, None),
-    "far too large": (lambda data: data, 9e9, None),
+    "would be too large": (lambda data: data, 9e9, None),
     "depth": (lambda data: data, 2.0, 9),
 }
 

@@ -53,7 +53,7 @@ def test_what_was_not_asked_for_is_not_computed_and_a_depth_can_be_forced(router
     answer = router.answer(np.random.default_rng(0).random((1, 16, 16, 16), dtype=np.float32), (2.0, 2.0, 2.0), 2, set())
     assert set(answer) == {"labels", "depth", "reason", "grid_spacing_mm", "zoom"}
     assert answer["depth"].tolist() == [2]
-    assert answer["reason"].tolist()[0].startswith(b"asked for")
+    assert answer["reason"].tolist()[0].startswith(b"requested with --depth")
 
 
 def test_windows_go_out_together_in_one_shape_and_come_back_in_order(bundle, predictor):

@@ -98,7 +98,7 @@ Affine qform_of(const Raw& raw) {
   const double rounding = 3 * static_cast<double>(std::numeric_limits<std::decay_t<decltype(raw.quatern_b)>>::epsilon());
   const double length = std::sqrt(b * b + c * c + d * d);
   if (!(length * length <= 1 + rounding)) {
-    refuse("the qform's quaternion is no rotation", "a length of " + times(std::array{length}), "at most 1");
+    refuse("the qform's quaternion is not a rotation", "a length of " + times(std::array{length}), "at most 1");
   }
   const nifti_dmat44 matrix =
       nifti_quatern_to_dmat44(b, c, d, static_cast<double>(raw.qoffset_x), static_cast<double>(raw.qoffset_y),
@@ -199,7 +199,7 @@ NiftiHeader::NiftiHeader(const std::vector<char>& start, double capacity) {
   } else if (std::memcmp(start.data() + 344, "n+1", 4) == 0) {
     parsed = parse(start, raw_.emplace<nifti_1_header>(), swapped_, nifti_swap_as_nifti1);
   } else {
-    refuse("this is no NIfTI file", "other magic bytes", "n+1 or n+2");
+    refuse("not a NIfTI file", "other magic bytes", "n+1 or n+2");
   }
   if (!parsed) refuse("the header is broken", "a wrong sizeof_hdr", "348 or 540");
   std::visit([capacity](const auto& raw) { require_plausible(raw, capacity); }, raw_);

@@ -43,7 +43,7 @@ int whole_number(const std::string& text) {
   int number = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (code != std::errc() || end != text.data() + text.size()) {
-    throw Error(Fault::usage, "--depth is no whole number", {{}, text, "0, 1, ..."});
+    throw Error(Fault::usage, "--depth is not a whole number", {{}, text, "0, 1, ..."});
   }
   return number;
 }

@@ -31,7 +31,7 @@ void softmax(Image& image) {
 
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth) {
   if (scan.num_channels != manifest.num_channels) {
-    throw Error(Fault::model, "the model was trained for another number of channels",
+    throw Error(Fault::model, "the model was trained for a different number of channels",
                 {{}, std::to_string(scan.num_channels), std::to_string(manifest.num_channels)});
   }
   const Orientation orientation(scan.affine_mm);

@@ -89,7 +89,7 @@ void require_same_machine(const PlanFacts& plan, const std::string& path) {
   const std::string version = library_version();
   // the facts hold Python's __version__, which has a build number behind
   if (plan.library != "tensorrt" || (plan.version + ".").rfind(version + ".", 0) != 0) {
-    throw Error(Fault::environment, "the plan was built by another TensorRT",
+    throw Error(Fault::environment, "the plan was built by another version of TensorRT",
                 {path, plan.library + " " + plan.version, "tensorrt " + version});
   }
   const std::string capability = compute_capability();
@@ -102,7 +102,7 @@ void require_same_machine(const PlanFacts& plan, const std::string& path) {
 void require_in_profile(const PlanFacts& plan, const std::string& path, const std::vector<std::size_t>& shape) {
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     if (shape[axis] < plan.shape_min.at(axis) || shape[axis] > plan.shape_max.at(axis)) {
-      throw Error(Fault::model, "the plan does not take this shape",
+      throw Error(Fault::model, "the plan does not accept this shape",
                   {path, times(shape), times(plan.shape_min) + " to " + times(plan.shape_max)});
     }
   }
@@ -123,7 +123,7 @@ class TensorRtEngine : public Engine {
     nvinfer1::Dims dims{};
     dims.nbDims = static_cast<std::int32_t>(shape.size());
     std::copy(shape.begin(), shape.end(), dims.d);
-    require(context_->setInputShape(entry.input_name.c_str(), dims), "the plan does not take this shape");
+    require(context_->setInputShape(entry.input_name.c_str(), dims), "the plan does not accept this shape");
     require(context_->setTensorAddress(entry.input_name.c_str(), input_.get()), "the plan has no such input");
     require(context_->setTensorAddress(entry.output_name.c_str(), output_.get()), "the plan has no such output");
     const nvinfer1::Dims answer = context_->getTensorShape(entry.output_name.c_str());

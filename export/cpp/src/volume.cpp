@@ -28,7 +28,7 @@ bool is_gzip_name(const std::filesystem::path& path) { return path.extension() =
 class NiftiFile {
  public:
   explicit NiftiFile(const std::filesystem::path& path) : file_(std::fopen(path.c_str(), "rb"), std::fclose), buffer_(slack) {
-    if (!file_) throw Error(Fault::data, "the file may not be read");
+    if (!file_) throw Error(Fault::data, "no permission to read the file");
     refill();
     is_gzip_ = starts_member();
     if (is_gzip_) {
@@ -58,7 +58,7 @@ class NiftiFile {
   /// Go to the end of the stream: only there does zlib compare the checksum.
   void drain() {
     std::vector<char> rest(slack);
-    if (read(rest.data(), rest.size()) == rest.size()) throw Error(Fault::data, "the file goes on after its voxels");
+    if (read(rest.data(), rest.size()) == rest.size()) throw Error(Fault::data, "the file continues after its voxels");
   }
 
  private:
@@ -66,7 +66,7 @@ class NiftiFile {
   bool refill() {
     begin_ = 0;
     end_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
-    if (std::ferror(file_.get()) != 0) throw Error(Fault::data, "the file may not be read", {{}, std::strerror(errno), {}});
+    if (std::ferror(file_.get()) != 0) throw Error(Fault::data, "the file cannot be read", {{}, std::strerror(errno), {}});
     return end_ > 0;
   }
 
@@ -124,7 +124,7 @@ class NiftiFile {
   }
 
   [[noreturn]] static void broken(const std::string& words) {
-    throw Error(Fault::data, "the compressed file is broken", {{}, words, "a whole gzip stream"});
+    throw Error(Fault::data, "the compressed file is broken", {{}, words, "a full gzip stream"});
   }
 
   std::unique_ptr<std::FILE, decltype(&std::fclose)> file_;
@@ -184,7 +184,7 @@ void require_finite(const Volume& volume) {
   const std::array<std::size_t, 4> place{index / (x * y * z), index % x, index / x % y, index / (x * y) % z};
   std::string where = "(";
   for (const std::size_t number : place) where += (where.size() > 1 ? ", " : "") + std::to_string(number);
-  throw Error(Fault::data, "the scan has voxels that are no finite numbers",
+  throw Error(Fault::data, "the scan has voxels that are not finite",
               {{}, std::to_string(num_stray) + " NaN or infinite voxels, one at (channel, x, y, z) = " + where + ")",
                "finite intensities"});
 }

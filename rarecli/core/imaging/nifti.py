@@ -1,7 +1,7 @@
-"""Reading a NIfTI file without trusting it: the header is checked before anything is allocated.
+"""Reads NIfTI files of unknown origin: the header is checked before anything is allocated.
 
-nibabel parses; this file refuses what nibabel would accept with a guess (invented spacing, contradicting forms, shear)
-and what would hurt (sizes beyond the file, gzip bombs, broken checksums). Source: the NIfTI-1 standard, nifti1.h.
+nibabel parses the file. This module refuses files for which nibabel would guess (invented spacing, contradicting forms,
+shear) and harmful files (sizes beyond the file, gzip bombs, broken checksums). Source: the NIfTI-1 standard, nifti1.h.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from rarecli.core.types import AnyArray, FloatArray
 NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no types for header fields
 
 _MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
-"""By NIfTI code: unknown (taken as mm), metre, mm, micron."""
+"""By NIfTI code: unknown (read as mm), metre, mm, micron."""
 _MAX_GZIP_RATIO = 1032  # the most that deflate can reach
 _BOMB_GZIP_RATIO, _BOMB_BYTES = 200, 2**31
-"""What is larger and packed more tightly than this is a bomb; scans are packed by 2 to 10, empty labels by up to 1000."""
+"""A file that exceeds both is a gzip bomb. Scans are compressed by 2 to 10, empty labels by up to 1000."""
 _MAX_EXTENSION_BYTES = 2**24
 _HEADER_BYTES = 540  # a NIfTI-2 header; a NIfTI-1 header has 348
 
 
 def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
-    """Read one file: array (C, X, Y, Z) scaled by slope and intercept, affine in mm, header, and remarks for the user.
+    """Read one file. Return the array (C, X, Y, Z) scaled by slope and intercept, the affine in mm, the header, and notes for the user.
 
-    Raises DataError, naming case and path, for whatever is wrong with the file.
+    Raises DataError, with case and path, for any broken file.
     """
     with _named(path, case), _open(path) as file:
         header, start, offset, num_bytes = _read_header(file, path)
@@ -49,7 +49,7 @@ def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArra
                 "the file is cut short", found=f"{len(content)} bytes", expected=f"{num_bytes} bytes", remedy="copy the file again"
             )
         if isinstance(file, gzip.GzipFile):
-            _drain(file, num_bytes)  # only at the end of the stream does gzip compare the checksum
+            _drain(file, num_bytes)  # gzip compares the checksum only at the end of the stream
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
         stored = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
         notes: list[str] = []
@@ -58,7 +58,7 @@ def read_nifti(path: Path, case: str | None = None) -> tuple[AnyArray, FloatArra
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
-    """Sizes of all axes and affine in mm, from the header alone. Raises DataError for what is wrong with it."""
+    """Return the sizes of all axes and the affine in mm, from the header alone. Raises DataError for a broken header."""
     with _named(path, None), _open(path) as file:
         header, *_ = _read_header(file, path)
         return tuple(int(size) for size in header.get_data_shape()), _affine_mm(header, [])
@@ -66,7 +66,7 @@ def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
 
 @contextmanager
 def _named(path: Path, case: str | None) -> Iterator[None]:
-    """Turn whatever reading may raise into a DataError that names case and path."""
+    """Turn any error of reading into a DataError that names case and path."""
     try:
         yield
     except DataError as error:
@@ -75,40 +75,42 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError("the file is missing", case=case, path=path, expected="a scan") from None
     except PermissionError:
-        raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
+        raise DataError("no permission to read the file", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
         raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(
-            "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
+            "the compressed file is broken", case=case, path=path, found=error, expected="a full gzip stream", remedy="copy the file again"
         ) from error
     except (ImageFileError, HeaderDataError, OSError, ValueError, OverflowError) as error:
-        raise DataError("this is no readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
+        raise DataError("not a readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
 
 
 def _open(path: Path) -> BinaryIO:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError("this is no regular file", found="a pipe or a device", expected=".nii or .nii.gz")
+        raise DataError("not a regular file", found="a pipe or a device", expected=".nii or .nii.gz")
     return gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[NiftiHeader, bytes, int, int]:
-    """The header, found plausible; the bytes read so far; the bytes at which the voxels begin and end."""
+    """Return the checked header, the bytes read so far, and the byte offsets where the voxels begin and end."""
     start = file.read(_HEADER_BYTES)
     header = _parse_header(start)
     size, packed = path.stat().st_size, isinstance(file, gzip.GzipFile)
     offset, num_bytes = _require_plausible(header, size * _MAX_GZIP_RATIO if packed else size)
     if packed and num_bytes > max(_BOMB_BYTES, size * _BOMB_GZIP_RATIO):
         raise DataError(
-            "the file would unpack to far more than a scan does",
+            "the file would unpack to far more data than a scan holds",
             found=f"{size} bytes that become {num_bytes}",
             expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_BYTES}",
-            remedy="if it is sound, unpack it to .nii",
+            remedy="if the file is valid, unpack it to .nii",
         )
     if num_bytes > (memory := _memory_bytes()):
-        raise DataError("the scan does not fit the memory", found=f"{num_bytes} bytes", expected=f"less than this machine's {memory} bytes")
+        raise DataError(
+            "the scan does not fit into memory", found=f"{num_bytes} bytes", expected=f"less than this machine's {memory} bytes"
+        )
     return header, start, offset, num_bytes
 
 
@@ -123,7 +125,7 @@ def _drain(file: BinaryIO, most_bytes: int) -> None:
     while chunk := file.read(2**20):
         drained += len(chunk)
         if drained > most_bytes + 2**20:
-            raise DataError("the file goes on after its voxels", found=f"over {drained} more bytes", expected="the end of the file")
+            raise DataError("the file continues after its voxels", found=f"over {drained} more bytes", expected="the end of the file")
 
 
 def _parse_header(start: bytes) -> NiftiHeader:
@@ -133,7 +135,7 @@ def _parse_header(start: bytes) -> NiftiHeader:
         expected = f"a NIfTI header of {size} bytes"
         raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=expected, remedy="copy the file again")
     if not version_2 and start[344:348] != b"n+1\0":
-        raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
+        raise DataError("not a NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
     for name, endianness in (("little", "<"), ("big", ">")):
         if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
             # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
@@ -142,7 +144,7 @@ def _parse_header(start: bytes) -> NiftiHeader:
 
 
 def _require_plausible(header: NiftiHeader, most_bytes: int) -> tuple[int, int]:
-    """Refuse sizes that cannot be, in Python integers and before any allocation; return where the voxels begin and end."""
+    """Refuse impossible sizes, in Python integers and before any allocation. Return the byte offsets where the voxels begin and end."""
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
         raise DataError("the header is broken", field="dim[0]", found=num_axes, expected="1 to 7 axes")
@@ -157,7 +159,7 @@ def _require_plausible(header: NiftiHeader, most_bytes: int) -> tuple[int, int]:
         raise DataError(
             "the voxel type is not a plain number", field="datatype", found=dtype, expected="integers or floats (no RGB, no complex)"
         )
-    least = int(header.sizeof_hdr) + 4  # the header and the flag that says whether extensions follow
+    least = int(header.sizeof_hdr) + 4  # the header and the flag for extensions
     offset = float(header["vox_offset"]) or least
     if not least <= offset <= _MAX_EXTENSION_BYTES:
         raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"{least} to {_MAX_EXTENSION_BYTES}")
@@ -188,7 +190,7 @@ def _as_channels(array: AnyArray) -> AnyArray:
 
 
 def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
-    """The affine in mm: the sform if it is set, else the qform, else one made of pixdim alone (remarked)."""
+    """Return the affine in mm: the sform if it is set, else the qform, else an affine from pixdim alone, with a note."""
     sform, sform_code = header.get_sform(coded=True)
     has_sform, has_qform = bool(sform_code), bool(header["qform_code"])
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
@@ -228,7 +230,7 @@ def _affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
 
 
 def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
-    """Raise DataError unless the axes of an affine are finite, independent and at right angles; remark on a shear that is tiny."""
+    """Raise DataError unless the axes of an affine are finite, independent and at right angles. Return a note about a tiny shear."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     usable = np.isfinite(affine).all() and np.isfinite(lengths).all() and (lengths > 0).all()
     directions = affine[:3, :3] / lengths if usable else np.zeros((3, 3))
@@ -238,4 +240,4 @@ def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
     if shear > 1e-2:
         found = f"a cosine of {shear:.3f} between two axes"
         raise DataError("the axes are not at right angles", field=field, found=found, expected="no shear", remedy="resample the scan")
-    return [f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []
+    return [f"the axes are not exactly at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []

@@ -1,4 +1,4 @@
-"""Cropping and padding arrays to a shape."""
+"""Crops and pads arrays to a shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rarecli.core.types import AnyArray, Shape
 
 
 def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
-    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before.
+    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`. Of an odd remainder r, ceil(r / 2) voxels are before the content.
 
     Source: the released preprocessing of arXiv 2507.15524.
     """
@@ -24,12 +24,12 @@ def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
 
 
 def edge_pad(image: AnyArray, step: int) -> AnyArray:
-    """Repeat the last voxels of (C, X, Y, Z) until every axis is a multiple of `step`."""
+    """Pad (C, X, Y, Z) at the end with its last voxels until every axis is a multiple of `step`."""
     pads = [(0, 0), *((0, -size % step) for size in image.shape[1:])]
     return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
 
 
 def pad_to(image: AnyArray, shape: Shape) -> AnyArray:
-    """Pad (C, X, Y, Z) with 0 behind each axis to `shape`; an axis that is long enough stays."""
+    """Pad (C, X, Y, Z) with 0 at the end of each axis to `shape`. Axes that are long enough are unchanged."""
     pads = [(0, 0), *((0, max(0, goal - size)) for size, goal in zip(image.shape[1:], shape, strict=True))]
     return np.pad(image, pads) if any(after for _, after in pads) else image

@@ -1,4 +1,4 @@
-"""Sliding windows: a network sees one patch at a time, a volume is as large as it is.
+"""Sliding windows: run the network on overlapping patches of a volume and stitch the logits.
 
 Window sizes, starts and weights are part of the bundle's contract (`export/README.md`).
 """
@@ -17,27 +17,27 @@ from rarecli.core.errors import DataError
 from rarecli.core.types import FloatArray, Shape, Voxels
 
 OVERLAP = 0.5
-"""Share of a window that its neighbour covers as well, at least."""
+"""The least share of a window that its neighbour also covers."""
 SIGMA = 0.125
 """Standard deviation of the Gaussian window weights, as a share of the window."""
 MIN_WEIGHT = 1e-4
-"""Least weight of a voxel."""
+"""The smallest weight of a voxel."""
 
 Run = Callable[[Voxels, int], Voxels]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
 Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
-"""Applies a function to many arrays and gives the results in order, as `map` does."""
+"""Applies a function to many arrays and yields the results in order, like `map`."""
 
 
 def window_shape(shape: Shape, spec: ModelSpec, depth: int) -> Shape:
-    """What the network is given at once: the patch along an axis that is longer, else the axis enlarged to a size it takes."""
+    """Return the size of a window: the patch along longer axes, otherwise the axis enlarged to a valid network input."""
     patch = spec.patch_shape(depth)
     x, y, z = (min(size, most) for size, most in zip(spec.engine_shape(shape, depth), patch, strict=True))
     return x, y, z
 
 
 def window_starts(size: int, window: int) -> list[int]:
-    """First voxels of the windows along an axis: evenly spaced from 0 to size - window, at most half a window apart."""
+    """Return the first voxels of the windows along an axis: evenly spaced from 0 to size - window, at most half a window apart."""
     if size <= window:
         return [0]
     num = math.ceil((size - window) / (window * (1 - OVERLAP))) + 1
@@ -45,7 +45,7 @@ def window_starts(size: int, window: int) -> list[int]:
 
 
 def window_weights(window: Shape) -> FloatArray:
-    """How much each voxel of a window counts where windows overlap: (X, Y, Z) float32, a Gaussian around the middle, at most 1."""
+    """Return the weight of each voxel where windows overlap: (X, Y, Z) float32, a Gaussian around the centre, at most 1."""
     weights = np.ones((1, 1, 1))
     for axis, size in enumerate(window):
         position = (np.arange(size) - (size - 1) / 2) / (SIGMA * size)
@@ -54,12 +54,12 @@ def window_weights(window: Shape) -> FloatArray:
 
 
 def sliding_logits(image: Voxels, spec: ModelSpec, depth: int, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map) -> Voxels:
-    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded with 0.
+    """Return logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows. Short axes are padded with 0.
 
-    image: an array, or a tensor, whose windows and logits then stay on its device.
+    image: an array, or a tensor; a tensor's windows and logits stay on its device.
 
-    pad: False refuses an image that would have to be padded. Raises DataError for it, naming both neighbouring sizes.
-    through: how the windows, all of one shape, are run: one by one, or many at once.
+    pad: with False, an image that needs padding raises DataError with the nearest valid sizes.
+    through: runs the windows, which all have the same shape: one by one, or several at once.
     """
     x, y, z = (int(size) for size in image.shape[1:])
     window = window_shape((x, y, z), spec, depth)
@@ -86,7 +86,7 @@ def sliding_logits(image: Voxels, spec: ModelSpec, depth: int, run: Run[Voxels],
 
 
 def _as(values: FloatArray, like: Voxels) -> Voxels:
-    """Values in the kind of `like`, an array or a tensor on its device."""
+    """Return values in the type of `like`: an array, or a tensor on the same device."""
     return values if isinstance(like, np.ndarray) else like.new_tensor(values)
 
 
@@ -101,9 +101,9 @@ def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int
             below = size // step * step
             fits = f"{below} or {extent}" if below >= geometry.min_axis(spec.network.num_levels, depth) else f"at least {extent}"
             raise DataError(
-                "the network does not take this size, and padding was forbidden",
+                "the network does not accept this size, and --no-pad forbids padding",
                 field=f"depth {depth}, {axis}",
                 found=size,
                 expected=f"a multiple of {step}: {fits}",
-                remedy="leave --no-pad out",
+                remedy="omit --no-pad",
             )

@@ -37,7 +37,7 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
     command = [request.getfixturevalue(kind) / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", bundle]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("labels right") == 4
+    assert result.stdout.count("labels correct") == 4
     assert result.stdout.endswith("all passed\n")
 
 
@@ -46,7 +46,7 @@ def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_pat
     command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("labels right") == 4
+    assert result.stdout.count("labels correct") == 4
 
 
 def rotated(scan: nib.Nifti1Image) -> nib.Nifti1Image:
