@@ -99,7 +99,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
     ("arguments", "code", "words"),
     [
         (["predict", "none.nii.gz", "-m", "RUN", "-o", "x.nii.gz"], 3, ["no such file", "none.nii.gz"]),
-        (["predict", "SCAN", "-m", "none", "-o", "x.nii.gz"], 4, ["no model", "none"]),
+        (["predict", "SCAN", "-m", "none", "-o", "x.nii.gz"], 4, ["not a model", "none"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--depth", "7"], 2, ["no such depth", "found: 7", "0, 1, 2, 3"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--backend", "abacus"], 2, ["abacus", "torch"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "cuda:9"], 5, ["GPU", "--device cpu"]),
@@ -141,7 +141,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--cases", "none.txt"], 2, ["none.txt"]),
         (["benchmark", "-o", "x"], 2, ["nothing to measure", "--suite"]),
         (["benchmark", "-o", "x", "--suite", "hippo"], 2, ["hippo", "brain-tumour, hippocampus, smoke"]),
-        (["benchmark", "none", "-o", "x"], 4, ["no model", "none"]),
+        (["benchmark", "none", "-o", "x"], 4, ["not a model", "none"]),
         (["benchmark", "-o", "x", "--suite", "smoke", "--dataset", "DATASET"], 2, ["random weights have no Dice"]),
         (["train", "PREPARED", "-o", "x", "--resume-from", "PREPARED"], 2, ["nothing to resume"]),
         (["train", "PREPARED", "-o", "x", "--device", "0,1", "--nproc", "3"], 2, ["--nproc and --device disagree"]),

@@ -122,7 +122,7 @@ def test_a_failed_row_does_not_end_the_table(bundle, tmp_path):
 @pytest.mark.parametrize("shape", [(33, 32, 32), (16, 32, 32)])
 def test_a_shape_that_no_engine_takes_is_said(bundle, tmp_path, shape):
     result = measure(bundle, tmp_path, backends=["onnx"], depths=[0], shape=shape)
-    assert statuses(result) == {("onnx", 0): "failed: the engine cannot take the shape"}
+    assert statuses(result) == {("onnx", 0): "failed: the engine does not accept this shape"}
 
 
 def test_a_broken_engine_is_said_and_the_rest_goes_on(bundle, tmp_path):
@@ -244,7 +244,7 @@ def test_a_mistake_costs_nothing(options, error, tmp_path):
 
 
 def test_what_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="no model"):
+    with pytest.raises(ModelError, match="not a model"):
         measure(tmp_path / "none", tmp_path / "out")
 
 

@@ -53,5 +53,5 @@ def test_only_shapes_that_the_network_takes_unpadded(run):
     assert entry_shape(spec, 1, None) == (16, 16, 16)
     assert entry_shape(spec, 3, (64, 32, 32)) == (8, 4, 4)
     for depth, shape in ((0, (32, 32, 40)), (3, (32, 32, 36)), (0, (16, 32, 32))):  # no multiple of 16; of 8; a bottleneck of one voxel
-        with pytest.raises(UsageError, match="cannot take the shape"):
+        with pytest.raises(UsageError, match="does not accept this shape"):
             entry_shape(spec, depth, shape)

@@ -116,7 +116,7 @@ def test_auto_takes_another_backend_where_the_plans_do_not_run(planned, monkeypa
 def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
     x, y, z = load_manifest(planned).engine(2).patch_shape
     image = np.zeros((1, 1, 2 * x, y, z), dtype=np.float32)
-    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="does not take this shape") as caught:
+    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="does not accept this shape") as caught:
         predictor.runner.run(image, 2)
     assert "--shape-min" in str(caught.value)
 
@@ -124,7 +124,7 @@ def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
 def test_plans_of_another_machine_a_changed_plan_and_none_at_all(gpu, planned, bundle, monkeypatch):
     image = np.zeros((1, 1, *load_manifest(planned).engine(3).patch_shape), dtype=np.float32)
     monkeypatch.setattr(tensorrt_runner, "load_tensorrt", lambda: types.SimpleNamespace(__version__="99.0"))
-    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(EnvironmentFault, match="another TensorRT"):
+    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(EnvironmentFault, match="another version of TensorRT"):
         predictor.runner.run(image, 3)
     (planned / "depth3.plan").write_bytes(b"changed")
     with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="was changed"):

@@ -188,7 +188,7 @@ def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
     exact = shape is None or all(size % 2**depth == 0 for size in shape)
     if (x, y, z) != takes or not exact:
         raise UsageError(
-            "the engine cannot take the shape",
+            "the engine does not accept this shape",
             field=f"shape at depth {depth}",
             found=(x, y, z) if exact else tuple(size / 2**depth for size in shape or ()),
             expected=f"a shape that needs no padding, e.g. {takes}",

@@ -1,6 +1,6 @@
-"""The bundle's manifest: the contract between `rare export` and whoever runs the engines.
+"""The bundle's manifest: the contract between `rare export` and the consumers that run the engines.
 
-A consumer looks up; it never re-derives. `export/manifest.schema.json` is generated from these models.
+A consumer reads values from it and never derives them. `export/manifest.schema.json` is generated from these models.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MANIFEST = "manifest.json"
 
 
 Precision = Literal["fp32", "fp16"]
-"""Of the weights and convolutions; input, output and instance norms are float32 in either."""
+"""Precision of weights and convolutions; input, output and instance norms are always float32."""
 
 
 Depth = Annotated[int, Field(ge=0, lt=10)]
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Free = Annotated[int, Field(ge=-1, le=2**16)]
-"""A size of a tensor's shape; -1 is one that the caller chooses."""
+"""One size in the shape of a tensor; -1 is a size that the caller chooses."""
 Spacing = Annotated[float, Field(gt=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,41 +38,41 @@ class TensorInfo(Frozen):
     dtype: Literal["float32"] = "float32"
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
     memory_order: Literal["C"] = "C"
-    """Z is the fastest axis in memory. (In a NIfTI file X is.)"""
+    """Z is the fastest axis in memory. (In a NIfTI file it is X.)"""
     shape: tuple[Free, Free, Free, Free, Free]
 
 
 class HashedFile(Frozen):
-    """A file of the bundle: its path inside, with forward slashes, and its SHA-256 in hexadecimal."""
+    """A file of the bundle: its path inside the bundle, with forward slashes, and its SHA-256 in hexadecimal."""
 
     file: str = Field(min_length=1, max_length=1024)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Parity(Frozen):
-    """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
+    """The comparison of an engine with PyTorch at export. For several runners, the largest differences."""
 
     runners: tuple[str, ...]
-    """The backends that ran it."""
+    """The backends that ran the engine."""
     shapes: tuple[tuple[Size, Size, Size], ...]
     """Shapes of the phantoms and of the random images."""
     max_abs: float = Field(ge=0)
-    """Largest difference of a logit on these."""
+    """Largest difference of a logit on these images."""
     max_rel: float = Field(ge=0)
-    """The same as a share of the image's largest logit."""
+    """The largest difference as a share of the image's largest logit."""
     large_shape: tuple[Size, Size, Size] | None
-    """Shape of an image that is mostly constant background; null if none was tried."""
+    """Shape of an image that is mostly constant background; null if it was not tested."""
     large_max_abs: float | None
     large_max_rel: float | None
     tolerance_rel: Share
     label_changes: int = Field(ge=0)
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
     min_dice: Share
-    """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
+    """Smallest Dice between the labels of the engine and of PyTorch, over classes with at least 50 voxels."""
 
 
 class ConformanceVector(Frozen):
-    """One scan with every step written down: `rarecli/core/engines/conformance.py`."""
+    """One scan with the result of every step: `rarecli/core/engines/conformance.py`."""
 
     depth: Depth
     scan: HashedFile
@@ -88,23 +88,23 @@ class Gpu(Frozen):
 
 
 class PlanFacts(HashedFile):
-    """A TensorRT plan and what it is for. The same stands beside it, in `depthK.plan.json`."""
+    """A TensorRT plan and the machine and shapes it is for. `depthK.plan.json` beside the plan holds the same content."""
 
     library: str
     version: str
     gpu: Gpu | None
-    """None: built without one, by TensorRT-RTX."""
+    """null: built without a GPU, by TensorRT-RTX."""
     onnx_sha256: str
     shape_min: tuple[Size, Size, Size, Size, Size]
     shape_opt: tuple[Size, Size, Size, Size, Size]
     shape_max: tuple[Size, Size, Size, Size, Size]
     flags: tuple[str, ...]
     parity: Parity | None = None
-    """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
+    """The comparison with PyTorch; null: built but never run, which proves only that the plan compiles."""
 
 
 class Engine(HashedFile):
-    """One entry into the network, as an ONNX graph; if asked for, as a TensorRT plan, too."""
+    """One entry into the network, as an ONNX graph and optionally also as a TensorRT plan."""
 
     depth: Depth
     grid_spacing_mm: tuple[Spacing, Spacing, Spacing]
@@ -116,7 +116,7 @@ class Engine(HashedFile):
     patch_shape: tuple[Size, Size, Size]
     """The size of a sliding window."""
     parity: Parity | None
-    """null: not compared with PyTorch; only in bundles that a benchmark makes for itself."""
+    """null: not compared with PyTorch; only in temporary bundles of a benchmark."""
     plan: PlanFacts | None = None
 
     @model_validator(mode="after")
@@ -125,47 +125,47 @@ class Engine(HashedFile):
             if any(size % divisor for size, divisor in zip(sizes, self.divisors, strict=True)):
                 raise ValueError(f"{sizes} are not multiples of the divisors {self.divisors}")
         if any(least > size for least, size in zip(self.min_shape, self.patch_shape, strict=True)):
-            raise ValueError(f"the patch {self.patch_shape} is below the least shape {self.min_shape}")
+            raise ValueError(f"the patch {self.patch_shape} is smaller than the least shape {self.min_shape}")
         return self
 
 
 class RoutingRule(Frozen):
     """How a consumer routes a scan.
 
-    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the engine of the nearest depth, the finer of two.
+    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5). The engine with the nearest depth runs, the finer of two.
     With ratio = spacing / grid spacing per axis: an axis is not resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if
     all |log2(ratio)| <= as_is_octaves + rounding_slack and their largest minus their smallest log2(ratio) is at most
     as_is_anisotropy_octaves + rounding_slack.
     """
 
     orientation: Literal["RAS"] = "RAS"
-    """Array axes point right, anterior, superior as nearly as flipping and swapping can bring them."""
+    """Array axes point right, anterior, superior as closely as flipping and swapping allows."""
     trained_spacing_mm: tuple[Spacing, Spacing, Spacing]
     depths: tuple[Depth, ...] = Field(min_length=1, max_length=10)
     axis: Literal["finest"] = "finest"
     rounding: Literal["half_up"] = "half_up"
     tolerance: Share = routing.TOLERANCE
     as_is_octaves: Share
-    """0 for a model that has seen only its grids."""
+    """0 for a model that was trained only on its grids."""
     as_is_anisotropy_octaves: Share = routing.AS_IS_ANISOTROPY_OCTAVES
     rounding_slack: float = Field(default=routing.ROUNDING, ge=0, le=1e-2)
 
 
 class ResamplingRule(Frozen):
-    """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
+    """How an axis is resampled to the routed grid, and labels back. step = grid spacing / spacing; centres as voxel indices.
 
-    A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back axis by axis. Along one that was resampled with step < 1, probabilities (softmax of the
-    logits) are averaged over a box of 1 / step new voxels around the old one's centre, before the best class is taken; along the others
-    that of the nearest new voxel is.
+    A new voxel is the mean of the old voxels over a box of max(min_box_voxels, step) old voxels around its centre; the old data are
+    constant within each voxel. Labels go back axis by axis. Along an axis with step < 1, probabilities (softmax of the logits) are averaged
+    over a box of 1 / step new voxels around the centre of the old voxel, and then the best class is taken. Along other axes the label of
+    the nearest new voxel is taken.
     """
 
     kernel: Literal["box"] = "box"
     min_box_voxels: float = Field(default=resampling.MIN_BOX_VOXELS, ge=1, le=64)
     max_step: float = Field(default=resampling.MAX_STEP, ge=1, le=resampling.MAX_STEP)
-    """A scan is refused if a new voxel would span more old ones along an axis, or an old one more new ones."""
+    """A scan is refused if, along an axis, a new voxel would span more old voxels than this, or an old voxel more new voxels."""
     max_growth: float = Field(default=resampling.MAX_GROWTH, ge=1, le=resampling.MAX_GROWTH)
-    """A scan is refused if it would become more than this many times as many voxels."""
+    """A scan is refused if its number of voxels would grow by more than this factor."""
     size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
     origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
     border: Literal["repeat the last voxel"] = "repeat the last voxel"
@@ -177,8 +177,8 @@ class ResamplingRule(Frozen):
 class WindowRule(Frozen):
     """Padding and sliding windows, per axis, after normalisation.
 
-    size <= patch: padded behind with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
-    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch's size; window i starts at
+    size <= patch: padded at the end with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
+    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch size; window i starts at
     i * (size - patch) / (num - 1), rounded half up. Logits are averaged with weights exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n))^2)
     along each axis of n voxels, multiplied over the axes, at least min_weight.
     """
@@ -202,18 +202,18 @@ class Manifest(Frozen):
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()
     weights: HashedFile | None
-    """Where the graphs keep their weights; null if each holds its own."""
+    """The file with the weights of all graphs; null if each graph holds its own."""
     engines: tuple[Engine, ...]
     conformance: tuple[ConformanceVector, ...]
     versions: dict[str, str]
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Depths that the bundle has engines for."""
+        """The depths for which the bundle has engines."""
         return self.routing.depths
 
     def engine(self, depth: int) -> Engine:
-        """The engine of a depth. Raises UsageError if the bundle has none."""
+        """Return the engine of a depth. Raises UsageError if the bundle has none."""
         for engine in self.engines:
             if engine.depth == depth:
                 return engine
