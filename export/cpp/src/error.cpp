@@ -10,7 +10,7 @@ std::string one_line(const std::string& problem, const Details& details) {
   if (!details.path.empty()) line += "; path: " + details.path;
   if (!details.found.empty()) line += "; found: " + details.found;
   if (!details.expected.empty()) line += "; expected: " + details.expected;
-  // libraries put line breaks into their words
+  // messages of libraries contain line breaks
   std::replace(line.begin(), line.end(), '\n', ' ');
   return line;
 }

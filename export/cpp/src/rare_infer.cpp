@@ -22,10 +22,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt]
 
-Segment a NIfTI scan with a bundle of engines. LABELS lies on the scan's own grid.
+Segment a NIfTI scan with a bundle of engines. LABELS are on the scan's own grid.
 
   SCAN                .nii or .nii.gz, 3D, or 4D with channels last
-  -b, --bundle        folder made by `rare export`
+  -b, --bundle        folder written by `rare export`
   -o, --output        file to write, .nii or .nii.gz
   --depth             force a routing depth; by default the scan's spacing decides
   --backend           openvino (default) or tensorrt
@@ -53,7 +53,7 @@ Options parse(const std::vector<std::string>& words) {
   for (std::size_t index = 0; index < words.size(); ++index) {
     const std::string& word = words[index];
     const auto value = [&]() -> const std::string& {
-      if (index + 1 == words.size()) throw Error(Fault::usage, "an option lacks its value", {{}, word, {}});
+      if (index + 1 == words.size()) throw Error(Fault::usage, "an option has no value", {{}, word, {}});
       return words[++index];
     };
     if (word == "-b" || word == "--bundle") {
@@ -73,7 +73,7 @@ Options parse(const std::vector<std::string>& words) {
     }
   }
   if (options.scan.empty() || options.bundle.empty() || options.output.empty()) {
-    throw Error(Fault::usage, "something is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
+    throw Error(Fault::usage, "a required argument is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
   }
   if (!rare::is_nifti_name(options.output)) {
     throw Error(Fault::usage, "not a NIfTI file name", {options.output.string(), {}, "a name ending in .nii or .nii.gz"});

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double most_voxels = 1073741824;
 
-/// What a new voxel is made of: `weights.size()` old ones from `first` on; beyond the border the last one goes on.
+/// The old voxels that a new voxel averages: `weights.size()` of them from `first` on; beyond the border the last one is repeated.
 struct Taps {
   std::ptrdiff_t first;
   std::vector<float> weights;

@@ -164,7 +164,7 @@ WRONG_OPTIONS = {
     "unknown backend; found: cuda": (["--backend", "cuda"], 2),
     "built without tensorrt": (["--backend", "tensorrt"], 5),
     "unknown option": (["--fast"], 2),
-    "lacks its value": (["--depth"], 2),
+    "has no value": (["--depth"], 2),
     "more than one scan": (["other.nii.gz"], 2),
     "not a NIfTI file name": (["-o", "labels.png"], 2),
     "cannot be written": (["-o", "/dev/null/labels.nii.gz"], 5),
