@@ -1,4 +1,4 @@
-"""Data and models that many tests share, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
+"""Data and models shared by many tests, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
 
 import sys
 from pathlib import Path

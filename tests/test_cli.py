@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, where it is about processes."""
+"""The command line as users run it, in real processes where processes matter."""
 
 import json
 import shutil
@@ -171,7 +171,7 @@ def test_a_mistake_has_its_code_and_its_words(arguments, code, words, run, bundl
 
 
 def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
-    """The result of the others on stdout, then the error with its exit code."""
+    """The result of the other cases is on stdout, then the error follows with its exit code."""
     write_phantoms(tmp_path / "data", range(2), 8.0)
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     predict = ["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(tmp_path / "labels"), "--json"]

@@ -76,7 +76,7 @@ GUARDS = {
 
 
 def test_every_error_is_of_the_tree_and_says_more_than_its_problem():
-    """What was found, what is expected, or what to do."""
+    """Each says what was found, what is expected, or what to do."""
     bare, foreign = [], []
     for file, line, call in RAISES:
         name = ast.unparse(call.func)
@@ -88,7 +88,7 @@ def test_every_error_is_of_the_tree_and_says_more_than_its_problem():
 
 
 def test_errors_are_printed_in_one_place_and_the_library_never_exits():
-    """That is the command line's; that nothing prints, ruff sees to."""
+    """Only the command line may exit; ruff checks that nothing prints."""
     for path in (Path(rarecli.__file__).parent / "core").rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert "sys.exit" not in source

@@ -177,7 +177,7 @@ def test_what_is_no_checkpoint_is_a_model_error(tmp_path, content):
 
 
 def write_cases(root, num_channels=1, folders=("images", "masks")):
-    """Cases as its preprocessing saves them: bare tensors (C, X, Y, Z) and (1, X, Y, Z), named CASE.nii.pt."""
+    """Write cases as the released preprocessing saves them: bare tensors (C, X, Y, Z) and (1, X, Y, Z), named CASE.nii.pt."""
     for folder in folders:
         (root / folder).mkdir(parents=True)
     arrays = {}

@@ -134,7 +134,7 @@ def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, 
 
 
 def test_nnunet_v1_says_case_and_has_a_file_per_channel(tmp_path):
-    """dataset.json as in MSD, files as in nnU-Net: CASE.nii.gz is written down, CASE_0000.nii.gz and CASE_0001.nii.gz are there."""
+    """dataset.json as in MSD, files as in nnU-Net: dataset.json lists CASE.nii.gz; the files are CASE_0000.nii.gz and CASE_0001.nii.gz."""
     root = msd(tmp_path / "data", modality={"0": "T1", "1": "T2"})
     for name in ("a", "b"):
         (root / "imagesTr" / f"{name}.nii.gz").unlink()

@@ -22,7 +22,7 @@ def options(**chosen):
 
 
 def dataset(root, num=2, more=()):
-    """Phantoms at 1 mm, and one more for each (name, spacing, orientation)."""
+    """Write phantoms at 1 mm, and one more for each (name, spacing, orientation)."""
     write_phantoms(root, range(num), extent_mm=EXTENT)
     description = json.loads((root / "dataset.json").read_text())
     for seed, (name, spacing, orientation) in enumerate(more, start=100):

@@ -1,4 +1,4 @@
-"""What else a bundle can be and hold: precisions, weights inside, conformance vectors, backends."""
+"""Variants and contents of bundles: precisions, weights inside, conformance vectors, backends."""
 
 import json
 import shutil
@@ -145,7 +145,7 @@ def test_a_manifest_of_another_kind_is_refused(copied, field, value):
 
 @pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname"])
 def test_fault_32_a_manifest_that_leaves_its_folder_is_refused(copied, name):
-    """A bundle's manifest may not leave its folder either."""
+    """Paths out of the bundle are refused as well."""
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["engines"][3]["file"] = name
     (copied / "manifest.json").write_text(json.dumps(manifest))

@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds without a GPU: a proof that every engine parses and compiles, not that it runs."""
+"""TensorRT-RTX builds without a GPU. This proves that every engine parses and compiles, not that it runs."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""The TensorRT runner, as far as it goes without a GPU: real plans of TensorRT-RTX on disk; the GPU and what runs on it are stand-ins.
+"""The TensorRT runner without a GPU: real plans of TensorRT-RTX on disk; the GPU and its execution context are replaced.
 
-`gpu` tests run the real thing.
+Tests marked `gpu` use a real GPU.
 """
 
 import json
@@ -27,7 +27,7 @@ HERE = Gpu(name="H200", compute_capability="9.0")
 
 
 class Context:
-    """Answers as the ONNX engine beside the plan does, and says so in `served`."""
+    """Returns the output of the ONNX engine beside the plan, and records the call in `served`."""
 
     served: ClassVar[list[str]] = []
 
@@ -48,7 +48,7 @@ class Context:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine that has a GPU, as far as our code can see; plans are built by TensorRT-RTX."""
+    """Pretend that the machine has a GPU; plans are built by TensorRT-RTX."""
     library = load_tensorrt("tensorrt_rtx_bindings")
     for room in (exporting, tensorrt_runner, tensorrt_build):
         monkeypatch.setattr(room, "load_tensorrt", lambda: library)

@@ -25,7 +25,7 @@ from rarecli.core.training.validation import validate
 
 
 class Perfect(Oracle):
-    """Answers with the labels of a known scan, by majority on the grid that it is asked about."""
+    """Predicts the labels of a known scan, by majority on the requested grid."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -41,7 +41,7 @@ class Perfect(Oracle):
 
 
 class PerfectAtFullResolution(Oracle):
-    """A network that is right about a known scan, and certain, at full resolution; it sees background elsewhere."""
+    """A network that segments a known scan correctly, with certainty, at full resolution, and predicts background at other depths."""
 
     def __init__(self, labels):
         super().__init__()
@@ -59,7 +59,7 @@ class PerfectAtFullResolution(Oracle):
 
 @pytest.mark.parametrize("num_depths", [1, 4])
 def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp_path, num_depths):
-    """The paper takes every 2^k-th label, of the reference and of an upsampling network alike: one that is right is so at every depth."""
+    """The paper samples every 2^k-th label of the reference and of an upsampling network: a correct network is correct at every depth."""
     write_phantoms(tmp_path / "data", range(1))
     _, labels = Phantom(0).acquire(1.0)
     oracle = PerfectAtFullResolution(labels)
@@ -74,7 +74,7 @@ def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp
 @pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), (35.0, 29.0, 33.0)])
 @pytest.mark.parametrize("num_depths", [1, 4])
 def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_path, num_depths, extent_mm):
-    """By the nearest voxel, of which there are two at half the spacing, they would lie half a voxel off."""
+    """With the nearest voxel, of which there are two at half the spacing, they would be half a voxel off."""
     write_phantoms(tmp_path / "data", range(1), extent_mm=extent_mm)
     _, labels = Phantom(0, extent_mm).acquire(1.0)
     oracle = PerfectAtFullResolution(labels)
@@ -173,7 +173,7 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
 
 
 def test_a_label_that_no_reference_has_is_not_scored_but_named(tmp_path):
-    """A network that never predicts it would be right about it in every case, and its mean would rise."""
+    """A network that never predicts it would be correct in every case, which would raise its mean."""
     write_phantoms(tmp_path / "data", range(2))
     for seed in range(2):
         image, labels = Phantom(seed).acquire(1.0)
@@ -195,7 +195,7 @@ def test_nothing_but_background_is_refused(tmp_path):
 
 
 def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
-    """It is handed over as it is: nothing but the predictor resamples its thick axis."""
+    """The scan is passed on unchanged: only the predictor resamples its thick axis."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
     evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
@@ -279,7 +279,7 @@ def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
 
 
 class Partial(Oracle):
-    """Has engines for depths 1 and 2 alone."""
+    """Has engines only for depths 1 and 2."""
 
     runner = type("Runner", (), {"backend": "none", "depths": (1, 2)})
 

@@ -1,10 +1,10 @@
-"""Mutate the bytes of good files and read them: the answer must be success or a named error, soon and in bounded memory.
+"""Mutate the bytes of valid files and read them. The result must be success or a named error, soon and in bounded memory.
 
 python tests/faults/fuzz.py --seconds 600    a long run (`make fuzz`); --num-files N --seed S    the same files every time
 
 What is read: NIfTI files (.nii, .nii.gz; header, voxels, the packed stream), dataset.json, a bundle's manifest.json.
 Files are read in a child process that has imported everything and may take MOST_BYTES more memory than it has, by rlimit;
-a file that takes longer than MOST_SECONDS is interrupted. Whatever is no success and no expected error is a finding.
+a file that takes longer than MOST_SECONDS is interrupted. Any result other than success or an expected error is a finding.
 """
 
 import argparse
@@ -42,7 +42,7 @@ _EDGES = [0, 1, 2, 127, 128, 254, 255]
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: a good one, its name in a folder, how it is read, and the errors that are an answer."""
+    """A kind of file: a valid example, its name in a folder, how it is read, and the allowed errors."""
 
     name: str
     good: bytes
@@ -54,7 +54,7 @@ class Target:
 
 @dataclass
 class Report:
-    """What a run found."""
+    """The findings of a run."""
 
     num_files: int = 0
     seconds: float = 0.0
@@ -64,7 +64,7 @@ class Report:
 
 
 def corpus(folder: Path) -> list[Target]:
-    """Good files of every kind, small, made here; those that others refer to lie in `folder`."""
+    """Return small valid files of every kind. Files that others refer to are in `folder`."""
     targets = []
     rng = np.random.default_rng(0)
     for dtype, kind, shape in (
@@ -107,7 +107,7 @@ def _read_manifest(path: Path) -> None:
 
 
 def mutate(target: Target, rng: random.Random) -> bytes:
-    """A few changes of a good file: bytes flipped or set, numbers put over others, parts cut, doubled or moved, values swapped."""
+    """Apply a few changes to a valid file: bytes flipped or set, numbers overwritten, parts cut, doubled or moved, values swapped."""
     if target.file.endswith(".gz") and rng.random() < 0.6:  # what is packed, not the packing
         return gzip.compress(_mutate_bytes(gzip.decompress(target.good), rng), 1, mtime=0)
     if target.text and rng.random() < 0.6:
@@ -180,7 +180,7 @@ def _places(content: object) -> Iterator[tuple]:
 
 
 def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: float | None = None) -> Report:
-    """Read mutated files until there are enough or the time is over. The same seed gives the same files."""
+    """Read mutated files until their number or the time is reached. The same seed gives the same files."""
     targets = corpus(folder)
     rng = random.Random(seed)
     report = Report()
@@ -214,7 +214,7 @@ def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: floa
 
 
 class TooSlowError(BaseException):
-    """No Exception, so that no handler of the code under test takes it."""
+    """Not an Exception, so that no handler in the code under test catches it."""
 
 
 @contextmanager
@@ -231,7 +231,7 @@ def _time_limit() -> Iterator[None]:
 
 
 def limit_memory() -> None:
-    """From here on this process may take MOST_BYTES more address space than it has."""
+    """Limit this process to MOST_BYTES more address space than it uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -1,4 +1,4 @@
-"""Ctrl-C, for real: commands in processes of their own, which get SIGINT."""
+"""Ctrl-C on real commands: separate processes that receive SIGINT."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def start(*arguments, **environment):
 
 
 def interrupt(process, ready):
-    """Send SIGINT to all processes of the command, as a terminal does, when `ready`; its exit code and its words."""
+    """Send SIGINT to all processes of the command when `ready`, as a terminal does. Return its exit code and its output."""
     deadline = time.monotonic() + DEADLINE_S
     while not ready():
         assert time.monotonic() < deadline
@@ -71,7 +71,7 @@ def test_preprocess_with_workers_ends_in_one_line(tmp_path):
 
 
 def test_a_demo_cannot_be_resumed_and_says_so(tmp_path):
-    """Whatever step it is in, and although a training alone would say that it can be resumed."""
+    """In every step, although a training on its own would say that it can be resumed."""
     out = tmp_path / "demo"
     process = start("demo", "-o", out, OMP_NUM_THREADS="1")
     code, words = interrupt(process, lambda: (out / "run" / "log.jsonl").is_file())

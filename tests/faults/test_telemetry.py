@@ -1,4 +1,4 @@
-"""Nothing that rare imports reports to its maker: no socket but loopback, no file in the user's home that the README does not list."""
+"""No package that rare imports sends telemetry: only loopback sockets, and no file in the user's home that the README does not list."""
 
 import os
 import re

@@ -218,7 +218,7 @@ def test_normalised_values_lie_within_0_and_1(image):
 
 @pytest.mark.parametrize("values", [[1e-45, *[0] * 160], [3.4e38, -3.4e38] * 10], ids=["least float32", "largest float32"])
 def test_fault_26_extreme_but_finite_values_give_finite_output(values):
-    """The extremes of float32 stay finite, too."""
+    """The extremes of float32 stay finite as well."""
     with np.errstate(all="ignore"):
         result = normalise(np.array(values, np.float32).reshape(1, -1, 1, 1), PERCENTILE)
     assert np.isfinite(result).all()
@@ -247,7 +247,7 @@ def test_ct_by_hand_and_the_input_stays():
 
 
 def turned(volume, orientation):
-    """The same scan with other axes, by nibabel."""
+    """Return the same scan with other axes, by nibabel."""
     image = nib.Nifti1Image(np.moveaxis(volume.data, 0, -1), volume.affine)
     image = image.as_reoriented(ornt_transform(io_orientation(volume.affine), axcodes2ornt(orientation)))
     return Volume(np.moveaxis(np.asanyarray(image.dataobj), -1, 0), image.affine)
@@ -322,7 +322,7 @@ def test_a_routed_image_lies_where_its_affine_says(scanned):
 @settings(deadline=None, max_examples=40)
 @given(shapes, st.tuples(*[st.floats(0.3, 6)] * 3), st.sampled_from(ORIENTATIONS), st.data())
 def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orientation, data):
-    """Padded for the network, and labels come back in the scan's shape."""
+    """Padded for the network; labels have the scan's shape."""
     scan = turned(Volume(noise(1, *shape), np.diag([*spacing, 1.0])), orientation)
     depth = data.draw(st.sampled_from([None, 0, 1, 2]))
     routed = prepare_scan(scan, SPEC, depth)

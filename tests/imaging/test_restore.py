@@ -1,4 +1,4 @@
-"""From logits to labels on the scan's own grid."""
+"""Labels on the scan's own grid from logits."""
 
 import tracemalloc
 
@@ -17,7 +17,7 @@ from rarecli.core.imaging.volume import Volume
 
 
 def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):
-    """A scan of noise, routed; its array axis i lies along the world's axis order[i], forwards or backwards by signs[i]."""
+    """Return a routed scan of noise. Its array axis i points along world axis order[i], forwards or backwards by signs[i]."""
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * np.multiply(signs, spacing)
     return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), SPEC, depth)

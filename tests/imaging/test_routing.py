@@ -133,7 +133,7 @@ def test_the_thresholds_are_where_an_isotropic_scan_changes_depth(trained, num_d
 
 
 def test_a_forced_depth_is_brought_to_its_grid_even_by_a_model_that_takes_scans_as_they_are():
-    """What `rare evaluate` calls upsampled must upsample."""
+    """The upsampled resolution of `rare evaluate` must really be upsampled."""
     free = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), as_is_octaves=0.5)
     forced = routing.route((1.3, 1.3, 1.3), (1, 1, 1), range(4), as_is_octaves=0.5, depth=0)
     assert (free.depth, free.resampled) == (0, (False, False, False))

@@ -96,7 +96,7 @@ def test_the_network_is_only_given_what_it_takes(shape, depth):
 
 
 def test_the_middle_of_a_window_counts_more_than_its_rim():
-    """Two windows along x answer 0 and 1: the seam is a monotone ramp between them, half-way in the middle."""
+    """Two windows along x give 0 and 1: the seam is a monotone ramp, half-way in the middle."""
     answers = iter([0.0, 1.0])
 
     def run(batch, _):
@@ -137,7 +137,7 @@ def test_tensors_are_windowed_as_arrays_are(shape):
     image = noise(2, *shape)
 
     def run(window, depth):
-        """As a network does: what a voxel gives depends on where in the window it lies."""
+        """Like a network, give each voxel a value that depends on its position in the window."""
         ramp = np.linspace(0, 1, window[0, 0].numel() if isinstance(window, torch.Tensor) else window[0, 0].size, dtype=np.float32)
         ramp = ramp.reshape(window.shape[2:])
         return window * (torch.from_numpy(ramp) if isinstance(window, torch.Tensor) else ramp)

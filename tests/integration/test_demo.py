@@ -1,4 +1,4 @@
-"""`rare demo` for real, in its own process: what it promises in the README."""
+"""`rare demo` in its own process keeps the promises of the README."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""--resume of a batch that was stopped half-way: only what is missing is done, and what is stale is done again."""
+"""--resume of an interrupted batch: only missing cases are processed, and stale ones again."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from rarecli.core.prediction.predict import PredictOptions, predict
 
 
 class Counting(Predictor):
-    """Counts what it is asked for."""
+    """Counts its predictions."""
 
     num_asked = 0
 
@@ -42,7 +42,7 @@ def predictor(bundle):
 
 @pytest.fixture
 def source(tmp_path):
-    """A dataset of three small phantoms, the second of them broken."""
+    """Write a dataset of three small phantoms, the second of them broken."""
     write_phantoms(tmp_path / "data", range(3), 8.0)
     shutil.copy(image_of(tmp_path, 1), tmp_path / "sound.nii.gz")
     image_of(tmp_path, 1).write_bytes(b"broken")
@@ -54,7 +54,7 @@ def image_of(folder, seed):
 
 
 def asked_by(predictor, action):
-    """How many predictions an action took, and what it returned or failed with."""
+    """Return how many predictions an action needed, and its result or error."""
     before = predictor.num_asked
     try:
         result = action()
@@ -136,7 +136,7 @@ OPTIONS = {"num_jobs": 1, "num_levels": 3, "patch_size": (16, 16, 16), "spacing_
 
 @pytest.fixture
 def worked(monkeypatch):
-    """Names of the cases that were prepared, not kept; preparing them in this process."""
+    """Record the names of the cases that are prepared, not kept; the work runs in this process."""
     names = []
     real = preprocess_case._prepare_case
 
@@ -150,7 +150,7 @@ def worked(monkeypatch):
 
 
 class Here:
-    """A pool of this process alone."""
+    """A pool that runs in this process."""
 
     def __init__(self, *_):
         pass

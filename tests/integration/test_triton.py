@@ -1,4 +1,4 @@
-"""A real Triton server on the CPU: the flavour `python` over gRPC and HTTP, under load, with bad input, and killed.
+"""A real Triton server on the CPU: the backend `python` over gRPC and HTTP, under load, with bad input, and killed.
 
 `make test-triton` sets up what this needs (`export/triton/install_server.sh`).
 """
@@ -60,7 +60,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Server:
-    """tritonserver in a process group of its own."""
+    """tritonserver in its own process group."""
 
     def __init__(self, repository: Path, folder: Path, *options: str) -> None:
         self.http, self.grpc = free_ports(2)
@@ -84,7 +84,7 @@ class Server:
         pytest.fail(f"the server does not start:\n{self.log()[-4000:]}")
 
     def kill(self) -> None:
-        """kill -9 of the server and the Python processes of its models, and what they leave in shared memory."""
+        """Kill the server and the Python processes of its models with kill -9, and remove their shared memory."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -95,7 +95,7 @@ class Server:
         return self._log.read_text(errors="replace")
 
     def merged(self, model: str) -> tuple[int, int]:
-        """Windows that a model ran, and executions that took."""
+        """Return the number of windows that a model ran, and of its executions."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/v2/models/{model}/stats") as answer:
             (stats,) = json.load(answer)["model_stats"]
         return stats["inference_count"], stats["execution_count"]
@@ -144,7 +144,7 @@ def scans(tmp_path_factory):
 
 
 def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
-    """The labels of `rare predict`, but for voxels whose two best probabilities are within the tolerance of logits."""
+    """Assert that labels equal those of `rare predict`, except where the two best probabilities are within the tolerance of logits."""
     volume = read_volume(scan)
     routed = prepare_scan(volume, predictor.spec)
     logits = sliding_logits(routed.image, predictor.spec, routed.route.depth, predictor.runner.run)
@@ -179,7 +179,7 @@ def test_labels_are_those_of_rare_predict_at_all_resolutions(protocol, server, s
 
 
 def test_real_scans_at_four_resolutions(predictor, tmp_path):
-    """The built-in model, on real scans and on what a coarser acquisition would have made of them."""
+    """The built-in model on real scans, also reacquired at coarser resolutions."""
     if not DATASETS:
         assert not os.environ.get("CI"), "CI must have the dataset beside the checkout"
         pytest.skip("no dataset beside the checkout")
@@ -298,7 +298,7 @@ def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, t
 
 
 def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
-    """One request: its number, the depth it is for, seconds, and the error if it failed."""
+    """Send one request. Return its number, its depth, the seconds, and the error if it failed."""
     depth = number % 4
     shape = tuple(size >> depth for size in (32, 32, 32))
     scan = Volume(np.random.default_rng(number).random((1, *shape), dtype=np.float32), np.diag([*[2.0**depth] * 3, 1.0]))
@@ -313,7 +313,7 @@ def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
 
 
 def load(server: Server, total: int, num_clients: int, kill_after: int | None = None) -> list[tuple[int, int, float, str | None]]:
-    """`total` requests by `num_clients` clients at once; the server is killed when `kill_after` of them are answered."""
+    """Send `total` requests from `num_clients` concurrent clients. The server is killed after `kill_after` answers."""
     answers: list[tuple[int, int, float, str | None]] = []
 
     def send_share(first: int) -> None:

@@ -162,7 +162,7 @@ def test_leftovers_are_told_from_files(tmp_path):
 
 @pytest.mark.parametrize("refused", ["chmod", "fsync"])
 def test_what_a_file_system_need_not_give_is_no_error(tmp_path, monkeypatch, refused):
-    """CIFS, FUSE and S3 mounts refuse modes, and syncing a folder."""
+    """CIFS, FUSE and S3 mounts refuse file modes and syncing a folder."""
     real = os.fsync
 
     def refuse_folders(handle):

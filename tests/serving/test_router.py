@@ -1,4 +1,4 @@
-"""The router without a server: the same labels as `rare predict`, the same words for what it refuses."""
+"""The router without a server: the same labels and the same errors as `rare predict`."""
 
 import shutil
 import threading
@@ -115,7 +115,7 @@ def test_bad_input_is_refused_in_the_words_of_rare_predict(case, router, predict
 
 
 def test_a_scan_in_other_axes_comes_back_in_its_own(router, predictor):
-    """What the client does: RAS axes out, the labels turned back."""
+    """The client sends RAS axes and reorients the labels."""
     scan, _ = Phantom(4).acquire((1.0, 2.5, 1.0), "PSL")
     ras = to_ras(scan)
     answer = router.answer(np.ascontiguousarray(ras.data, dtype=np.float32), ras.spacing_mm, None, set())

@@ -64,7 +64,7 @@ def test_heads_are_taken_only_for_the_same_labels(tmp_path):
 
 
 def test_fault_48_another_network_is_refused_with_its_keys(tmp_path):
-    """`--init`: refused, listing the keys, where less than half of the network fits."""
+    """`--init` refuses weights that fit less than half of the network, listing the keys."""
     with pytest.raises(ModelError) as caught:
         start(model(), model(num_filters=8), tmp_path)
     assert "of another shape: encoder.0.0.weight" in str(caught.value)

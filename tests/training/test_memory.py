@@ -42,7 +42,7 @@ def test_memory_goes_with_the_shape_and_the_batch():
 
 
 def test_scans_acquired_finer_are_planned_for(prepared):
-    """Cases of 32^3 at most, acquired up to 2^0.6 finer along an axis, fill patches of 48^3."""
+    """Cases of at most 32^3 voxels, reacquired up to 2^0.6 finer along an axis, fill patches of 48^3."""
     dataset = open_prepared(prepared)
     config = load_train_config(overrides={"augmentation.spacing_octaves": 0.5})
     spec = make_spec(dataset, config)

@@ -1,4 +1,4 @@
-"""The torch side of preparing training data is held to the numpy side that prediction has, and to one device."""
+"""Training data prepared in torch equal those of prediction in numpy, and stay on one device."""
 
 import numpy as np
 import pytest
@@ -132,7 +132,7 @@ def test_patches_of_any_shapes_and_depths_are_shown_as_each_alone():
 
 
 def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
-    """On PyTorch's device without data: a tensor on the CPU among the others, or a value that is read back, ends it."""
+    """On PyTorch's device without data, a tensor on the CPU or a value that is read back raises an error."""
     plain, small = patch((32, 32, 32), 1, noise=0), patch((20, 32, 17), 2, noise=0)
     lost = Patch(**{**vars(plain), "lost_depth": 2})
     part = Patch(**{**vars(plain), "limits": (((0.0, 1.0), (0.0, 1.0)),) * 4})

@@ -29,7 +29,7 @@ def test_plateau_does_not_go_by_progress():
 
 
 def steps(config, num):
-    """Where an optimiser leads from 2 when the gradient is the place itself."""
+    """Return the path of an optimiser from 2 when the gradient equals the position."""
     place = torch.nn.Parameter(torch.tensor([2.0]))
     optimiser = make_optimiser([place], config)
     for _ in range(num):

@@ -19,7 +19,7 @@ PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 
 
 class Samples(PatchSource):
-    """As the network is shown them."""
+    """Samples as the network receives them."""
 
     def views(self, key):
         return make_samples(super().__getitem__(key), self.spec, torch.device("cpu"))
@@ -138,7 +138,7 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
 
 
 def test_all_scans_of_a_step_are_acquired_at_one_spacing(prepared):
-    """Else a scan acquired coarsely would hardly ever be seen without a rim of zeros, which prediction does not give it."""
+    """Otherwise coarse scans would almost always be padded with zeros, which does not happen in prediction."""
     samples = source(prepared, coarse_views=2, **PLAIN, **{"augmentation.spacing_octaves": 0.6})
     steps = [{view.labels[2].shape for case in (0, 1) for view in samples.views((0, step, f"phantom_00{case}"))} for step in range(20)]
     assert [len(shapes) for shapes in steps] == [1] * 20

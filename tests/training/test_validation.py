@@ -16,7 +16,7 @@ from rarecli.core.training.validation import validate
 
 
 def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
-    """Scans averaged over 2^k voxels and written down as such are predicted; their labels are compared by the metric of the Python API."""
+    """Scans averaged over 2^k voxels are written and predicted; their labels are compared with the metric of the Python API."""
     names = ["phantom_000", "phantom_003"]
     spec, runner = open_model(run, "torch", "cpu")
     found = validate(runner, open_prepared(prepared), spec, names)
