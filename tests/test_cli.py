@@ -57,7 +57,7 @@ def test_help_takes_at_most_twice_an_empty_typer_app(tmp_path):
         "import typer\napp = typer.Typer()\n@app.command()\ndef one(): 'One.'\n@app.command()\ndef two(): 'Two.'\napp()\n", encoding="utf-8"
     )
     seconds = {"empty": [], "rare": []}
-    for _ in range(9):  # in turns, and the best of each, since other work on the machine only ever adds
+    for _ in range(9):  # in turns, and the best of each, because other work on the machine only adds time
         for name, command in (("empty", [str(empty)]), ("rare", ["-m", "rarecli"])):
             started = time.perf_counter()
             subprocess.run([sys.executable, *command, "--help"], capture_output=True, check=True)

@@ -64,7 +64,7 @@ def test_the_split_adds_up(bundle, tmp_path):
     for index in range(2):
         for sample in range(2):
             parts = [row["samples_ms"][stage][index][sample] for stage in row["samples_ms"]]
-            # nothing but the timer itself lies between the stages and the whole
+            # only the timer itself lies between the stages and the total
             assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=0.1)
     paper = row["statistics"]["compute"]["mean_ms"] + row["statistics"]["argmax"]["mean_ms"]
     assert row["paper_timing"]["mean_ms"] == pytest.approx(paper)

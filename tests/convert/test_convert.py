@@ -53,7 +53,7 @@ def test_the_logits_are_upstream_s_at_every_depth(tmp_path, sizes, shape):
             expected = network(image, depth).numpy()
             found = runner.run(image.numpy(), depth)
             assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-            assert expected.std() > 0.01  # or all would agree
+            assert expected.std() > 0.01  # otherwise all would agree
 
 
 def test_a_converted_run_predicts_evaluates_and_exports(tmp_path, upstream):

@@ -94,7 +94,7 @@ def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
     for seed in range(3):
         _, labels = Phantom(seed).acquire(1.0)
         head = int((labels.data == 1).sum())
-        # all voxels are called head: Dice 2h / (n + h); tail is missed: 0
+        # all voxels are predicted as head: Dice 2h / (n + h); tail is missed: 0
         per_case.append((2 * head / (32**3 + head) + 0) / 2)
     assert summary["per_depth"]["0"]["dice"] == pytest.approx(np.mean(per_case))
     assert summary["per_depth"]["0"]["dice_std"] == pytest.approx(np.std(per_case))
@@ -152,7 +152,7 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
     part = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0, 2], upsampled=False))["per_depth"]["2"]
     view = reacquire(image, labels, SPEC, Resolution(2))
     expected = dice(view.restore(view.reference), labels.data[0], 3)[1:].mean()
-    # the oracle's labels are the reference of the view: perfect there, and as good as can be restored
+    # the oracle's labels are the reference of the view: perfect there, and restored as well as possible
     assert part["dice"] == 1
     assert part["restored"]["dice"] == part["ceiling"]["dice"] == pytest.approx(expected)
     assert part["foreground_mean"]["hd95_mm"] == 0 < part["restored"]["foreground_mean"]["hd95_mm"] < 6
@@ -223,14 +223,14 @@ def test_the_curve_over_spacing(tmp_path):
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], surface=False))
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
-    # one prediction where scans are routed to depth 0 anyway; else routed, then upsampled
+    # one prediction if scans are routed to depth 0 anyway; otherwise routed, then upsampled
     assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
     assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
     assert summary["curve"][0]["restored"]["ceiling"] == 1
     assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]
     jump = summary["curve_facts"]["acquired"]["largest_jump"]
     assert jump["spacings_mm"] == [1.4128, 1.41563]
-    assert jump["dice"] < 0.005  # the oracle knows no depth
+    assert jump["dice"] < 0.005  # the oracle does not depend on the depth
     assert summary["curve_facts"]["acquired"]["largest_deficit"]["dice"] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "summary.json",
@@ -264,7 +264,7 @@ def test_an_evaluation_against_an_earlier_one(tmp_path):
     for wrong in ({"depths": [1]}, {"names": ["phantom_000"]}):
         with pytest.raises(DataError, match="different"):
             evaluate(tmp_path / "data", fresh, tmp_path / "three", EvaluateOptions(**{**options, **wrong}, against=tmp_path / "one"))
-    assert not fresh.asked  # it is said before the work
+    assert not fresh.asked  # the error is raised before the work
 
 
 def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
@@ -294,7 +294,7 @@ def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_p
         evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", depths=[0, 1, 3]))
     assert "found: 0, 3" in str(caught.value)
     assert "expected: 1, 2" in str(caught.value)
-    assert len(oracle.asked) == 2  # it is said before the work
+    assert len(oracle.asked) == 2  # the error is raised before the work
 
 
 def test_a_spacing_beyond_the_scan_is_refused_naming_both(tmp_path):

@@ -108,7 +108,7 @@ def _read_manifest(path: Path) -> None:
 
 def mutate(target: Target, rng: random.Random) -> bytes:
     """Apply a few changes to a valid file: bytes flipped or set, numbers overwritten, parts cut, doubled or moved, values swapped."""
-    if target.file.endswith(".gz") and rng.random() < 0.6:  # what is packed, not the packing
+    if target.file.endswith(".gz") and rng.random() < 0.6:  # the content, not the gzip stream
         return gzip.compress(_mutate_bytes(gzip.decompress(target.good), rng), 1, mtime=0)
     if target.text and rng.random() < 0.6:
         return _mutate_json(target.good, rng)
@@ -197,7 +197,7 @@ def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: floa
             report.answers[f"{target.name}: read"] += 1
         except target.answers as error:
             report.answers[f"{target.name}: {error.problem}"] += 1
-            str(error)  # what the user would see must be printable, too
+            str(error)  # the message for the user must be printable
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise

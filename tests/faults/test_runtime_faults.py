@@ -160,7 +160,7 @@ def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
     large = shutil.copytree(run, tmp_path / "run")
     weights = load_file(large / "weights.safetensors")
     name = next(name for name, tensor in weights.items() if name.startswith("encoder") and tensor.ndim == 5)
-    weights[name] *= 1e7 / weights[name].abs().max()  # an instance norm follows, which takes the factor out again
+    weights[name] *= 1e7 / weights[name].abs().max()  # the instance norm that follows removes the factor again
     save_file(weights, large / "weights.safetensors")
     with pytest.raises(ModelError, match="does not agree with PyTorch"):
         export(large, tmp_path / "bundle", ExportOptions(depths=[0], precision="fp16"))

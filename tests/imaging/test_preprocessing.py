@@ -140,7 +140,7 @@ def test_centred_labels_are_the_majority_of_each_block(depth):
 def test_centred_labels_by_hand():
     plane = np.array([[1, 1, 0, 2], [1, 0, 2, 0], [2, 2, 1, 2], [1, 1, 1, 0]])
     labels = np.stack([plane, plane], axis=2)
-    # three of 1 | two of 0, two of 2: the lower | two of 1, two of 2: the lower | two of 1
+    # three of 1 | two of 0, two of 2: the lower class | two of 1, two of 2: the lower | two of 1
     assert downsample_labels(labels, 1, "centred", 3)[:, :, 0].tolist() == [[1, 0], [1, 1]]
     assert downsample_labels(labels, 1, "paper", 3)[:, :, 0].tolist() == [[1, 0], [2, 1]]
 
@@ -179,9 +179,9 @@ SPARSE[0, 0, 0, :2] = 3, 4  # 0.2 % of the voxels, so that both percentiles are 
     [
         # percentiles of (3, 4): 3.005 and 3.995; the fill value 0 lies below both
         (SPARSE, (0, 3.995), [3 / 3.995, 1, 0]),
-        # a crowd at the top: 10 fills the rest, percentiles of (6, 7) are 6.005 and 6.995
+        # most voxels have the largest value: 10 fills the rest, percentiles of (6, 7) are 6.005 and 6.995
         (10 - SPARSE, (6.005, 10), [(7 - 6.005) / 3.995, 0, 1]),
-        # a fill value amid the others: -3 and 4 lie on both sides of it, percentiles -2.965 and 3.965
+        # a fill value between the others: -3 and 4 lie on both sides of it, percentiles -2.965 and 3.965
         (np.where(SPARSE == 3, -3, SPARSE).astype(np.float32), (-2.965, 3.965), [0, 1, 2.965 / 6.93]),
         # a structure of one value
         ((SPARSE > 0).astype(np.float32) * 5, (0, 5), [1, 1, 0]),

@@ -80,7 +80,7 @@ def test_what_is_certain_comes_back_by_majority_of_volume_whichever_way_the_axes
         expected = resample_labels(certain, back, 3, tuple(shape[order.index(axis)] for axis in range(3)))
     found = classes_of(logits, routed)
     shares = mean_probabilities(logits, routed)
-    tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # which of two is first hangs on the last bits
+    tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # the order of the two depends on the last bits
     assert (found == from_ras(expected, routed.source.affine))[~from_ras(tied, routed.source.affine)].all()
 
 

@@ -75,7 +75,7 @@ def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_p
     assert list(result["cases"]) == ["phantom_000", "phantom_001", "phantom_002"]
     assert result == json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert ask(resume=True) == (0, result)
-    # a labels file that is gone, a scan that changed, an option, probabilities that are missing
+    # a missing labels file, a changed scan, an option, missing probabilities
     (tmp_path / "out" / "phantom_000.nii.gz").unlink()
     shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
     assert ask(resume=True)[0] == 2
@@ -190,7 +190,7 @@ def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, wor
     with pytest.raises(UsageError, match="the output exists"):
         prepare()
     assert prepare(overwrite=True) == everything
-    # fault 35, a file cut short; fault 36, a changed plan; a changed scan; a case that is gone
+    # fault 35, a truncated file; fault 36, a changed plan; a changed scan; a removed case
     cut = tmp_path / "out" / "cases" / "phantom_000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-1])
     assert prepare(resume=True) == ["phantom_000"]
@@ -214,7 +214,7 @@ def slowly(*arguments):
     result = real(*arguments)
     time.sleep(0.5)
     return result
-preprocess_case._prepare_case = slowly  # in the worker as well, which runs this file again
+preprocess_case._prepare_case = slowly  # also in the worker, which runs this file again
 if __name__ == "__main__":
     main()
 """
@@ -231,7 +231,7 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)  # its worker as well: the group is the one that was just started
+    os.killpg(process.pid, signal.SIGKILL)  # its worker too: the group was just started here
     process.wait()
     assert not (tmp_path / "out").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("*.safetensors")}
@@ -259,6 +259,6 @@ def test_two_processes_do_not_write_one_output(tmp_path):
         with pytest.raises(EnvironmentFault, match="another process"), resumable_folder(tmp_path / "out", resume=True):
             pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["part"]
-    with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock has gone with the first
+    with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock ended with the first process
         assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

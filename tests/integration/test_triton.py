@@ -292,7 +292,7 @@ def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, t
             with server.client(name) as client, pytest.raises(EnvironmentFault):
                 client.predict(scan)
             assert words in server.log()
-        with server.client("altered") as client:  # what is whole is served
+        with server.client("altered") as client:  # unchanged models are served
             image = np.zeros((1, 1, 8, 8, 8), np.float32)
             assert client.infer("altered_depth2", {"image": image}, ("logits",))["logits"].shape == (1, 3, 8, 8, 8)
 
@@ -355,7 +355,7 @@ def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
         assert all(re.match("the server does not answer\n", error) for error in failed)
         server.start()
         assert [error for *_, error in load(server, 16, 8) if error] == []
-        # a client that was there before the crash finds the new server, at the latest when gRPC tries again
+        # a client from before the crash reaches the new server, at the latest when gRPC retries
         deadline = time.monotonic() + 30
         while (again := send(survivor, 1)[3]) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -149,7 +149,7 @@ def test_a_lock_is_held_by_one_and_goes_with_it(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
     assert not (tmp_path / ".lock").exists()
-    (tmp_path / ".lock").touch()  # its holder was killed
+    (tmp_path / ".lock").touch()  # left by a killed process
     with files.locked(tmp_path / ".lock"):
         pass
 

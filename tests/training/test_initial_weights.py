@@ -58,7 +58,7 @@ def test_heads_are_taken_only_for_the_same_labels(tmp_path):
     assert set(loaded.random) == {f"heads.{depth}.{part}" for depth in range(4) for part in ("weight", "bias")}
     assert "label head is tail in other" in loaded.words()[1]
     assert not start(model(), model(("background", "Head", "TAIL")), tmp_path).random
-    # where no dataset declared names, they say nothing
+    # undeclared names carry no information
     assert not start(model(), model(("background", "class 1", "class 2")), tmp_path).random
     assert len(start(model(("background", "head")), model(), tmp_path).random) == 8
 

@@ -108,7 +108,7 @@ def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind,
     for name in ("network", "average"):
         for a, b in zip(getattr(prompt, name).state_dict().values(), getattr(later, name).state_dict().values(), strict=True):
             assert torch.equal(a, b)
-    # and it is what the sound steps alone would have made
+    # and it equals the result of the finite steps alone
     sound = learner(**{"optimiser.kind": kind})
     for number in sorted(set(range(1, 6)) - set(bad)):
         batch = scan(number)

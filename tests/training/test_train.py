@@ -71,7 +71,7 @@ def test_training_learns(prepared, tmp_path):
     )
     last = train(prepared, tmp_path / "run", config, TrainOptions(device="cpu"))
     first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
-    # what it reaches when it is given time is asked of the demo (tests/integration)
+    # tests/integration checks the score of a longer training with the demo
     assert last["loss"] < 0.75 * first["loss"]
 
 

@@ -34,7 +34,7 @@ def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
                 values.append(dice(prediction.labels, shares.argmax(axis=0), num_classes=3)[1:].mean())
             expected[f"dice_depth{depth}"] = np.mean(values)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels, where two classes are as good as equal
+        assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels where two classes are nearly equal
     assert found["dice_mean"] == pytest.approx(np.mean([found[name] for name in expected]))
 
 

@@ -138,7 +138,7 @@ def _parse_header(start: bytes) -> NiftiHeader:
         raise DataError("not a NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
     for name, endianness in (("little", "<"), ("big", ">")):
         if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
-            # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
+            # not checked by nibabel, which would repair values: a spacing of 0 becomes 1 mm
             return kind(start[:size], endianness, check=False)  # type: ignore[no-untyped-call]
     raise DataError("the header is broken", field="sizeof_hdr", found=int.from_bytes(start[:4], "little"), expected=size)
 

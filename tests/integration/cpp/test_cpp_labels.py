@@ -160,7 +160,7 @@ def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
     network = spec.network.model_copy(update={"in_channels": 2})
     write_random_run(spec.model_copy(update={"plan": plan, "network": network}), tmp_path / "run")
     weights = load_file(tmp_path / "run" / "weights.safetensors")
-    rng = np.random.default_rng(0)  # fresh weights find nothing but background
+    rng = np.random.default_rng(0)  # random weights predict only background
     save_file(
         {key: value + rng.normal(0, 0.2, value.shape).astype(np.float32) for key, value in weights.items()},
         tmp_path / "run" / "weights.safetensors",
