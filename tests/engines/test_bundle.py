@@ -121,7 +121,7 @@ def test_a_vector_with_another_answer_is_found(copied, what):
         save_file(arrays, path)
         vector["arrays"]["sha256"] = sha256(path)
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match="prepared differently" if what == "image" else "vector's answer"):
+    with pytest.raises(ModelError, match="prepared differently" if what == "image" else "reproduce the conformance vector"):
         info(copied, verify=True, backend="onnx")
 
 

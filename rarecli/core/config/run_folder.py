@@ -57,7 +57,7 @@ def has_state(run: Path) -> bool:
 def load_resumed_config(run: Path) -> TrainConfig:
     """Return the configuration that a run was started with. Raises UsageError if there is nothing to resume."""
     if not has_state(run):
-        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="omit --resume to start a new training")
+        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start a new training")
     return load_run_info(run).config
 
 

@@ -77,7 +77,7 @@ def kept_split(run: Path, dataset: PreparedDataset, splits: Path | None) -> Spli
     Raises UsageError if `splits` is given, and if cases of the split are missing from the prepared dataset.
     """
     if splits is not None:
-        raise UsageError("a run keeps its split", path=splits, remedy="omit --splits, or start a new run")
+        raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
     split = run_folder.load_run_info(run).split
     if gone := sorted({name for part in split.values() for name in part} - set(dataset.records)):
         raise UsageError("cases of the run are no longer prepared", path=run, field="prepared dataset", found=f"without {some(gone)}")

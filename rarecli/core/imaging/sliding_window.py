@@ -105,5 +105,5 @@ def _require_no_padding(shape: Shape, window: Shape, spec: ModelSpec, depth: int
                 field=f"depth {depth}, {axis}",
                 found=size,
                 expected=f"a multiple of {step}: {fits}",
-                remedy="omit --no-pad",
+                remedy="leave --no-pad out",
             )

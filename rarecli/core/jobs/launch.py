@@ -66,7 +66,7 @@ def _failure(codes: dict[int, int]) -> RareError:
             "a rank was killed; the others were ended",
             field=f"rank {rank}",
             found=signal.Signals(-code).name,
-            remedy="it may have run out of memory; continue with --resume",
+            remedy="perhaps out of memory: continue with --resume",
         )
     own = sorted(codes.items(), key=lambda item: item[1] in (-signal.SIGTERM, EnvironmentFault.exit_code))
     rank, code = own[0]

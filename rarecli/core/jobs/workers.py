@@ -36,7 +36,7 @@ def started_workers(num: int) -> Iterator[Workers]:
         try:
             yield Workers(pool, num)
         except BrokenProcessPool as error:
-            raise EnvironmentFault("a worker process died", remedy="it may have run out of memory; try fewer --jobs") from error
+            raise EnvironmentFault("a worker process died", remedy="perhaps out of memory: try fewer --jobs") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
