@@ -86,7 +86,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; it replaces `path` on success and is removed on failure. Raises EnvironmentFault if a write fails."""
+    """Yield a new folder beside `path`; it replaces `path` on success, else it is removed. Raises EnvironmentFault if a write fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}."))
