@@ -1,4 +1,4 @@
-"""Data and models that many tests share, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
+"""Data and models shared by many tests, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import export
 from rarecli.core.training.train import TrainOptions, train
 
-sys.modules.setdefault("openvino_telemetry", None)  # which would tell of every test over the network
+sys.modules.setdefault("openvino_telemetry", None)  # it would report every test over the network
 
 TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
 
@@ -21,7 +21,7 @@ TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     torch.manual_seed(0)
-    torch.set_flush_denormal(False)  # onnxruntime and OpenVINO leave it on in the thread that opened a session
+    torch.set_flush_denormal(False)  # onnxruntime and OpenVINO leave it on in the thread that opens a session
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def of_a_surface(path: Path) -> None:
 
 BROKEN_GZIP, HEADER, CUT = "the compressed file is broken", "the header is broken", "the file is cut short"
 NO_FILE, AFFINE, TOO_MANY = (
-    "this is no regular file",
+    "not a regular file",
     "the affine is not invertible",
     "the header declares more voxels than the file can hold",
 )
@@ -147,7 +147,7 @@ CASES: dict[str, Case] = {
     "more than a megabyte behind the voxels": (
         PACKED_NAME,
         packed_content(lambda raw: raw + bytes(2**20 + 1)),
-        "the file goes on after its voxels",
+        "the file continues after its voxels",
     ),
     "packed under a plain name": (
         PLAIN_NAME,
@@ -164,7 +164,7 @@ CASES: dict[str, Case] = {
     "a pipe": (PLAIN_NAME, as_pipe, NO_FILE),
     "a pipe under a packed name": (PACKED_NAME, as_pipe, NO_FILE),
     "a link to /dev/zero": (PLAIN_NAME, as_zeros, NO_FILE),
-    "other magic": (PLAIN_NAME, patched((MAGIC, "4s", b"ni1\0")), "this is no NIfTI file"),
+    "other magic": (PLAIN_NAME, patched((MAGIC, "4s", b"ni1\0")), "not a NIfTI file"),
     "a wrong size of the header": (PLAIN_NAME, patched((0, "i", 349)), HEADER),
     "no axes": (PLAIN_NAME, patched((DIM, "h", 0)), HEADER),
     "a size of 0": (PLAIN_NAME, patched((DIM + 2, "h", 0)), HEADER),
@@ -175,8 +175,8 @@ CASES: dict[str, Case] = {
     "vectors": (PLAIN_NAME, patched(data=VOXELS.reshape(2, 3, 2, 1, 2)), None),
     "a surface of FreeSurfer": (PLAIN_NAME, of_a_surface, None),
     "4 TB of holes": (PLAIN_NAME, hollow((32767, 32767, 2000)), MEMORY),
-    "a bomb of 768 MB": (PACKED_NAME, bomb((1024, 1024, 768), 3 * 2**28), "the file would unpack to far more than a scan does"),
-    "a small header before 1 GB of zeros": (PACKED_NAME, bomb((4, 4, 4), 2**30), "the file goes on after its voxels"),
+    "a bomb of 768 MB": (PACKED_NAME, bomb((1024, 1024, 768), 3 * 2**28), "the file would unpack to far more data than a scan holds"),
+    "a small header before 1 GB of zeros": (PACKED_NAME, bomb((4, 4, 4), 2**30), "the file continues after its voxels"),
     "RGB": (PLAIN_NAME, patched((DATATYPE, "2h", 128, 24)), NO_NUMBER),
     "an unknown voxel type": (PLAIN_NAME, patched((DATATYPE, "h", 999)), NO_NUMBER),
     "floats of 128 bits": (PLAIN_NAME, patched((DATATYPE, "2h", 1536, 128)), NO_NUMBER),
@@ -189,8 +189,8 @@ CASES: dict[str, Case] = {
     "slope and intercept": (PLAIN_NAME, patched((SLOPE, "f", 0.1), (INTER, "f", 3.3)), None),
     "slope NaN": (PLAIN_NAME, patched((SLOPE, "f", np.nan), (INTER, "f", 3)), None),
     "intercept infinite": (PLAIN_NAME, patched((SLOPE, "f", 1), (INTER, "f", np.inf)), HEADER),
-    "a slope beyond float32": (PLAIN_NAME, patched((SLOPE, "f", 3e38)), "the scan has voxels that are no finite numbers"),
-    "NaN": (PLAIN_NAME, patched(data=np.full((2, 2, 2), np.nan, np.float32)), "the scan has voxels that are no finite numbers"),
+    "a slope beyond float32": (PLAIN_NAME, patched((SLOPE, "f", 3e38)), "the scan has voxels that are not finite"),
+    "NaN": (PLAIN_NAME, patched(data=np.full((2, 2, 2), np.nan, np.float32)), "the scan has voxels that are not finite"),
     "big-endian": (PACKED_NAME, patched(endian=">", data=VOXELS.astype(np.float64)), None),
     "NIfTI-2": (PLAIN_NAME, patched(kind=nib.Nifti2Image), None),
     "metre": (PLAIN_NAME, patched((XYZT, "B", 1)), None),
@@ -210,8 +210,8 @@ CASES: dict[str, Case] = {
     "a qform without spacing": (PLAIN_NAME, patched(NO_SFORM, (PIXDIM + 4, "f", np.nan)), UNKNOWN_SPACING),
     "a qform of negative spacing": (PLAIN_NAME, patched(NO_SFORM, (PIXDIM + 4, "f", -1)), "the qform's spacing is negative"),
     "a qform of unknown hand": (PLAIN_NAME, patched(NO_SFORM, (PIXDIM, "f", 0)), "the qform's handedness is unknown"),
-    "a quaternion too long": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", 1, 1, 0)), "the qform's quaternion is no rotation"),
-    "a quaternion of NaN": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", np.nan, 0, 0)), "the qform's quaternion is no rotation"),
+    "a quaternion too long": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", 1, 1, 0)), "the qform's quaternion is not a rotation"),
+    "a quaternion of NaN": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", np.nan, 0, 0)), "the qform's quaternion is not a rotation"),
     "half a turn, rounded": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", 0.6, 0.8, 1e-4)), None),
     "almost half a turn": (PLAIN_NAME, patched(NO_SFORM, (QUATERNION, "3f", 0, 0, 0.9999999)), None),
 }

@@ -1,4 +1,4 @@
-"""A predictor whose answers are known, and a reporter that keeps what is said."""
+"""A predictor with known answers, and a reporter that keeps all messages."""
 
 import numpy as np
 from phantom_spec import RULES, SPEC
@@ -7,7 +7,7 @@ from rarecli.core.prediction.predictor import ModelChoice, Prediction
 
 
 class Oracle:
-    """A predictor whose answers are known: the fixed class `answer` everywhere."""
+    """A predictor with a known answer: the class `answer` everywhere."""
 
     rules, spec, key, choice = RULES, SPEC, "oracle", ModelChoice(())
     runner = type("Runner", (), {"backend": "none", "depths": (0, 1, 2, 3)})

@@ -1,4 +1,4 @@
-"""A model of phantoms: one channel, two classes beside the background, 1 mm, four depths."""
+"""A model for phantoms: one channel, two foreground classes, 1 mm, four depths."""
 
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import Plan

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be killed for real: forked from a server that has imported torch once."""
+"""Trainings in separate processes, to be killed; they are forked from a server that has imported torch once."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ BOUND_S = 60
 
 
 class Told:
-    """A reporter that writes what it hears into a file."""
+    """A reporter that writes all messages to a file."""
 
     def __init__(self, path):
         self.path = path
@@ -30,7 +30,7 @@ class Told:
 
 
 def draw_nothing(log, path):
-    """Put a picture into its place as the real one is, without the seconds that drawing takes."""
+    """Write a placeholder figure like the real one, without the seconds that drawing takes."""
     from rarecli.core.jobs.files import atomic_file
 
     with atomic_file(path) as temporary:
@@ -69,7 +69,7 @@ def in_environment(environment, function, *args):
 
 
 def start_training(prepared, run, overrides, *, environment=None, spoil=None, **options):
-    """Start a training with one thread; what it says goes to a file beside the run. spoil: called in the process first."""
+    """Start a training with one thread; its messages go to a file beside the run. spoil: called in the process first."""
     rank = (environment or {}).get("RANK", "0")
     words = run.with_name(f"{run.name}.said{rank}")
     process = CONTEXT.Process(target=_train, args=(prepared, run, overrides, environment or {}, spoil, words, options))
@@ -101,7 +101,7 @@ def free_port():
 
 @contextmanager
 def ended(*processes):
-    """Leave no process behind, whatever the test finds."""
+    """End all processes, whatever the result of the test."""
     try:
         yield
     finally:
@@ -111,7 +111,7 @@ def ended(*processes):
 
 
 def exit_codes(processes):
-    """Exit codes of all processes, which must come in bounded time; None where one did not."""
+    """Return the exit codes of all processes after a bounded time; None for a process that did not end."""
     for process in processes:
         process.join(BOUND_S)
     return [process.exitcode for process in processes]

@@ -1,4 +1,4 @@
-"""What is written of accuracy is what the result files say."""
+"""The published accuracy equals the result files."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, where it is about processes."""
+"""The command line as users run it, in real processes where processes matter."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def test_help_takes_at_most_twice_an_empty_typer_app(tmp_path):
         "import typer\napp = typer.Typer()\n@app.command()\ndef one(): 'One.'\n@app.command()\ndef two(): 'Two.'\napp()\n", encoding="utf-8"
     )
     seconds = {"empty": [], "rare": []}
-    for _ in range(9):  # in turns, and the best of each, since other work on the machine only ever adds
+    for _ in range(9):  # in turns, and the best of each, because other work on the machine only adds time
         for name, command in (("empty", [str(empty)]), ("rare", ["-m", "rarecli"])):
             started = time.perf_counter()
             subprocess.run([sys.executable, *command, "--help"], capture_output=True, check=True)
@@ -99,7 +99,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
     ("arguments", "code", "words"),
     [
         (["predict", "none.nii.gz", "-m", "RUN", "-o", "x.nii.gz"], 3, ["no such file", "none.nii.gz"]),
-        (["predict", "SCAN", "-m", "none", "-o", "x.nii.gz"], 4, ["no model", "none"]),
+        (["predict", "SCAN", "-m", "none", "-o", "x.nii.gz"], 4, ["not a model", "none"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--depth", "7"], 2, ["no such depth", "found: 7", "0, 1, 2, 3"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--backend", "abacus"], 2, ["abacus", "torch"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "cuda:9"], 5, ["GPU", "--device cpu"]),
@@ -141,7 +141,7 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--cases", "none.txt"], 2, ["none.txt"]),
         (["benchmark", "-o", "x"], 2, ["nothing to measure", "--suite"]),
         (["benchmark", "-o", "x", "--suite", "hippo"], 2, ["hippo", "brain-tumour, hippocampus, smoke"]),
-        (["benchmark", "none", "-o", "x"], 4, ["no model", "none"]),
+        (["benchmark", "none", "-o", "x"], 4, ["not a model", "none"]),
         (["benchmark", "-o", "x", "--suite", "smoke", "--dataset", "DATASET"], 2, ["random weights have no Dice"]),
         (["train", "PREPARED", "-o", "x", "--resume-from", "PREPARED"], 2, ["nothing to resume"]),
         (["train", "PREPARED", "-o", "x", "--device", "0,1", "--nproc", "3"], 2, ["--nproc and --device disagree"]),
@@ -171,7 +171,7 @@ def test_a_mistake_has_its_code_and_its_words(arguments, code, words, run, bundl
 
 
 def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
-    """The result of the others on stdout, then the error with its exit code."""
+    """The result of the other cases is on stdout, then the error follows with its exit code."""
     write_phantoms(tmp_path / "data", range(2), 8.0)
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     predict = ["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(tmp_path / "labels"), "--json"]

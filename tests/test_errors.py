@@ -77,7 +77,7 @@ GUARDS = {
 
 
 def test_every_error_is_of_the_tree_and_says_more_than_its_problem():
-    """What was found, what is expected, or what to do."""
+    """Each says what was found, what is expected, or what to do."""
     bare, foreign = [], []
     for file, line, call in RAISES:
         name = ast.unparse(call.func)
@@ -89,7 +89,7 @@ def test_every_error_is_of_the_tree_and_says_more_than_its_problem():
 
 
 def test_errors_are_printed_in_one_place_and_the_library_never_exits():
-    """That is the command line's; that nothing prints, ruff sees to."""
+    """Only the command line may exit; ruff checks that nothing prints."""
     for path in (Path(rarecli.__file__).parent / "core").rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert "sys.exit" not in source
@@ -107,7 +107,7 @@ def test_a_table_of_what_failed_and_why():
         "  a       cut short; found 3 bytes; expected 9 bytes",
         "  longer  this is no file; found [Errno 5] 'b.nii' and more",
         "  path: out",
-        "  remedy: the others are written; nothing was compared; mend these, then go on with --resume",
+        "  remedy: the other cases are written; nothing was compared; fix these cases, then continue with --resume",
     ]
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
     assert "the others" not in str(errors.some_failed(failures, 2, Path("out"), None))
@@ -122,7 +122,7 @@ def test_what_is_found_is_shortened():
 @pytest.mark.parametrize(
     ("wrong", "kind", "words"),
     [
-        (MemoryError("512 GiB"), errors.DataError, ["more memory than there is", "found: 512 GiB"]),
+        (MemoryError("512 GiB"), errors.DataError, ["more memory than is available", "found: 512 GiB"]),
         (KeyError("x"), errors.RareError, ["this is a bug in rare: KeyError: 'x'", "--debug"]),
         (errors.DataError("broken", case=None), errors.DataError, ["broken"]),
         (errors.UsageError("wrong", case="other"), errors.UsageError, ["wrong"]),

@@ -1,4 +1,4 @@
-"""The house: rooms of a readable size, as `docs/architecture.md` draws it. Import rules are import-linter's."""
+"""House rules: the sizes of rooms, files and functions as in `docs/architecture.md`. import-linter checks the import rules."""
 
 import ast
 import re

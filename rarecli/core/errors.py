@@ -1,14 +1,16 @@
-"""Every failure a user can cause or meet, each class with its exit code.
+"""Every error that a user can cause or meet, each class with its exit code.
 
 RareError                   1  a bug, if raised as such
 ├── UsageError              2  the command line, an option's value
 ├── DataError               3  a scan, a labels file, a dataset
 ├── ModelError              4  weights, a bundle, a configuration, a failed parity gate
 ├── EnvironmentFault        5  a missing extra, a device, a full or read-only disk
-├── SomeCasesFailed         6  the rest of a batch was done
+├── SomeCasesFailed         6  the other cases of the batch succeeded
 └── Preempted              75  stopped from outside, after saving
 
-An error is raised where it is known and printed in one place, `rarecli/cli.py`.
+Interrupted               130  Ctrl-C; a BaseException, in jobs/signals.py
+
+Errors are raised where they are detected, and printed in one place, `rarecli/cli.py`.
 """
 
 import re
@@ -22,11 +24,11 @@ _SHORT_MEMORY = re.compile(r"(can't|cannot|could not|failed to|unable to) alloca
 
 
 class RareError(Exception):
-    """What is wrong, where, what was found and expected, and what to do. All parts but `problem` are optional."""
+    """An error that says what is wrong, where, what was found and expected, and what to do. All parts but `problem` are optional."""
 
     exit_code = 1
     rank: int | None = None
-    """The rank of a training whose own error it is; None for what all ranks meet alike."""
+    """The rank that raised the error; None for an error that all ranks raise."""
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class RareError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        """The problem on the first line, then one indented line for each known part."""
+        """Return the problem on the first line, then one indented line for each known part."""
         parts = {
             "rank": self.rank,
             "case": self.case,
@@ -58,13 +60,13 @@ class RareError(Exception):
 
     @property
     def brief(self) -> str:
-        """Problem, field, found and expected in one line, without the folder of `path`: for what is written into results."""
+        """Problem, field, found and expected in one line, without the folder of `path`; for result files."""
         parts = {"field": self.field, "found": self.found, "expected": self.expected}
         text = "; ".join([self.problem, *(f"{name} {_shortened(value)}" for name, value in parts.items() if value is not None)])
         return " ".join((text.replace(f"{Path(self.path).parent}/", "") if self.path else text).split())
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickled whole, so that a worker process can report it."""
+        """Pickle all parts, so that a worker process can report the error."""
         return _rebuild, (type(self), self.__dict__)
 
 
@@ -81,7 +83,7 @@ def _rebuild(kind: type[RareError], state: dict[str, object]) -> RareError:
 
 
 class UsageError(RareError):
-    """The command line asks for something that cannot be."""
+    """The command line or the value of an option is invalid."""
 
     exit_code = 2
 
@@ -93,21 +95,22 @@ class DataError(RareError):
 
 
 class ModelError(RareError):
-    """Weights, a bundle or a configuration is broken, or does not fit what it is used for."""
+    """Weights, a bundle or a configuration is broken, or does not suit its use."""
 
     exit_code = 4
 
 
 class EnvironmentFault(RareError):
-    """Something this machine lacks: a package, a device, space, a permission."""
+    """The machine lacks something: a package, a device, disk space, a permission."""
 
     exit_code = 5
 
 
 class SomeCasesFailed(RareError):
-    """Some cases of a batch failed; the others were written. `result` is what the call returns otherwise; it names the failed.
+    """Some cases of a batch failed; the others were written.
 
-    failures: by case; printed as a table, a line per case. result: None where every case failed.
+    failures: errors by case; printed as a table, one line per case. result: the value that the call returns otherwise; it names the
+    failed cases; None if every case failed.
     """
 
     exit_code = 6
@@ -125,7 +128,7 @@ class SomeCasesFailed(RareError):
         self.failures = {name: error.brief for name, error in (failures or {}).items()}
 
     def __str__(self) -> str:
-        """The problem, a line per case that failed, then the other parts."""
+        """Return the problem, one line per failed case, then the other parts."""
         problem, *parts = super().__str__().split("\n")
         width = max(map(len, self.failures), default=0)
         return "\n".join([problem, *(f"  {name:{width}}  {why}" for name, why in self.failures.items()), *parts])
@@ -134,20 +137,20 @@ class SomeCasesFailed(RareError):
 def some_failed(
     failures: Mapping[str, RareError], num_cases: int, path: Path, result: dict[str, Any] | None, *also: str
 ) -> SomeCasesFailed:
-    """The end of a batch in which cases failed. also: what else there is to say, as remedy."""
-    rest = ["the others are written"] if result is not None else []
+    """Return the error for a batch in which cases failed. also: further remedies."""
+    rest = ["the other cases are written"] if result is not None else []
     return SomeCasesFailed(
         f"{len(failures)} of {num_cases} cases failed",
         failures=failures,
         result=result,
         path=path,
-        remedy="; ".join([*rest, *also, "mend these, then go on with --resume"]),
+        remedy="; ".join([*rest, *also, "fix these cases, then continue with --resume"]),
     )
 
 
 @contextmanager
 def blamed_on(case: str) -> Iterator[None]:
-    """Name the case in whatever goes wrong inside; what is no RareError becomes one, so that the other cases of a batch go on."""
+    """Add the case to errors raised inside. Other exceptions become a RareError, so that the other cases of a batch continue."""
     try:
         yield
     except RareError as error:
@@ -178,19 +181,19 @@ def _is_short_memory(error: Exception) -> bool:
 
 
 class Preempted(RareError):
-    """A training was asked to stop (SIGTERM); its state is saved. 75 is what schedulers take for `try again`."""
+    """A training was asked to stop (SIGTERM); its state is saved. Schedulers take exit code 75 for `try again`."""
 
     exit_code = 75
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
-    """The first few of many names, for a message."""
+    """Return the first `most` of many names as text, for a message."""
     known = list(names)
     return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
 
 
 def missing_extra(package: str, extra: str, otherwise: str | None = None) -> EnvironmentFault:
-    """The error for an import that failed: names the package, the extra that installs it, and what can be done without."""
+    """Return the error for a failed import; it names the package and the extra to install. otherwise: an alternative to the package."""
     return EnvironmentFault(
         f"the package {package} is not installed",
         remedy=f'pip install "rare-unet[{extra}]"' + (f"; {otherwise}" if otherwise else ""),

@@ -16,4 +16,4 @@ IntArray = NDArray[np.integer[Any]]
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 Voxels = TypeVar("Voxels", FloatArray, "Tensor")
-"""An array, or a tensor on any device: the result is of the same kind."""
+"""An array, or a tensor on any device; the result has the same type."""

@@ -1,11 +1,11 @@
-"""What is installed, for records that someone will want to reproduce."""
+"""Versions of installed packages, for reproducible records."""
 
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Versions by package name; one that is not installed is left out."""
+    """Return versions by package name; packages that are not installed are left out."""
     found = {}
     for package in packages:
         try:

@@ -6,7 +6,7 @@ from rarecli.core.errors import DataError, UsageError
 
 
 def record(backend="onnx", method="routed", depth=0, ms=10.0, **rest):
-    """A row whose preprocessing takes 2 ms and whose network takes the rest."""
+    """A row with 2 ms of preprocessing; the network takes the rest."""
     statistics = {stage: {"p50_ms": value, "p95_ms": 1.5 * value} for stage, value in (("compute", ms - 2), ("end_to_end", ms))}
     facts = {"backend": backend, "precision": "fp32", "threads": None, "batch": 1, "method": method, "depth": depth, "status": "ok"}
     return facts | {"statistics": statistics, "paper_timing": {"p50_ms": ms - 1}, "peak_memory_mb": 100.0, "stable": True} | rest

@@ -64,7 +64,7 @@ def test_the_split_adds_up(bundle, tmp_path):
     for index in range(2):
         for sample in range(2):
             parts = [row["samples_ms"][stage][index][sample] for stage in row["samples_ms"]]
-            # nothing but the timer itself lies between the stages and the whole
+            # only the timer itself lies between the stages and the total
             assert sum(parts[:-1]) == pytest.approx(parts[-1], abs=0.1)
     paper = row["statistics"]["compute"]["mean_ms"] + row["statistics"]["argmax"]["mean_ms"]
     assert row["paper_timing"]["mean_ms"] == pytest.approx(paper)
@@ -122,7 +122,7 @@ def test_a_failed_row_does_not_end_the_table(bundle, tmp_path):
 @pytest.mark.parametrize("shape", [(33, 32, 32), (16, 32, 32)])
 def test_a_shape_that_no_engine_takes_is_said(bundle, tmp_path, shape):
     result = measure(bundle, tmp_path, backends=["onnx"], depths=[0], shape=shape)
-    assert statuses(result) == {("onnx", 0): "failed: the engine cannot take the shape"}
+    assert statuses(result) == {("onnx", 0): "failed: the engine does not accept this shape"}
 
 
 def test_a_broken_engine_is_said_and_the_rest_goes_on(bundle, tmp_path):
@@ -244,7 +244,7 @@ def test_a_mistake_costs_nothing(options, error, tmp_path):
 
 
 def test_what_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="no model"):
+    with pytest.raises(ModelError, match="not a model"):
         measure(tmp_path / "none", tmp_path / "out")
 
 
@@ -252,7 +252,7 @@ def test_the_command_prints_the_table_before_it_fails(bundle, tmp_path):
     command = [sys.executable, "-m", "rarecli", "benchmark", bundle, "-o", tmp_path, "--backends", "onnx,abacus", "--depths", "3"]
     result = subprocess.run([*command, "--no-upsampled", "--no-cold-start"], capture_output=True, text=True, check=False)
     assert result.returncode == 6, result.stderr
-    assert "failed: there is no such backend" in result.stdout
+    assert "failed: no such backend" in result.stdout
     assert "4x4x4" in result.stdout
     assert "1 of 2 rows failed" in result.stderr
 

@@ -12,7 +12,7 @@ from rarecli.core.prediction.predictor import Predictor
 
 @pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])
 def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans(run, depth, entry):
-    """What is timed is what `rare predict` does; labels of upsampled scans (entry 0) come back by the nearest voxel, of two the upper."""
+    """The timed steps are those of `rare predict`, but labels of upsampled scans (entry 0) take the nearest voxel, of two the upper."""
     marks = []
     with Predictor(run, device="cpu") as predictor:
         scan = random_scan(predictor.spec, depth, predictor.spec.patch_shape(depth))
@@ -26,7 +26,7 @@ def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans
 
 
 def test_steps_on_a_device_give_the_same_and_tell_the_copies(run, monkeypatch):
-    """The steps of a GPU, with the CPU in its place: all but the waiting and the graph."""
+    """The steps of a GPU, run on the CPU, without synchronisation and CUDA graph."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     marks = []
     rules, runner = open_model(run, "torch", "cpu")
@@ -55,5 +55,5 @@ def test_only_shapes_that_the_network_takes_unpadded(run):
     assert entry_shape(spec, 1, None) == (16, 16, 16)
     assert entry_shape(spec, 3, (64, 32, 32)) == (8, 4, 4)
     for depth, shape in ((0, (32, 32, 40)), (3, (32, 32, 36)), (0, (16, 32, 32))):  # no multiple of 16; of 8; a bottleneck of one voxel
-        with pytest.raises(UsageError, match="cannot take the shape"):
+        with pytest.raises(UsageError, match="does not accept this shape"):
             entry_shape(spec, depth, shape)

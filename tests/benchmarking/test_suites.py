@@ -21,7 +21,7 @@ def test_a_suite_may_be_a_file(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(content))
     assert load_suite(str(tmp_path / "mine.json")).network.num_filters == 16
     (tmp_path / "mine.json").write_text(json.dumps(content | {"row": []}))
-    with pytest.raises(UsageError, match="the suite is wrong") as error:
+    with pytest.raises(UsageError, match="the suite is invalid") as error:
         load_suite(str(tmp_path / "mine.json"))
     assert error.value.remedy == "did you mean rows?"
 

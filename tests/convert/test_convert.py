@@ -54,7 +54,7 @@ def test_the_logits_are_upstream_s_at_every_depth(tmp_path, sizes, shape):
             expected = network(image, depth).numpy()
             found = runner.run(image.numpy(), depth)
             assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-            assert expected.std() > 0.01  # or all would agree
+            assert expected.std() > 0.01  # otherwise all would agree
 
 
 def test_a_converted_run_predicts_evaluates_and_exports(tmp_path, upstream):
@@ -178,7 +178,7 @@ def test_what_is_no_checkpoint_is_a_model_error(tmp_path, content):
 
 
 def write_cases(root, num_channels=1, folders=("images", "masks")):
-    """Cases as its preprocessing saves them: bare tensors (C, X, Y, Z) and (1, X, Y, Z), named CASE.nii.pt."""
+    """Write cases as the released preprocessing saves them: bare tensors (C, X, Y, Z) and (1, X, Y, Z), named CASE.nii.pt."""
     for folder in folders:
         (root / folder).mkdir(parents=True)
     arrays = {}
@@ -224,7 +224,7 @@ def test_broken_cases_are_named_and_nothing_is_written(tmp_path):
         assert "case_1" in str(caught.value)
     torch.save(torch.zeros(1, 32, 32, 32), tmp_path / "cases" / "masks" / "case_1.nii.pt")
     torch.save(torch.full((1, 32, 32, 32), torch.nan), tmp_path / "cases" / "images" / "case_1.nii.pt")
-    with pytest.raises(DataError, match="no finite numbers"):
+    with pytest.raises(DataError, match="voxels that are not finite"):
         convert(tmp_path / "cases", tmp_path / "data")
     assert not (tmp_path / "data").exists()
     with pytest.raises(DataError, match="neither a checkpoint nor cases"):

@@ -1,6 +1,6 @@
-"""The released RARE-UNet once more, as a reference: written from its description (arXiv 2507.15524; names of its parameters).
+"""A second implementation of the released RARE-UNet, as a reference, written from its description (arXiv 2507.15524; its parameter names).
 
-A level's convolutions stand in `conv`; the decoder is listed from the deepest level up; gateway and head k - 1 are those of depth k.
+`conv` holds the convolutions of a level; the decoder is listed from the deepest level up; gateway and head k - 1 belong to depth k.
 """
 
 import torch
@@ -23,7 +23,7 @@ class Block(nn.Module):
 
 
 class UpstreamNetwork(nn.Module):
-    """forward(image, depth): as its inference, entered by the resolution of the image. num_gateways 0 is its plain UNet3D."""
+    """forward(image, depth) computes its inference; the image's resolution decides the entry. num_gateways 0 is its plain UNet3D."""
 
     def __init__(self, in_channels, num_classes, n_filters, depth, num_gateways):
         super().__init__()
@@ -55,7 +55,7 @@ class UpstreamNetwork(nn.Module):
 
 
 def randomise(network, seed=0):
-    """Weights that keep the activations apart from each other, norms included."""
+    """Draw weights that keep the activations distinct, norms included."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -66,7 +66,7 @@ def randomise(network, seed=0):
 
 
 def configuration(network_name="Task04_Hippocampus", shape=(32, 64, 32), **architecture):
-    """The part of its configuration that matters."""
+    """Return the part of its configuration that matters here."""
     return {
         "dataset": {"name": network_name, "target_shape": list(shape), "num_classes": 3, "in_channels": 1},
         "architecture": {"norm_type": "instance", "activation_type": "leaky_relu", "dropout": 0.2} | architecture,
@@ -74,7 +74,7 @@ def configuration(network_name="Task04_Hippocampus", shape=(32, 64, 32), **archi
 
 
 def save_checkpoint(path, network, config, **more):
-    """In the layout of its best_model.pth."""
+    """Write a checkpoint in the layout of its best_model.pth."""
     optimiser = torch.optim.AdamW(network.parameters())
     content = {"epoch": 57, "model_state_dict": network.state_dict(), "optimizer_state_dict": optimiser.state_dict(), "best_metric": 0.8}
     torch.save(content | ({"config": config} if config is not None else {}) | more, path)

@@ -52,8 +52,8 @@ def test_a_scan_like_the_training_scans_is_not_warned_of(run, spacing):
         (lambda data: (np.where(data > np.quantile(data, 0.97), data, 0), np.eye(4)), ["mean of its normalised"]),
         (lambda data: (data, np.diag([1, 1, 9.0, 1])), ["spacing along z, 9 mm"]),
         # between half an octave and a whole one beyond the coarsest entry, and beyond the finest
-        (lambda data: (data[::8, ::8, ::8], np.diag([12.0, 12, 12, 1])), ["finest spacing is 12 mm, those that depth 3", "around 8 mm"]),
-        (lambda data: (data, np.diag([0.6, 0.6, 0.6, 1])), ["finest spacing is 0.6 mm, those that depth 0", "around 1 mm"]),
+        (lambda data: (data[::8, ::8, ::8], np.diag([12.0, 12, 12, 1])), ["finest spacing is 12 mm, but depth 3", "about 8 mm"]),
+        (lambda data: (data, np.diag([0.6, 0.6, 0.6, 1])), ["finest spacing is 0.6 mm, but depth 0", "about 1 mm"]),
     ],
 )
 def test_what_is_unlike_is_said(run, change, words):

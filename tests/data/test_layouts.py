@@ -96,7 +96,7 @@ def test_other_and_hidden_files_are_passed_over(tmp_path):
 
 
 def test_an_empty_folder_is_said(tmp_path):
-    with pytest.raises(DataError, match="no scans here"):
+    with pytest.raises(DataError, match="no scans in this folder"):
         scans_in(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_files_and_folders_together(tmp_path):
 def test_one_name_from_two_places_is_refused(tmp_path):
     touch(tmp_path / "one" / "a.nii", tmp_path / "two" / "a.nii")
     for inputs in ([tmp_path / "one", tmp_path / "two"], [tmp_path / "one" / "a.nii", tmp_path / "two" / "a.nii"]):
-        with pytest.raises(DataError, match="one name"):
+        with pytest.raises(DataError, match="the same name"):
             find_scans(inputs)
 
 
@@ -134,7 +134,7 @@ def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, 
 
 
 def test_nnunet_v1_says_case_and_has_a_file_per_channel(tmp_path):
-    """dataset.json as in MSD, files as in nnU-Net: CASE.nii.gz is written down, CASE_0000.nii.gz and CASE_0001.nii.gz are there."""
+    """dataset.json as in MSD, files as in nnU-Net: dataset.json lists CASE.nii.gz; the files are CASE_0000.nii.gz and CASE_0001.nii.gz."""
     root = msd(tmp_path / "data", modality={"0": "T1", "1": "T2"})
     for name in ("a", "b"):
         (root / "imagesTr" / f"{name}.nii.gz").unlink()

@@ -83,7 +83,7 @@ def test_noise_has_the_size_asked_for():
 
 
 def test_no_threshold_finds_the_structure():
-    """The best intensity threshold scores below 0.8 Dice: distractors are as bright."""
+    """The best intensity threshold scores below 0.8 Dice, because the distractors are equally bright."""
     image, labels = Phantom(8).acquire()
     truth = labels.data > 0
     best = max(

@@ -76,7 +76,7 @@ def test_a_missing_case_is_named(root):
 
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_fault_35_a_truncated_case_is_a_named_error(root, size):
-    """Named when read in training."""
+    """Training raises an error that names the case."""
     path = root / "cases" / "c.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match="cannot be read") as caught:

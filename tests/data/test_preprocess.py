@@ -23,7 +23,7 @@ def options(**chosen):
 
 
 def dataset(root, num=2, more=()):
-    """Phantoms at 1 mm, and one more for each (name, spacing, orientation)."""
+    """Write phantoms at 1 mm, and one more for each (name, spacing, orientation)."""
     write_phantoms(root, range(num), extent_mm=EXTENT)
     description = json.loads((root / "dataset.json").read_text())
     for seed, (name, spacing, orientation) in enumerate(more, start=100):
@@ -195,11 +195,11 @@ def test_a_bad_case_is_named_and_the_others_are_prepared(tmp_path):
     nib.save(nib.Nifti1Image(data, image.affine), path)
     with pytest.raises(SomeCasesFailed, match="1 of 2 cases failed") as caught:
         preprocess(source, tmp_path / "out", options())
-    assert "phantom_001  the scan has voxels that are no finite numbers" in str(caught.value)
+    assert "phantom_001  the scan has voxels that are not finite" in str(caught.value)
     assert caught.value.result["failed"].keys() == {"phantom_001"}
     assert list(open_prepared(tmp_path / "out").records) == ["phantom_000"]
     assert [item.name for item in (tmp_path / "out" / "cases").iterdir()] == ["phantom_000.safetensors"]
-    assert info(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are no finite numbers")
+    assert info(tmp_path / "out")["failed"][0].startswith("phantom_001: the scan has voxels that are not finite")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["in", "out"]
 
 

@@ -1,4 +1,4 @@
-"""What else a bundle can be and hold: precisions, weights inside, conformance vectors, backends."""
+"""Variants and contents of bundles: precisions, weights inside, conformance vectors, backends."""
 
 import json
 import shutil
@@ -84,7 +84,7 @@ def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
 def test_every_backend_passes_the_conformance_vectors(bundle, backend):
     facts = info(bundle, verify=True, backend=backend)
     vectors, large_images = facts["verified"][:4], facts["verified"][4:]
-    assert all(f"labels right ({backend})" in line for line in vectors)
+    assert all(f"labels correct ({backend})" in line for line in vectors)
     assert len(large_images) == 4
     assert all(("of onnx" if backend == "torch" else "of torch") in line for line in large_images)
 
@@ -123,7 +123,7 @@ def test_a_vector_with_another_answer_is_found(copied, what):
         save_file(arrays, path)
         vector["arrays"]["sha256"] = sha256(path)
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match="prepared differently" if what == "image" else "vector's answer"):
+    with pytest.raises(ModelError, match="prepared differently" if what == "image" else "reproduce the conformance vector"):
         info(copied, verify=True, backend="onnx")
 
 
@@ -147,7 +147,7 @@ def test_a_manifest_of_another_kind_is_refused(copied, field, value):
 
 @pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname"])
 def test_fault_32_a_manifest_that_leaves_its_folder_is_refused(copied, name):
-    """A bundle's manifest may not leave its folder either."""
+    """Paths out of the bundle are refused as well."""
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["engines"][3]["file"] = name
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -167,7 +167,7 @@ def test_lower_precision_is_for_openvino_on_a_cpu_that_has_it(bundle, precision,
     with pytest.raises(UsageError, match="computes in fp32"):
         Predictor(bundle, backend="onnx", precision=precision)
     if precision.upper() not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with pytest.raises(EnvironmentFault, match="does not compute"):
+        with pytest.raises(EnvironmentFault, match="does not support"):
             Predictor(bundle, precision=precision)
         return
     image = phantom_image(load_manifest(bundle).spec, (32, 32, 32), 99)

@@ -1,4 +1,4 @@
-"""The consumer `export/python/consumer.py`, who has export/README.md, the bundle, json, numpy and onnxruntime: a second implementation."""
+"""The consumer `export/python/consumer.py`: a second implementation from export/README.md with json, numpy and onnxruntime."""
 
 import ast
 import json

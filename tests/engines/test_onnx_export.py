@@ -54,7 +54,7 @@ def test_a_graph_tells_nothing_of_this_machine_and_holds_no_weights(bundle):
 
 
 def test_a_consumer_needs_json_numpy_and_onnxruntime_alone(bundle, run):
-    # everything used here stands in the manifest
+    # everything used here is in the manifest
     manifest = json.loads((bundle / "manifest.json").read_text())
     rng = np.random.default_rng(0)
     for engine in manifest["engines"]:

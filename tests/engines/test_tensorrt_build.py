@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds without a GPU: a proof that every engine parses and compiles, not that it runs."""
+"""TensorRT-RTX builds without a GPU. This proves that every engine parses and compiles, not that it runs."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def test_a_profile_spans_shapes_given_at_depth_0(copied):
     assert (profile.least, profile.usual, profile.most) == ((2, 1, 16, 16, 16), (2, 1, 32, 32, 16), (2, 1, 48, 48, 32))
     facts = build_plan(load_tensorrt("tensorrt_rtx_bindings"), engine, copied, profile, None)
     assert facts.shape_max == (2, 1, 48, 48, 32)
-    with pytest.raises(ModelError, match="cannot take the shape"):
+    with pytest.raises(ModelError, match="does not accept this shape"):
         profile_for(engine, usual=(40, 32, 32))
     with pytest.raises(ModelError, match="not in order"):
         profile_for(engine, least=(64, 64, 64), usual=(32, 32, 32))
@@ -52,7 +52,7 @@ def test_a_profile_spans_shapes_given_at_depth_0(copied):
 def test_an_engine_with_other_tensors_than_promised_is_refused(copied):
     engine = load_manifest(copied).engine(3)
     promised = engine.model_copy(update={"output": engine.output.model_copy(update={"name": "probabilities"})})
-    with pytest.raises(ModelError, match="other tensors"):
+    with pytest.raises(ModelError, match="differ from the manifest"):
         build_plan(load_tensorrt("tensorrt_rtx_bindings"), promised, copied, profile_for(engine), None)
     assert not (copied / "depth3.plan").exists()
 
@@ -98,7 +98,7 @@ def test_fault_51_no_library_wrong_version_no_gpu_other_gpu_are_four_errors(monk
         require_same_machine(built, tmp_path / "depth0.plan", "10.13.0", here)
     assert "A10, 8.6" in str(caught.value)
     assert "H100, 9.0" in str(caught.value)
-    with pytest.raises(EnvironmentFault, match="another TensorRT"):
+    with pytest.raises(EnvironmentFault, match="another version of TensorRT"):
         require_same_machine(built, tmp_path / "depth0.plan", "11.0.0", here)
     require_same_machine(built, tmp_path / "depth0.plan", "10.13.0", built.gpu)
 

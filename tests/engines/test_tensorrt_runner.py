@@ -1,6 +1,6 @@
-"""The TensorRT runner, as far as it goes without a GPU: real plans of TensorRT-RTX on disk; the GPU and what runs on it are stand-ins.
+"""The TensorRT runner without a GPU: real plans of TensorRT-RTX on disk; the GPU and its execution context are replaced.
 
-`gpu` tests run the real thing.
+Tests marked `gpu` use a real GPU.
 """
 
 import json
@@ -27,7 +27,7 @@ HERE = Gpu(name="H200", compute_capability="9.0")
 
 
 class Context:
-    """Answers as the ONNX engine beside the plan does, and says so in `served`."""
+    """Returns the output of the ONNX engine beside the plan, and records the call in `served`."""
 
     served: ClassVar[list[str]] = []
 
@@ -48,7 +48,7 @@ class Context:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine that has a GPU, as far as our code can see; plans are built by TensorRT-RTX."""
+    """Pretend that the machine has a GPU; plans are built by TensorRT-RTX."""
     library = load_tensorrt("tensorrt_rtx_bindings")
     for room in (exporting, tensorrt_runner, tensorrt_build):
         monkeypatch.setattr(room, "load_tensorrt", lambda: library)
@@ -116,7 +116,7 @@ def test_auto_takes_another_backend_where_the_plans_do_not_run(planned, monkeypa
 def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
     x, y, z = load_manifest(planned).engine(2).patch_shape
     image = np.zeros((1, 1, 2 * x, y, z), dtype=np.float32)
-    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="does not take this shape") as caught:
+    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="does not accept this shape") as caught:
         predictor.runner.run(image, 2)
     assert "--shape-min" in str(caught.value)
 
@@ -124,7 +124,7 @@ def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
 def test_plans_of_another_machine_a_changed_plan_and_none_at_all(gpu, planned, bundle, monkeypatch):
     image = np.zeros((1, 1, *load_manifest(planned).engine(3).patch_shape), dtype=np.float32)
     monkeypatch.setattr(tensorrt_runner, "load_tensorrt", lambda: types.SimpleNamespace(__version__="99.0"))
-    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(EnvironmentFault, match="another TensorRT"):
+    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(EnvironmentFault, match="another version of TensorRT"):
         predictor.runner.run(image, 3)
     (planned / "depth3.plan").write_bytes(b"changed")
     with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="was changed"):

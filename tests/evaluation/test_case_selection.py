@@ -1,4 +1,4 @@
-"""Which cases of a dataset are scored, and what their labels must mean."""
+"""Selection of the cases to score, and the check of their labels."""
 
 import json
 import shutil

@@ -44,7 +44,7 @@ def test_differences_by_hand_and_intervals_as_of_the_normal_law(tmp_path):
 
 
 def test_it_is_paired(tmp_path):
-    """Cases differ by 0.5 among themselves, and every one is better by about 0.01: unpaired, nobody could tell."""
+    """Cases differ by 0.5 among themselves, and every case is better by about 0.01: an unpaired test could not detect it."""
     other = np.linspace(0.3, 0.8, 30)
     found = compare(*results({0: other + 0.01 + 0.001 * np.sin(np.arange(30))}, {0: other}, tmp_path))
     assert 0.009 < found["mean"]["low"] < 0.01 < found["mean"]["high"] < 0.011
@@ -106,7 +106,7 @@ def test_a_result_is_its_folder_or_its_file(tmp_path):
 )
 def test_anything_else_is_no_result(content, tmp_path):
     (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(DataError, match=r"not a result|no valid JSON"):
+    with pytest.raises(DataError, match=r"not a result|not valid JSON"):
         load_result(tmp_path)
     with pytest.raises(DataError, match="missing"):
         load_result(tmp_path / "nothing.json")

@@ -25,7 +25,7 @@ from rarecli.core.training.validation import validate
 
 
 class Perfect(Oracle):
-    """Answers with the labels of a known scan, by majority on the grid that it is asked about."""
+    """Predicts the labels of a known scan, by majority on the requested grid."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -41,7 +41,7 @@ class Perfect(Oracle):
 
 
 class PerfectAtFullResolution(Oracle):
-    """A network that is right about a known scan, and certain, at full resolution; it sees background elsewhere."""
+    """A network that segments a known scan correctly, with certainty, at full resolution, and predicts background at other depths."""
 
     def __init__(self, labels):
         super().__init__()
@@ -59,7 +59,7 @@ class PerfectAtFullResolution(Oracle):
 
 @pytest.mark.parametrize("num_depths", [1, 4])
 def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp_path, num_depths):
-    """The paper takes every 2^k-th label, of the reference and of an upsampling network alike: one that is right is so at every depth."""
+    """The paper samples every 2^k-th label of the reference and of an upsampling network: a correct network is correct at every depth."""
     write_phantoms(tmp_path / "data", range(1))
     _, labels = Phantom(0).acquire(1.0)
     oracle = PerfectAtFullResolution(labels)
@@ -74,7 +74,7 @@ def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp
 @pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), (35.0, 29.0, 33.0)])
 @pytest.mark.parametrize("num_depths", [1, 4])
 def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_path, num_depths, extent_mm):
-    """By the nearest voxel, of which there are two at half the spacing, they would lie half a voxel off."""
+    """With the nearest voxel, of which there are two at half the spacing, they would be half a voxel off."""
     write_phantoms(tmp_path / "data", range(1), extent_mm=extent_mm)
     _, labels = Phantom(0, extent_mm).acquire(1.0)
     oracle = PerfectAtFullResolution(labels)
@@ -94,7 +94,7 @@ def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
     for seed in range(3):
         _, labels = Phantom(seed).acquire(1.0)
         head = int((labels.data == 1).sum())
-        # all voxels are called head: Dice 2h / (n + h); tail is missed: 0
+        # all voxels are predicted as head: Dice 2h / (n + h); tail is missed: 0
         per_case.append((2 * head / (32**3 + head) + 0) / 2)
     assert summary["per_depth"]["0"]["dice"] == pytest.approx(np.mean(per_case))
     assert summary["per_depth"]["0"]["dice_std"] == pytest.approx(np.std(per_case))
@@ -152,7 +152,7 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
     part = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0, 2], upsampled=False))["per_depth"]["2"]
     view = reacquire(image, labels, SPEC, Resolution(2))
     expected = dice(view.restore(view.reference), labels.data[0], 3)[1:].mean()
-    # the oracle's labels are the reference of the view: perfect there, and as good as can be restored
+    # the oracle's labels are the reference of the view: perfect there, and restored as well as possible
     assert part["dice"] == 1
     assert part["restored"]["dice"] == part["ceiling"]["dice"] == pytest.approx(expected)
     assert part["foreground_mean"]["hd95_mm"] == 0 < part["restored"]["foreground_mean"]["hd95_mm"] < 6
@@ -173,7 +173,7 @@ def test_the_table_counts_what_is_in_neither(tmp_path, capsys, absent):
 
 
 def test_a_label_that_no_reference_has_is_not_scored_but_named(tmp_path):
-    """A network that never predicts it would be right about it in every case, and its mean would rise."""
+    """A network that never predicts it would be correct in every case, which would raise its mean."""
     write_phantoms(tmp_path / "data", range(2))
     for seed in range(2):
         image, labels = Phantom(seed).acquire(1.0)
@@ -195,7 +195,7 @@ def test_nothing_but_background_is_refused(tmp_path):
 
 
 def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
-    """It is handed over as it is: nothing but the predictor resamples its thick axis."""
+    """The scan is passed on unchanged: only the predictor resamples its thick axis."""
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
     evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
@@ -223,14 +223,14 @@ def test_the_curve_over_spacing(tmp_path):
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], surface=False))
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
-    # one prediction where scans are routed to depth 0 anyway; else routed, then upsampled
+    # one prediction if scans are routed to depth 0 anyway; otherwise routed, then upsampled
     assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
     assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
     assert summary["curve"][0]["restored"]["ceiling"] == 1
     assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]
     jump = summary["curve_facts"]["acquired"]["largest_jump"]
     assert jump["spacings_mm"] == [1.4128, 1.41563]
-    assert jump["dice"] < 0.005  # the oracle knows no depth
+    assert jump["dice"] < 0.005  # the oracle does not depend on the depth
     assert summary["curve_facts"]["acquired"]["largest_deficit"]["dice"] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "summary.json",
@@ -264,7 +264,7 @@ def test_an_evaluation_against_an_earlier_one(tmp_path):
     for wrong in ({"depths": [1]}, {"names": ["phantom_000"]}):
         with pytest.raises(DataError, match="different"):
             evaluate(tmp_path / "data", fresh, tmp_path / "three", EvaluateOptions(**{**options, **wrong}, against=tmp_path / "one"))
-    assert not fresh.asked  # it is said before the work
+    assert not fresh.asked  # the error is raised before the work
 
 
 def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
@@ -279,7 +279,7 @@ def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
 
 
 class Partial(Oracle):
-    """Has engines for depths 1 and 2 alone."""
+    """Has engines only for depths 1 and 2."""
 
     runner = type("Runner", (), {"backend": "none", "depths": (1, 2)})
 
@@ -294,7 +294,7 @@ def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_p
         evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", depths=[0, 1, 3]))
     assert "found: 0, 3" in str(caught.value)
     assert "expected: 1, 2" in str(caught.value)
-    assert len(oracle.asked) == 2  # it is said before the work
+    assert len(oracle.asked) == 2  # the error is raised before the work
 
 
 def test_a_spacing_beyond_the_scan_is_refused_naming_both(tmp_path):

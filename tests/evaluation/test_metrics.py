@@ -27,7 +27,7 @@ def test_scores_by_hand():
 
 
 def test_fault_27_a_missed_structure_scores_0():
-    """0 in every overlap metric, whichever side misses it."""
+    """0 in every overlap metric, whichever side misses the structure."""
     reference, nothing = np.array([0, 1, 1]), np.array([0, 0, 0])
     for prediction, truth in ((nothing, reference), (reference, nothing)):
         found = overlap(confusion_matrix(prediction, truth, 2))
@@ -35,7 +35,7 @@ def test_fault_27_a_missed_structure_scores_0():
 
 
 def test_fault_27_a_class_in_neither_scores_1():
-    """1 where both are empty."""
+    """1 if the class is in neither."""
     empty = np.zeros(4, dtype=np.uint8)
     assert dice(empty, empty, 3).tolist() == [1, 1, 1]
 

@@ -22,7 +22,7 @@ ODD_MM = (35.0, 29.0, 33.0)
 
 
 def blocks_of(array, factor):
-    """(X, Y, Z) -> one row per block of factor^3 voxels; the last voxels are repeated to fill the last blocks."""
+    """Return one row per block of factor^3 voxels of (X, Y, Z); the last voxels are repeated to fill the last blocks."""
     padded = np.pad(array, [(0, -size % factor) for size in array.shape], mode="edge")
     x, y, z = (size // factor for size in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor).transpose(0, 2, 4, 1, 3, 5).reshape(x, y, z, -1)
@@ -45,7 +45,7 @@ def test_labels_are_brought_to_a_coarser_grid_by_majority_and_to_a_finer_one_by_
     st.integers(0, 2),
 )
 def test_labels_of_a_mirrored_scan_are_brought_back_mirrored(labels, zoom, axis):
-    """What the nearest of two equally near voxels is not: all labels of a scan of twice the spacing would be displaced."""
+    """The nearest of two equally near voxels would not be symmetric: all labels of a scan with twice the spacing would be displaced."""
     shape = tuple(max(1, round(size / factor)) for size, factor in zip(labels.shape, zoom, strict=True))
     mirrored = bring_back(np.flip(labels, axis), shape, zoom)
     np.testing.assert_array_equal(mirrored, np.flip(bring_back(labels, shape, zoom), axis))

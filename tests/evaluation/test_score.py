@@ -25,7 +25,7 @@ def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
 
 
 def test_a_stray_label_does_not_raise_the_score(tmp_path):
-    """A class that no reference has would be right in all cases but the one where it is predicted."""
+    """A class in no reference would be correct in all cases except where it is predicted."""
     image, labels = Phantom(0).acquire(2.0)
     said = []
     listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
@@ -75,7 +75,7 @@ def test_scoring_refuses_what_does_not_belong_together(tmp_path):
 
 
 def test_a_label_that_some_cases_have_not_counts_for_all(tmp_path):
-    """Label 5 is in case a alone; in b it is in neither file, and so right: Dice 1, no HD95."""
+    """Label 5 is only in case a; in b it is in neither file and therefore correct: Dice 1, no HD95."""
     image, labels = Phantom(0).acquire(2.0)
     for name, values in (("a", (labels.data[0] == 1) * 5 + (labels.data[0] == 2) * 2), ("b", (labels.data[0] > 0) * 2)):
         write_labels(tmp_path / "references" / f"{name}.nii.gz", values, image)
@@ -90,7 +90,7 @@ def test_a_label_that_some_cases_have_not_counts_for_all(tmp_path):
 
 
 def test_one_pair_is_in_memory_at_a_time(tmp_path, monkeypatch):
-    """Files are read in pairs, each scored before the next is read."""
+    """Files are read in pairs; each pair is scored before the next is read."""
     done = []
     module = sys.modules[score.__module__]
     real_read, real_measure = module.read_labels, module.measure

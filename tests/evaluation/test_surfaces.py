@@ -23,7 +23,7 @@ def blob(seed, shape=(17, 14, 12)):
 
 
 def distances(one, other, spacing):
-    """From every surface voxel of one mask to the nearest of the other: by scipy's distance transform, not by MONAI's trees."""
+    """Return the distance of every surface voxel of one mask to the other surface, by scipy's distance transform, not MONAI's trees."""
     surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (one, other)]
     return ndimage.distance_transform_edt(~surfaces[1], sampling=spacing)[surfaces[0]]
 
@@ -37,7 +37,7 @@ def test_a_cube_shifted_along_one_axis_by_hand(shift, hd95_mm):
 
 
 def test_surface_dice_of_shifted_cubes_by_hand():
-    """One voxel off is within the tolerance along any axis, however long. Two voxels off along x, layer by layer of a cube's 152."""
+    """A shift of one voxel is within the tolerance along any axis. Two voxels along x are counted layer by layer in a cube's 152."""
     reference = cube((8, 7, 8))
     for shift in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
         moved = cube(tuple(start + s for start, s in zip((8, 7, 8), shift, strict=True)))
@@ -101,7 +101,7 @@ def test_monai_waits_until_a_surface_is_measured():
 
 
 def test_a_user_without_a_name_can_measure_surfaces():
-    """`docker --user 4242` has no passwd entry, and MONAI asks for the user's name when it is imported."""
+    """`docker --user 4242` has no passwd entry, and MONAI reads the user's name at import."""
     script = """
 import os, pwd
 def nobody(uid): raise KeyError(f"getpwuid(): uid not found: {uid}")

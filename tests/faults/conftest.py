@@ -12,13 +12,13 @@ from rarecli.core.training import progress_figure
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest of these trainings."""
+    """Skip figures: drawing takes longer than the rest of these trainings."""
     monkeypatch.setattr(progress_figure, "draw_progress", draw_nothing)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven prepared cases of 16 x 16 x 16 voxels, for two levels: a step takes some ten milliseconds."""
+    """Seven prepared cases of 16 x 16 x 16 voxels, for two levels; a step takes about ten milliseconds."""
     root = tmp_path_factory.mktemp("small")
     for seed in range(7):
         image, labels = Phantom(seed, (16.0, 16.0, 16.0)).acquire(1.0)

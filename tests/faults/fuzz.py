@@ -1,10 +1,10 @@
-"""Mutate the bytes of good files and read them: the answer must be success or a named error, soon and in bounded memory.
+"""Mutate the bytes of valid files and read them. The result must be success or a named error, soon and in bounded memory.
 
 python tests/faults/fuzz.py --seconds 600    a long run (`make fuzz`); --num-files N --seed S    the same files every time
 
 What is read: NIfTI files (.nii, .nii.gz; header, voxels, the packed stream), dataset.json, a bundle's manifest.json.
 Files are read in a child process that has imported everything and may take MOST_BYTES more memory than it has, by rlimit;
-a file that takes longer than MOST_SECONDS is interrupted. Whatever is no success and no expected error is a finding.
+a file that takes longer than MOST_SECONDS is interrupted. Any result other than success or an expected error is a finding.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MOST_SECONDS, MOST_BYTES = 2.0, 10**9
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file: a good one, its name in a folder, how it is read, and the errors that are an answer."""
+    """A kind of file: a valid example, its name in a folder, how it is read, and the allowed errors."""
 
     name: str
     good: bytes
@@ -52,7 +52,7 @@ class Target:
 
 @dataclass
 class Report:
-    """What a run found."""
+    """The findings of a run."""
 
     num_files: int = 0
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Report:
 
 
 def corpus(folder: Path) -> list[Target]:
-    """Good files of every kind, small, made here; those that others refer to lie in `folder`."""
+    """Return small valid files of every kind. Files that others refer to are in `folder`."""
     targets = []
     rng = np.random.default_rng(0)
     for dtype, kind, shape, codes in (
@@ -119,7 +119,7 @@ def _read_manifest(path: Path) -> None:
 
 
 def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: float | None = None) -> Report:
-    """Read mutated files until there are enough or the time is over. The same seed gives the same files."""
+    """Read mutated files until their number or the time is reached. The same seed gives the same files."""
     targets = corpus(folder)
     rng = random.Random(seed)
     report = Report()
@@ -136,7 +136,7 @@ def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: floa
             report.answers[f"{target.name}: read"] += 1
         except target.answers as error:
             report.answers[f"{target.name}: {error.problem}"] += 1
-            str(error)  # what the user would see must be printable, too
+            str(error)  # the message for the user must be printable
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -153,7 +153,7 @@ def fuzz(folder: Path, seed: int, *, num_files: int | None = None, seconds: floa
 
 
 class TooSlowError(BaseException):
-    """No Exception, so that no handler of the code under test takes it."""
+    """Not an Exception, so that no handler in the code under test catches it."""
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _time_limit() -> Iterator[None]:
 
 
 def limit_memory() -> None:
-    """From here on this process may take MOST_BYTES more address space than it has."""
+    """Limit this process to MOST_BYTES more address space than it uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

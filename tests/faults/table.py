@@ -72,7 +72,7 @@ FAULTS = {
 
 
 def fault_tests() -> dict[int, list[tuple[str, str, str]]]:
-    """By fault: the answer (first line of the docstring), the file below tests/, the name of each of its tests."""
+    """Return, by fault, the answer (first line of the docstring), the file below tests/ and the name of each of its tests."""
     found: dict[int, list[tuple[str, str, str]]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -83,7 +83,7 @@ def fault_tests() -> dict[int, list[tuple[str, str, str]]]:
 
 
 def table() -> str:
-    """The whole of docs/faults.md."""
+    """Return the content of docs/faults.md."""
     found = fault_tests()
     lines = ["# Faults and answers", "", "Made from the tests by `make faults`: what goes wrong, what is done then, which test shows it."]
     for title, faults in FAULTS.items():

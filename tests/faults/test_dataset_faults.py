@@ -26,21 +26,21 @@ def test_fault_23_undeclared_values_are_listed_with_their_counts(tmp_path):
 
 
 def test_fault_23_an_undeclared_value_between_declared_ones():
-    """Refused also between declared values."""
-    with pytest.raises(DataError, match="not declared") as caught:
+    """Undeclared values between declared ones are refused."""
+    with pytest.raises(DataError, match="undeclared") as caught:
         class_indices(np.array([0, 2, 1, 1]), (0, 2))
     assert "1 (2 voxels)" in str(caught.value)
 
 
 def test_fault_23_a_negative_value_is_undeclared():
-    """Refused also below them."""
+    """Undeclared values below the declared ones are refused."""
     with pytest.raises(DataError) as caught:
         class_indices(np.array([0, -1, 1]), (0, 1))
     assert "-1 (1 voxels)" in str(caught.value)
 
 
 def test_fault_23_declared_values_with_gaps_are_mapped(tmp_path):
-    """Values with gaps become class indices, and come back as they were."""
+    """Values with gaps become class indices, and predictions have the original values."""
     values = np.array([0, 4, 9, 250], dtype=np.uint8)
     index = np.arange(120).reshape(SHAPE) % 4
     names = {"0": "background", "250": "c", "9": "b", "4": "a"}
@@ -52,7 +52,7 @@ def test_fault_23_declared_values_with_gaps_are_mapped(tmp_path):
 
 
 def test_fault_25_empty_labels_are_class_0():
-    """Background everywhere."""
+    """Read as background everywhere."""
     assert class_indices(np.zeros(3, dtype=np.int32), (0, 5)).tolist() == [0, 0, 0]
     assert class_indices(np.full(3, 5, dtype=np.int32), (0, 5)).tolist() == [1, 1, 1]
 
@@ -151,12 +151,12 @@ def test_fault_30_a_description_of_the_wrong_form(tmp_path, change):
     "change", [{"channel_names": ["T1", "T2"]}, {"labels": {"background": 0, "rim": [1, 2]}}, {"labels": None}], ids=str
 )
 def test_fault_30_an_nnunet_description_of_the_wrong_form(tmp_path, change):
-    """Refused in nnU-Net's layout, too."""
+    """Refused in nnU-Net's layout as well."""
     assert "dataset.json" in refusal(nnunet(tmp_path, **change))
 
 
 def test_fault_30_two_labels_of_one_value(tmp_path):
-    """Two labels of one value are refused."""
+    """Two labels with the same value are refused."""
     assert "labels" in refusal(nnunet(tmp_path, labels={"background": 0, "liver": 1, "tumour": 1}))
 
 
@@ -174,11 +174,11 @@ def test_fault_30_duplicate_cases(tmp_path):
     entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
     words = refusal(msd(tmp_path, training=[entry, entry]))
     assert "case: a" in words
-    assert "one name" in words
+    assert "the same name" in words
 
 
 def test_fault_30_one_name_in_two_forms(tmp_path):
-    """A case that is there as .nii and as .nii.gz is refused."""
+    """A case that exists as both .nii and .nii.gz is refused."""
     plain(tmp_path)
     put(tmp_path / "images" / "a.nii")
     assert "case: a" in refusal(tmp_path)
@@ -195,7 +195,7 @@ def test_fault_31_unusual_names(tmp_path, build, name):
 
 
 def test_fault_32_paths_out_of_the_folder_are_refused_before_opening(tmp_path):
-    """Refused before opening: not even a pipe is waited for."""
+    """Refused before opening, so even a pipe does not block."""
     root = tmp_path / "set"
     outside = put(tmp_path / "outside.nii.gz")
     os.mkfifo(tmp_path / "trap.nii.gz")  # opening it would hang
@@ -213,7 +213,7 @@ def test_fault_32_an_absolute_path_inside_is_refused_too(tmp_path):
 
 
 def test_fault_32_a_link_out_of_the_folder_is_followed(tmp_path):
-    """A path is judged by its text. A link may lead out of the folder: caches lay out every file as a link."""
+    """Paths are judged by their text. Links may lead out of the folder, because caches store every file as a link."""
     root = msd(tmp_path / "set", names=("a",))
     outside = put(tmp_path / "outside.nii.gz")
     (root / "imagesTr" / "a.nii.gz").unlink()

@@ -10,4 +10,4 @@ def test_20_000_mutated_files_are_read_or_refused():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
     assert "seed 0: 20000 files in" in result.stdout
-    assert result.stdout.count(": read\n") > 8  # of most kinds some are still good
+    assert result.stdout.count(": read\n") > 8  # most kinds still have some valid files

@@ -1,4 +1,4 @@
-"""Small files that would cost much: refused from their header, before anything is allocated."""
+"""Small files that would need much memory or time: refused from their header, before anything is allocated."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Ctrl-C, for real: commands in processes of their own, which get SIGINT."""
+"""Ctrl-C on real commands: separate processes that receive SIGINT."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def start(*arguments, **environment):
 
 
 def interrupt(process, ready):
-    """Send SIGINT to all processes of the command, as a terminal does, when `ready`; its exit code and its words."""
+    """Send SIGINT to all processes of the command when `ready`, as a terminal does. Return its exit code and its output."""
     deadline = time.monotonic() + DEADLINE_S
     while not ready():
         assert time.monotonic() < deadline
@@ -43,7 +43,7 @@ def test_a_training_saves_and_goes_on_to_the_same_end(prepared, tmp_path, worker
     process = start("train", prepared, "-o", run, "--epochs", "500", "--device", "cpu", *options, OMP_NUM_THREADS="1")
     code, words = interrupt(process, lambda: (run / "log.jsonl").is_file())
     assert code == 130
-    assert last_line(words) == "Interrupted: the state is saved; go on with --resume"
+    assert last_line(words) == "Interrupted: the state is saved; continue with --resume"
     done = len((run / "log.jsonl").read_text().splitlines())
     resumed = start("train", prepared, "-o", run, "--resume", "--epochs", str(done + 1), "--device", "cpu", OMP_NUM_THREADS="1")
     _, words = resumed.communicate(timeout=DEADLINE_S)
@@ -57,7 +57,7 @@ def test_predict_keeps_what_is_finished(run, tmp_path):
     process = start("predict", tmp_path / "data" / "imagesTr", "-m", run, "-o", out, "--threads", "1")
     code, words = interrupt(process, lambda: len(list(out.glob("*.nii.gz"))) > 2)
     assert code == 130
-    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
+    assert last_line(words) == "Interrupted: finished cases are kept; continue with --resume"
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
@@ -66,12 +66,12 @@ def test_preprocess_with_workers_ends_in_one_line(tmp_path):
     process = start("preprocess", tmp_path / "data", "-o", tmp_path / "out", "--jobs", "2")
     code, words = interrupt(process, lambda: list((tmp_path / ".out.unfinished").glob("cases/*.safetensors")))
     assert code == 130
-    assert last_line(words) == "Interrupted: the cases that are finished are kept; go on with --resume"
+    assert last_line(words) == "Interrupted: finished cases are kept; continue with --resume"
     assert not (tmp_path / "out").exists()
 
 
 def test_a_demo_cannot_be_resumed_and_says_so(tmp_path):
-    """Whatever step it is in, and although a training alone would say that it can be resumed."""
+    """In every step, although a training on its own would say that it can be resumed."""
     out = tmp_path / "demo"
     process = start("demo", "-o", out, OMP_NUM_THREADS="1")
     code, words = interrupt(process, lambda: (out / "run" / "log.jsonl").is_file())

@@ -1,4 +1,4 @@
-"""Trainings killed at random instants, for real: each goes on to the same bits."""
+"""Real trainings killed at random instants: each resumes to the same bits."""
 
 import json
 import os
@@ -28,7 +28,7 @@ CONFIG = {
 
 
 def result(run):
-    """What a training leaves that must not depend on how often it was killed."""
+    """Return the results of a training that must not depend on how often it was killed."""
     log = [json.loads(line) for line in (run / run_folder.LOG).read_text().splitlines()]
     timeless = [{key: value for key, value in line.items() if key not in ("seconds", "waited_for_data")} for line in log]
     return load_file(run / run_folder.WEIGHTS), load_file(run / run_folder.BEST), load_state(run)[0], timeless
@@ -44,7 +44,7 @@ def same(one, other):
 
 
 def kill_and_resume(prepared, tmp_path, num_kills, seed):
-    """Kill trainings `num_kills` times, resume each until it ends, and compare it with one that nobody disturbed."""
+    """Kill trainings `num_kills` times, resume each until it ends, and compare it with an uninterrupted one."""
     whole = tmp_path / "whole"
     assert exit_codes([start_training(prepared, whole, CONFIG)]) == [0]
     expected, rng, kills, num_resumed = result(whole), random.Random(seed), 0, 0
@@ -74,12 +74,12 @@ def kill_and_resume(prepared, tmp_path, num_kills, seed):
 
 
 def test_fault_41_killed_at_any_instant_it_resumes_to_the_same_bits(small, tmp_path):
-    """Old or new, never part: `--resume` ends in the bits of a training that nobody killed."""
+    """The old or the new checkpoint is complete; `--resume` gives the same bits as without the kill."""
     kill_and_resume(small, tmp_path, num_kills=10, seed=1)
 
 
 def die_after_checkpoint(number):
-    """As kill -9 at that instant."""
+    """End the process like kill -9 at that instant."""
     from rarecli.core.training.loop import TrainingLoop
 
     save, numbers = TrainingLoop.save, count(1)
@@ -93,7 +93,7 @@ def die_after_checkpoint(number):
 
 
 def read_late():
-    """As on a GPU: what a step gave is read while the next is under way."""
+    """Read the results of a step while the next one runs, as on a GPU."""
     from rarecli.core.training.learner import Learner
 
     start = Learner.__init__
@@ -111,7 +111,7 @@ def read_late_and_die_after_checkpoint(number):
 
 
 def test_fault_41_a_run_killed_after_its_first_checkpoint_lacks_no_file_in_the_end(small, tmp_path):
-    """Nor does a run lack a file that was killed after its very first checkpoint."""
+    """A run killed after its first checkpoint has all its files in the end."""
     run = tmp_path / "run"
     assert exit_codes([start_training(small, run, CONFIG, spoil=partial(die_after_checkpoint, 1))]) == [-signal.SIGKILL]
     assert exit_codes([start_training(small, run, {}, resume=True)]) == [0]
@@ -119,7 +119,7 @@ def test_fault_41_a_run_killed_after_its_first_checkpoint_lacks_no_file_in_the_e
 
 
 def test_fault_41_a_run_from_another_s_state_goes_on_after_it_was_killed_at_once(small, tmp_path):
-    """A run from another's state that was killed at once goes on, too, with the log of its source."""
+    """A run that started from another run's state and was killed at once resumes as well, with the log of its source."""
     one, two, whole = (tmp_path / name for name in ("one", "two", "whole"))
     assert exit_codes([start_training(small, one, CONFIG)]) == [0]
     config = load_resumed_config(one).model_copy(update={"epochs": 3}).model_dump(mode="json")
@@ -133,7 +133,7 @@ def test_fault_41_a_run_from_another_s_state_goes_on_after_it_was_killed_at_once
 
 
 def test_checkpoints_between_a_step_and_its_late_reading_lose_nothing(small, tmp_path):
-    """CONFIG saves after every step; the third checkpoint is amid an epoch."""
+    """CONFIG saves after every step; the third checkpoint is in the middle of an epoch."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert exit_codes([start_training(small, whole, CONFIG)]) == [0]
     assert exit_codes([start_training(small, run, CONFIG, spoil=partial(read_late_and_die_after_checkpoint, 3))]) == [-signal.SIGKILL]
@@ -144,5 +144,5 @@ def test_checkpoints_between_a_step_and_its_late_reading_lose_nothing(small, tmp
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_fault_41_200_kills(small, tmp_path):
-    """The same after 200 kills, and nothing stale is left."""
+    """The same holds after 200 kills, and no temporary file is left."""
     kill_and_resume(small, tmp_path, num_kills=200, seed=2)

@@ -16,7 +16,7 @@ NO_FORMS = [(QFORM_CODE, "h", 0), (SFORM_CODE, "h", 0)]
 
 
 def refusal(path):
-    """The words of the DataError that reading must end in, and that names case and path."""
+    """Return the text of the DataError that reading must raise, with case and path."""
     with pytest.raises(DataError) as caught:
         read_volume(path, case="case 7")
     words = str(caught.value)
@@ -37,7 +37,7 @@ def peak_bytes(action):
 
 @pytest.mark.parametrize("slope", [0.0, np.nan])
 def test_fault_01_slope_0_or_nan_leaves_values_unscaled(tmp_path, slope):
-    """The stored values are taken as they are."""
+    """The stored values are used without scaling."""
     volume = read_volume(make(tmp_path / "a.nii", (SLOPE, "f", slope), (INTER, "f", 10)))
     assert np.array_equal(volume.data[0], VOXELS)
 
@@ -77,7 +77,7 @@ def test_fault_05_forms_disagree(tmp_path):
 
 
 def test_fault_05_a_qform_that_is_not_set_does_not_count(tmp_path):
-    """A form whose code is 0 is not asked; the affine's columns give the spacing."""
+    """A form with code 0 is ignored; the columns of the affine give the spacing."""
     volume = read_volume(make(tmp_path / "a.nii", (PIXDIM + 4, "f", 1.5), (QFORM_CODE, "h", 0)))
     assert volume.spacing_mm == (1, 2, 3)
 
@@ -99,12 +99,12 @@ def test_fault_07_shear(tmp_path):
 
 def test_fault_07_a_little_shear_warns(tmp_path):
     """A shear below 0.01 is a warning."""
-    with pytest.warns(UserWarning, match="not quite at right angles"):
+    with pytest.warns(UserWarning, match="not exactly at right angles"):
         read_volume(make(tmp_path / "a.nii", (SROW, "4f", 1, 0.004, 0, 0), (QFORM_CODE, "h", 0)))
 
 
 def test_fault_08_an_oblique_affine_is_kept(tmp_path):
-    """Read as it is."""
+    """Read with its oblique affine."""
     turn = np.radians(20)
     oblique = AFFINE.copy()
     oblique[:2, :2] = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ AFFINE[:2, :2]
@@ -141,7 +141,7 @@ def test_fault_10_a_last_axis_of_1_is_squeezed(tmp_path, shape):
 
 
 def test_fault_10_the_fourth_axis_is_the_channels(tmp_path):
-    """(X, Y, Z, C) and (X, Y, Z, 1, C) have C channels; another number than the model's is refused."""
+    """(X, Y, Z, C) and (X, Y, Z, 1, C) have C channels; a number other than the model's is refused."""
     stack = np.stack([VOXELS, VOXELS + 100], axis=-1)
     data = read_volume(make(tmp_path / "a.nii", data=stack)).data
     assert np.array_equal(data, [VOXELS, VOXELS + 100])
@@ -150,13 +150,13 @@ def test_fault_10_the_fourth_axis_is_the_channels(tmp_path):
 
 
 def test_fault_10_slices_of_one_voxel_keep_their_axis(tmp_path):
-    """(X, Y, 1) and (X, Y) are three axes, one of them of one voxel."""
+    """(X, Y, 1) and (X, Y) are read as three axes, the last with one voxel."""
     assert read_volume(make(tmp_path / "a.nii", data=VOXELS[:, :, :1])).shape == (2, 3, 1)
     assert read_volume(make(tmp_path / "b.nii", data=VOXELS[:, :, 0])).shape == (2, 3, 1)
 
 
 def test_fault_10_two_long_further_axes(tmp_path):
-    """More than one long further axis is refused."""
+    """More than one further axis longer than one voxel is refused."""
     assert "(2, 3, 1, 2, 2)" in refusal(make(tmp_path / "a.nii", data=VOXELS.reshape(2, 3, 1, 2, 2)))
 
 
@@ -183,7 +183,7 @@ def test_fault_12_int64_is_read(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64, np.int32])
 def test_fault_13_big_endian_is_little_endian(tmp_path, dtype):
-    """Both read to the same voxels and affine."""
+    """Both byte orders give the same voxels and affine."""
     data = VOXELS.astype(dtype)
     little, big = (read_volume(make(tmp_path / f"{name}.nii", data=data, endian=end)) for name, end in (("l", "<"), ("b", ">")))
     assert (tmp_path / "l.nii").read_bytes() != (tmp_path / "b.nii").read_bytes()
@@ -192,7 +192,7 @@ def test_fault_13_big_endian_is_little_endian(tmp_path, dtype):
 
 
 def test_fault_14_voxels_that_are_not_finite(tmp_path):
-    """Refused, with their number and the first one's place."""
+    """Refused, with their number and the position of the first."""
     data = VOXELS.astype(np.float32)
     data[1, 2, 3], data[1, 0, 2], data[1, 1, 1] = np.inf, np.nan, -np.inf
     words = refusal(make(tmp_path / "a.nii", data=data))
@@ -201,7 +201,7 @@ def test_fault_14_voxels_that_are_not_finite(tmp_path):
 
 
 def test_fault_14_a_large_sum_is_no_fault(tmp_path):
-    """Large but finite values are read."""
+    """Large finite values are read."""
     data = np.full((4, 4, 4), 3e38, dtype=np.float32)
     assert np.array_equal(read_volume(make(tmp_path / "a.nii", data=data)).data[0], data)
 
@@ -227,7 +227,7 @@ def test_fault_16_truncated_before_packing(tmp_path, name, size):
 
 
 def test_fault_16_truncated_gzip(tmp_path):
-    """Refused, as a broken compressed file."""
+    """Refused as a broken compressed file."""
     path = make(tmp_path / "a.nii.gz")
     whole = path.read_bytes()
     for size in (5, 40, len(whole) - 9, len(whole) - 1):
@@ -246,7 +246,7 @@ def test_fault_17_a_flipped_checksum(tmp_path):
 
 
 def test_fault_18_a_plain_file_named_gz_and_the_other_way(tmp_path):
-    """Refused, saying which it is."""
+    """Refused; the error says which of the two it is."""
     plain, packed = make(tmp_path / "a.nii"), make(tmp_path / "b.nii.gz")
     content = plain.read_bytes(), packed.read_bytes()
     plain.write_bytes(content[1])
@@ -265,12 +265,12 @@ def test_fault_19_sizes_beyond_the_file_allocate_nothing(tmp_path, name):
 
 
 def test_fault_19_a_gzip_bomb_behind_the_voxels_is_not_unpacked(tmp_path):
-    """What follows the voxels is refused, not unpacked."""
+    """Data after the voxels are refused, not unpacked."""
     path = make(tmp_path / "a.nii.gz")
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**27)))
     words = []
     assert peak_bytes(lambda: words.append(refusal(path))) < 2**24
-    assert "goes on after its voxels" in words[0]
+    assert "continues after its voxels" in words[0]
 
 
 def test_fault_19_an_honest_gzip_bomb_is_not_unpacked(tmp_path):
@@ -281,12 +281,12 @@ def test_fault_19_an_honest_gzip_bomb_is_not_unpacked(tmp_path):
     words = []
     assert path.stat().st_size < 2**23
     assert peak_bytes(lambda: words.append(refusal(path))) < 2**20
-    assert "far more than a scan" in words[0]
+    assert "far more data than a scan" in words[0]
     assert f"become {2**32 + 352}" in words[0]
 
 
 def test_fault_19_a_scan_beyond_the_memory_is_refused(tmp_path):
-    """So is a plain file, sparse or not, that this machine could not hold."""
+    """A plain file that does not fit into memory, sparse or not, is refused as well."""
     path = make(tmp_path / "a.nii", (DIM, "4h", 3, 32767, 32767, 2000))
     os.truncate(path, 352 + 2 * 32767 * 32767 * 2000)  # 4 TB of holes
     words = []
@@ -301,7 +301,7 @@ def test_fault_20_impossible_sizes(tmp_path, patch):
 
 
 def test_fault_20_the_number_of_axes_is_named_as_it_stands(tmp_path):
-    """Named as it stands, not as nibabel would mend it."""
+    """The error shows the value in the file, not nibabel's repaired value."""
     assert "found: 9\n" in refusal(make(tmp_path / "a.nii", (DIM, "h", 9)))
 
 
@@ -315,7 +315,7 @@ def test_fault_21_voxels_that_start_elsewhere(tmp_path, offset):
 
 @pytest.mark.parametrize("offset", [0, 100, 347])
 def test_fault_21_voxels_never_start_inside_the_header(tmp_path, offset):
-    """0 means right behind the header; anything inside it is refused."""
+    """0 means directly after the header; an offset inside the header is refused."""
     path = make(tmp_path / "a.nii", (VOX_OFFSET, "f", offset))
     try:
         data = read_volume(path).data

@@ -1,4 +1,4 @@
-"""Several ranks, as real processes: what one suffers, all know of; what they compute together, one computes alone."""
+"""Several ranks as real processes: all learn of the failure of one, and their results equal those of one rank."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def five_cases(small, tmp_path):
 
 
 def test_fault_44_five_cases_on_two_ranks_train_as_on_one(five_cases, tmp_path):
-    """No rank waits for ever and no case counts twice: the weights are those of one rank."""
+    """No rank waits for ever and no case counts twice; the weights equal those of one rank."""
     config = CONFIG | {"dropout": 0.0}
     one = start_training(run=tmp_path / "one", overrides=config, **five_cases)
     two = start_ranks(2, run=tmp_path / "two", overrides=config, **five_cases)
@@ -75,7 +75,7 @@ def test_fault_44_five_cases_on_two_ranks_train_as_on_one(five_cases, tmp_path):
 
 
 def write_validation(run, prepared, target):
-    """Validate a run's weights on this rank, and write the result."""
+    """Validate the weights of a run on this rank and write the result."""
     from rarecli.core.data.prepared import open_prepared
     from rarecli.core.engines.open_model import open_model
     from rarecli.core.jobs.ranks import find_ranks, joined
@@ -100,7 +100,7 @@ def validate_on_ranks(environments, run, prepared, target):
 
 
 def test_fault_44_validation_on_two_ranks_is_that_of_one_to_the_last_bit(small, tmp_path):
-    """Ranks share the cases to validate; the metrics are those of one rank."""
+    """Ranks share the validation cases; the metrics equal those of one rank."""
     from processes import torchrun_environments
 
     trained = start_training(small, tmp_path / "run", CONFIG | {"epochs": 1, "optimiser.lr": 1e-2})
@@ -135,7 +135,7 @@ def test_fault_45_when_a_rank_is_killed_all_end_in_bounded_time(small, tmp_path)
 
 
 def test_fault_46_nan_on_one_rank_is_skipped_by_all_and_named_after_five(small, tmp_path):
-    """All ranks skip the step together; five in a row are an error that names the loss."""
+    """All ranks skip the step; after five in a row an error names the loss."""
     config = CONFIG | {"num_folds": 7}  # six cases: no step without one on rank 1
     ranks = start_ranks(2, small, tmp_path / "run", config, spoil={1: spoil_all})
     with ended(*ranks):
@@ -157,7 +157,7 @@ def test_fault_46_one_bad_step_on_one_rank_is_skipped_by_all(small, tmp_path):
 
 @pytest.mark.parametrize("num", [1, 2])
 def test_fault_40_sigterm_to_one_rank_saves_and_ends_all_with_75_to_go_on_to_the_same_bits(small, tmp_path, num):
-    """Saved after the step, exit code 75 on every rank; `--resume` goes on to the same bits."""
+    """Saved after the step, exit code 75 on every rank; `--resume` gives the same bits as without the interruption."""
     config = CONFIG | {"epochs": 8, "validate_every": 8, "dropout": 0.1}
     whole = start_ranks(num, small, tmp_path / "whole", config)
     with ended(*whole):

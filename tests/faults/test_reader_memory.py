@@ -36,7 +36,7 @@ def test_a_packed_scan_takes_eight_bytes_per_voxel_however_tightly_it_is_packed(
 
 @pytest.mark.parametrize(
     ("shape", "problem"),
-    [((4, 4, 4), "the file goes on after its voxels"), ((1024, 1024, 1024), "the file would unpack to far more than a scan does")],
+    [((4, 4, 4), "the file continues after its voxels"), ((1024, 1024, 1024), "the file would unpack to far more data than a scan holds")],
 )
 def test_a_gzip_bomb_takes_a_few_megabytes(shape, problem, manifest, tmp_path):
     bomb(shape, 2**30)(tmp_path / "bomb.nii.gz")

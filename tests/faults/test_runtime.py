@@ -1,4 +1,4 @@
-"""What a machine does to a training, produced for real: no space, no permission, processes that die."""
+"""Faults of the machine during a training, produced for real: no space, no permission, dead processes."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ LONG = CONFIG | {"epochs": 500, "validate_every": 500, "checkpoint_minutes": 0}
 
 
 class Heard:
-    """A reporter that remembers."""
+    """A reporter that keeps all messages."""
 
     def __init__(self):
         self.words = []
@@ -48,7 +48,7 @@ def wait_for(condition):
 
 
 def in_private_mounts(script, *arguments):
-    """Run Python in a mount namespace of its own, where it may mount; skipped where the system does not let us."""
+    """Run Python in its own mount namespace, where it may mount; skip the test if the system forbids it."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         if os.environ.get("CI") == "true":
             pytest.fail("this system has no mount namespaces for us")
@@ -81,7 +81,7 @@ def test_fault_33_a_read_only_output_is_said_before_computing(small, tmp_path):
 
 
 def test_fault_34_on_a_full_disk_what_was_whole_stays_and_nothing_is_left_in_part(small, tmp_path):
-    """Exit code 5; what was whole stays, nothing is left in part.
+    """Exit code 5; complete files stay, no partial file is left.
 
     No file may grow beyond what the checkpoint takes: as on a full disk, writing fails in the middle.
     """
@@ -102,7 +102,7 @@ def test_fault_34_on_a_full_disk_what_was_whole_stays_and_nothing_is_left_in_par
 
 
 def test_fault_34_a_small_disk_in_truth(small, tmp_path):
-    """The same on a file system of one megabyte."""
+    """The same happens on a real file system of one megabyte."""
     command = ["train", small, "-o", tmp_path / "run", "--epochs", "1", "--num-filters", "8", "--num-depths", "2"]
     done = in_private_mounts(TRAIN_ON_MOUNT, tmp_path, "size=1m", *command)
     assert done.returncode == 5
@@ -112,7 +112,7 @@ def test_fault_34_a_small_disk_in_truth(small, tmp_path):
 
 
 def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(tmp_path, small):
-    """Other options prepare anew; a run refuses to go on with another configuration, naming the key."""
+    """With other options, cases are prepared again; a run refuses to resume with another configuration, naming the key."""
     data = small.parent / "data"
     shutil.copytree(small, tmp_path / "prepared")
     train(tmp_path / "prepared", tmp_path / "run", load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
@@ -126,7 +126,7 @@ def test_fault_36_other_options_prepare_anew_and_a_run_does_not_go_on_with_them(
 
 
 def test_fault_37_a_second_training_is_refused_and_the_lock_dies_with_its_holder(small, tmp_path):
-    """The second is refused; the lock dies with its holder."""
+    """The second is refused; the lock ends with its process."""
     first = start_training(small, tmp_path / "run", LONG)
     with ended(first):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -170,7 +170,7 @@ def test_fault_38_a_killed_data_worker_is_named_in_bounded_time_and_leaves_no_or
 
 
 def test_fault_38_data_workers_end_after_their_training_is_killed(small, tmp_path):
-    """Workers end after their training, however it ended."""
+    """Data workers end after their training, however it ended."""
     training = start_training(small, tmp_path / "run", LONG | {"num_workers": 1})
     with ended(training):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -181,7 +181,7 @@ def test_fault_38_data_workers_end_after_their_training_is_killed(small, tmp_pat
 
 @pytest.mark.parametrize("num", [0, 1])
 def test_fault_40_sigterm_to_all_processes_of_a_training_saves_too(small, tmp_path, num):
-    """Sent to all processes, as torchrun does, the data workers let it pass: the training cannot save without them."""
+    """Data workers ignore it when torchrun sends it to all processes, because the training cannot save without them."""
     training = start_training(small, tmp_path / "run", LONG | {"num_workers": num}, spoil=os.setsid)
     with ended(training):
         wait_for(lambda: (tmp_path / "run" / run_folder.PREVIOUS).exists())
@@ -203,7 +203,7 @@ cli.main()
 
 
 def test_fault_39_small_shared_memory_is_named_with_its_remedy(small, tmp_path):
-    """An error that names /dev/shm and what to do."""
+    """An error names /dev/shm and the remedy."""
     done = in_private_mounts(SMALL_SHARED_MEMORY, "train", small, "-o", tmp_path / "run", "--num-depths", "2", "--set", "num_workers=2")
     assert done.returncode == 5
     assert "too little shared memory" in done.stderr
@@ -212,7 +212,7 @@ def test_fault_39_small_shared_memory_is_named_with_its_remedy(small, tmp_path):
 
 @pytest.mark.parametrize("where", ["header", "tensors", "end", "empty"])
 def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_path, where):
-    """The checkpoint before it is taken, with a warning."""
+    """The checkpoint before it is used, with a warning."""
     run, reporter = tmp_path / "run", Heard()
     train(small, run, load_train_config(overrides=CONFIG), TrainOptions(device="cpu"))
     content = bytearray((run / run_folder.LAST).read_bytes())
@@ -232,12 +232,12 @@ def test_fault_42_a_damaged_checkpoint_gives_way_to_the_one_before(small, tmp_pa
 
 
 def test_fault_42_two_damaged_checkpoints_are_an_error(small, tmp_path):
-    """Where both are damaged, an error says so."""
+    """If both are damaged, training raises an error."""
     run = tmp_path / "run"
     train(small, run, load_train_config(overrides=CONFIG | {"epochs": 1}), TrainOptions(device="cpu"))
     for name in (run_folder.LAST, run_folder.PREVIOUS):
         (run / name).write_bytes(b"nothing")
     from rarecli.core.errors import ModelError
 
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         train(small, run, load_train_config(overrides=CONFIG), TrainOptions(device="cpu", resume=True))

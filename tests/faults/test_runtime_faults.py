@@ -1,4 +1,4 @@
-"""Faults that need a model: constant and thin scans, odd names, engines that are wrong, a bad case among good ones."""
+"""Faults that need a model: constant and thin scans, unusual names, wrong engines, a bad case among good ones."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def write_scan(path, seed=0, spacing=8.0):
 
 
 def test_fault_10_another_number_of_channels_than_the_model_s(predictor):
-    """Refused, with both numbers, by the model that was trained for another one."""
+    """Refused, with both numbers, by a model trained for a different number."""
     with pytest.raises(ModelError) as caught:
         predictor.predict(np.zeros((2, 8, 8, 8)), np.eye(4))
     assert "found: 2" in str(caught.value)
@@ -53,7 +53,7 @@ def test_fault_10_another_number_of_channels_than_the_model_s(predictor):
 
 
 def test_fault_12_more_than_255_classes_do_not_wrap(tmp_path):
-    """A thousand labels come out of a file as they went in."""
+    """A thousand labels are read from a file as they were written."""
     labels = np.arange(1000, dtype=np.int64).reshape(10, 10, 10)
     nib.save(nib.Nifti1Image(labels, np.eye(4), dtype=np.int64), tmp_path / "a.nii")
     scan, _ = Phantom(0).acquire(3.2)
@@ -64,7 +64,7 @@ def test_fault_12_more_than_255_classes_do_not_wrap(tmp_path):
 
 
 def test_fault_25_a_case_with_empty_labels_is_trained_on(tmp_path):
-    """Trains."""
+    """Training accepts the case."""
     write_phantoms(tmp_path / "data", range(4), extent_mm=(16.0, 16.0, 16.0))
     for seed in (0, 1):
         path = tmp_path / "data" / "labelsTr" / f"phantom_{seed:03d}.nii.gz"
@@ -86,7 +86,7 @@ def test_fault_26_a_constant_scan_is_predicted(predictor, value):
 
 
 def test_fault_27_a_class_that_is_in_neither_is_counted(predictor, tmp_path):
-    """The summary states in how many cases a class was in neither."""
+    """The summary states the number of cases where a class was in neither."""
     write_phantoms(tmp_path / "data", range(3), 8.0)
     path = tmp_path / "data" / "labelsTr" / "phantom_001.nii.gz"
     image = nib.load(path)
@@ -108,7 +108,7 @@ NAMES = ["a b", "Fall-ü 日本", "-rf", "--output", "a'b\"c", "%s{}[bold]", os.
 
 
 def test_fault_31_unusual_names_are_predicted_and_scored(bundle, tmp_path):
-    """Predicted and scored from the command line; a name may even be no Unicode."""
+    """Predicted and scored from the command line, even if a name is not Unicode."""
     write_scan(tmp_path / "scan.nii.gz")
     (tmp_path / "in").mkdir()
     for name in NAMES:
@@ -132,11 +132,11 @@ def test_fault_31_unusual_names_are_predicted_and_scored(bundle, tmp_path):
 
 
 def test_fault_31_a_dataset_of_names_that_are_no_unicode_is_refused(tmp_path):
-    """For training, a name that is no Unicode is refused; a line break in it, too."""
+    """For training, names that are not Unicode or contain a line break are refused."""
     for name in (os.fsdecode(b"not-utf-8-\xff"), "two\nlines"):
         for folder in ("images", "labels"):
             write_scan(tmp_path / ascii(name) / folder / f"{name}.nii.gz")
-        with pytest.raises(DataError, match="characters that are none") as caught:
+        with pytest.raises(DataError, match="invalid characters") as caught:
             open_dataset(tmp_path / ascii(name))
         assert ascii(name) in str(caught.value)
 
@@ -160,7 +160,7 @@ def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
     large = shutil.copytree(run, tmp_path / "run")
     weights = load_file(large / "weights.safetensors")
     name = next(name for name, tensor in weights.items() if name.startswith("encoder") and tensor.ndim == 5)
-    weights[name] *= 1e7 / weights[name].abs().max()  # an instance norm follows, which takes the factor out again
+    weights[name] *= 1e7 / weights[name].abs().max()  # the instance norm that follows removes the factor again
     save_file(weights, large / "weights.safetensors")
     with pytest.raises(ModelError, match="does not agree with PyTorch"):
         export(large, tmp_path / "bundle", ExportOptions(depths=[0], precision="fp16"))
@@ -169,7 +169,7 @@ def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
 
 
 def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
-    """The others are written; exit 6, with a table of what failed and why."""
+    """The others are written; exit code 6, with a table of the failed cases and the reasons."""
     for seed, name in enumerate("abc"):
         write_scan(tmp_path / "in" / f"{name}.nii.gz", seed)
     (tmp_path / "in" / "b.nii.gz").write_bytes((tmp_path / "in" / "a.nii.gz").read_bytes()[:100])
@@ -183,7 +183,7 @@ def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):
 
 
 def test_fault_52_a_bug_in_one_case_does_not_stop_the_others(predictor, tmp_path, monkeypatch):
-    """Not even an error that nobody thought of stops the others; neither does memory that is short."""
+    """Unexpected errors and too little memory do not stop the other cases either."""
     for name in "abc":
         write_scan(tmp_path / "in" / f"{name}.nii.gz")
     errors = iter([None, ZeroDivisionError("by 0"), MemoryError()])
@@ -198,4 +198,4 @@ def test_fault_52_a_bug_in_one_case_does_not_stop_the_others(predictor, tmp_path
     with pytest.raises(SomeCasesFailed, match="2 of 3 cases failed") as caught:
         predict([tmp_path / "in"], predictor, tmp_path / "out")
     assert "b  this is a bug in rare: ZeroDivisionError: by 0" in str(caught.value)
-    assert "c  the case needs more memory than there is" in str(caught.value)
+    assert "c  the case needs more memory than is available" in str(caught.value)

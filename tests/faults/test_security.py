@@ -1,4 +1,4 @@
-"""What a file from a stranger, or a scan of a patient, must never bring about."""
+"""What untrusted files and scans of patients must never cause."""
 
 import ast
 import gzip
@@ -116,7 +116,7 @@ CANARY = b"DOE^JANE19700101"
 
 
 def plant(path):
-    """The canary into every free text of a scan's header, and an extension."""
+    """Write the canary into every free text field of a scan's header, and into an extension."""
     image = nib.load(path)
     for field, size in (("descrip", 80), ("aux_file", 24), ("db_name", 18), ("intent_name", 16), ("data_type", 10)):
         image.header[field] = CANARY[:size]
@@ -125,7 +125,7 @@ def plant(path):
 
 
 def leaks(folder):
-    """Files below `folder`, unpacked, that hold the canary or its beginning."""
+    """Return the files below `folder`, unpacked, that contain the canary or its beginning."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file():
@@ -137,7 +137,7 @@ def leaks(folder):
 
 
 def test_no_path_and_no_header_text_of_a_patient_is_in_any_result(tmp_path):
-    """The whole chain on scans full of a patient's name, in a folder of that name, one of them broken."""
+    """The full chain on scans with a patient's name in all texts and in the folder, one of them broken."""
     source, results = tmp_path / CANARY.decode() / "data", tmp_path / "results"
     write_phantoms(source, range(5), extent_mm=(16.0, 16.0, 16.0))
     for path in source.rglob("*.nii.gz"):

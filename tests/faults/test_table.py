@@ -1,4 +1,4 @@
-"""Every fault has a test with an answer, and docs/faults.md says so."""
+"""Every fault has a test with an answer, and docs/faults.md is up to date."""
 
 from table import FAULTS, TESTS, fault_tests, table
 

@@ -81,7 +81,7 @@ def test_every_header_byte_is_read_or_refused(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     for name in ("a.nii", "a.nii.gz"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(DataError, match="no regular file"):
+        with pytest.raises(DataError, match="not a regular file"):
             read_volume(tmp_path / name)
 
 

@@ -6,7 +6,7 @@ from nifti_cases import CASES
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.volume import read_volume
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(neither sform nor qform|not quite at right angles)")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(neither sform nor qform|not exactly at right angles)")
 
 
 @pytest.mark.parametrize("name", CASES)

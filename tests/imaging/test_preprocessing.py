@@ -142,7 +142,7 @@ def test_centred_labels_are_the_majority_of_each_block(depth):
 def test_centred_labels_by_hand():
     plane = np.array([[1, 1, 0, 2], [1, 0, 2, 0], [2, 2, 1, 2], [1, 1, 1, 0]])
     labels = np.stack([plane, plane], axis=2)
-    # three of 1 | two of 0, two of 2: the lower | two of 1, two of 2: the lower | two of 1
+    # three of 1 | two of 0, two of 2: the lower class | two of 1, two of 2: the lower | two of 1
     assert downsample_labels(labels, 1, "centred", 3)[:, :, 0].tolist() == [[1, 0], [1, 1]]
     assert downsample_labels(labels, 1, "paper", 3)[:, :, 0].tolist() == [[1, 0], [2, 1]]
 
@@ -181,9 +181,9 @@ SPARSE[0, 0, 0, :2] = 3, 4  # 0.2 % of the voxels, so that both percentiles are 
     [
         # percentiles of (3, 4): 3.005 and 3.995; the fill value 0 lies below both
         (SPARSE, (0, 3.995), [3 / 3.995, 1, 0]),
-        # a crowd at the top: 10 fills the rest, percentiles of (6, 7) are 6.005 and 6.995
+        # most voxels have the largest value: 10 fills the rest, percentiles of (6, 7) are 6.005 and 6.995
         (10 - SPARSE, (6.005, 10), [(7 - 6.005) / 3.995, 0, 1]),
-        # a fill value amid the others: -3 and 4 lie on both sides of it, percentiles -2.965 and 3.965
+        # a fill value between the others: -3 and 4 lie on both sides of it, percentiles -2.965 and 3.965
         (np.where(SPARSE == 3, -3, SPARSE).astype(np.float32), (-2.965, 3.965), [0, 1, 2.965 / 6.93]),
         # a structure of one value
         ((SPARSE > 0).astype(np.float32) * 5, (0, 5), [1, 1, 0]),
@@ -220,7 +220,7 @@ def test_normalised_values_lie_within_0_and_1(image):
 
 @pytest.mark.parametrize("values", [[1e-45, *[0] * 160], [3.4e38, -3.4e38] * 10], ids=["least float32", "largest float32"])
 def test_fault_26_extreme_but_finite_values_give_finite_output(values):
-    """The extremes of float32 stay finite, too."""
+    """The extremes of float32 stay finite as well."""
     with np.errstate(all="ignore"):
         result = normalise(np.array(values, np.float32).reshape(1, -1, 1, 1), PERCENTILE)
     assert np.isfinite(result).all()
@@ -249,7 +249,7 @@ def test_ct_by_hand_and_the_input_stays():
 
 
 def turned(volume, orientation):
-    """The same scan with other axes, by nibabel."""
+    """Return the same scan with other axes, by nibabel."""
     image = nib.Nifti1Image(np.moveaxis(volume.data, 0, -1), volume.affine)
     image = image.as_reoriented(ornt_transform(io_orientation(volume.affine), axcodes2ornt(orientation)))
     return Volume(np.moveaxis(np.asanyarray(image.dataobj), -1, 0), image.affine)
@@ -324,7 +324,7 @@ def test_a_routed_image_lies_where_its_affine_says(scanned):
 @settings(deadline=None, max_examples=40)
 @given(shapes, st.tuples(*[st.floats(0.3, 6)] * 3), st.sampled_from(ORIENTATIONS), st.data())
 def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orientation, data):
-    """Padded for the network, and labels come back in the scan's shape."""
+    """Padded for the network; labels have the scan's shape."""
     scan = turned(Volume(noise(1, *shape), np.diag([*spacing, 1.0])), orientation)
     depth = data.draw(st.sampled_from([None, 0, 1, 2]))
     routed = prepare_scan(scan, RULES, depth)

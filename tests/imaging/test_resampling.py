@@ -142,7 +142,7 @@ def test_refined_labels_coarsened_again_are_the_same(labels, factor):
 
 def test_nearest_by_hand():
     assert nearest_indices(6, 3, 0.5).tolist() == [0, 0, 1, 1, 2, 2]
-    assert nearest_indices(3, 6, 2).tolist() in ([0, 2, 4], [1, 3, 5])  # both neighbours are as near
+    assert nearest_indices(3, 6, 2).tolist() in ([0, 2, 4], [1, 3, 5])  # both neighbours are equally near
     assert nearest_indices(3, 9, 3).tolist() == [1, 4, 7]
     assert nearest_indices(5, 5, 1).tolist() == [0, 1, 2, 3, 4]
 

@@ -1,4 +1,4 @@
-"""From logits to labels on the scan's own grid."""
+"""Labels on the scan's own grid from logits."""
 
 import tracemalloc
 
@@ -17,7 +17,7 @@ from rarecli.core.imaging.volume import Volume
 
 
 def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):
-    """A scan of noise, routed; its array axis i lies along the world's axis order[i], forwards or backwards by signs[i]."""
+    """Return a routed scan of noise. Its array axis i points along world axis order[i], forwards or backwards by signs[i]."""
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * np.multiply(signs, spacing)
     return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), RULES, depth)
@@ -80,7 +80,7 @@ def test_what_is_certain_comes_back_by_majority_of_volume_whichever_way_the_axes
         expected = resample_labels(certain, back, 3, tuple(shape[order.index(axis)] for axis in range(3)))
     found = classes_of(logits, routed)
     shares = mean_probabilities(logits, routed)
-    tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # which of two is first hangs on the last bits
+    tied = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] < 1e-5  # the order of the two depends on the last bits
     assert (found == from_ras(expected, routed.source.affine))[~from_ras(tied, routed.source.affine)].all()
 
 

@@ -70,7 +70,7 @@ def test_the_grid_of_a_depth_routes_to_that_depth_untouched(trained, depth):
 def test_a_forced_depth_is_taken_and_said():
     way = routing.route((1, 1, 1), (1, 1, 1), range(4), depth=2)
     assert (way.depth, way.grid_spacing_mm, way.zoom) == (2, (4, 4, 4), (0.25, 0.25, 0.25))
-    assert "asked for" in way.reason
+    assert "requested with --depth" in way.reason
 
 
 def test_the_reason_names_spacing_grid_and_resampled_axes():

@@ -98,7 +98,7 @@ def test_the_network_is_only_given_what_it_takes(shape, depth):
 
 
 def test_the_middle_of_a_window_counts_more_than_its_rim():
-    """Two windows along x answer 0 and 1: the seam is a monotone ramp between them, half-way in the middle."""
+    """Two windows along x give 0 and 1: the seam is a monotone ramp, half-way in the middle."""
     answers = iter([0.0, 1.0])
 
     def run(batch, _):
@@ -124,7 +124,7 @@ def test_the_image_is_left_as_it_is():
     [((8, 9, 8), "a multiple of 4: 8 or 12"), ((8, 5, 8), "a multiple of 4: at least 8"), ((4, 16, 8), "a multiple of 4: at least 8")],
 )
 def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expected):
-    with pytest.raises(DataError, match="padding was forbidden") as caught:
+    with pytest.raises(DataError, match="forbids padding") as caught:
         sliding_logits(noise(2, *shape), RULES, 0, lambda image, depth: image, pad=False)
     assert expected in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_tensors_are_windowed_as_arrays_are(shape):
     image = noise(2, *shape)
 
     def run(window, depth):
-        """As a network does: what a voxel gives depends on where in the window it lies."""
+        """Like a network, give each voxel a value that depends on its position in the window."""
         ramp = np.linspace(0, 1, window[0, 0].numel() if isinstance(window, torch.Tensor) else window[0, 0].size, dtype=np.float32)
         ramp = ramp.reshape(window.shape[2:])
         return window * (torch.from_numpy(ramp) if isinstance(window, torch.Tensor) else ramp)

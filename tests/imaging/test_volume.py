@@ -21,7 +21,7 @@ GEOMETRY = [(76, 32), (123, 1), (252, 76)]
 
 
 def oriented(orientation):
-    """An affine whose array axes point as the letters say, 1, 2 and 3 mm apart."""
+    """Return an affine with array axes in the directions of the letters and spacings of 1, 2 and 3 mm."""
     affine = RAS_MM.copy()
     affine[:3, :3] = 0
     for column, letter in enumerate(orientation):
@@ -137,7 +137,7 @@ def test_labels_come_back_as_written(tmp_path, shape, suffix):
 
 @pytest.mark.parametrize(("largest", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.int32)])
 def test_fault_12_labels_are_as_small_as_they_can_be_and_never_wrap(tmp_path, largest, dtype):
-    """Labels are written in the smallest type that holds them."""
+    """Labels are written in the smallest dtype that holds them."""
     labels = np.zeros(SHAPE, dtype=np.int64)
     labels[1, 2, 3] = largest
     write_labels(tmp_path / "a.nii", labels, Volume(np.zeros((1, *SHAPE), np.float32), RAS_MM))
@@ -199,12 +199,12 @@ def test_channels_on_other_grids_are_refused_by_name(tmp_path):
     moved = RAS_MM.copy()
     moved[0, 3] += 1
     files = [save(tmp_path / "c_0000.nii", np.zeros(SHAPE, np.int16)), save(tmp_path / "c_0001.nii", np.zeros(SHAPE, np.int16), moved)]
-    with pytest.raises(DataError, match=r"c_0001\.nii lies on another grid than c_0000\.nii"):
+    with pytest.raises(DataError, match=r"c_0001\.nii is on a different grid than c_0000\.nii"):
         read_volume(files)
 
 
 def test_fault_14_names_the_channel_file_with_the_bad_voxel(tmp_path):
-    """With a file per channel, the right file is named."""
+    """With one file per channel, the error names the right file."""
     bad = np.zeros(SHAPE, np.float32)
     bad[3, 2, 1] = np.nan
     files = [save(tmp_path / "c_0000.nii", np.zeros(SHAPE, np.float32)), save(tmp_path / "c_0001.nii", bad)]

@@ -1,4 +1,4 @@
-"""The models in the package: small enough, whole, usable by name, and still what they were when they were put there."""
+"""The built-in models: small enough, complete, usable by name, and unchanged."""
 
 import json
 import os

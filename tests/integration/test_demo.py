@@ -1,4 +1,4 @@
-"""`rare demo` for real, in its own process: what it promises in the README."""
+"""`rare demo` in its own process keeps the promises of the README."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def test_the_demo_keeps_its_promises(tmp_path):
     assert [row["depth"] for row in rows.values()] == [0, 1, 2, 3]
     # the phantom is hard: no threshold finds the tube
     assert all(row["threshold"] < 0.5 for row in rows.values())
-    # and routing is worth it
+    # and routing pays off
     assert rows["1 mm"]["routed"] > 0.8
     assert rows["4 mm"]["routed"] - rows["4 mm"]["upsampled"] >= 0.05
     assert rows["8 mm"]["routed"] - rows["8 mm"]["upsampled"] >= 0.15

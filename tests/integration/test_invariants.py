@@ -1,7 +1,7 @@
 """Laws that hold for every scan and every model, with hypothesis.
 
-Of single rooms they stand there: Dice (test_metrics), resampling (test_resampling), routing (test_routing), pad and crop
-(test_preprocessing, test_patches), any byte of a file (faults/fuzz.py). Here are those of the whole.
+Laws of single rooms are tested there: Dice (test_metrics), resampling (test_resampling), routing (test_routing), pad and crop
+(test_preprocessing, test_patches), any byte of a file (faults/fuzz.py). These are the laws of the full chain.
 """
 
 import itertools
@@ -40,7 +40,7 @@ def predictors(run, bundle):
 
 
 def affine_of(orientation, spacing):
-    """Array axes that point as the letters say, so many mm apart."""
+    """Return an affine with array axes in the directions of the letters and these spacings in mm."""
     affine = np.eye(4)
     affine[:3, :3] = 0
     for column, (letter, step) in enumerate(zip(orientation, spacing, strict=True)):
@@ -115,7 +115,7 @@ def test_routing_is_deterministic_and_blind_to_axis_signs_and_orders(spacing, tr
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
 def test_an_evaluation_does_not_depend_on_the_order_of_its_cases(predictors, tmp_path, order):
-    """Nor on what was evaluated before."""
+    """It does not depend on earlier evaluations either."""
     names = write_phantoms(tmp_path / "data", range(3), 8.0)
     options = {"depths": [0, 1], "upsampled": False, "surface": False}
     whole = evaluate(tmp_path / "data", predictors["onnx"], tmp_path / "whole", EvaluateOptions(**options))

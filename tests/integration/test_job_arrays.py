@@ -1,4 +1,4 @@
-"""--shard I/N of preprocess, predict and evaluate: parts as the tasks of a job array make them, then one call with --resume."""
+"""--shard I/N of preprocess, predict and evaluate: shards as in a job array, then one call with --resume."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def contents(folder):
 
 
 def together(*calls):
-    """Run `rare` with each of the lists of arguments, all at once, each in a process of its own; their stderr and JSON."""
+    """Run `rare` with each list of arguments at the same time, in separate processes. Return their stderr and JSON."""
     command = [sys.executable, "-m", "rarecli"]
     started = [subprocess.Popen([*command, *map(str, call)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for call in calls]
     ended = [process.communicate(timeout=240) for process in started]

@@ -1,4 +1,4 @@
-"""`rare train` as users start it on several processes: --nproc, torchrun, and what ends them."""
+"""`rare train` as users start it on several processes: --nproc, torchrun, and how they end."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def wait_for(path, process):
 
 
 def ranks_of(process):
-    """Process ids of the ranks that a launcher started, by rank."""
+    """Return the process ids of the ranks of a launcher, by rank."""
     found = {}
     for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout.split():
         with open(f"/proc/{line}/environ", "rb") as file:  # noqa: PTH123
@@ -54,7 +54,7 @@ def test_nproc_trains_and_speaks_once_and_resumes_without_options(prepared, tmp_
 
 
 def test_fault_45_a_killed_rank_is_named_by_the_launcher_and_no_rank_is_left(prepared, tmp_path):
-    """`--nproc` names the rank that died, and leaves none behind."""
+    """`--nproc` names the dead rank, and no rank is left."""
     training = rare("train", prepared, "-o", tmp_path / "run", *LONG, "--nproc", "2")
     wait_for(tmp_path / "run" / "previous.safetensors", training)
     ranks = ranks_of(training)
@@ -68,7 +68,7 @@ def test_fault_45_a_killed_rank_is_named_by_the_launcher_and_no_rank_is_left(pre
 
 
 def test_fault_40_sigterm_to_the_launcher_saves_and_ends_with_75(prepared, tmp_path):
-    """So does `--nproc`, which passes the signal on."""
+    """`--nproc` passes the signal on, with the same result."""
     training = rare("train", prepared, "-o", tmp_path / "run", *LONG, "--nproc", "2")
     wait_for(tmp_path / "run" / "previous.safetensors", training)
     training.send_signal(signal.SIGTERM)
@@ -82,11 +82,11 @@ def test_an_error_that_all_ranks_meet_is_said_once_with_its_own_exit_code(prepar
     training = rare("train", prepared, "-o", tmp_path / "run", *OPTIONS, "--epochs", "1", "--nproc", "2", "--set", "monitor=nothing")
     _, words = training.communicate(timeout=2 * BOUND_S)
     assert training.returncode == 2
-    assert words.count("there is no such metric") == 1
+    assert words.count("no such metric") == 1
 
 
 def test_torchrun_joins_two_nodes(prepared, tmp_path):
-    """Both nodes are this machine; each is a torchrun of its own, as on two machines."""
+    """Both nodes are this machine; each has its own torchrun, as on two machines."""
     port = free_port()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
     command = ["-m", "rarecli", "train", prepared, "-o", tmp_path / "run", *OPTIONS, "--epochs", "1"]

@@ -34,7 +34,7 @@ def test_the_readme_runs(tmp_path):
             continue
         for line in block.strip().splitlines():
             command = line.replace("rare ", f"{sys.executable} -m rarecli ", 1)
-            # the only change: less training
+            # the only change is a shorter training
             command = command.replace("--epochs 10", "--epochs 1 --num-filters 4")
             result = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True, check=False)
             assert result.returncode == 0, f"{line}\n{result.stderr}"

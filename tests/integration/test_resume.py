@@ -1,4 +1,4 @@
-"""--resume of a batch that was stopped half-way: only what is missing is done, and what is stale is done again."""
+"""--resume of an interrupted batch: only missing cases are processed, and stale ones again."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from rarecli.core.prediction.predict import PredictOptions, predict
 
 
 class Counting(Predictor):
-    """Counts what it is asked for."""
+    """Counts its predictions."""
 
     num_asked = 0
 
@@ -42,7 +42,7 @@ def predictor(bundle):
 
 @pytest.fixture
 def source(tmp_path):
-    """A dataset of three small phantoms, the second of them broken."""
+    """Write a dataset of three small phantoms, the second of them broken."""
     write_phantoms(tmp_path / "data", range(3), 8.0)
     shutil.copy(image_of(tmp_path, 1), tmp_path / "sound.nii.gz")
     image_of(tmp_path, 1).write_bytes(b"broken")
@@ -54,7 +54,7 @@ def image_of(folder, seed):
 
 
 def asked_by(predictor, action):
-    """How many predictions an action took, and what it returned or failed with."""
+    """Return how many predictions an action needed, and its result or error."""
     before = predictor.num_asked
     try:
         result = action()
@@ -75,7 +75,7 @@ def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_p
     assert list(result["cases"]) == ["phantom_000", "phantom_001", "phantom_002"]
     assert result == json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert ask(resume=True) == (0, result)
-    # a labels file that is gone, a scan that changed, an option, probabilities that are missing
+    # a missing labels file, a changed scan, an option, missing probabilities
     (tmp_path / "out" / "phantom_000.nii.gz").unlink()
     shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
     assert ask(resume=True)[0] == 2
@@ -136,7 +136,7 @@ OPTIONS = {"num_jobs": 1, "num_levels": 3, "patch_size": (16, 16, 16), "spacing_
 
 @pytest.fixture
 def worked(monkeypatch):
-    """Names of the cases that were prepared, not kept; preparing them in this process."""
+    """Record the names of the cases that are prepared, not kept; the work runs in this process."""
     names = []
     real = preprocess_case._prepare_case
 
@@ -150,7 +150,7 @@ def worked(monkeypatch):
 
 
 class Here:
-    """A pool of this process alone."""
+    """A pool that runs in this process."""
 
     def __init__(self, *_):
         pass
@@ -190,7 +190,7 @@ def test_preprocess_does_what_is_missing_and_what_is_stale(source, tmp_path, wor
     with pytest.raises(UsageError, match="the output exists"):
         prepare()
     assert prepare(overwrite=True) == everything
-    # fault 35, a file cut short; fault 36, a changed plan; a changed scan; a case that is gone
+    # fault 35, a truncated file; fault 36, a changed plan; a changed scan; a removed case
     cut = tmp_path / "out" / "cases" / "phantom_000.safetensors"
     cut.write_bytes(cut.read_bytes()[:-1])
     assert prepare(resume=True) == ["phantom_000"]
@@ -214,7 +214,7 @@ def slowly(*arguments):
     result = real(*arguments)
     time.sleep(0.5)
     return result
-preprocess_case._prepare_case = slowly  # in the worker as well, which runs this file again
+preprocess_case._prepare_case = slowly  # also in the worker, which runs this file again
 if __name__ == "__main__":
     main()
 """
@@ -231,7 +231,7 @@ def test_a_killed_preprocess_goes_on_where_it_was(tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)  # its worker as well: the group is the one that was just started
+    os.killpg(process.pid, signal.SIGKILL)  # its worker too: the group was just started here
     process.wait()
     assert not (tmp_path / "out").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("phantom*.safetensors")}
@@ -259,6 +259,6 @@ def test_two_processes_do_not_write_one_output(tmp_path):
         with pytest.raises(EnvironmentFault, match="another process"), resumable_folder(tmp_path / "out", resume=True):
             pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["part"]
-    with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock has gone with the first
+    with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock ended with the first process
         assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

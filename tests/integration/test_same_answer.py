@@ -1,4 +1,4 @@
-"""One scan, stored in every way that a file can store it, has one answer."""
+"""One scan gives the same labels in every form in which a file can store it."""
 
 import json
 from itertools import permutations, product
@@ -24,7 +24,7 @@ def predictor():
 
 @pytest.fixture(scope="module")
 def scan():
-    """Voxels that every type holds exactly, whole numbers from 0 to 120, and their affine: 12 x 16 x 12 voxels of 4 mm."""
+    """Return voxels that every dtype holds exactly, whole numbers from 0 to 120, and their affine: 12 x 16 x 12 voxels of 4 mm."""
     image, _ = Phantom(4, (48.0, 64.0, 48.0)).acquire(4.0)
     low, high = image.data.min(), image.data.max()
     return np.rint((image.data[0] - low) / (high - low) * 120), image.affine
@@ -39,7 +39,7 @@ def expected(predictor, scan):
 
 
 def store(path, voxels, affine, dtype="<i2", *, units="mm", slope=None, inter=0):
-    """Write voxels as they are, then the scale into the header, where nibabel would compute it."""
+    """Write voxels unchanged and then the scale into the header, which nibabel would compute."""
     header = nib.Nifti1Header(endianness=dtype[0])
     header.set_data_dtype(dtype)
     image = nib.Nifti1Image(voxels.astype(dtype), affine, header)
@@ -95,7 +95,7 @@ def test_a_gain_and_an_offset_of_the_scanner(predictor, scan, expected):
 
 @pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
 def test_threads(predictor, scan, expected, backend):
-    """But for voxels whose two best classes are as good as equal: sums in another order may turn them over."""
+    """Except for voxels whose two best classes are nearly equal: the order of summation may swap them."""
     worse, best = np.sort(predictor.predict(*scan, probabilities=True).probabilities, axis=0)[-2:]
     certain = best - worse > 1e-3
     assert (~certain).sum() < 5

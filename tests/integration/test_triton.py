@@ -1,4 +1,4 @@
-"""A real Triton server on the CPU: the flavour `python` over gRPC and HTTP, under load, with bad input, and killed.
+"""A real Triton server on the CPU: the backend `python` over gRPC and HTTP, under load, with bad input, and killed.
 
 `make test-triton` sets up what this needs (`export/triton/install_server.sh`).
 """
@@ -70,7 +70,7 @@ def scans(tmp_path_factory):
 
 
 def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
-    """The labels of `rare predict`, but for voxels whose two best probabilities are within the tolerance of logits."""
+    """Assert that labels equal those of `rare predict`, except where the two best probabilities are within the tolerance of logits."""
     volume = read_volume(scan)
     routed = prepare_scan(volume, predictor.rules)
     logits = sliding_logits(routed.image, predictor.rules, routed.route.depth, predictor.runner.run)
@@ -105,7 +105,7 @@ def test_labels_are_those_of_rare_predict_at_all_resolutions(protocol, server, s
 
 
 def test_real_scans_at_four_resolutions(predictor, tmp_path):
-    """The built-in model, on real scans and on what a coarser acquisition would have made of them."""
+    """The built-in model on real scans, also reacquired at coarser resolutions."""
     if not DATASETS:
         assert not os.environ.get("CI"), "CI must have the dataset beside the checkout"
         pytest.skip("no dataset beside the checkout")
@@ -192,7 +192,7 @@ def broken(data: np.ndarray) -> np.ndarray:
 REFUSED = {
     "voxels": (broken, 2.0, None),
     "channels": (lambda data: np.concatenate([data, data]), 2.0, None),
-    "far too large": (lambda data: data, 9e9, None),
+    "would be too large": (lambda data: data, 9e9, None),
     "depth": (lambda data: data, 2.0, 9),
 }
 
@@ -247,13 +247,13 @@ def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, t
             with server.client(name) as client, pytest.raises(EnvironmentFault):
                 client.predict(scan)
             assert words in server.log()
-        with server.client("altered") as client:  # what is whole is served
+        with server.client("altered") as client:  # unchanged models are served
             image = np.zeros((1, 1, 8, 8, 8), np.float32)
             assert client.infer("altered_depth2", {"image": image}, ("logits",))["logits"].shape == (1, 3, 8, 8, 8)
 
 
 def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
-    """One request: its number, the depth it is for, seconds, and the error if it failed."""
+    """Send one request. Return its number, its depth, the seconds, and the error if it failed."""
     depth = number % 4
     shape = tuple(size >> depth for size in (32, 32, 32))
     scan = Volume(np.random.default_rng(number).random((1, *shape), dtype=np.float32), np.diag([*[2.0**depth] * 3, 1.0]))
@@ -268,7 +268,7 @@ def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
 
 
 def load(server: Server, total: int, num_clients: int, kill_after: int | None = None) -> list[tuple[int, int, float, str | None]]:
-    """`total` requests by `num_clients` clients at once; the server is killed when `kill_after` of them are answered."""
+    """Send `total` requests from `num_clients` concurrent clients. The server is killed after `kill_after` answers."""
     answers: list[tuple[int, int, float, str | None]] = []
 
     def send_share(first: int) -> None:
@@ -310,7 +310,7 @@ def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
         assert all(re.match("the server does not answer\n", error) for error in failed)
         server.start()
         assert [error for *_, error in load(server, 16, 8) if error] == []
-        # a client that was there before the crash finds the new server, at the latest when gRPC tries again
+        # a client from before the crash reaches the new server, at the latest when gRPC retries
         deadline = time.monotonic() + 30
         while (again := send(survivor, 1)[3]) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A deployer's environment for real: a new virtual environment with the wheel and its `cpu` extra, which has no PyTorch."""
+"""A deployer's real environment: a new virtual environment with the wheel and its `cpu` extra, without PyTorch."""
 
 import json
 import subprocess

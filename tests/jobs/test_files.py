@@ -149,7 +149,7 @@ def test_a_lock_is_held_by_one_and_goes_with_it(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
     assert not (tmp_path / ".lock").exists()
-    (tmp_path / ".lock").touch()  # its holder was killed
+    (tmp_path / ".lock").touch()  # left by a killed process
     with files.locked(tmp_path / ".lock"):
         pass
 
@@ -162,7 +162,7 @@ def test_leftovers_are_told_from_files(tmp_path):
 
 @pytest.mark.parametrize("refused", ["chmod", "fsync"])
 def test_what_a_file_system_need_not_give_is_no_error(tmp_path, monkeypatch, refused):
-    """CIFS, FUSE and S3 mounts refuse modes, and syncing a folder."""
+    """CIFS, FUSE and S3 mounts refuse file modes and syncing a folder."""
     real = os.fsync
 
     def refuse_folders(handle):

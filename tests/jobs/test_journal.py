@@ -44,7 +44,7 @@ def test_a_whole_takes_over_what_its_parts_have_noted(tmp_path):
     Journal(tmp_path, resume=False).add("a", "old", 0)
     for number, case in ((1, "a"), (2, "b")):
         part = Journal(tmp_path, resume=False, shard=Shard(number, 2))
-        os.utime(tmp_path / FILE_NAME, (0, 0))  # longer ago than any clock's tick
+        os.utime(tmp_path / FILE_NAME, (0, 0))  # older than any clock tick
         part.add(case, "key", number)
     assert {path.name for path in tmp_path.iterdir()} == {"finished.jsonl", "finished_1of2.jsonl", "finished_2of2.jsonl"}
     whole = Journal(tmp_path, resume=True)
@@ -60,7 +60,7 @@ def test_a_part_that_is_resumed_finds_what_others_have_done_and_leaves_it_to_the
     assert (resumed.find("a", "key"), resumed.find("b", "key")) == (1, 2)
     assert (tmp_path / "finished_2of2.jsonl").read_text() == ""
     assert Journal(tmp_path, resume=True, shard=Shard(1, 2)).find("b", "key") == 2
-    # another start from nothing forgets its own alone; a whole forgets all
+    # a new start of one shard drops only its own lines; a start of all cases drops all lines
     Journal(tmp_path, resume=False, shard=Shard(2, 2))
     assert Journal(tmp_path, resume=True, shard=Shard(1, 2)).find("b", "key") == 2
     Journal(tmp_path, resume=False)

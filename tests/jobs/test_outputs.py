@@ -40,7 +40,7 @@ def test_reference_labels_are_never_replaced_by_predictions(run, data, options):
 
 
 def test_a_file_of_a_killed_call_is_known_to_be_ours(run, data, tmp_path):
-    """The names are noted before the first file is written: killed between a file and its note, the call can be resumed."""
+    """Names are noted before the first file is written, so a call killed between a file and its note can be resumed."""
     model, out = ModelChoice((run,)), tmp_path / "out"
     predict([data / "imagesTr"], model, out)
     journal = out / "finished.jsonl"

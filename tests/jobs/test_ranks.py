@@ -11,9 +11,9 @@ def test_who_a_process_is():
     assert find_ranks(torchrun) == Ranks(5, 8, 1)
     assert find_ranks(slurm) == Ranks(2, 4, 0)
     assert find_ranks(torchrun | slurm) == Ranks(5, 8, 1)
-    # a batch script, or a shell on a node: SLURM knows of four tasks, and none has been started
+    # a batch script, or a shell on a node: SLURM has four tasks, but none was started
     assert find_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}) == Ranks(0, 1, 0)
-    with pytest.raises(EnvironmentFault, match="no ranks"):
+    with pytest.raises(EnvironmentFault, match="variables are invalid"):
         find_ranks({"RANK": "one", "WORLD_SIZE": "2", "LOCAL_RANK": "0"})
 
 

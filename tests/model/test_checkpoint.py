@@ -39,7 +39,7 @@ def test_fault_49_a_renamed_pickle_is_refused_and_not_run(tmp_path):
             return (open, (str(canary), "w"))
 
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ModelError, match="no safetensors"):
+    with pytest.raises(ModelError, match="not a safetensors"):
         load_weights(RareUNet(**SMALL), tmp_path / "w.safetensors")
     assert not canary.exists()
 
@@ -70,7 +70,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
             tensors, facts = load_tensors(path)
         except ModelError:
             continue
-        # what is left are bytes that say the same, such as a space that fills up the header
+        # the remaining bytes do not change the content, e.g. a space that pads the header
         assert facts == {"epoch": 3}, index
         assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3)), index
         assert torch.equal(tensors["n"], torch.tensor(7)), index

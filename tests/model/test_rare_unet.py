@@ -8,7 +8,7 @@ SMALL = {"in_channels": 2, "num_classes": 3, "num_filters": 4, "num_levels": 4, 
 
 
 def parameters_used(network: RareUNet, depth: int) -> int:
-    """Parameters that get a gradient when the network is entered at one depth."""
+    """Return the parameters that get a gradient when a scan enters at one depth."""
     network(torch.zeros(1, 4, *[2 * 2 ** (network.num_levels - depth)] * 3), depth).sum().backward()
     return sum(parameter.numel() for parameter in network.parameters() if parameter.grad is not None)
 
@@ -21,7 +21,7 @@ def test_parameter_counts_are_those_of_the_paper(depth, count):
 
 
 def reference_logits(network: RareUNet, image: torch.Tensor, depth: int) -> torch.Tensor:
-    """The paper's figure 1 once more, in plain functional calls on the state dict."""
+    """A second implementation of the paper's figure 1, in functional calls on the state dict."""
     weights = network.state_dict()
 
     def block(x, name, convs):

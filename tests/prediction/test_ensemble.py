@@ -15,14 +15,14 @@ TINY = {"num_filters": 2, "epochs": 1, "num_folds": 4, "optimiser.lr": 4e-3}
 
 @pytest.fixture(scope="module")
 def other(prepared, tmp_path_factory):
-    """Fold 1, and another size of network; the shared `run` is fold 0."""
+    """A run on fold 1 with a network of another size; the shared `run` is fold 0."""
     output = tmp_path_factory.mktemp("runs") / "other"
     train(prepared, output, load_train_config(overrides=TINY | {"fold": 1, "seed": 5}), TrainOptions(device="cpu"))
     return output
 
 
 def change(source, target, *keys, value):
-    """A copy of a run whose description says something else."""
+    """Return a copy of a run with a changed description."""
     target.mkdir()
     (target / "weights.safetensors").write_bytes((source / "weights.safetensors").read_bytes())
     content = json.loads((source / "run.json").read_text())

@@ -47,7 +47,7 @@ def test_a_shard_beyond_the_cases_has_nothing_to_do(phantom_dataset, predictor, 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/2", "1/2/3"])
 def test_what_is_no_shard_is_refused(text):
-    with pytest.raises(UsageError, match="no part"):
+    with pytest.raises(UsageError, match="invalid shard"):
         Shard.parse(text)
 
 

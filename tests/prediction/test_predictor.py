@@ -82,7 +82,7 @@ def test_a_forced_depth_is_taken_and_said(predictor):
     scan, _ = Phantom(3).acquire(1.0)
     prediction = predictor.predict(scan, depth=2)
     assert prediction.depth == 2
-    assert prediction.reason.startswith("asked for")
+    assert prediction.reason.startswith("requested with --depth")
     assert prediction.zoom == (0.25, 0.25, 0.25)
     with pytest.raises(UsageError, match="no such depth"):
         predictor.predict(scan, depth=4)
@@ -92,10 +92,10 @@ def test_padding_can_be_forbidden(predictor):
     fits = np.random.default_rng(0).random((32, 48, 33))  # z is longer than the patch: windows, no padding
     labels = predictor.predict(fits, np.eye(4), pad=False).labels
     np.testing.assert_array_equal(labels, predictor.predict(fits, np.eye(4)).labels)
-    with pytest.raises(DataError, match="padding was forbidden") as caught:
+    with pytest.raises(DataError, match="forbids padding") as caught:
         predictor.predict(fits[:31], np.eye(4), pad=False)
     assert "at least 32" in str(caught.value)
-    with pytest.raises(DataError, match="padding was forbidden"):
+    with pytest.raises(DataError, match="forbids padding"):
         predictor.predict(np.ones((16, 16, 15)), np.diag([2.0, 2.0, 2.0, 1.0]), pad=False)
 
 
@@ -150,7 +150,7 @@ def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle, backend):
 @pytest.mark.parametrize(
     ("data", "affine", "words"),
     [
-        (np.full((4, 4, 4), np.nan), np.eye(4), "no finite numbers"),
+        (np.full((4, 4, 4), np.nan), np.eye(4), "voxels that are not finite"),
         (np.zeros((4, 0, 4)), np.eye(4), "no voxels"),
         (np.zeros((4, 4, 4)), np.zeros((4, 4)), "not invertible"),
         (np.zeros((4, 4, 4)), np.eye(4) + np.eye(4, k=1) * [0, 0.5, 0, 0], "right angles"),
@@ -179,7 +179,7 @@ def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
 
 
 def test_what_is_no_model_is_said(tmp_path):
-    with pytest.raises(ModelError, match="no model"):
+    with pytest.raises(ModelError, match="not a model"):
         Predictor(tmp_path)
 
 

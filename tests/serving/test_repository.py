@@ -1,4 +1,4 @@
-"""The model repository as Triton's own protobuf reads it, against the engines themselves."""
+"""The model repository, read with Triton's own protobuf and compared with the engines."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ FP32 = onnx.TensorProto.FLOAT
 
 
 def parse(model: Path) -> model_config_pb2.ModelConfig:
-    """Refuses unknown fields, wrong types and unknown enumerators, as the server does."""
+    """Parse a configuration. It refuses unknown fields, wrong types and unknown enumerators, like the server."""
     return text_format.Parse((model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
 
 
 @pytest.fixture(scope="module")
 def with_plans(bundle, tmp_path_factory):
-    """A bundle whose manifest names plans: static at the patch at depth 0, of several sizes and up to 3 windows elsewhere."""
+    """Return a bundle with plans in its manifest: depth 0 fixed at the patch, other depths with several sizes and up to 3 windows."""
     folder = shutil.copytree(bundle, tmp_path_factory.mktemp("plans") / "bundle")
     manifest = load_manifest(folder)
     engines = []

@@ -1,4 +1,4 @@
-"""The router without a server: the same labels as `rare predict`, the same words for what it refuses."""
+"""The router without a server: the same labels and the same errors as `rare predict`."""
 
 import shutil
 import threading
@@ -54,7 +54,7 @@ def test_what_was_not_asked_for_is_not_computed_and_a_depth_can_be_forced(router
     answer = router.answer(np.random.default_rng(0).random((1, 16, 16, 16), dtype=np.float32), (2.0, 2.0, 2.0), 2, set())
     assert set(answer) == {"labels", "depth", "reason", "grid_spacing_mm", "zoom"}
     assert answer["depth"].tolist() == [2]
-    assert answer["reason"].tolist()[0].startswith(b"asked for")
+    assert answer["reason"].tolist()[0].startswith(b"requested with --depth")
 
 
 def test_windows_go_out_together_in_one_shape_and_come_back_in_order(bundle, predictor):
@@ -146,7 +146,7 @@ def test_a_small_scan_may_grow_and_a_thick_one_may_grow_by_ten(router):
 
 
 def test_a_scan_in_other_axes_comes_back_in_its_own(router, predictor):
-    """What the client does: RAS axes out, the labels turned back."""
+    """The client sends RAS axes and reorients the labels."""
     scan, _ = Phantom(4).acquire((1.0, 2.5, 1.0), "PSL")
     ras = to_ras(scan)
     answer = router.answer(np.ascontiguousarray(ras.data, dtype=np.float32), ras.spacing_mm, None, set())

@@ -26,7 +26,7 @@ def tensors(image, labels):
 
 
 def augment(image, labels, spacing_mm, depth, config, rng):
-    """Geometry and gamma of one sample, in numpy."""
+    """Apply geometry and gamma to one sample, in numpy."""
     changes = [draw_changes(spacing_mm, depth, 4, config, rng)]
     images, moved = move(*tensors(image, labels), changes)
     return change_gamma(images, changes)[0].numpy(), moved[0].numpy().astype(labels.dtype)
@@ -59,7 +59,7 @@ def test_ranges_of_0_are_the_identity(scan):
 
 
 def test_fault_47_a_seed_is_one_sample_and_another_seed_another(scan):
-    """A sample is a function of the seed and of what it is, whichever worker makes it."""
+    """A sample depends only on the seed and its key, not on the worker that makes it."""
     config = AugmentationConfig(probability=1, flip=True)
     one, again, other = (augment(*scan, SPACING, 0, config, generator(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one[0], again[0])
@@ -75,7 +75,7 @@ def test_fault_47_a_seed_is_one_sample_and_another_seed_another(scan):
     "changes", [{"rotation_degrees": 30.0}, {"scale": 0.3}, {"shift_voxels": 4.0}, {"elastic_voxels": 3.0}, {"flip": True}], ids=str
 )
 def test_image_and_labels_move_together(scan, changes, seed):
-    """An image made of the labels: where its interpolated value is sure (over half), the labels must say the same."""
+    """The image is made of the labels: where its interpolated value is over half, the labels must have the same class."""
     _, labels = scan
     inside = (labels > 0).astype(np.float32)[None]
     moved, moved_labels = augment(inside, labels, SPACING, 0, only(**changes), generator(seed))
@@ -110,7 +110,7 @@ def test_a_flip_is_a_flip_of_whole_axes(scan):
 
 
 def test_a_rotation_is_rigid_in_mm():
-    """A ball in voxels that are no cubes stays that ball (in mm, but for rounding) under any rotation about its centre."""
+    """A ball in non-cubic voxels stays the same ball (in mm, up to rounding) under any rotation about its centre."""
     x, y, z = np.meshgrid(np.arange(33) - 16.0, np.arange(33) - 16.0, 2 * (np.arange(17) - 8.0), indexing="ij")
     ball = (x**2 + y**2 + z**2 < 100).astype(np.uint8)
     for seed in range(5):
@@ -147,7 +147,7 @@ def test_gamma_keeps_extremes_and_order_and_leaves_labels(scan):
 
 
 def test_fault_26_a_constant_image_stays_finite():
-    """Augmentation keeps it finite."""
+    """Augmentation keeps the image finite."""
     image, labels = np.full((1, 6, 6, 6), 3.0, np.float32), np.zeros((6, 6, 6), np.uint8)
     changed, _ = augment(image, labels, SPACING, 0, AugmentationConfig(probability=1), generator())
     assert changed == pytest.approx(image)
@@ -155,7 +155,7 @@ def test_fault_26_a_constant_image_stays_finite():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 9, 4), (2, 3, 1)])
 def test_fault_28_thin_scans_keep_shape_and_stay_finite(shape):
-    """Augmentation keeps shape and finiteness."""
+    """Augmentation keeps the shape and finite values."""
     image, labels = generator().normal(size=(1, *shape)).astype(np.float32), np.ones(shape, np.uint8)
     changed, same = augment(image, labels, SPACING, 0, AugmentationConfig(probability=1, flip=True), generator())
     assert changed.shape == image.shape
@@ -189,7 +189,7 @@ def test_contrast_stays_within_its_range_and_varies():
 
 
 def test_a_sample_does_not_depend_on_the_others(scan):
-    """To the last bit, or ranks that share a step would train otherwise than one."""
+    """To the last bit; otherwise ranks that share a step would train differently from one rank."""
     config = AugmentationConfig(probability=0.6, flip=True)
     changes = [draw_changes(SPACING, 0, 4, config, generator(seed)) for seed in range(6)]
     assert any(item.motion is None for item in changes)

@@ -26,7 +26,7 @@ def test_batches_are_the_same_whoever_makes_them(prepared):
 
 
 def test_another_device_is_left_what_is_its(prepared):
-    """A GPU is given what was read and drawn; here PyTorch's device without data stands for it."""
+    """A GPU receives the read and drawn patches; PyTorch's device without data stands in for it here."""
     batches = Batches(source(prepared, **{"augmentation.noise": 0}), KEYS, torch.device("meta"))
     for keys, batch in zip(KEYS, batches.take(2), strict=True):
         assert batch.sizes == {0: len(keys), 1: len(keys), 2: 2 * len(keys), 3: 2 * len(keys)}

@@ -58,13 +58,13 @@ def test_heads_are_taken_only_for_the_same_labels(tmp_path):
     assert set(loaded.random) == {f"heads.{depth}.{part}" for depth in range(4) for part in ("weight", "bias")}
     assert "label head is tail in other" in loaded.words()[1]
     assert not start(model(), model(("background", "Head", "TAIL")), tmp_path).random
-    # where no dataset declared names, they say nothing
+    # undeclared names carry no information
     assert not start(model(), model(("background", "class 1", "class 2")), tmp_path).random
     assert len(start(model(("background", "head")), model(), tmp_path).random) == 8
 
 
 def test_fault_48_another_network_is_refused_with_its_keys(tmp_path):
-    """`--init`: refused, listing the keys, where less than half of the network fits."""
+    """`--init` refuses weights that fit less than half of the network, listing the keys."""
     with pytest.raises(ModelError) as caught:
         start(model(), model(num_filters=8), tmp_path)
     assert "of another shape: encoder.0.0.weight" in str(caught.value)

@@ -26,7 +26,7 @@ def scan(seed, finest=0):
 
 
 def together(*scans):
-    """Several scans as one batch, those that enter finest first."""
+    """Return several scans as one batch, finest entry first."""
     depths = sorted({depth for one in scans for depth in one.images})
     return Batch(
         {depth: torch.cat([one.images[depth] for one in scans if depth in one.images]) for depth in depths},
@@ -85,7 +85,7 @@ def test_a_request_to_stop_comes_back():
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
 @pytest.mark.parametrize("bad", [(), (1,), (1, 2), (3,), (4, 5)])
 def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind, bad):
-    """As on a GPU, which is not waited for: steps that are not finite leave everything as it is, the first one as well."""
+    """As on a GPU, without waiting: non-finite steps leave everything unchanged, including the first step."""
     found = []
     for late in (False, True):
         one, results = learner(**{"optimiser.kind": kind}), []
@@ -108,7 +108,7 @@ def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind,
     for name in ("network", "average"):
         for a, b in zip(getattr(prompt, name).state_dict().values(), getattr(later, name).state_dict().values(), strict=True):
             assert torch.equal(a, b)
-    # and it is what the sound steps alone would have made
+    # and it equals the result of the finite steps alone
     sound = learner(**{"optimiser.kind": kind})
     for number in sorted(set(range(1, 6)) - set(bad)):
         batch = scan(number)

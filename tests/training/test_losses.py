@@ -32,7 +32,7 @@ def test_consistency_is_the_mse_between_gateway_and_detached_encoder():
     loss = consistency_loss([torch.zeros(2), level1.view(4, 1)], {0: 2, 1: 2})
     loss.backward()
     assert loss.item() == 4.5
-    assert level1.grad.tolist() == [0, 0, 3, 0]  # the encoder learns nothing from it
+    assert level1.grad.tolist() == [0, 0, 3, 0]  # no gradient reaches the encoder
 
 
 def test_consistency_averages_over_gateways_and_skips_scans_without_full_resolution():

@@ -16,7 +16,7 @@ def test_bytes_are_counted_while_they_live():
     with _LiveBytes() as live:
         kept = torch.zeros(1000)  # 4000
         (torch.zeros(500) + 1).sum()  # 2000, and 2000 more for the result of the addition
-        view = kept[:10]  # nothing of its own
+        view = kept[:10]  # no storage of its own
         del view
         gc.collect()
         kept.add_(1)
@@ -28,7 +28,7 @@ def test_activation_checkpointing_halves_the_paper_s_training(amp):
     plans = [plan_memory(PAPER, TrainConfig(checkpoint_activations=recompute), (256, 256, 128), 1, amp) for recompute in (False, True)]
     assert plans[0].state == plans[1].state
     assert plans[1].step < 0.5 * plans[0].step
-    # what goes into every pass through level 0 alone: features of 32 channels at full size, kept twice per convolution
+    # the features of level 0 alone: 32 channels at full size, kept twice per convolution
     assert plans[0].step > 3 * 2 * 32 * 256 * 256 * 128 * (2 if amp else 4)
 
 
@@ -42,7 +42,7 @@ def test_memory_goes_with_the_shape_and_the_batch():
 
 
 def test_scans_acquired_finer_are_planned_for(prepared):
-    """Cases of 32^3 at most, acquired up to 2^0.6 finer along an axis, fill patches of 48^3."""
+    """Cases of at most 32^3 voxels, reacquired up to 2^0.6 finer along an axis, fill patches of 48^3."""
     dataset = open_prepared(prepared)
     config = load_train_config(overrides={"augmentation.spacing_octaves": 0.5})
     spec = make_spec(dataset, config)

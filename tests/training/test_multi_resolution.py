@@ -1,4 +1,4 @@
-"""The torch side of preparing training data is held to the numpy side that prediction has, and to one device."""
+"""Training data prepared in torch equal those of prediction in numpy, and stay on one device."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_normalised_images_are_those_of_prediction(rule):
     images[0, 1] = 0
     images[0, 1, 0, 0, 0] = 2  # 0.2 % of the voxels: both percentiles are 0
     images[0, 0] = 1
-    images[0, 0, :1, :1, :1] = -3  # a crowd at the top
+    images[0, 0, :1, :1, :1] = -3  # most voxels have the largest value
     images[2] *= 1e30
     found = multi_resolution.normalise(torch.from_numpy(images), rule)
     for one, image in zip(found, images, strict=True):
@@ -85,7 +85,7 @@ def test_a_part_takes_the_limits_of_its_whole():
 def test_coarse_images_and_labels_are_those_of_evaluation(targets, coarser):
     rng = np.random.default_rng(coarser)
     images, labels = random_images((2, 2, 16, 8, 24)), rng.integers(0, 3, (2, 16, 8, 24)).astype(np.uint8)
-    labels[0, :4] = 2  # so that some majorities are clear; of the others many are ties
+    labels[0, :4] = 2  # some majorities are clear; many others are ties
     found = multi_resolution.downsample_labels(torch.from_numpy(labels).float(), coarser, targets, 3)
     coarse = downsampling.downsample(torch.from_numpy(images), coarser, targets)
     for index in range(2):
@@ -132,7 +132,7 @@ def test_patches_of_any_shapes_and_depths_are_shown_as_each_alone():
 
 
 def test_a_batch_is_made_on_the_device_that_trains_without_waiting_for_it():
-    """On PyTorch's device without data: a tensor on the CPU among the others, or a value that is read back, ends it."""
+    """On PyTorch's device without data, a tensor on the CPU or a value that is read back raises an error."""
     plain, small = patch((32, 32, 32), 1, noise=0), patch((20, 32, 17), 2, noise=0)
     lost = Patch(**{**vars(plain), "lost_depth": 2})
     part = Patch(**{**vars(plain), "limits": (((0.0, 1.0), (0.0, 1.0)),) * 4})

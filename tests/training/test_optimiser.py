@@ -11,7 +11,7 @@ from rarecli.core.training.optimiser import make_optimiser, scheduled_rate, set_
         ("polynomial", 0.0, 0.01),
         ("polynomial", 0.5, 0.01 * 0.5**0.9),
         ("polynomial", 1.0, 0.0),
-        ("polynomial", 1.2, 0.0),  # a run that is done and read again
+        ("polynomial", 1.2, 0.0),  # a finished run that is loaded again
         ("constant", 0.7, 0.01),
         ("one-cycle", 0.0, 0.0004),
         ("one-cycle", 0.05, 0.0052),
@@ -29,7 +29,7 @@ def test_plateau_does_not_go_by_progress():
 
 
 def steps(config, num):
-    """Where an optimiser leads from 2 when the gradient is the place itself."""
+    """Return the path of an optimiser from 2 when the gradient equals the position."""
     place = torch.nn.Parameter(torch.tensor([2.0]))
     optimiser = make_optimiser([place], config)
     for _ in range(num):

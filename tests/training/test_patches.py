@@ -20,7 +20,7 @@ PLAIN = {"augmentation.probability": 0.0, "augmentation.noise": 0.0}
 
 
 class Samples(PatchSource):
-    """As the network is shown them."""
+    """Samples as the network receives them."""
 
     def views(self, key):
         return make_samples(super().__getitem__(key), self.spec, torch.device("cpu"))
@@ -104,7 +104,7 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
     for depth in range(4):
         assert batch.images[depth].shape == (2, 1, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
         assert batch.labels[depth].shape == (2, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
-    # a scan alone is seen as prediction sees it
+    # a single scan is prepared as in prediction
     scan, _ = Phantom(len("small"), (33.0, 40.0, 20.0)).acquire(1.0)
     seen = prepare_scan(scan, rules_of(samples.spec)).image
     found = collate([small], samples.spec).images[0][0].numpy()
@@ -139,7 +139,7 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
 
 
 def test_all_scans_of_a_step_are_acquired_at_one_spacing(prepared):
-    """Else a scan acquired coarsely would hardly ever be seen without a rim of zeros, which prediction does not give it."""
+    """Otherwise coarse scans would almost always be padded with zeros, which does not happen in prediction."""
     samples = source(prepared, coarse_views=2, **PLAIN, **{"augmentation.spacing_octaves": 0.6})
     steps = [{view.labels[2].shape for case in (0, 1) for view in samples.views((0, step, f"phantom_00{case}"))} for step in range(20)]
     assert [len(shapes) for shapes in steps] == [1] * 20
@@ -151,14 +151,14 @@ def test_all_scans_of_a_step_are_acquired_at_one_spacing(prepared):
 def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
     plain, samples = source(prepared), source(prepared, coarse_views=2, coarse_from=coarse_from)
     first, *coarse = samples.views((0, 0, "phantom_000"))
-    for depth in range(4):  # what every case shows is not touched
+    for depth in range(4):  # the samples of every case do not change
         np.testing.assert_array_equal(first.images[depth], plain[0, 0, "phantom_000"].images[depth])
     assert [sorted(view.images) for view in coarse] == [list(range(coarse_from, 4))] * 2
     shown = [view.images[3] for view in (first, *coarse, samples[1, 0, "phantom_000"])]
     assert not any(np.array_equal(shown[i], shown[j]) for i in range(4) for j in range(i))
     again = source(prepared, coarse_views=2, coarse_from=coarse_from).views((0, 0, "phantom_000"))
     np.testing.assert_array_equal(again[2].images[3], coarse[1].images[3])
-    # and they enter behind those that come from above, as the network and the consistency loss have it
+    # and they follow the scans from finer depths in the batch, as the network and the consistency loss expect
     batch = collate([*coarse, first], samples.spec)
     assert batch.sizes == {depth: 3 if depth >= coarse_from else 1 for depth in range(4)}
     np.testing.assert_array_equal(batch.images[3][0].numpy(), first.images[3])

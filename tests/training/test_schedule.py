@@ -27,7 +27,7 @@ def test_every_case_is_seen_once_per_epoch_whatever_the_ranks_and_parts(num, acc
         assert len({step.names for step in steps}) == 1
         seen = [key for step in steps for part in step.parts for key in part]
         assert sorted((key.epoch, key.name) for key in seen) == sorted((steps[0].epoch, name) for name in steps[0].names)
-        # whoever takes a scan, and when, it is one of that step of the epoch
+        # every scan belongs to its step of the epoch, on any rank and in any part
         assert {key.step for key in seen} == {plans[0].index(steps[0]) % 3}
     for epoch in range(3):
         assert sorted(name for step in plans[0] if step.epoch == epoch for name in step.names) == CASES
@@ -38,6 +38,6 @@ def test_a_case_counts_at_its_finest_depth_and_below():
     depths = dict(zip(CASES, (0, 0, 2, 1, 2), strict=True))
     assert step.scans(depths, config, 4) == {0: 2, 1: 3, 2: 5, 3: 5}
     assert step.scans(dict.fromkeys(CASES, 1), config, 3) == {1: 5, 2: 5}
-    # with two coarse views more of every case from depth 1 on
+    # with two additional coarse views of every case from depth 1 on
     more = load_train_config(overrides={"coarse_views": 2, "coarse_from": 1})
     assert step.scans(depths, more, 4) == {0: 2, 1: 9, 2: 15, 3: 15}

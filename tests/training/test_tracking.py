@@ -22,7 +22,7 @@ class Listener:
         pass
 
     def warn(self, text):
-        if "log.jsonl has all numbers" in text:  # a tracker's; a training may warn of other things
+        if "log.jsonl has all numbers" in text:  # the tracker's warning; a training may have other warnings
             self.warned.append(text)
 
     def track(self, items, label, total):

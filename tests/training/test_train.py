@@ -25,7 +25,7 @@ TINY = {"num_filters": 2, "epochs": 3, "num_folds": 4, "validate_every": 3}
 
 
 class StopAfter:
-    """A reporter that stops the training, as a killed process would, after so many epochs."""
+    """A reporter that stops the training after this many epochs, like a kill."""
 
     def __init__(self, epochs):
         self.epochs = epochs
@@ -71,7 +71,7 @@ def test_training_learns(prepared, tmp_path):
     )
     last = train(prepared, tmp_path / "run", config, TrainOptions(device="cpu"))
     first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
-    # what it reaches when it is given time is asked of the demo (tests/integration)
+    # tests/integration checks the score of a longer training with the demo
     assert last["loss"] < 0.75 * first["loss"]
 
 
@@ -276,7 +276,7 @@ def test_a_new_run_goes_on_from_another_s_state(prepared, tmp_path):
 
 @pytest.fixture(scope="module")
 def one_epoch(prepared, tmp_path_factory):
-    """A run of one epoch in steps of one case, with AdamW on one cycle."""
+    """Train one epoch in steps of one case, with AdamW and the one-cycle schedule."""
     run = tmp_path_factory.mktemp("source") / "one"
     train(prepared, run, load_train_config(overrides=TINY | {"epochs": 1, "batch_size": 1}), TrainOptions(device="cpu"))
     return run
@@ -308,7 +308,7 @@ def test_other_steps_and_schedules_go_by_their_own_rate(prepared, one_epoch, tmp
 
 
 def test_a_model_without_a_state_is_not_overwritten(prepared, run, tmp_path):
-    """As a converted one, or a run whose checkpoints were deleted."""
+    """For example a converted model, or a run with deleted checkpoints."""
     for name in (run_folder.RUN, run_folder.WEIGHTS):
         (tmp_path / "run").mkdir(exist_ok=True)
         shutil.copy(run / name, tmp_path / "run" / name)
@@ -326,7 +326,7 @@ def test_a_run_whose_cases_are_gone_does_not_go_on(prepared, one_epoch, tmp_path
     config = load_resumed_config(one_epoch).model_copy(update={"epochs": 2})
     for options in ({"resume": True}, {"resume_from": one_epoch}):
         output = one_epoch if "resume" in options else tmp_path / "two"
-        with pytest.raises(UsageError, match="not prepared any more") as caught:
+        with pytest.raises(UsageError, match="no longer prepared") as caught:
             train(tmp_path / "prepared", output, config, TrainOptions(device="cpu", **options))
         assert gone in str(caught.value)
 

@@ -16,7 +16,7 @@ from rarecli.core.training.validation import validate
 
 
 def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
-    """Scans averaged over 2^k voxels and written down as such are predicted; their labels are compared by the metric of the Python API."""
+    """Scans averaged over 2^k voxels are written and predicted; their labels are compared with the metric of the Python API."""
     names = ["phantom_000", "phantom_003"]
     rules, runner = open_model(run, "torch", "cpu")
     spec = rules.spec
@@ -35,7 +35,7 @@ def test_the_dice_is_that_of_predicted_scans(run, prepared, phantom_dataset):
                 values.append(dice(prediction.labels, shares.argmax(axis=0), num_classes=3)[1:].mean())
             expected[f"dice_depth{depth}"] = np.mean(values)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels, where two classes are as good as equal
+        assert found[name] == pytest.approx(value, abs=2e-3)  # single voxels where two classes are nearly equal
     assert found["dice_mean"] == pytest.approx(np.mean([found[name] for name in expected]))
 
 

@@ -47,7 +47,7 @@ std::unique_ptr<Engine> Backend::open(const Bundle& bundle, int depth, const Sha
 #ifdef RARE_TENSORRT
   if (name_ == "tensorrt") return open_tensorrt(bundle, entry, window);
 #endif
-  throw Error(Fault::bug, "a backend was accepted but is not here", {{}, name_, times(window)});
+  throw Error(Fault::bug, "a backend was accepted but is not compiled in", {{}, name_, times(window)});
 }
 
 const EngineEntry& engine_entry(const Manifest& manifest, int depth) {

@@ -85,7 +85,7 @@ void require_no_thread(const Shape& shape, const EngineEntry& entry, const Windo
 
 Route affordable_route(const Geometry& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth) {
   if (scan.num_channels != manifest.num_channels) {
-    throw Error(Fault::model, "the model was trained for another number of channels",
+    throw Error(Fault::model, "the model was trained for a different number of channels",
                 {{}, std::to_string(scan.num_channels), std::to_string(manifest.num_channels)});
   }
   const Orientation orientation(scan.affine_mm);

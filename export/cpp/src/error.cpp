@@ -11,7 +11,7 @@ std::string one_line(const std::string& problem, const Details& details) {
   if (!details.found.empty()) line += "; found: " + details.found;
   if (!details.expected.empty()) line += "; expected: " + details.expected;
   if (!details.remedy.empty()) line += "; remedy: " + details.remedy;
-  // libraries put line breaks into their words
+  // messages of libraries contain line breaks
   std::replace(line.begin(), line.end(), '\n', ' ');
   return line;
 }

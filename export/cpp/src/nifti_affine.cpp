@@ -42,7 +42,7 @@ Affine qform_of(const Raw& raw) {
   const auto b = static_cast<double>(raw.quatern_b), c = static_cast<double>(raw.quatern_c), d = static_cast<double>(raw.quatern_d);
   const double rest = 1 - (b * b + c * c + d * d);
   const double rounding = 3 * static_cast<double>(std::numeric_limits<std::decay_t<decltype(raw.quatern_b)>>::epsilon());
-  if (!(rest > -rounding)) refuse("the qform's quaternion is no rotation", times(Triple{b, c, d}), "a length of at most 1");
+  if (!(rest > -rounding)) refuse("the qform's quaternion is not a rotation", times(Triple{b, c, d}), "a length of at most 1");
   const double a = rest < rounding ? 0 : std::sqrt(rest);
   const double scale = 2 / (a * a + b * b + c * c + d * d);  // a rounded quaternion has not quite length 1
   const std::array<Triple, 3> rotation{{{1 - scale * (c * c + d * d), scale * (b * c - a * d), scale * (b * d + a * c)},
@@ -94,12 +94,14 @@ void require_orthogonal(const Affine& affine) {
       to[row][column] /= norms[column];
     }
   }
-  const double determinant = to[0][0] * (to[1][1] * to[2][2] - to[1][2] * to[2][1]) - to[0][1] * (to[1][0] * to[2][2] - to[1][2] * to[2][0]) +
+  const double determinant = to[0][0] * (to[1][1] * to[2][2] - to[1][2] * to[2][1]) -
+                             to[0][1] * (to[1][0] * to[2][2] - to[1][2] * to[2][0]) +
                              to[0][2] * (to[1][0] * to[2][1] - to[1][1] * to[2][0]);
   if (!usable || std::abs(determinant) < 1e-6) refuse("the affine is not invertible", {}, "finite, three independent axes");
   for (const auto& [one, other] : {std::array<std::size_t, 2>{0, 1}, {0, 2}, {1, 2}}) {
     const double cosine = std::abs(dot(to, one, other));
-    if (cosine > 1e-2) refuse("the axes are not at right angles", "a cosine of " + std::to_string(cosine) + " between two axes", "no shear");
+    const std::string found = "a cosine of " + std::to_string(cosine) + " between two axes";
+    if (cosine > 1e-2) refuse("the axes are not at right angles", found, "no shear");
   }
 }
 

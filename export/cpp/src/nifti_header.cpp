@@ -80,7 +80,7 @@ void require_size(double num_voxels, double num_bytes, double file_bytes, bool p
            "at most " + without_fraction(capacity) + " bytes");
   }
   if (packed && num_voxels > bomb_voxels && num_bytes > file_bytes * bomb_gzip_ratio) {
-    refuse("the file would unpack to far more than a scan does",
+    refuse("the file would unpack to far more data than a scan holds",
            without_fraction(file_bytes) + " bytes that become " + without_fraction(num_bytes),
            "at most " + without_fraction(bomb_gzip_ratio) + " times as many, or " + without_fraction(bomb_voxels) + " voxels");
   }
@@ -130,8 +130,10 @@ NiftiHeader::NiftiHeader(NiftiStream& stream, double file_bytes) {
   if (version_2) {
     parsed = parse(start, raw_.emplace<nifti_2_header>(), swapped_, nifti_swap_as_nifti2);
   } else {
-    if (there < bytes_of<nifti_1_header>()) refuse("the file is cut short", std::to_string(there) + " bytes", "a NIfTI header of 348 bytes");
-    if (std::memcmp(start.data() + 344, "n+1", 4) != 0) refuse("this is no NIfTI file", "other magic bytes", "n+1 or n+2");
+    if (there < bytes_of<nifti_1_header>()) {
+      refuse("the file is cut short", std::to_string(there) + " bytes", "a NIfTI header of 348 bytes");
+    }
+    if (std::memcmp(start.data() + 344, "n+1", 4) != 0) refuse("not a NIfTI file", "other magic bytes", "n+1 or n+2");
     parsed = parse(start, raw_.emplace<nifti_1_header>(), swapped_, nifti_swap_as_nifti1);
   }
   if (!parsed) refuse("the header is broken", "a wrong sizeof_hdr", "348 or 540");

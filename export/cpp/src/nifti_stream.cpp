@@ -25,15 +25,15 @@ std::FILE* open_regular(const std::filesystem::path& path) {
   if (status.type() == std::filesystem::file_type::not_found) throw Error(Fault::data, "the file is missing", {{}, {}, "a scan"});
   if (std::filesystem::is_directory(status)) throw Error(Fault::data, "this is a folder", {{}, {}, "a NIfTI file"});
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
-    throw Error(Fault::data, "this is no regular file", {{}, "a pipe or a device", ".nii or .nii.gz"});
+    throw Error(Fault::data, "not a regular file", {{}, "a pipe or a device", ".nii or .nii.gz"});
   }
   std::FILE* const file = std::fopen(path.c_str(), "rb");
-  if (file == nullptr) throw Error(Fault::data, "the file may not be read", {{}, std::strerror(errno), {}});
+  if (file == nullptr) throw Error(Fault::data, "no permission to read the file", {{}, std::strerror(errno), {}});
   return file;
 }
 
 [[noreturn]] void broken(const std::string& words) {
-  throw Error(Fault::data, "the compressed file is broken", {{}, words, "a whole gzip stream"});
+  throw Error(Fault::data, "the compressed file is broken", {{}, words, "a full gzip stream"});
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ std::size_t NiftiStream::read(char* to, std::size_t size) {
 bool NiftiStream::refill() {
   begin_ = 0;
   end_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
-  if (std::ferror(file_.get()) != 0) throw Error(Fault::data, "the file may not be read", {{}, std::strerror(errno), {}});
+  if (std::ferror(file_.get()) != 0) throw Error(Fault::data, "no permission to read the file", {{}, std::strerror(errno), {}});
   return end_ > 0;
 }
 

@@ -6,7 +6,7 @@
 namespace rare {
 namespace {
 
-/// Linear between order statistics, as numpy computes it; `sorted` serves both percentiles and is put in order as far as needed.
+/// Returns a percentile, linear between order statistics like numpy's. `sorted` is reused for both percentiles and sorted as far as needed.
 double percentile(std::vector<float>& values, double percent) {
   const double position = percent / 100 * static_cast<double>(values.size() - 1);
   const auto below = static_cast<std::ptrdiff_t>(std::floor(position));
@@ -22,7 +22,7 @@ void by_percentiles(float* first, float* last, const PercentileNormalisation& ru
   std::vector<float> copy(first, last);
   double low = percentile(copy, rule.lower);
   double high = percentile(copy, rule.upper);
-  if (low == high) {  // a small structure on a constant background: what differs from that decides
+  if (low == high) {  // a small structure on a constant background: use the voxels that differ from it
     const auto fill = static_cast<float>(low);
     copy.erase(std::remove(copy.begin(), copy.end(), fill), copy.end());
     if (!copy.empty()) {
@@ -33,7 +33,7 @@ void by_percentiles(float* first, float* last, const PercentileNormalisation& ru
   const auto extent = static_cast<float>(high - low);
   std::transform(first, last, first, [=](float value) {
     if (extent == 0) return 0.0F;
-    // the extremes of float32: their difference takes float64
+    // the difference of float32 extremes needs float64
     const float scaled = std::isfinite(extent) ? (value - static_cast<float>(low)) / extent
                                                : static_cast<float>((value - low) / (high - low));
     return std::clamp(scaled, 0.0F, 1.0F);

@@ -15,7 +15,7 @@ class OpenVinoEngine : public Engine {
   OpenVinoEngine(const std::filesystem::path& graph, const EngineEntry& entry, std::size_t num_channels, const Shape& window) {
     ov::Core core;
     const auto model = core.read_model(graph.string());
-    model->input(entry.input_name);  // throws unless it has the promised tensors
+    model->input(entry.input_name);  // throws unless the model has the manifest's tensors
     model->output(entry.output_name);
     const auto size = [&](std::size_t axis) { return ov::Dimension(static_cast<std::int64_t>(window[axis])); };
     // fixed sizes run faster
@@ -31,7 +31,8 @@ class OpenVinoEngine : public Engine {
     request_.infer();
     const ov::Tensor answer = request_.get_output_tensor();
     if (answer.get_size() != logits.size()) {
-      throw Error(Fault::model, "the engine answers another shape", {{}, std::to_string(answer.get_size()), std::to_string(logits.size())});
+      throw Error(Fault::model, "the engine returned a different shape",
+                  {{}, std::to_string(answer.get_size()), std::to_string(logits.size())});
     }
     std::copy_n(answer.data<const float>(), logits.size(), logits.begin());
   }

@@ -24,10 +24,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt] [--overwrite]
 
-Segment a NIfTI scan with a bundle of engines. LABELS lies on the scan's own grid.
+Segment a NIfTI scan with a bundle of engines. LABELS are on the scan's own grid.
 
   SCAN                .nii or .nii.gz, 3D, or 4D with channels last
-  -b, --bundle        folder made by `rare export`
+  -b, --bundle        folder written by `rare export`
   -o, --output        file to write, .nii or .nii.gz
   --overwrite         replace the output if it exists
   --depth             force a routing depth; by default the scan's spacing decides
@@ -47,7 +47,7 @@ int whole_number(const std::string& text) {
   int number = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (code != std::errc() || end != text.data() + text.size()) {
-    throw Error(Fault::usage, "--depth is no whole number", {{}, text, "0, 1, ..."});
+    throw Error(Fault::usage, "--depth is not a whole number", {{}, text, "0, 1, ..."});
   }
   return number;
 }
@@ -57,7 +57,7 @@ Options parse(const std::vector<std::string>& words) {
   for (std::size_t index = 0; index < words.size(); ++index) {
     const std::string& word = words[index];
     const auto value = [&]() -> const std::string& {
-      if (index + 1 == words.size()) throw Error(Fault::usage, "an option lacks its value", {{}, word, {}});
+      if (index + 1 == words.size()) throw Error(Fault::usage, "an option has no value", {{}, word, {}});
       return words[++index];
     };
     if (word == "-b" || word == "--bundle") {
@@ -79,7 +79,7 @@ Options parse(const std::vector<std::string>& words) {
     }
   }
   if (options.scan.empty() || options.bundle.empty() || options.output.empty()) {
-    throw Error(Fault::usage, "something is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
+    throw Error(Fault::usage, "a required argument is missing", {{}, {}, "SCAN, -b BUNDLE and -o LABELS; see rare_infer --help"});
   }
   return options;
 }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr double most_voxels = 1073741824;
 
-/// What a new voxel is made of: `weights.size()` old ones from `first` on; beyond the border the last one goes on.
+/// The old voxels that a new voxel averages: `weights.size()` of them from `first` on; beyond the border the last one is repeated.
 struct Taps {
   std::ptrdiff_t first;
   std::vector<float> weights;
@@ -73,15 +73,15 @@ Shape resampled_shape(const Shape& shape, const Triple& zoom, const ResamplingRu
     near = near && zoom[axis] >= 1 / rule.max_step && zoom[axis] <= rule.max_step;
   }
   if (!near || growth > rule.max_growth) {
-    throw Error(Fault::data, "the spacing is too far from the grid that the scan is brought to",
-                {{}, times(zoom) + " times that of the grid", "a spacing in its right unit"});
+    throw Error(Fault::data, "the spacing is too far from the grid that the scan is resampled to",
+                {{}, times(zoom) + " times the grid's spacing", "a spacing in the correct unit"});
   }
   Triple sizes{};
   for (std::size_t axis = 0; axis < 3; ++axis) {
     sizes[axis] = std::max(1.0, std::floor(static_cast<double>(shape[axis]) * zoom[axis] + 0.5));
   }
   if (sizes[0] * sizes[1] * sizes[2] > std::max(most_voxels, static_cast<double>(num_voxels(shape)))) {
-    throw Error(Fault::data, "the resampled scan would be far too large",
+    throw Error(Fault::data, "the resampled scan would be too large",
                 {{}, times(shape) + " voxels would become " + times(sizes), "at most 2^30 voxels"});
   }
   return {static_cast<std::size_t>(sizes[0]), static_cast<std::size_t>(sizes[1]), static_cast<std::size_t>(sizes[2])};

@@ -43,7 +43,7 @@ const Grid& Router::nearest(const Triple& spacing_mm) const {
     finest = std::min(finest, std::log2(spacing_mm[axis] / rule_.trained_spacing_mm[axis]));
   }
   const double natural = std::floor(finest + 0.5);
-  // the first of equals is the finer one: the grids are in the order of their depths
+  // the first among equals is the finer one, because the grids are in the order of their depths
   return *std::min_element(grids_.begin(), grids_.end(), [natural](const Grid& one, const Grid& other) {
     return std::abs(one.depth - natural) < std::abs(other.depth - natural);
   });

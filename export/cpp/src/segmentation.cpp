@@ -11,7 +11,7 @@
 namespace rare {
 namespace {
 
-/// Logits to probabilities.
+/// Turns logits into probabilities.
 void softmax(Image& image) {
   const std::size_t size = num_voxels(image.shape);
   for (std::size_t voxel = 0; voxel < size; ++voxel) {

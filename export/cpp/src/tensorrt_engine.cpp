@@ -1,5 +1,5 @@
-// Compiled with -DRARE_TENSORRT=ON, where TensorRT 10 or 11 and CUDA are. A plan belongs to the TensorRT and the kind of GPU that
-// it was built with: both are compared before it is loaded.
+// Compiled with -DRARE_TENSORRT=ON, which needs TensorRT 10 or 11 and CUDA. A plan is valid only for the TensorRT version and the kind of
+// GPU that it was built with; both are compared before it is loaded.
 
 #include <algorithm>
 #include <cstdint>
@@ -22,7 +22,7 @@ void require_cuda(cudaError_t status) {
   if (status != cudaSuccess) throw Error(Fault::environment, "CUDA failed", {{}, cudaGetErrorString(status), {}});
 }
 
-/// Keeps the library's errors for our own message and prints nothing.
+/// Keeps the library's errors for rare's own message and prints nothing.
 class Log : public nvinfer1::ILogger {
  public:
   void log(Severity severity, const char* message) noexcept override {
@@ -30,7 +30,7 @@ class Log : public nvinfer1::ILogger {
     try {
       errors_ += (errors_.empty() ? "" : "; ") + std::string(message);
     } catch (const std::exception&) {
-      // a message that finds no memory is lost; the failure it tells of is reported all the same
+      // without memory the message is lost; the failure itself is still reported
     }
   }
   const std::string& errors() const { return errors_; }
@@ -39,7 +39,7 @@ class Log : public nvinfer1::ILogger {
   std::string errors_;
 };
 
-/// Memory on the GPU for floats.
+/// A buffer of floats on the GPU.
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::size_t num_floats) : num_bytes_(num_floats * sizeof(float)) { require_cuda(cudaMalloc(&memory_, num_bytes_)); }
@@ -79,7 +79,7 @@ std::string compute_capability() {
   return std::to_string(major) + "." + std::to_string(minor);
 }
 
-/// "10.13.3" of the library that is loaded, not of the headers.
+/// Returns the version of the loaded library, e.g. "10.13.3", not that of the headers.
 std::string library_version() {
   const int version = getInferLibVersion();
   return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
@@ -87,9 +87,9 @@ std::string library_version() {
 
 void require_same_machine(const PlanFacts& plan, const std::string& path) {
   const std::string version = library_version();
-  // the facts hold Python's __version__, which has a build number behind
+  // the facts hold Python's __version__, which ends with a build number
   if (plan.library != "tensorrt" || (plan.version + ".").rfind(version + ".", 0) != 0) {
-    throw Error(Fault::environment, "the plan was built by another TensorRT",
+    throw Error(Fault::environment, "the plan was built by another version of TensorRT",
                 {path, plan.library + " " + plan.version, "tensorrt " + version});
   }
   const std::string capability = compute_capability();
@@ -102,7 +102,7 @@ void require_same_machine(const PlanFacts& plan, const std::string& path) {
 void require_in_profile(const PlanFacts& plan, const std::string& path, const std::vector<std::size_t>& shape) {
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     if (shape[axis] < plan.shape_min.at(axis) || shape[axis] > plan.shape_max.at(axis)) {
-      throw Error(Fault::model, "the plan does not take this shape",
+      throw Error(Fault::model, "the plan does not accept this shape",
                   {path, times(shape), times(plan.shape_min) + " to " + times(plan.shape_max)});
     }
   }
@@ -123,13 +123,13 @@ class TensorRtEngine : public Engine {
     nvinfer1::Dims dims{};
     dims.nbDims = static_cast<std::int32_t>(shape.size());
     std::copy(shape.begin(), shape.end(), dims.d);
-    require(context_->setInputShape(entry.input_name.c_str(), dims), "the plan does not take this shape");
+    require(context_->setInputShape(entry.input_name.c_str(), dims), "the plan does not accept this shape");
     require(context_->setTensorAddress(entry.input_name.c_str(), input_.get()), "the plan has no such input");
     require(context_->setTensorAddress(entry.output_name.c_str(), output_.get()), "the plan has no such output");
     const nvinfer1::Dims answer = context_->getTensorShape(entry.output_name.c_str());
     std::int64_t size = 1;
     for (std::int32_t axis = 0; axis < answer.nbDims; ++axis) size *= answer.d[axis];
-    require(size == static_cast<std::int64_t>(num_logits), "the plan answers another shape");
+    require(size == static_cast<std::int64_t>(num_logits), "the plan returned a different shape");
   }
 
   void run(const std::vector<float>& window, std::vector<float>& logits) override {
@@ -154,7 +154,7 @@ class TensorRtEngine : public Engine {
   Log log_;
   Stream stream_;
   DeviceBuffer input_, output_;
-  // in this order, so that the context goes first and the runtime last
+  // in this order, so that the context is destroyed first and the runtime last
   std::unique_ptr<nvinfer1::IRuntime> runtime_;
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   std::unique_ptr<nvinfer1::IExecutionContext> context_;

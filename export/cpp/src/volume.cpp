@@ -52,7 +52,7 @@ void require_finite(const Volume& volume) {
   const std::array<std::size_t, 4> place{index / (x * y * z), index % x, index / x % y, index / (x * y) % z};
   std::string where = "(";
   for (const std::size_t number : place) where += (where.size() > 1 ? ", " : "") + std::to_string(number);
-  throw Error(Fault::data, "the scan has voxels that are no finite numbers",
+  throw Error(Fault::data, "the scan has voxels that are not finite",
               {{}, std::to_string(num_stray) + " NaN or infinite voxels, one at (channel, x, y, z) = " + where + ")",
                "finite intensities"});
 }
@@ -97,7 +97,7 @@ Volume read_checked(const std::filesystem::path& path) {
   volume.voxels = read_voxels(stream, header);
   // only at the end of the stream does zlib compare the checksum
   if (stream.is_gzip() && skip(stream, most_bytes_after + 1) > most_bytes_after) {
-    throw Error(Fault::data, "the file goes on after its voxels", {{}, {}, "the end of the file"});
+    throw Error(Fault::data, "the file continues after its voxels", {{}, {}, "the end of the file"});
   }
   require_finite(volume);
   return volume;

@@ -6,7 +6,7 @@
 namespace rare {
 namespace {
 
-/// Copy a box of `extent` voxels, lines along Z at a time, between two arrays (channels, X, Y, Z) of other sizes.
+/// Copies a box of `extent` voxels, line by line along Z, between two arrays (channels, X, Y, Z) of different sizes.
 template <class Copy>
 void for_each_line(std::size_t num_channels, const Shape& extent, const Shape& one, const Shape& one_start, const Shape& other, Copy copy) {
   for (std::size_t channel = 0; channel < num_channels; ++channel) {
@@ -43,7 +43,7 @@ Shape smaller(const Shape& one, const Shape& other) {
   return {std::min(one[0], other[0]), std::min(one[1], other[1]), std::min(one[2], other[2])};
 }
 
-/// The logits of one window that covers the whole image and perhaps padding behind it.
+/// Returns the logits of one window that covers the whole image and any padding at its end.
 Image cut(const std::vector<float>& logits, std::size_t num_classes, const Shape& window, const Shape& shape) {
   Image result{num_classes, shape, std::vector<float>(num_classes * num_voxels(shape))};
   for_each_line(num_classes, shape, shape, {}, window, [&, length = shape[2]](std::size_t in_result, std::size_t in_window) {

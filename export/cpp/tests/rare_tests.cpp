@@ -200,7 +200,7 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     const std::string depth = "depth " + std::to_string(vector.depth) + ": ";
     const rare::Volume scan = rare::read_volume(bundle.file(vector.scan));
     const rare::RoutedScan routed = rare::prepare(scan, manifest, backend.grids(manifest));
-    check(routed.route.depth == vector.depth, depth + "routed elsewhere");
+    check(routed.route.depth == vector.depth, depth + "routed to a different depth");
     const auto arrays = bundle.file(vector.arrays);
     check(largest_difference(routed.image.values, read_array(arrays, "image")) <= 1e-5F, depth + "the scan is prepared differently");
 
@@ -222,7 +222,7 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
       check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");
     }
-    std::cout << depth << "logits within " << off << ", labels right\n";
+    std::cout << depth << "logits within " << off << ", labels correct\n";
   }
 }
 

@@ -158,7 +158,7 @@ class Opened:
 def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
     """Open a model. Raises what `open_model` raises, and EnvironmentFault if a GPU or a C++ compiler is missing."""
     if backend not in TIMED_BACKENDS:
-        raise UsageError("there is no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
+        raise UsageError("no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
     in_torch = backend in IN_TORCH
     rules, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
     if not in_torch:
@@ -194,7 +194,7 @@ def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
     exact = shape is None or all(size % 2**depth == 0 for size in shape)
     if (x, y, z) != takes or not exact:
         raise UsageError(
-            "the engine cannot take the shape",
+            "the engine does not accept this shape",
             field=f"shape at depth {depth}",
             found=(x, y, z) if exact else tuple(size / 2**depth for size in shape or ()),
             expected=f"a shape that needs no padding, e.g. {takes}",

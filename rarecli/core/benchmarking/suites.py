@@ -79,7 +79,7 @@ def load_suite(name: str) -> Suite:
         path = Path(str(resources.files("rarecli.suites").joinpath(f"{name}.json")))
     elif not path.is_file():
         expected = f"{', '.join(suite_names())}, or the path of a JSON file"
-        raise UsageError("there is no such suite", field="suite", found=name, expected=expected)
+        raise UsageError("no such suite", field="suite", found=name, expected=expected)
     return validate(Suite, read_json(path), "the suite", UsageError, path=path)
 
 

@@ -1,1 +1,1 @@
-"""The files that describe a training, a network and a plan, checked as they are read."""
+"""Validated models of the files that describe a training, a network and a plan."""

@@ -1,4 +1,4 @@
-"""What all configuration models share: frozen values, unknown keys refused, bounded sizes."""
+"""The base of all configuration models: frozen values, no unknown keys, bounded sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Size = Annotated[int, Field(ge=1, le=2**16)]
 Filters = Annotated[int, Field(ge=1, le=1024)]
 Shape = tuple[Size, Size, Size]
 Levels = Annotated[int, Field(ge=1, le=10)]
-"""Bounded, as all sizes are that decide what is allocated."""
+"""Bounded, like all sizes that determine how much memory is allocated."""
 Millimetres = Annotated[float, Field(gt=0, le=1e3)]
 Spacing = tuple[Millimetres, Millimetres, Millimetres]
 Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
@@ -22,6 +22,6 @@ Arch = Literal["rare-unet", "unet", "unet-aug"]
 
 
 class Frozen(BaseModel):
-    """Base of all configuration."""
+    """Base of all configuration models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

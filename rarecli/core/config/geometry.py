@@ -8,27 +8,27 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 MIN_BOTTLENECK = 2
-"""Voxels per axis that the bottleneck needs: with one, instance norm behaves differently in torch and elsewhere."""
+"""Voxels per axis that the bottleneck needs. With one voxel, instance norm differs between torch and other backends."""
 
 
 def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
-    """Spacing of the grid at `depth`, in mm: 2^depth times the trained spacing."""
+    """Return the spacing of the grid at `depth`, in mm: 2^depth times the trained spacing."""
     x, y, z = (spacing * 2.0**depth for spacing in trained_spacing_mm)
     return x, y, z
 
 
 def divisor(num_levels: int, depth: int) -> int:
-    """What every axis must be a multiple of when entering at `depth`."""
+    """Return the number of which every axis must be a multiple to enter at `depth`."""
     return int(2 ** (num_levels - depth))
 
 
 def min_axis(num_levels: int, depth: int) -> int:
-    """The least voxels an axis may have when entering at `depth`."""
+    """Return the smallest number of voxels per axis that can enter at `depth`."""
     return MIN_BOTTLENECK * divisor(num_levels, depth)
 
 
 def engine_shape(shape: Shape, num_levels: int, depth: int) -> Shape:
-    """`shape` enlarged to what the network takes at `depth`: the next multiple of the divisor, and at least `min_axis`."""
+    """Return `shape` enlarged to a valid input at `depth`: the next multiple of the divisor, at least `min_axis`."""
     step = divisor(num_levels, depth)
     x, y, z = (max(min_axis(num_levels, depth), math.ceil(size / step) * step) for size in shape)
     return x, y, z

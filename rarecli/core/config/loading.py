@@ -1,4 +1,4 @@
-"""From parsed JSON or YAML to a configuration model; a mistake becomes an error that names the key."""
+"""Builds configuration models from parsed JSON or YAML; errors name the key."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def validate(
     remedy: str | None = None,
     strict: bool = False,
 ) -> Model:
-    """Build `kind` from parsed JSON or YAML. The first mistake becomes an `error` that names the key and, for a typo, the nearest one.
+    """Build `kind` from parsed JSON or YAML. Raises `error` for the first mistake, with the key and, for a typo, the nearest known key.
 
-    what: the thing that is wrong, e.g. "the configuration". strict: take no text or truth value for a number, as the schema says.
+    what: the subject of the message, e.g. "the configuration". strict: take no text or truth value for a number, as the schema says.
     """
     try:
         return kind.model_validate(_with_tuples(content) if strict else content, strict=strict)
@@ -37,7 +37,7 @@ def validate(
             fields = _field_names(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
-        problem = f"{what} is wrong: {first['msg']}"
+        problem = f"{what} is invalid: {first['msg']}"
         raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
 
 
@@ -56,7 +56,7 @@ def _field_names(kind: type[BaseModel], location: tuple[int | str, ...]) -> list
             model = fields[part].annotation
         elif isinstance(part, int):  # an item of a tuple
             model = next(iter(get_args(model)), model)
-        else:  # a kind that a union chose by its tag
+        else:  # the member of a union that the tag selects
             model = next((choice for choice in get_args(model) if _tag(choice) == part), model)
     return list(getattr(model, "model_fields", {}))
 

@@ -1,4 +1,4 @@
-"""All that prediction needs to know of a model, beside its weights."""
+"""The description of a model: everything that prediction needs besides the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NetworkConfig(Frozen):
 
 
 class ModelSpec(Frozen):
-    """All that prediction needs to know of a model, beside its weights."""
+    """Everything that prediction needs to know about a model besides its weights."""
 
     schema_version: Literal[1] = 1
     name: Name
@@ -43,7 +43,7 @@ class ModelSpec(Frozen):
     network: NetworkConfig
     targets: Targets = "centred"
     as_is_octaves: float = Field(default=0.0, ge=0, le=1)
-    """A scan this close to the routed grid, with axes much alike, is not resampled: the model has learned to see it so."""
+    """A scan within this distance of the routed grid, about equal along all axes, is not resampled; the model was trained on such scans."""
 
     @field_validator("schema_version", mode="before")
     @classmethod
@@ -53,19 +53,19 @@ class ModelSpec(Frozen):
         return value
 
     def grid_spacing_mm(self, depth: int) -> geometry.Triple:
-        """Spacing of the grid at `depth`."""
+        """Return the spacing of the grid at `depth`, in mm."""
         return geometry.grid_spacing(self.plan.spacing_mm, depth)
 
     def patch_shape(self, depth: int) -> geometry.Shape:
-        """Patch at `depth`, in voxels of its grid."""
+        """Return the patch at `depth`, in voxels of its grid."""
         x, y, z = (size // 2**depth for size in self.plan.patch_size)
         return x, y, z
 
     def engine_shape(self, shape: geometry.Shape, depth: int) -> geometry.Shape:
-        """`shape` enlarged to what the network takes at `depth`."""
+        """Return `shape` enlarged to a valid input at `depth`."""
         return geometry.engine_shape(shape, self.network.num_levels, depth)
 
 
 def load_spec(content: Any, path: Path) -> ModelSpec:
-    """Build a ModelSpec from parsed JSON; raises ModelError."""
+    """Build a ModelSpec from parsed JSON. Raises ModelError if it is invalid."""
     return validate(ModelSpec, content, "the model's description", ModelError, path=path)

@@ -1,4 +1,4 @@
-"""What `rare preprocess` found out about a dataset and chose for it."""
+"""The plan of a dataset: what `rare preprocess` found in it and chose for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rarecli.core.errors import UsageError
 
 
 class PercentileNormalisation(Frozen):
-    """Each channel of each scan: two percentiles of its voxels on the routed grid to 0 and 1, clipped. The default; MR."""
+    """Maps two percentiles of each channel, taken over the scan's voxels on the routed grid, to 0 and 1, clipped. The default, for MR."""
 
     kind: Literal["percentile"] = "percentile"
     lower: float = Field(default=0.5, ge=0, lt=100)
     upper: float = Field(default=99.5, gt=0, le=100)
     interpolation: Literal["linear"] = "linear"
-    """Between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
+    """How to interpolate between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
     where_equal: Literal["that value, and the percentiles of the other voxels"] = "that value, and the percentiles of the other voxels"
-    """If both percentiles are one value f and the channel is not constant, low is the smaller of f and the lower percentile of the voxels
-    that differ from f, and high the larger of f and their upper percentile. So a small structure on a constant background is kept."""
+    """If both percentiles equal one value f and the channel is not constant, low is the smaller of f and the lower percentile of the voxels
+    that differ from f, and high the larger of f and their upper percentile. This keeps a small structure on a constant background."""
 
     @model_validator(mode="after")
     def _check(self) -> PercentileNormalisation:
@@ -37,7 +37,7 @@ PerChannel = Annotated[tuple[Real, ...], Field(max_length=MOST_CHANNELS)]
 
 
 class CtNormalisation(Frozen):
-    """Fixed values from the foreground of the training set, per channel: clip to [lower, upper], minus mean, over std. For CT."""
+    """Clips each channel to [lower, upper], subtracts mean, divides by std: fixed values of the training set's foreground. For CT."""
 
     kind: Literal["ct"] = "ct"
     lower: PerChannel
@@ -53,7 +53,7 @@ Range = tuple[Real, Real]
 
 
 class Fingerprint(Frozen):
-    """Ranges over the training scans, to tell a scan that is unlike them."""
+    """Ranges over the training scans, to detect a scan that differs from them."""
 
     extent_mm: tuple[Range, Range, Range]
     """Field of view along RAS axes."""
@@ -63,7 +63,7 @@ class Fingerprint(Frozen):
 
 
 class Plan(Frozen):
-    """What the network sees of a dataset: channels, classes, the trained grid, the patch, the normalisation."""
+    """How the network sees a dataset: channels, classes, the trained grid, the patch, the normalisation."""
 
     dataset: Name
     channel_names: tuple[Name, ...] = Field(max_length=MOST_CHANNELS)
@@ -72,18 +72,18 @@ class Plan(Frozen):
     label_values: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(max_length=MOST_CLASSES)
     """Value of each class in labels files."""
     spacing_mm: Spacing
-    """The trained spacing: that of depth 0."""
+    """The trained spacing, at depth 0."""
     patch_size: Shape
-    """Voxels at depth 0; 1/2^k of it at depth k: the same field of view."""
+    """Voxels at depth 0; at depth k the patch has 1/2^k of them per axis, the same field of view."""
     num_levels: Levels
     fixed_shape: bool = False
-    """Every case was cropped or padded, centred, to the patch (the paper's protocol), without resampling."""
+    """Every case was cropped or padded, centred, to the patch size (the paper's protocol), without resampling."""
     normalisation: Normalisation = PercentileNormalisation()
     fingerprint: Fingerprint | None = None
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, background included."""
+        """The number of classes, background included."""
         return len(self.label_names)
 
     @model_validator(mode="after")
@@ -99,13 +99,13 @@ class Plan(Frozen):
                 raise ValueError(f"normalisation ct needs one number for each of {num} channels")
         try:
             require_patch_size(self.patch_size, self.num_levels)
-        except UsageError as error:  # pydantic reports nothing but a ValueError
+        except UsageError as error:  # pydantic reports only ValueError
             raise ValueError(str(error)) from None
         return self
 
 
 def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:
-    """Raise UsageError, naming both neighbours, unless every axis is a multiple of 2^num_levels and large enough."""
+    """Raise UsageError unless every axis is a multiple of 2^num_levels and large enough; it names the nearest valid sizes."""
     step, least = geometry.divisor(num_levels, 0), geometry.min_axis(num_levels, 0)
     for axis, size in zip("xyz", patch_size, strict=True):
         if size % step or size < least:

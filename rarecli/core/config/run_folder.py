@@ -1,15 +1,15 @@
-"""A run on disk: names of its files and what run.json says. No torch here.
+"""A run on disk: the names of its files and the content of run.json. Does not import torch.
 
 RUN/
   run.json             the model's spec, the training's configuration, the split, versions
-  weights.safetensors  averaged (EMA) weights after the newest epoch: what a run predicts with
+  weights.safetensors  averaged (EMA) weights after the newest epoch; used for prediction
   best.safetensors     averaged weights of the epoch with the best `monitor`
-  last.safetensors     everything that resuming needs; the numbers among it as JSON in the file's own header
-  previous.safetensors the same, one checkpoint before
-  splits_final.json    all folds, in nnU-Net's layout (none with --fold all)
-  log.jsonl            a line per epoch;  progress.png  the same as a picture
+  last.safetensors     the checkpoint: everything needed to resume; its numbers are JSON in the file's header
+  previous.safetensors the checkpoint before that
+  splits_final.json    all folds, in nnU-Net's layout (absent with --fold all)
+  log.jsonl            one line per epoch;  progress.png  the same as a figure
 
-Every file is replaced atomically, `last.safetensors` after the others. While a training writes, it holds `.lock`.
+Every file is replaced atomically, `last.safetensors` after the others. A running training holds `.lock`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RunInfo(Frozen):
     split: dict[str, list[str]]
     versions: dict[str, str]
     started_from: str | None = None
-    """Name of the model whose weights it started with; null: random ones."""
+    """Name of the model whose weights the training started with; null: random weights."""
 
 
 def save_run_info(run: Path, info: RunInfo) -> None:
@@ -50,18 +50,18 @@ def load_run_info(run: Path) -> RunInfo:
 
 
 def has_state(run: Path) -> bool:
-    """Whether there is a checkpoint to resume from."""
+    """Return whether the run has a checkpoint to resume from."""
     return (run / RUN).is_file() and ((run / LAST).is_file() or (run / PREVIOUS).is_file())
 
 
 def load_resumed_config(run: Path) -> TrainConfig:
-    """The configuration that a run was started with. Raises UsageError if there is nothing to resume."""
+    """Return the configuration that a run was started with. Raises UsageError if there is nothing to resume."""
     if not has_state(run):
-        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start anew")
+        raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start a new training")
     return load_run_info(run).config
 
 
 def load_run_spec(run: Path) -> ModelSpec:
-    """The spec in run.json alone."""
+    """Read only the spec of run.json. Raises ModelError if it is broken."""
     content = read_json(run / RUN, ModelError)
     return load_spec(content.get("spec") if isinstance(content, dict) else None, run / RUN)

@@ -1,4 +1,4 @@
-"""Everything that decides what a training computes, its presets, and how they are read."""
+"""The configuration of a training, its presets, and loading them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rarecli.core.jobs.safe_text import read_yaml
 
 
 class OptimiserConfig(Frozen):
-    """AdamW, or SGD with Nesterov momentum, and how the learning rate goes (`rarecli/core/training/optimiser.py`)."""
+    """AdamW, or SGD with Nesterov momentum, and the learning rate schedule (`rarecli/core/training/optimiser.py`)."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 2e-3
     weight_decay: float = Field(default=3e-5, ge=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Of sgd; adamw has none."""
+    """Only for sgd."""
     schedule: Literal["one-cycle", "polynomial", "plateau", "constant"] = "one-cycle"
     grad_clip: PositiveFloat = 1.0
 
@@ -32,13 +32,13 @@ class LossConfig(Frozen):
 
     alpha: float = Field(default=0.35, ge=0, le=1)
     depth_weights: Literal["equal", "power-of-two"] = "equal"
-    """How much a depth counts in the mean: all alike, or 1/2^depth."""
+    """Weights of the depths in the mean: all equal, or 1/2^depth."""
     consistency: float = Field(default=1.0, ge=0)
     consistency_start_epoch: int = Field(default=0, ge=0)
 
 
 class AugmentationConfig(Frozen):
-    """Probabilities and ranges; geometry, gamma and contrast are drawn once per sample, noise anew at every depth."""
+    """Probabilities and ranges. Geometry, gamma and contrast are drawn once per sample, noise separately at every depth."""
 
     probability: float = Field(default=0.8, ge=0, le=1)
     rotation_degrees: float = Field(default=15.0, ge=0)
@@ -50,72 +50,72 @@ class AugmentationConfig(Frozen):
     contrast: float = Field(default=0.15, ge=0)
     noise: float = Field(default=0.04, ge=0)
     spacing_octaves: float = Field(default=0.0, ge=0, le=1)
-    """Half of the training scans are acquired anew, up to this many octaves finer or coarser. With 0.5, what lies between two depths
-    has been seen by both, and enters without being resampled."""
+    """Half of the training scans are resampled up to this many octaves finer or coarser. With 0.5, both neighbouring depths are trained on
+    the spacings between them, and such scans enter without being resampled."""
 
     def times(self, strength: float) -> AugmentationConfig:
-        """The same with wider or narrower ranges, but for the spacings."""
+        """Return this configuration with all ranges scaled by `strength`, except the range of spacings."""
         wider = {name: strength * getattr(self, name) for name in ("rotation_degrees", "shift_voxels", "elastic_voxels", "gamma", "noise")}
-        # beyond these, scans would shrink to nothing and contrasts turn around
+        # above 0.9, scans would shrink to nothing and contrasts would invert
         wider |= {name: min(0.9, strength * getattr(self, name)) for name in ("scale", "contrast")}
         return self.model_copy(update=wider)
 
 
 class TrainConfig(Frozen):
-    """Everything that decides what a training computes."""
+    """Everything that determines the result of a training."""
 
     name: str | None = None
     arch: Arch = "rare-unet"
     targets: Targets = "centred"
     num_filters: Filters = 16
     num_levels: Levels | None = None
-    """None: what the prepared dataset was planned for."""
+    """None: the number of levels in the prepared dataset's plan."""
     num_depths: Levels = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)
     epochs: PositiveInt = 100
     batch_size: Size = 2
-    """Scans of a step, on all ranks together: more ranks make the same training faster."""
+    """Scans per step, over all ranks together: more ranks make the same training faster."""
     accumulate: Size = 1
-    """Parts that a rank takes its scans of a step in, one after the other: less memory, the same training."""
+    """Each rank processes its scans of a step in this many parts, one after another: less memory, the same training."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     fold: int | Literal["all"] = 0
     num_folds: int = Field(default=5, ge=2)
     cases: PositiveInt | tuple[str, ...] | None = None
-    """Only these prepared cases, or so many of them, drawn by `seed`; None: all."""
+    """Only these prepared cases, or this many of them, drawn by `seed`; None: all."""
     coarse_views: int = Field(default=0, ge=0, le=1000)
-    """How many times more an epoch shows every case, drawn anew each time, at the depths from `coarse_from` on alone. Deep entries
-    see few voxels of a case and are the first to learn them by heart, and cost little."""
+    """Additional samples of every case per epoch, only at depths from `coarse_from` on, each drawn separately. Deep entries
+    see few voxels of a case, overfit first, and are cheap to train."""
     coarse_from: PositiveInt = 2
     coarse_strength: float = Field(default=1.0, ge=0, le=4)
-    """The ranges of augmentation in coarse views, times those of the others."""
+    """The augmentation ranges of coarse views, relative to those of other samples."""
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
-    """Share of the patches that are centred on a foreground voxel."""
+    """Share of the patches centred on a foreground voxel."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     amp: bool | None = None
-    """None: where the device has fast bfloat16."""
+    """bfloat16 autocast; None: on devices with fast bfloat16."""
     monitor: str = "dice_mean"
-    """The validation metric that chooses the best checkpoint and stops early."""
+    """The validation metric that selects the best checkpoint and decides early stopping."""
     patience: PositiveInt | None = None
-    """Epochs without a better `monitor` before training stops; None never stops early."""
+    """Epochs without a better `monitor` before training stops; None: no early stopping."""
     validate_every: PositiveInt = 1
     num_workers: int = Field(default=0, ge=0, le=1024)
     checkpoint_minutes: float = Field(default=10, ge=0)
-    """A checkpoint is written so long after the last one, and after every epoch; 0: after every step."""
+    """A checkpoint is written this many minutes after the last one, and after every epoch; 0: after every step."""
     checkpoint_activations: bool = False
-    """Keep few of a step's activations and compute the others again when they are needed: less memory, more time, the same result."""
+    """Keep few of a step's activations and recompute the others in the backward pass: less memory, more time, the same result."""
     deterministic: bool = False
-    """Only algorithms that give the same bits every time; PyTorch warns of those that have no such form. On the CPU they all do."""
+    """Use deterministic algorithms only; PyTorch warns where there is none. On the CPU all of them are deterministic."""
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 
     def views_at(self, depth: int) -> int:
-        """How often an epoch shows a case at a depth that it can enter at."""
+        """Return how many samples an epoch draws of a case at a depth where it can enter."""
         return 1 + self.coarse_views * (depth >= self.coarse_from)
 
 
 def preset_names() -> list[str]:
-    """Names of the presets in the package."""
+    """Return the names of the presets in the package."""
     return sorted(item.name.removesuffix(".yaml") for item in resources.files("rarecli.presets").iterdir() if item.name.endswith(".yaml"))
 
 
@@ -125,19 +125,19 @@ def load_train_config(
     overrides: dict[str, Any] | None = None,
     base: TrainConfig | None = None,
 ) -> TrainConfig:
-    """Defaults, or `base`, then a preset or a YAML/JSON file, then dotted overrides such as {"optimiser.lr": 1e-3}.
+    """Build a configuration from the defaults or `base`, then a preset or a YAML/JSON file, then overrides like {"optimiser.lr": 1e-3}.
 
-    Raises UsageError for an unknown preset or key (naming the nearest) and for values out of range.
+    Raises UsageError for an unknown preset or key (it names the nearest) and for values out of range.
     """
     content: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
-            raise UsageError("there is no such preset", found=preset, expected=", ".join(preset_names()))
+            raise UsageError("no such preset", found=preset, expected=", ".join(preset_names()))
         content = yaml.safe_load(resources.files("rarecli.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")) or {}
     if file is not None:
         content = read_yaml(file, UsageError) or {}
         if not isinstance(content, dict):
-            raise UsageError("the configuration is no mapping", path=file, found=type(content).__name__)
+            raise UsageError("the configuration is not a mapping", path=file, found=type(content).__name__)
     if base is not None:
         content = _merged(base.model_dump(mode="json"), content)
     for key, value in (overrides or {}).items():
@@ -146,7 +146,7 @@ def load_train_config(
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise UsageError("the key goes below a plain value", field=key, found=parent, expected="a group of settings")
+                raise UsageError("part of the key is a single setting", field=key, found=parent, expected="a group of settings")
         target[leaf] = value
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
 

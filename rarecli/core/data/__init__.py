@@ -1,1 +1,1 @@
-"""Datasets of labelled scans: finding the cases, planning, and preparing them for training."""
+"""Datasets of labelled scans: find the cases, plan the preprocessing, prepare them for training."""

@@ -1,4 +1,4 @@
-"""What the training scans looked like, and in what a new scan is unlike them."""
+"""The fingerprint of the training scans, and how a new scan differs from them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rarecli.core.imaging.routing import ROUNDING
 from rarecli.core.types import AnyArray, FloatArray
 
 _EXTENT_SLACK = 1.5
-"""A field of view may be this many times larger than the largest of the training set, or smaller than the smallest."""
+"""A field of view may be this many times larger than the largest in the training set, or smaller than the smallest."""
 _INTENSITY_SLACK = 0.5
-"""Means and spreads may lie outside of the training set's by this share of their range."""
+"""Means and spreads may lie outside the training set's range by this share of it."""
 _MOST_ZOOM = 2.0
-"""An axis may be resampled by up to this factor; the finest of a scan, which decides on its depth, by half an octave, as any depth's."""
+"""An axis may be resampled by up to this factor. The finest axis, which decides the depth, may be resampled by up to half an octave."""
 
 
 def intensity_statistics(image: FloatArray, depth: int, plan: Plan) -> FloatArray:
-    """Mean and standard deviation of a scan's normalised channels at every depth from its own on: (num depths, C, 2).
+    """Return mean and standard deviation of a scan's normalised channels at every depth from its own on: (num depths, C, 2).
 
     image: (C, X, Y, Z), not normalised, on the grid of `depth`.
     """
@@ -33,7 +33,7 @@ def intensity_statistics(image: FloatArray, depth: int, plan: Plan) -> FloatArra
 
 
 def fingerprint(extents_mm: Sequence[FloatArray], statistics: Iterable[FloatArray]) -> Fingerprint:
-    """The ranges over all training scans of the fields of view (3,), along RAS axes, and of `intensity_statistics`."""
+    """Return the ranges over all training scans: of the fields of view (3,) in mm, along RAS axes, and of `intensity_statistics`."""
     x, y, z = zip(np.min(extents_mm, axis=0).tolist(), np.max(extents_mm, axis=0).tolist(), strict=True)
     stacked = np.concatenate(list(statistics))
     low, high = stacked.min(axis=0), stacked.max(axis=0)
@@ -42,12 +42,12 @@ def fingerprint(extents_mm: Sequence[FloatArray], statistics: Iterable[FloatArra
 
 
 def constant_channels(data: AnyArray) -> list[int]:
-    """Indices of the channels of (C, X, Y, Z) that hold one value alone."""
+    """Return the indices of the channels of (C, X, Y, Z) that hold a single value."""
     return [index for index, channel in enumerate(data) if channel.min() == channel.max()]
 
 
 def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
-    """Sentences about what makes a scan unlike the training scans; none if it is like them or they are not known."""
+    """Return how a scan differs from the training scans, as sentences; empty if it does not, or if they are unknown."""
     found = [f"its {plan.channel_names[index]} is constant" for index in constant_channels(scan.source.data)]
     known = plan.fingerprint
     if known is None:
@@ -57,22 +57,22 @@ def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
             found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of depth {scan.route.depth}")
     if not any("spacing" in text for text in found) and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
         found.append(
-            f"its finest spacing is {min(scan.spacing_mm):.3g} mm, those that depth {scan.route.depth} was trained for lie around "
+            f"its finest spacing is {min(scan.spacing_mm):.3g} mm, but depth {scan.route.depth} was trained at about "
             f"{min(scan.route.grid_spacing_mm):.3g} mm"
         )
     for axis, extent, (low, high) in zip("xyz", scan.extent_mm, known.extent_mm, strict=True):
         if not low / _EXTENT_SLACK <= extent <= high * _EXTENT_SLACK:
-            found.append(f"its field of view along {axis} is {extent:.0f} mm, that of the training scans {low:.0f} to {high:.0f} mm")
+            found.append(f"its field of view along {axis} is {extent:.0f} mm; in the training scans it is {low:.0f} to {high:.0f} mm")
     for channel, (mean, std) in enumerate(_statistics(scan.image)):
         for what, value, (low, high) in (("mean", mean, known.intensity_mean[channel]), ("spread", std, known.intensity_std[channel])):
             slack = _INTENSITY_SLACK * (high - low)
             if not low - slack <= value <= high + slack:
                 name = plan.channel_names[channel]
-                found.append(f"the {what} of its normalised {name} is {value:.2f}, that of the training scans {low:.2f} to {high:.2f}")
+                found.append(f"the {what} of its normalised {name} is {value:.2f}; in the training scans it is {low:.2f} to {high:.2f}")
     return tuple(found)
 
 
 def _statistics(image: FloatArray) -> FloatArray:
-    """(C, 2): mean and standard deviation per channel."""
+    """Return mean and standard deviation per channel: (C, 2)."""
     flat = image.reshape(image.shape[0], -1)
     return np.stack([flat.mean(axis=1, dtype=np.float64), flat.std(axis=1, dtype=np.float64)], axis=1)

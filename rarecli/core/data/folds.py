@@ -1,4 +1,4 @@
-"""Which cases are trained on and which are held out. The file format is that of nnU-Net's splits_final.json."""
+"""Splits of the cases into training and validation, in the format of nnU-Net's splits_final.json."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Split = dict[str, list[str]]
 
 
 def choose_split(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> Split:
-    """The split that a configuration asks for. Raises UsageError for a fold that is not there, DataError for broken splits."""
+    """Return the split that a configuration selects. Raises UsageError for a fold that does not exist, DataError for broken splits."""
     if config.fold == "all":
         return {"train": sorted(_chosen(list(dataset.records), config)), "val": []}
     folds = all_folds(dataset, config, splits)
     if not 0 <= config.fold < len(folds):
-        raise UsageError("there is no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
+        raise UsageError("no such fold", field="fold", found=config.fold, expected=f"0 to {len(folds) - 1}, or all")
     return folds[config.fold]
 
 
 def all_folds(dataset: PreparedDataset, config: TrainConfig, splits: Path | None) -> list[Split]:
-    """The folds that the split is one of: of `splits`, of splits_final.json in the prepared dataset, else drawn by us.
+    """Return all folds: from `splits`, or from splits_final.json in the prepared dataset, or drawn by `split_folds`.
 
-    Raises what `choose_split` raises.
+    Raises the errors of `choose_split`.
     """
     names = _chosen(list(dataset.records), config)
     if splits is None and (dataset.root / run_folder.SPLITS).is_file():
@@ -49,17 +49,17 @@ def all_folds(dataset: PreparedDataset, config: TrainConfig, splits: Path | None
 
 
 def write_splits(run: Path, folds: list[Split]) -> None:
-    """Write all folds into a run, for the other folds' trainings and for nnU-Net."""
+    """Write all folds into a run, for the trainings of the other folds and for nnU-Net."""
     write_json(run / run_folder.SPLITS, folds)
 
 
 def _chosen(names: list[str], config: TrainConfig) -> list[str]:
-    """The cases that a configuration keeps, in the order of `names`."""
+    """Return the cases that a configuration selects, in the order of `names`."""
     if config.cases is None:
         return names
     if isinstance(config.cases, int):
         if config.cases > len(names):
-            raise UsageError("there are not so many cases", field="cases", found=config.cases, expected=f"at most {len(names)}")
+            raise UsageError("more cases than the dataset has", field="cases", found=config.cases, expected=f"at most {len(names)}")
         order = np.random.default_rng([config.seed, len(names)]).permutation(len(names))
         wanted = {sorted(names)[index] for index in order[: config.cases]}
     else:
@@ -72,17 +72,20 @@ def _chosen(names: list[str], config: TrainConfig) -> list[str]:
 
 
 def kept_split(run: Path, dataset: PreparedDataset, splits: Path | None) -> Split:
-    """The split that a run was started with: nothing else may decide what it has not seen. Raises UsageError if cases of it are gone."""
+    """Return the split that a run was started with. No other split may be used, because the run has already seen its training cases.
+
+    Raises UsageError if `splits` is given, and if cases of the split are missing from the prepared dataset.
+    """
     if splits is not None:
-        raise UsageError("a run keeps its split", path=splits, remedy="leave --splits out, or start a new run")
+        raise UsageError("a run keeps its split", path=splits, remedy="omit --splits, or start a new run")
     split = run_folder.load_run_info(run).split
     if gone := sorted({name for part in split.values() for name in part} - set(dataset.records)):
-        raise UsageError("cases of the run are not prepared any more", path=run, field="prepared dataset", found=f"without {some(gone)}")
+        raise UsageError("cases of the run are no longer prepared", path=run, field="prepared dataset", found=f"without {some(gone)}")
     return split
 
 
 def split_folds(cases: Sequence[str], num_folds: int) -> list[Split]:
-    """Cross-validation folds in the layout of nnU-Net's splits_final.json. The same cases give the same folds on every machine."""
+    """Draw cross-validation folds in the layout of nnU-Net's splits_final.json. The same cases give the same folds on every machine."""
     names = sorted(cases)
     order = np.random.default_rng(12345).permutation(len(names))
     folds = []
@@ -96,10 +99,10 @@ def _read_splits(path: Path) -> list[Split]:
     folds = read_json(path)
     expected = '[{"train": ["case", ...], "val": ["case", ...]}, ...]'
     if not isinstance(folds, list) or not all(isinstance(fold, dict) and fold.keys() == {"train", "val"} for fold in folds):
-        raise DataError("the file holds no folds", path=path, expected=expected)
+        raise DataError("not a file of folds", path=path, expected=expected)
     for fold in folds:
         if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in fold.values()):
-            raise DataError("the file holds no folds", path=path, expected=expected)
+            raise DataError("not a file of folds", path=path, expected=expected)
         if both := sorted(set(fold["train"]) & set(fold["val"])):
-            raise DataError("a case is to train and to validate", path=path, found=some(both))
+            raise DataError("a case is in both train and val of a fold", path=path, found=some(both))
     return folds

@@ -1,4 +1,4 @@
-"""Datasets as users have them: detected by what lies there, never configured.
+"""Opens datasets in the layouts that users have. The layout is detected from the files, never configured.
 
 MSD           dataset.json with `modality` and `training`, imagesTr/, labelsTr/; channels in the fourth axis
 nnU-Net raw   dataset.json with `channel_names`, imagesTr/CASE_0000.nii.gz (one file per channel), labelsTr/CASE.nii.gz
@@ -21,7 +21,7 @@ from rarecli.core.jobs.safe_text import is_inside
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases. label_names maps the value in the files to a name; None if the layout does not declare it."""
+    """A folder of cases. label_names: names by the value in the files; None if the layout does not declare them."""
 
     root: Path
     layout: str
@@ -37,18 +37,18 @@ def open_dataset(root: Path) -> Dataset:
     Raises DataError for an unknown layout, missing files, duplicate cases and paths that leave the folder.
     """
     if not root.is_dir():
-        raise DataError("there is no such folder", path=root, expected="a dataset: MSD, nnU-Net raw, or images/ and labels/")
+        raise DataError("no such folder", path=root, expected="a dataset: MSD, nnU-Net raw, or images/ and labels/")
     description = root / "dataset.json"
     if description.is_file():
         content = read_json(description)
         if not isinstance(content, dict):
-            raise DataError("the file describes no dataset", path=description, found=type(content).__name__, expected="an object")
+            raise DataError("not the description of a dataset", path=description, found=type(content).__name__, expected="an object")
         if "training" in content and "modality" in content:
             return _open_msd(root, content)
         if "channel_names" in content:
             return _open_nnunet(root, content)
         raise DataError(
-            "the file describes neither layout that is known",
+            "the file describes an unknown layout",
             path=description,
             found=f"keys {', '.join(sorted(content)) or 'none'}",
             expected="`modality` and `training` (MSD) or `channel_names` (nnU-Net)",
@@ -56,7 +56,7 @@ def open_dataset(root: Path) -> Dataset:
     for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
         if (root / images).is_dir() and (root / labels).is_dir():
             files = nifti_files(root / images)
-            # digits at the end are part of the name if labels have them as well
+            # digits at the end are part of the name if the labels files have them too
             named = files and any((root / labels / f"{case_name(files[0])}{suffix}").is_file() for suffix in SUFFIXES)
             cases = _pair(one_each(files) if named else scans_in(root / images), root / labels)
             _require_unicode(cases)
@@ -80,7 +80,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
     declared = content.get("numTraining")
     if declared is not None and declared != len(entries):
         raise DataError(
-            "the number of cases is not the declared one", path=path, field="numTraining", found=declared, expected=len(entries)
+            "the number of cases differs from the declared one", path=path, field="numTraining", found=declared, expected=len(entries)
         )
     cases = []
     for entry in entries:
@@ -92,7 +92,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
 
 
 def _channel_files(image: Path, num_channels: int) -> tuple[Path, ...]:
-    """The file of a case; or its channels, where dataset.json says CASE and the files are CASE_0000, as in nnU-Net v1."""
+    """Return the file of a case, or one file per channel if dataset.json says CASE and the files are CASE_0000, as in nnU-Net v1."""
     suffix = image.name.removeprefix(case_name(image))
     channels = tuple(image.with_name(f"{case_name(image)}_{number:04d}{suffix}") for number in range(num_channels))
     return channels if not image.exists() and channels[0].exists() else (image,)
@@ -102,7 +102,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "channel_names", path)
     if (ending := content.get("file_ending", ".nii.gz")) not in SUFFIXES:
-        raise DataError("the scans are no NIfTI files", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
+        raise DataError("the scans are not NIfTI files", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
     declared = _values_by_name(content.get("labels"))
     if declared is None:
         raise DataError(
@@ -116,7 +116,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     _require_no_ignore_label(declared, path)
     labels = {value: name for name, value in declared.items()}
     if len(labels) < len(declared):
-        raise DataError("two labels have one value", path=path, field="labels", found=declared)
+        raise DataError("two labels have the same value", path=path, field="labels", found=declared)
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
     for file in nifti_files(root / "imagesTr"):
@@ -127,7 +127,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
         found = [int(match["channel"]) for file in case.images if (match := CHANNEL.match(case_name(file)))]
         if found != list(range(len(channels))):
             raise DataError(
-                "the channels of a case are not complete",
+                "the channels of a case are incomplete",
                 case=case.name,
                 path=root / "imagesTr",
                 found=", ".join(file.name for file in case.images),
@@ -135,12 +135,12 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
             )
     num = content.get("numTraining")
     if num is not None and num != len(cases):
-        raise DataError("the number of cases is not the declared one", path=path, field="numTraining", found=num, expected=len(cases))
+        raise DataError("the number of cases differs from the declared one", path=path, field="numTraining", found=num, expected=len(cases))
     return _finish(Dataset(root, "nnU-Net raw", str(content.get("name", root.name)), tuple(channels.values()), labels, cases))
 
 
 def _values_by_name(labels: object) -> dict[str, int] | None:
-    """nnU-Net's labels by name; numbers may be text, and the mapping may be turned round, {"0": "background"}. None for anything else."""
+    """Return nnU-Net's label values by name, or None if invalid. Values may be text, and the mapping inverted, {"0": "background"}."""
     if not isinstance(labels, dict) or any(isinstance(value, bool | float) for value in labels.values()):
         return None
     if all(str(name).isdigit() for name in labels) and not any(str(value).isdigit() for value in labels.values()):
@@ -152,10 +152,10 @@ def _values_by_name(labels: object) -> dict[str, int] | None:
 
 
 def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:
-    """Raise DataError for nnU-Net's ignore label: voxels of it would be trained on as a structure and predicted."""
+    """Raise DataError for nnU-Net's ignore label: it would be trained and predicted like a structure."""
     if ignored := [name for name in names if name.casefold() == "ignore"]:
         raise DataError(
-            "the dataset has an ignore label, which rare cannot leave out yet",
+            "the dataset has an ignore label, which rare does not support yet",
             path=path,
             field="labels",
             found=ignored[0],
@@ -165,17 +165,17 @@ def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:
 
 
 def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
-    """The mapping {"0": "name", ...} of dataset.json, by number."""
+    """Return the mapping {"0": "name", ...} of dataset.json, by number."""
     try:
         return {int(number): str(name) for number, name in sorted(content[key].items(), key=lambda item: int(item[0]))}
     except (KeyError, AttributeError, TypeError, ValueError):
         raise DataError(
-            "the file describes no dataset", path=path, field=key, found=content.get(key), expected='{"0": "name", ...}'
+            "not the description of a dataset", path=path, field=key, found=content.get(key), expected='{"0": "name", ...}'
         ) from None
 
 
 def _inside(root: Path, name: object, path: Path) -> Path:
-    """A path of dataset.json, refused before opening if its text leaves the folder. Links may lead anywhere: caches lay out files so."""
+    """Return a path of dataset.json. Raises DataError before opening if its text leaves the folder; links may lead anywhere (caches)."""
     if not isinstance(name, str):
         raise DataError("a path must be text", path=path, found=name)
     file = root / name
@@ -184,11 +184,11 @@ def _inside(root: Path, name: object, path: Path) -> Path:
         if inside:
             file.lstat()
     except FileNotFoundError:
-        pass  # said when the cases are complete
+        pass  # reported once the cases are complete
     except PermissionError:
         raise
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long, a loop of links
-        raise DataError("a path is none", path=path, found=repr(name), expected="a relative path inside the folder") from error
+        raise DataError("a path is invalid", path=path, found=repr(name), expected="a relative path inside the folder") from error
     if not inside:
         raise DataError("a path leaves the dataset's folder", path=path, found=name, expected="a relative path inside it")
     return file
@@ -217,9 +217,9 @@ def _finish(dataset: Dataset) -> Dataset:
 
 
 def _require_unicode(cases: Iterable[Case]) -> None:
-    """Names of cases become names in JSON and in safetensors, which know nothing else."""
+    """Raise DataError for control characters and invalid Unicode in the name of a case, which JSON and safetensors cannot hold."""
     for case in cases:
         if any(character < " " or "\ud800" <= character <= "\udfff" for character in case.name):
             raise DataError(
-                "a case's name has characters that are none", case=ascii(case.name), path=case.images[0].parent, remedy="rename the file"
+                "the name of a case has invalid characters", case=ascii(case.name), path=case.images[0].parent, remedy="rename the file"
             )

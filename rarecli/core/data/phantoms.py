@@ -1,10 +1,10 @@
-"""Phantoms: scans of an object that is defined by formulas, acquired at any spacing and orientation with exact labels.
+"""Phantoms: scans of an object defined by formulas, acquired at any spacing and orientation with exact labels.
 
 The object is a bent tube of varying width in two parts, head and tail, that look alike, among distractors of the same
-brightness: ellipsoids and straight rods. Smooth tissue, a bias field and noise lie over it. An intensity threshold
-cannot tell the tube from the distractors, nor the head from the tail; its shape and place can.
+brightness: ellipsoids and straight rods. Smooth tissue, a bias field and noise are added. An intensity threshold
+cannot separate the tube from the distractors, nor the head from the tail; shape and position can.
 
-World coordinates are in mm, RAS+, the origin in the centre of the field of view.
+World coordinates are in mm, RAS+, with the origin at the centre of the field of view.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 LABEL_NAMES = ("background", "head", "tail")
 _SAMPLE_MM = 0.75
-"""Voxels are sampled at least this finely to get partial volumes and majorities."""
+"""Sampling distance within a voxel, at most, to compute partial volumes and majorities."""
 _DISTRACTORS = 24
 _BRIGHTNESS = 0.3
-"""Tube and distractors over the tissue around them."""
+"""Brightness of tube and distractors above the surrounding tissue."""
 _RIM, _RIM_DARKNESS = 0.08, 0.6
-"""The tube alone has a thin dark rim, as a share of half the field of view: a detail that coarse scans lose."""
+"""Only the tube has a thin dark rim, its width a share of half the field of view: a detail that coarse scans lose."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One object. The same seed is the same object, whatever it is acquired with."""
+    """One object. The same seed gives the same object at every spacing and orientation."""
 
     seed: int
     extent_mm: Triple = (32.0, 32.0, 32.0)
-    """The field of view; sizes and places scale with it."""
+    """The field of view; sizes and positions scale with it."""
     num_channels: int = 1
     noise: float = 0.05
     """Standard deviation of the noise per voxel."""
 
     def acquire(self, spacing_mm: Triple | float = 1.0, orientation: str = "RAS") -> tuple[Volume, Volume]:
-        """Scan it: image (C, X, Y, Z) float32 and labels (1, X, Y, Z) uint8 with voxels of `spacing_mm` (along RAS axes).
+        """Return image (C, X, Y, Z) float32 and labels (1, X, Y, Z) uint8 with voxels of `spacing_mm` (along RAS axes).
 
-        A voxel's intensity is the mean over its volume, plus noise; its label the class that fills most of it. The whole
-        field of view is covered; array axes point as `orientation` says.
+        The intensity of a voxel is the mean over its volume plus noise; its label is the class that fills most of it. The
+        scan covers the whole field of view; `orientation` gives the directions of the array axes.
         """
         spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), 3)
         shape: Shape = tuple(max(1, round(extent / step)) for extent, step in zip(self.extent_mm, spacing, strict=True))
@@ -59,12 +59,12 @@ class Phantom:
         return Volume(turned, affine), Volume(_turn(labels, transform)[None], affine)
 
     def classes_at(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> IntArray:
-        """Class of points: 0, 1 (head), 2 (tail); uint8. Coordinates are arrays that broadcast against each other."""
+        """Return the class of points: 0, 1 (head), 2 (tail); uint8. Coordinates are arrays that broadcast against each other."""
         margin, along = self._tube(x_mm, y_mm, z_mm)
         return np.where(margin > 0, np.where(along > self._parameters()["part"], 1, 2), 0).astype(np.uint8)
 
     def intensities_at(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> FloatArray:
-        """Noiseless intensity of points in every channel: (C, ...). Coordinates are arrays that broadcast against each other."""
+        """Return the noiseless intensity of points in every channel: (C, ...). Coordinates are arrays that broadcast against each other."""
         values = self._parameters()
         margin, _ = self._tube(x_mm, y_mm, z_mm)
         bright = np.logical_or(margin > 0, self._distractors(x_mm, y_mm, z_mm)).astype(np.float64)
@@ -76,7 +76,7 @@ class Phantom:
         return np.stack([(tissue + contrast * _BRIGHTNESS * bright) * bias for contrast in values["contrasts"]])
 
     def _unit(self, *coordinates_mm: FloatArray) -> list[FloatArray]:
-        """Coordinates as shares of half the field of view: -1 to 1."""
+        """Return coordinates as shares of half the field of view: -1 to 1."""
         return [np.asarray(c) / (extent / 2) for c, extent in zip(coordinates_mm, self.extent_mm, strict=True)]
 
     def _parameters(self) -> dict[str, FloatArray]:
@@ -96,7 +96,7 @@ class Phantom:
         }
 
     def _tube(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """How deep inside (above 0) or outside (below) points are, and their place along the tube, -1 (tail) to 1 (head)."""
+        """Return the depth of points inside the tube (negative outside), and their position along it, -1 (tail) to 1 (head)."""
         values = self._parameters()
         x, y, z = (c - centre for c, centre in zip(self._unit(x_mm, y_mm, z_mm), values["centre"], strict=True))
         along = y / values["length"]
@@ -107,7 +107,7 @@ class Phantom:
         return radius - np.hypot(x - middle_x, z - middle_z), along
 
     def _distractors(self, x_mm: FloatArray, y_mm: FloatArray, z_mm: FloatArray) -> FloatArray:
-        """Whether points lie in an ellipsoid (every third long and thin: a rod). None of them touches the tube."""
+        """Return whether points lie in an ellipsoid (every third is long and thin: a rod). None of the ellipsoids touches the tube."""
         values = self._parameters()
         half = np.asarray(self.extent_mm) / 2
         x, y, z = self._unit(x_mm, y_mm, z_mm)
@@ -125,7 +125,7 @@ class Phantom:
         return inside
 
     def _average(self, shape: Shape, spacing: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean intensity (C, X, Y, Z) and majority class (X, Y, Z) of every voxel from points spread evenly inside it."""
+        """Return mean intensity (C, X, Y, Z) and majority class (X, Y, Z) of every voxel, from points spread evenly inside it."""
         num = [max(2, int(np.ceil(step / _SAMPLE_MM))) for step in spacing]
         axes = [(np.arange(size * n) + 0.5) / n * step - size * step / 2 for size, n, step in zip(shape, num, spacing, strict=True)]
         points = np.ix_(*axes)
@@ -138,13 +138,13 @@ class Phantom:
 
 _CUBE = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 _BALL = _CUBE[(_CUBE**2).sum(axis=1) <= 1] * 1.15
-"""Offsets that fill a ball a little larger than a distractor: none of them may lie in the tube."""
+"""Offsets that fill a ball slightly larger than a distractor; none of them may lie in the tube."""
 
 
 def write_phantoms(
     root: Path, seeds: range, spacing_mm: float = 1.0, *, extent_mm: Triple = (32.0, 32.0, 32.0), num_channels: int = 1
 ) -> list[str]:
-    """Write a labelled dataset in the MSD layout, one phantom per seed; returns the case names."""
+    """Write a labelled dataset in the MSD layout, one phantom per seed. Return the names of the cases."""
     names = []
     for seed in seeds:
         name = f"phantom_{seed:03d}"

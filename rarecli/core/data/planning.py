@@ -1,4 +1,4 @@
-"""What `rare preprocess` chooses from a dataset's headers: the grid, the patch, the classes."""
+"""Plans the preprocessing of a dataset from its headers: the grid, the patch, the classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_PATCH_VOXELS = 128**3
 
 @dataclass(frozen=True)
 class PreprocessOptions:
-    """What a user may decide; None is chosen from the dataset."""
+    """The user's choices; for None the value is chosen from the dataset."""
 
     num_levels: int = 4
     normalisation: str = "percentile"
@@ -33,13 +33,13 @@ class PreprocessOptions:
     overwrite: bool = False
     """Replace an earlier prepared dataset."""
     resume: bool = False
-    """Keep what is there of an earlier call, finished or interrupted, and was made from the same files and plan."""
+    """Keep cases of an earlier call, finished or interrupted, that were made from the same files and plan."""
 
 
 def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) -> Plan:
-    """Grid, patch and classes for a dataset, from its headers (and its labels' values, if it declares none).
+    """Choose grid, patch and classes for a dataset from its headers, and from the values in its labels files if it does not declare them.
 
-    Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
+    Raises DataError for a broken dataset, UsageError for a patch that does not suit the network.
     """
     label_names = dataset.label_names or _found_labels(dataset, workers)
     shapes, spacings, num_channels = _read_geometry(dataset)
@@ -76,7 +76,7 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
 
 
 def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
-    """The median case rounded up to what the network takes; larger ones lose whole steps, longest axis first, down to 128^3 voxels."""
+    """Return the median shape rounded up to valid sizes; above 128^3 voxels, the longest axis is shortened step by step."""
     step, least = geometry.divisor(num_levels, 0), geometry.min_axis(num_levels, 0)
     patch = np.maximum(np.ceil(shape / step).astype(np.int64) * step, least)
     while patch.prod() > _MOST_PATCH_VOXELS and patch.max() > least:
@@ -86,13 +86,13 @@ def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
 
 
 def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
-    """Shapes and spacings of all cases in RAS axes, (N, 3) each, from the headers alone, and the number of channels."""
+    """Return shapes and spacings (mm) of all cases in RAS axes, (N, 3) each, and the number of channels, from the headers alone."""
     shapes, spacings, channels = [], [], 1
     for case in dataset.cases:
         try:
             shape, spacing_mm, in_file = ras_geometry(case.images[0])
         except DataError:
-            continue  # the worker that reads the case whole says what is wrong with it
+            continue  # the worker that prepares the case reports the error
         shapes.append(shape)
         spacings.append(spacing_mm)
         channels = max(len(case.images), in_file)
@@ -102,7 +102,7 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
 
 
 def _found_labels(dataset: Dataset, workers: Workers) -> dict[int, str]:
-    """Names for a layout that declares none: the values that occur."""
+    """Return names for the values that occur, for a layout that does not declare labels."""
     values = sorted({0}.union(*workers.map(_label_values, dataset.cases)))
     return {value: undeclared_name(value) for value in values}
 
@@ -112,4 +112,4 @@ def _label_values(case: Case) -> set[int]:
     try:
         return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
     except DataError:
-        return set()  # whoever prepares the case says what is wrong with it
+        return set()  # the worker that prepares the case reports the error

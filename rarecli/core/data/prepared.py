@@ -1,11 +1,11 @@
-"""The prepared dataset: what `rare preprocess` writes and `rare train` reads.
+"""The prepared dataset: written by `rare preprocess`, read by `rare train`.
 
 PREPARED/
-  prepared.json            Plan, fingerprint, and a record per case
+  prepared.json            plan, fingerprint, and one record per case
   cases/CASE.safetensors   image (C, X, Y, Z) float32, not normalised; labels (X, Y, Z) uint8 class indices; foreground (N, 3) int32
 
-Images are in RAS axes on the grid of the case's own depth, and are mapped into memory, so that a patch costs only its
-own pages. They are not normalised because percentiles are taken anew at every depth.
+Images are in RAS axes on the grid of the case's own depth. They are memory-mapped, so reading a patch reads only its
+own pages. They are not normalised because the percentiles are computed separately at every depth.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from rarecli.core.types import AnyArray, FloatArray, IntArray
 
 
 class CaseRecord(Frozen):
-    """What is known of a prepared case without opening it."""
+    """The facts about a prepared case that are known without opening it."""
 
     name: str
     depth: int
-    """The finest depth the case can enter at: 0, or more for a scan coarser than the trained grid."""
+    """The finest depth at which the case can enter: 0, or more for a scan coarser than the trained grid."""
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     source_shape: tuple[int, int, int]
     limits: tuple[tuple[tuple[float, float], ...], ...]
-    """For every depth from `depth` on, per channel: the whole scan's normalisation percentiles; empty if a patch holds the scan."""
+    """For every depth from `depth` on, per channel: the normalisation percentiles of the whole scan; empty if the scan fits a patch."""
     voxels_per_class: tuple[int, ...]
 
 
@@ -47,7 +47,7 @@ class PreparedIndex(Frozen):
     schema_version: int = 1
     plan: Plan
     routing_plan: tuple[int, ...]
-    """How many cases enter at depth 0, 1, ..."""
+    """The number of cases that enter at depth 0, 1, ..."""
     fingerprint: dict[str, Any]
     cases: tuple[CaseRecord, ...]
     failed: dict[str, str] = Field(default_factory=dict)
@@ -63,7 +63,7 @@ class PreparedDataset:
 
     @property
     def plan(self) -> Plan:
-        """What the dataset was planned for."""
+        """The plan of the dataset."""
         return self.index.plan
 
     @cached_property
@@ -74,7 +74,10 @@ class PreparedDataset:
     def read(
         self, name: str, origin: tuple[int, int, int] | None = None, size: tuple[int, int, int] | None = None
     ) -> tuple[FloatArray, IntArray]:
-        """Image (C, X, Y, Z) and labels (X, Y, Z) of a case, or of the box of `size` at `origin`; only its pages are read."""
+        """Read image (C, X, Y, Z) and labels (X, Y, Z) of a case, or of the box of `size` at `origin`; only its pages are read.
+
+        Raises DataError if the file cannot be read.
+        """
         start = origin or (0, 0, 0)
         stop = [low + extent for low, extent in zip(start, size or self.records[name].shape, strict=True)]
         box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
@@ -83,7 +86,7 @@ class PreparedDataset:
             return image[(slice(None), *box)], labels[box]
 
     def foreground(self, name: str) -> IntArray:
-        """Some foreground voxels of a case, (N, 3), every class alike; empty if it has none."""
+        """Read foreground voxels of a case, (N, 3), up to 500 per class; empty if it has none."""
         with self._open(name) as file:
             voxels: AnyArray = file.get_tensor("foreground")
         return voxels
@@ -99,12 +102,10 @@ class PreparedDataset:
 
 
 def open_prepared(root: Path) -> PreparedDataset:
-    """Open what `rare preprocess` wrote. Raises DataError if it is something else or incomplete."""
+    """Open a prepared dataset. Raises DataError for any other folder and for an incomplete dataset."""
     path = root / "prepared.json"
     if not path.is_file():
-        raise DataError(
-            "this is not a prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first"
-        )
+        raise DataError("not a prepared dataset", path=root, expected="a folder with prepared.json", remedy="run rare preprocess first")
     dataset = PreparedDataset(
         root, validate(PreparedIndex, read_json(path), "the prepared dataset", DataError, path=path, remedy="run rare preprocess again")
     )
@@ -115,7 +116,7 @@ def open_prepared(root: Path) -> PreparedDataset:
 
 
 def foreground_voxels(labels: IntArray, num_classes: int, most_per_class: int = 500) -> IntArray:
-    """Up to `most_per_class` voxels of every foreground class, evenly spread in array order: (N, 3) int32."""
+    """Return up to `most_per_class` voxels of every foreground class, evenly spread in array order: (N, 3) int32."""
     chosen = []
     for index in range(1, num_classes):
         flat = np.flatnonzero(labels == index)

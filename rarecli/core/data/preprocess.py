@@ -1,6 +1,6 @@
-"""`rare preprocess`: look at every header, choose the grid and the patch, then bring every case to its grid.
+"""`rare preprocess`: read all headers, choose the grid and the patch, then resample every case to its grid.
 
-Worker processes each read, check, resample and write cases.
+Worker processes read, check, resample and write the cases.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def preprocess(
 ) -> PreparedIndex:
     """Write the prepared dataset of `source` into `output`, whole or not at all.
 
-    A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
-    Raises DataError for anything wrong with the dataset, UsageError for a patch that does not suit the network.
+    A failed case does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
+    Raises DataError for a broken dataset, UsageError for a patch that does not suit the network.
     """
     dataset = _open(source, output, options, again=options.resume or options.overwrite)
     with _workers(dataset.cases, options) as workers:
@@ -58,7 +58,7 @@ def preprocess(
         seconds = time.perf_counter() - started
     for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
         if not num_cases:
-            reporter.warn(f"label {label} is in none of {len(results)} cases: it cannot be learned, and scores leave it out")
+            reporter.warn(f"label {label} is in none of {len(results)} cases: it cannot be learned, and scores exclude it")
     reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {workers.num} jobs)")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
@@ -68,10 +68,10 @@ def preprocess(
 def preprocess_part(
     source: Path, output: Path, shard: Shard, options: PreprocessOptions = PreprocessOptions(), reporter: Reporter = Silent()
 ) -> dict[str, Any]:
-    """Prepare one part of the cases, beside `output`: `preprocess` with `resume` finds it there. Returns names of cases, and what failed.
+    """Prepare one shard of the cases, beside `output`, where `preprocess` with `resume` finds it. Return the prepared and failed cases.
 
-    Grid and patch are chosen from the headers of all cases, so that all parts choose alike; parts may be prepared at once.
-    Raises what `preprocess` raises.
+    Grid and patch are chosen from the headers of all cases, so all shards choose the same; shards may run at the same time.
+    Raises the errors of `preprocess`.
     """
     dataset = _open(source, output, options, again=True)
     cases = shard.of(dataset.cases)
@@ -91,9 +91,9 @@ def preprocess_part(
 
 
 def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool) -> Dataset:
-    """The dataset, if the options suit each other and the output may be written."""
+    """Check the options and the output, and open the dataset."""
     if options.patch_size and options.fixed_shape:
-        raise UsageError("--fixed-shape is the patch size, too", field="patch size", remedy="give one of the two")
+        raise UsageError("--fixed-shape also sets the patch size", field="patch size", remedy="give only one of the two")
     if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
         raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
     dataset = open_dataset(source)
@@ -103,27 +103,27 @@ def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool
 
 @contextmanager
 def _workers(cases: Sequence[Case], options: PreprocessOptions) -> Iterator[Workers]:
-    """Within, there are processes that prepare cases."""
+    """Start worker processes for the cases and yield them."""
     with started_workers(min(options.num_jobs or os.cpu_count() or 1, max(1, len(cases)))) as workers:
         list(workers.map(_warm_up, range(workers.num)))
         yield workers
 
 
 def _warm_up(_: int) -> None:
-    """Start a worker: importing this module is what takes the time."""
+    """Start a worker, so that its imports are done before the time is measured."""
 
 
 def _prepare(
     dataset: Dataset, cases: Sequence[Case], plan: Plan, folder: Path, kept: Iterable[Path], workers: Workers, reporter: Reporter
 ) -> tuple[list[CaseResult], dict[str, RareError]]:
-    """Prepare cases into `folder`/cases. kept: where files of earlier calls may be. Raises where nothing is left to go on with."""
+    """Prepare cases into `folder`/cases. kept: folders with files of earlier calls. Raises if no case succeeds, or on a full disk."""
     (folder / "cases").mkdir(exist_ok=True)
     work = partial(prepare_or_fail, plan=plan, folder=folder / "cases", kept=kept)
     with interruption_means(CASES_ARE_KEPT):
         found = list(reporter.track(workers.map(work, cases), "preprocess", len(cases)))
     failures = {case.name: item for case, item in zip(cases, found, strict=True) if isinstance(item, RareError)}
     for name, error in failures.items():
-        if len(found) == 1 or isinstance(error, EnvironmentFault):  # a full disk is all cases'
+        if len(found) == 1 or isinstance(error, EnvironmentFault):  # a full disk affects all cases
             raise error
         reporter.warn(f"{name}: {error}")
     if len(failures) == len(found):
@@ -136,7 +136,7 @@ def _prepare(
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:
-    """Remove what an earlier, interrupted call left of cases that are no longer there."""
+    """Remove the files that an interrupted call left for cases that no longer exist."""
     for path in folder.iterdir():
         if path.stem not in names or path.suffix != ".safetensors":
             path.unlink()
@@ -182,7 +182,7 @@ def _statistics(record: CaseRecord, *, plan: Plan, folder: Path) -> FloatArray:
 
 
 def _add_fingerprint(index: PreparedIndex, statistics: list[FloatArray]) -> PreparedIndex:
-    """Put into the plan what prediction compares a scan with; the intensities are known only after the normalisation is."""
+    """Add the fingerprint to the plan, for `differences`. Intensities can be measured only once the normalisation is known."""
     shapes = [record.shape if index.plan.fixed_shape else record.source_shape for record in index.cases]
     extents = [np.multiply(shape, record.spacing_mm) for shape, record in zip(shapes, index.cases, strict=True)]
     plan = index.plan.model_copy(update={"fingerprint": fingerprint(extents, statistics)})

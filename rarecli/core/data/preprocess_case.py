@@ -1,6 +1,6 @@
-"""One case of `rare preprocess`: read, checked, brought to its grid, written; or kept from an earlier call.
+"""Prepares one case of `rare preprocess`: reads, checks, resamples and writes it, or keeps the file of an earlier call.
 
-The file of a case holds the key of what it was made from, so that --resume can tell whether it is still right.
+The file of a case holds the key of its sources, so that --resume knows whether it is still valid.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _SAMPLES_PER_CASE = 2000
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What the dataset must know of a prepared case."""
+    """The facts about a prepared case that the dataset needs."""
 
     record: CaseRecord
     intensity_samples: FloatArray
-    """(C, N) values, of the foreground where there is any."""
+    """(C, N) intensities, of the foreground if there is any."""
     constant_channels: tuple[int, ...]
 
 
 def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path]) -> CaseResult | RareError:
-    """A case that is kept, or prepared; or its error, so that the others go on."""
+    """Return the result of a kept or prepared case, or its error, so that the other cases continue."""
     try:
         with blamed_on(case.name):
             key = key_of((*case.images, *([case.labels] if case.labels else [])), plan.model_dump(mode="json"))
@@ -58,7 +58,7 @@ def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path
 
 
 def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResult | None:
-    """The result of an earlier call, if it was made from the same and is whole; its file is brought into `folder`."""
+    """Return the result of an earlier call if its file has the same key and is complete, and copy the file into `folder`; else None."""
     target = folder / f"{case.name}.safetensors"
     for path in (place / target.name for place in kept):
         try:
@@ -73,7 +73,7 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
                 with atomic_file(target) as temporary:
                     shutil.copyfile(path, temporary)
         except (OSError, SafetensorError, ValueError, KeyError, DataError):
-            continue  # cut short, or of another version
+            continue  # truncated, or written by another version
         return CaseResult(record, samples, tuple(constant_channels(image)))
     return None
 
@@ -138,7 +138,7 @@ def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
 
 
 def _samples(image: FloatArray, labels: IntArray) -> FloatArray:
-    """A few intensities per case, of the foreground if it has any, for the fingerprint."""
+    """Return a few intensities of a case for the fingerprint: (C, N), of the foreground if there is any."""
     where = np.flatnonzero(labels)
     if not len(where):
         where = np.arange(labels.size)

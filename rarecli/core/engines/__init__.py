@@ -1,1 +1,1 @@
-"""From a trained network to deployable engines, and running them."""
+"""Export a trained network to deployable engines, and run them."""

@@ -1,4 +1,4 @@
-"""A bundle on disk, its files compared with its manifest."""
+"""A bundle on disk. Its files are compared with its manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rarecli.core.jobs.safe_text import is_inside
 
 
 def load_manifest(bundle: Path) -> Manifest:
-    """Read a bundle's manifest. Raises ModelError if it is broken or of another schema version."""
+    """Read a bundle's manifest. Raises ModelError if it is broken or has a different schema version."""
     path = bundle / MANIFEST
     remedy = "export the bundle again with this version"
     content = read_json(path, ModelError)
@@ -25,20 +25,20 @@ def load_manifest(bundle: Path) -> Manifest:
 
 
 class Bundle:
-    """A bundle on disk: its manifest, and its files, each compared with the manifest once, when it is first asked for."""
+    """A bundle on disk: its manifest and its files. Each file is compared with the manifest once, at its first use."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.manifest = path, load_manifest(path)
         self._verified: set[str] = set()
 
     def engine_file(self, depth: int) -> Path:
-        """A depth's ONNX engine; the weights it points into are compared, too."""
+        """Return the path of a depth's ONNX engine. The engine and its shared weights are compared with the manifest."""
         if self.manifest.weights:
             self.file(self.manifest.weights)
         return self.file(self.manifest.engine(depth))
 
     def verify(self) -> None:
-        """Compare every file with the manifest. Raises ModelError at the first that is missing or was changed."""
+        """Compare every file with the manifest. Raises ModelError at the first missing or changed file."""
         manifest = self.manifest
         plans = [engine.plan for engine in manifest.engines if engine.plan]
         vectors = [entry for vector in manifest.conformance for entry in (vector.scan, vector.labels, vector.arrays)]
@@ -46,7 +46,7 @@ class Bundle:
             self.file(entry)
 
     def file(self, entry: HashedFile) -> Path:
-        """Path of a file. Raises ModelError if it is missing, was changed, or lies outside the bundle."""
+        """Return the path of a file. Raises ModelError if it is missing, was changed, or is outside the bundle."""
         path = self.path / entry.file
         if entry.file in self._verified:
             return path

@@ -1,9 +1,9 @@
-"""Conformance vectors: small phantom scans with every step of the way written down, for whoever writes a consumer.
+"""Conformance vectors: small phantom scans with the result of every step, to test a consumer of the bundle.
 
 BUNDLE/conformance/
   depthK_scan.nii.gz       a scan that routes to depth K: axes not in RAS order, one of them coarser than the grid and one finer
   depthK_labels.nii.gz     its labels, on its own grid
-  depthK.safetensors       image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): the same grid
+  depthK.safetensors       image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): on the same grid
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from rarecli.core.jobs.files import sha256
 
 FOLDER = "conformance"
 _MOST_VOXELS_PER_AXIS = 35
-"""So that a bundle stays small, and yet windows of 32 overlap."""
+"""Keeps the bundle small, while windows of 32 still overlap."""
 
 
 def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[ConformanceVector, ...]:
-    """Write the vectors of every depth, computed by `runner` (PyTorch)."""
+    """Write the vectors of every depth, computed by `runner` (PyTorch), and return their entries for the manifest."""
     vectors = []
     (bundle / FOLDER).mkdir()
     for entry in rules.entries:
@@ -91,7 +91,7 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     arrays = load_file(bundle.file(vector.arrays))
     routed = prepare_scan(scan, rules)
     if routed.route.depth != vector.depth:
-        raise ModelError("the scan is routed elsewhere", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
+        raise ModelError("the scan is routed to a different depth", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
     image_off = float(np.abs(routed.image - arrays["image"]).max())
     if image_off > 1e-5:
         raise ModelError("the scan is prepared differently", path=vector.arrays.file, field="image", found=f"off by {image_off:.1e}")
@@ -99,16 +99,16 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     expected = arrays["logits"]
     tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
     off = float(np.abs(logits - expected).max())
-    # logits off by that much move a probability by half of it at most
+    # an error of the logits changes a probability by at most half of it
     two_best = np.sort(mean_probabilities(expected, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((two_best[1] - two_best[0] <= tolerance).astype(np.uint8)).astype(bool)
     wrong = (label_values(classes_of(logits, routed), spec) != expected_labels) & ~uncertain
     if not off <= tolerance or wrong.any():
         raise ModelError(
-            "the engine does not give the vector's answer",
+            "the engine does not reproduce the conformance vector",
             path=vector.arrays.file,
             field=f"depth {vector.depth}, {runner.backend}",
             found=f"logits off by {off:.1e}, {int(wrong.sum())} labels wrong",
             expected=f"at most {tolerance:.1e}, none",
         )
-    return f"depth {vector.depth}: logits within {off:.1e}, labels right ({runner.backend})"
+    return f"depth {vector.depth}: logits within {off:.1e}, labels correct ({runner.backend})"

@@ -1,11 +1,11 @@
-"""`rare export`: a folder of engines and all that a consumer must know.
+"""`rare export`: write a bundle, the engines of a model and everything that a consumer must know.
 
 BUNDLE/
   manifest.json                    the contract
   depth0.onnx, depth1.onnx, ...    one graph per routing depth
-  weights.safetensors              their weights (not with --self-contained)
-  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, if asked for
-  conformance/                     vectors to test a consumer with
+  weights.safetensors              their weights (absent with --self-contained)
+  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, with --format tensorrt
+  conformance/                     vectors to test a consumer
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FORMATS = ("onnx", "tensorrt")
 
 @dataclass(frozen=True)
 class TensorRtOptions:
-    """Shapes at depth 0 that plans take, the patch alone by default, and a file that keeps what tuning found out."""
+    """Shapes at depth 0 that plans accept, by default only the patch, and a file that caches the timings of tuning."""
 
     shape_min: Shape | None = None
     shape_opt: Shape | None = None
@@ -59,10 +59,10 @@ class TensorRtOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written. onnx is always among `formats`; tensorrt plans are built from it on this machine's GPU.
+    """What to write. onnx is always written; tensorrt plans are built from it on this machine's GPU.
 
-    depths: all by default. self_contained: keep the weights inside each graph. check: False leaves out the comparison with PyTorch and the
-    conformance vectors: for timing alone, where they would take longer.
+    depths: all by default. self_contained: keep the weights inside each graph. check: False skips the comparison with PyTorch and the
+    conformance vectors; only for timing, where they would take longer than the measurement.
     """
 
     depths: Sequence[int] | None = None
@@ -75,13 +75,13 @@ class ExportOptions:
 
 
 def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), reporter: Reporter = Silent()) -> Manifest:
-    """Write the bundle of a model: whole, and only if every engine agrees with PyTorch.
+    """Write the bundle of a model, whole or not at all, and only if every engine agrees with PyTorch. Return its manifest.
 
-    Raises ModelError when an engine fails its parity gate, UsageError for a depth that the model lacks, an unknown format, or a
-    self-contained bundle as the model, EnvironmentFault where TensorRT or a GPU is missing.
+    Raises ModelError if an engine fails its parity gate, UsageError for a depth that the model does not have, an unknown format, or a
+    self-contained bundle as the model, EnvironmentFault if TensorRT or a GPU is missing.
     """
     if stray := sorted(set(options.formats) - set(FORMATS)):
-        raise UsageError("there is no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
+        raise UsageError("no such format", field="format", found=", ".join(stray), expected=", ".join(FORMATS))
     library, gpu = (load_tensorrt(), find_gpu()) if "tensorrt" in options.formats else (None, None)
     source = find_model(model)
     require_new_folder(bundle, MANIFEST, "a bundle", again=options.overwrite, resumable=False)
@@ -133,7 +133,7 @@ def _write(manifest: Manifest, folder: Path) -> Bundle:
 
 
 def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -> list[Engine]:
-    """The engines with their parity, in every runner on the CPU that `--backend auto` may choose. Raises ModelError if one disagrees."""
+    """Return the engines with their parity, in every CPU runner that `--backend auto` may choose. Raises ModelError if one disagrees."""
     runners: list[Runner] = [OnnxRunner(bundle, "cpu")]
     if find_spec("openvino"):
         runners.append(OpenVinoRunner(bundle, "cpu"))
@@ -169,7 +169,7 @@ def _build_plan(
     gpu: Gpu | None,
     options: TensorRtOptions,
 ) -> PlanFacts:
-    """Build a depth's plan, and compare it with PyTorch where there is a GPU to run it on."""
+    """Build a depth's plan, and compare it with PyTorch if there is a GPU to run it."""
     profile = profile_for(engine, options.shape_min, options.shape_opt, options.shape_max)
 
     def check(plan: Path) -> Parity:

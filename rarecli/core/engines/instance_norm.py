@@ -1,8 +1,8 @@
-"""Writes the instance norms of a graph so that they stay exact on large volumes.
+"""Rewrites the instance norms of a graph so that they stay exact on large volumes.
 
-The InstanceNormalization of onnxruntime and of OpenVINO adds up a full volume in float32. Where most of it is constant background, the
-variance comes out wrong: logits were off by 1.7 at 240x240x144 of a skull-stripped head. Here mean and variance are taken in stages
-(along Z, over blocks, over the rest), each a sum of at most a few hundred values, and the variance as the mean of squared differences.
+InstanceNormalization in onnxruntime and OpenVINO sums a full volume in float32. If most of it is constant background, the variance is
+wrong: logits were off by 1.7 for a skull-stripped head of 240x240x144 voxels. Here mean and variance are computed in stages (along Z, over
+blocks, over the rest), each a sum of at most a few hundred values, and the variance is the mean of squared differences.
 Decision: docs/decisions/0018-statistics-in-stages.md.
 """
 
@@ -22,9 +22,9 @@ _AXES = {_ALONG_Z: [4], _OVER_XY: [2, 3], _OVER_ALL: [2, 3, 4]}
 
 
 def write_out(graph: Graph, depth: int, num_levels: int) -> None:
-    """Replace every InstanceNormalization of a graph entered at `depth`, in place, by the operators it stands for.
+    """Replace every InstanceNormalization of a graph entered at `depth` by elementary operators, in place.
 
-    At level l every axis is a multiple of 2^(num_levels - l), which is the size of the blocks.
+    At level l every axis is a multiple of 2^(num_levels - l), the size of the blocks.
     """
     from onnx import helper, numpy_helper
 
@@ -37,7 +37,7 @@ def write_out(graph: Graph, depth: int, num_levels: int) -> None:
             nodes.append(node)
             continue
         _, scale, shift = node.input
-        for name in (scale, shift):  # (C,) becomes (1, C, 1, 1, 1): the same bytes
+        for name in (scale, shift):  # (C,) becomes (1, C, 1, 1, 1) without changing the bytes
             weights[name].dims[:] = [1, weights[name].dims[-4] if len(weights[name].dims) == 5 else weights[name].dims[0], 1, 1, 1]
         epsilon = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
         values = {name: np.array(axes, dtype=np.int64) for name, axes in _AXES.items()} | {f"epsilon_{epsilon:g}": np.float32(epsilon)}
@@ -53,7 +53,7 @@ def write_out(graph: Graph, depth: int, num_levels: int) -> None:
 
 
 def _norm(node: Node, block: int, epsilon: str) -> Iterator[Node]:
-    """The operators of one instance norm, in order."""
+    """Yield the operators of one instance norm, in order."""
     from onnx import helper
 
     image, scale, shift = node.input
@@ -67,7 +67,7 @@ def _norm(node: Node, block: int, epsilon: str) -> Iterator[Node]:
             yield make("ReduceMean", [values, _OVER_ALL], of)
             return
         yield make("ReduceMean", [values, _ALONG_Z], f"{of}_z")
-        # the pooling keeps engines from merging both means into one
+        # the pooling prevents engines from merging both means into one
         yield make("AveragePool", [f"{node.name}_{of}_z"], f"{of}_block", kernel_shape=[block, block, 1], strides=[block, block, 1])
         yield make("ReduceMean", [f"{node.name}_{of}_block", _OVER_XY], of)
 
@@ -84,7 +84,7 @@ def _norm(node: Node, block: int, epsilon: str) -> Iterator[Node]:
 
 
 def _levels(graph: Graph, depth: int) -> dict[str, int]:
-    """The level of each node's output, by node name: pooling goes one level down, a transposed convolution one up."""
+    """Return the level of each node's output, by node name. Pooling goes one level down, a transposed convolution one level up."""
     level = {graph.graph.input[0].name: depth}
     found = {}
     for node in graph.graph.node:

@@ -1,6 +1,6 @@
-"""The bundle's manifest: the contract between `rare export` and whoever runs the engines.
+"""The bundle's manifest: the contract between `rare export` and the consumers that run the engines.
 
-A consumer looks up; it never re-derives. `export/manifest.schema.json` is generated from these models.
+A consumer reads values from it and never derives them. `export/manifest.schema.json` is generated from these models.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MANIFEST = "manifest.json"
 
 
 Precision = Literal["fp32", "fp16"]
-"""Of the weights and convolutions; input, output and instance norms are float32 in either."""
+"""Precision of weights and convolutions; input, output and instance norms are always float32."""
 
 
 Free = Annotated[int, Field(ge=-1, le=2**16)]
-"""A size of a tensor's shape; -1 is one that the caller chooses."""
+"""One size in the shape of a tensor; -1 is a size that the caller chooses."""
 
 
 Difference = Annotated[float, Field(ge=0, le=3.4e38)]
@@ -37,41 +37,41 @@ class TensorInfo(Frozen):
     dtype: Literal["float32"] = "float32"
     axes: Literal["B,C,X,Y,Z"] = "B,C,X,Y,Z"
     memory_order: Literal["C"] = "C"
-    """Z is the fastest axis in memory. (In a NIfTI file X is.)"""
+    """Z is the fastest axis in memory. (In a NIfTI file it is X.)"""
     shape: tuple[Free, Free, Free, Free, Free]
 
 
 class HashedFile(Frozen):
-    """A file of the bundle: its path inside, with forward slashes, and its SHA-256 in hexadecimal."""
+    """A file of the bundle: its path inside the bundle, with forward slashes, and its SHA-256 in hexadecimal."""
 
     file: str = Field(min_length=1, max_length=1024)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Parity(Frozen):
-    """How an engine compared with PyTorch when it was exported. Of several runners, the largest difference counts."""
+    """The comparison of an engine with PyTorch at export. For several runners, the largest differences."""
 
     runners: tuple[Name, ...] = Field(max_length=10)
     """The backends that ran it."""
     shapes: tuple[tuple[Size, Size, Size], ...] = Field(max_length=100)
     """Shapes of the phantoms and of the random images."""
     max_abs: Difference
-    """Largest difference of a logit on these."""
+    """Largest difference of a logit on these images."""
     max_rel: Difference
-    """The same as a share of the image's largest logit."""
+    """The largest difference as a share of the image's largest logit."""
     large_shape: tuple[Size, Size, Size] | None
-    """Shape of an image that is mostly constant background; null if none was tried."""
+    """Shape of an image that is mostly constant background; null if it was not tested."""
     large_max_abs: Difference | None
     large_max_rel: Difference | None
     tolerance_rel: Share
     label_changes: Count
     """Voxels whose label differs; at each, PyTorch's two best logits are closer than twice the tolerance."""
     min_dice: Share
-    """Least Dice of the engine's labels with PyTorch's over classes of at least 50 voxels."""
+    """Smallest Dice between the labels of the engine and of PyTorch, over classes with at least 50 voxels."""
 
 
 class ConformanceVector(Frozen):
-    """One scan with every step written down: `rarecli/core/engines/conformance.py`."""
+    """One scan with the result of every step: `rarecli/core/engines/conformance.py`."""
 
     depth: Depth
     scan: HashedFile
@@ -87,28 +87,28 @@ class Gpu(Frozen):
 
 
 class PlanFacts(HashedFile):
-    """A TensorRT plan and what it is for. The same stands beside it, in `depthK.plan.json`."""
+    """A TensorRT plan and the machine and shapes it is for. `depthK.plan.json` beside the plan holds the same content."""
 
     library: Name
     version: Name
     gpu: Gpu | None
-    """None: built without one, by TensorRT-RTX."""
+    """null: built without a GPU, by TensorRT-RTX."""
     onnx_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     shape_min: tuple[Size, Size, Size, Size, Size]
     shape_opt: tuple[Size, Size, Size, Size, Size]
     shape_max: tuple[Size, Size, Size, Size, Size]
     flags: tuple[Name, ...] = Field(max_length=100)
     parity: Parity | None = None
-    """How it compared with PyTorch when it ran; null: built, never run. Building proves that a plan compiles, no more."""
+    """The comparison with PyTorch; null: built but never run, which proves only that the plan compiles."""
 
 
 class Engine(HashedFile, Entry):
-    """One entry into the network, as an ONNX graph; if asked for, as a TensorRT plan, too."""
+    """One entry into the network, as an ONNX graph and optionally also as a TensorRT plan."""
 
     input: TensorInfo
     output: TensorInfo
     parity: Parity | None
-    """null: not compared with PyTorch; only in bundles that a benchmark makes for itself."""
+    """null: not compared with PyTorch; only in temporary bundles of a benchmark."""
     plan: PlanFacts | None = None
 
 
@@ -123,7 +123,7 @@ class Manifest(Frozen):
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()
     weights: HashedFile | None
-    """Where the graphs keep their weights; null if each holds its own."""
+    """The file with the weights of all graphs; null if each graph holds its own."""
     engines: tuple[Engine, ...] = Field(min_length=1, max_length=10)
     conformance: tuple[ConformanceVector, ...] = Field(max_length=100)
     versions: dict[Name, Name] = Field(max_length=100)
@@ -148,11 +148,11 @@ class Manifest(Frozen):
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Depths that the bundle has engines for."""
+        """The depths for which the bundle has engines."""
         return self.routing.depths
 
     def engine(self, depth: int) -> Engine:
-        """The engine of a depth. Raises UsageError if the bundle has none."""
+        """Return the engine of a depth. Raises UsageError if the bundle has none."""
         for engine in self.engines:
             if engine.depth == depth:
                 return engine

@@ -1,4 +1,4 @@
-"""What a MODEL argument names: a run, a weights file inside one, a bundle, or a model that comes with the package."""
+"""Finds the model of a MODEL argument: a run, a weights file inside a run, a bundle, or a built-in model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ModelFiles:
 
     @property
     def weights(self) -> Path:
-        """The weights as PyTorch loads them. Raises UsageError for a bundle that keeps them inside its graphs."""
+        """The weights file for PyTorch. Raises UsageError for a bundle with its weights inside the graphs."""
         if self.bundle and self.bundle.manifest.weights:
             return self.bundle.file(self.bundle.manifest.weights)
         if self._weights is None:
@@ -40,22 +40,22 @@ class ModelFiles:
 
     @property
     def digest(self) -> str:
-        """A hash of all that decides what the model answers. Raises ModelError where a file is missing."""
+        """A hash of everything that determines the model's output. Raises ModelError if a file is missing."""
         if self.bundle:
-            return key_of([self.folder / MANIFEST])  # which holds the hashes of the other files
+            return key_of([self.folder / MANIFEST])  # the manifest holds the hashes of the other files
         if not self.weights.is_file():
             raise ModelError("the weights are missing", path=self.weights, remedy="train first, or choose another model")
         return key_of([self.weights], self.spec.model_dump(mode="json"))
 
 
 def built_in_models() -> dict[str, Path]:
-    """Folders of the models that come with the package, by name. Each is a bundle."""
+    """Return the folders of the built-in models, by name. Each is a bundle."""
     root = Path(str(resources.files("rarecli"))) / "models"
     return {folder.name: folder for folder in sorted(root.glob("*/")) if (folder / MANIFEST).is_file()}
 
 
 def find_model(model: Path) -> ModelFiles:
-    """Find a model by path, or by name if there is no such path. Raises ModelError for what is none or broken."""
+    """Find a model by path, or by name if the path does not exist. Raises ModelError if it is not a model, or broken."""
     path = model if model.exists() else built_in_models().get(str(model), model)
     if (path / RUN).is_file():
         return ModelFiles(load_run_spec(path), path, None, path / WEIGHTS)
@@ -65,7 +65,7 @@ def find_model(model: Path) -> ModelFiles:
     if path.suffix == ".safetensors" and (path.parent / RUN).is_file():
         return ModelFiles(load_run_spec(path.parent), path.parent, None, path)
     raise ModelError(
-        "this is no model",
+        "not a model",
         path=path,
         found="no such file or folder" if not path.exists() else f"neither {RUN} nor {MANIFEST}",
         expected=", ".join(["a run, a bundle, a weights file inside a run", *built_in_models()]),

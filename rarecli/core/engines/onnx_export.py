@@ -1,7 +1,7 @@
-"""One entry of the network as an ONNX graph, and where the graphs keep their weights.
+"""Exports the entries of the network as ONNX graphs that share one file of weights.
 
-The graphs of a bundle hold no weights: each initializer points by offset into one safetensors file as ONNX external data,
-so that four entries cost one set of weights, in a file that PyTorch loads as well.
+The graphs of a bundle hold no weights: each initializer points by offset into one safetensors file as ONNX external data.
+Four entries need one set of weights, in a file that PyTorch loads as well.
 Decision: docs/decisions/0004-static-trace-dynamic-engine.md.
 """
 
@@ -36,24 +36,24 @@ Graph = Any  # onnx.ModelProto; onnx is imported when the first graph is made
 
 
 class EntryPoint(nn.Module):
-    """The network entered at one fixed depth: what an engine computes."""
+    """The network with one fixed depth of entry, as an engine computes it."""
 
     def __init__(self, network: RareUNet, depth: int) -> None:
         super().__init__()
         self.network, self.depth = network, depth
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) -> logits (B, K, X, Y, Z)."""
+        """Return logits (B, K, X, Y, Z) for an image (B, C, X, Y, Z)."""
         logits: Tensor = self.network(image, self.depth)
         return logits
 
 
 def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) -> Graph:
-    """One entry as a graph with its weights inside; batch dynamic, space dynamic in multiples of the depth's divisor.
+    """Return one entry as a graph with its weights inside. The batch is dynamic, spatial sizes in multiples of the depth's divisor.
 
     fp16 keeps instance norms and the graph's input and output in float32. Raises ModelError for an operator that may hold a size.
     """
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would tell that torchvision is not installed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would warn that torchvision is not installed
     step = geometry.divisor(spec.network.num_levels, depth)
     least = geometry.min_axis(spec.network.num_levels, depth)
     example = torch.zeros(2, spec.network.in_channels, least, least + step, least + 2 * step)
@@ -86,7 +86,7 @@ def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) 
 
 
 def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyArray]:
-    """The weights of all graphs by the network's names: its state dict, each tensor in the dtype that the graphs give it."""
+    """Return the weights of all graphs by their names in the network's state dict, each in the dtype of the graphs."""
     from onnx import numpy_helper
 
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
@@ -94,7 +94,7 @@ def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyA
         for tensor in graph.graph.initializer:
             name = tensor.name.removeprefix(_PREFIX)
             if name not in weights:
-                raise ModelError("the exporter made a tensor that is no weight", found=tensor.name, remedy="another version of torch")
+                raise ModelError("the exporter made a tensor that is not a weight", found=tensor.name, remedy="another version of torch")
             weights[name] = numpy_helper.to_array(tensor).reshape(weights[name].shape)
     return weights
 
@@ -105,21 +105,21 @@ def save_shared_weights(weights: dict[str, AnyArray], file: Path) -> None:
 
 
 def share_weights(graph: Graph, file: Path) -> None:
-    """Move every weight of a graph out: it then points into the safetensors `file`, which must lie beside the graph."""
+    """Replace every weight of a graph by a pointer into the safetensors `file`, which must be beside the graph."""
     from onnx import TensorProto
 
     places = _places(file)
     for tensor in graph.graph.initializer:
         offset, length = places[tensor.name.removeprefix(_PREFIX)]
         tensor.ClearField("raw_data")
-        tensor.ClearField("int32_data")  # where onnx may keep float16
+        tensor.ClearField("int32_data")  # onnx may keep float16 here
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", file.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
 
 
 def save_graph(graph: Graph, file: Path) -> None:
-    """Write a graph and have it checked, with shape inference through every operator."""
+    """Write a graph and check it, with shape inference through every operator."""
     import onnx
 
     file.write_bytes(graph.SerializeToString())
@@ -127,10 +127,10 @@ def save_graph(graph: Graph, file: Path) -> None:
 
 
 def _free_shapes(graph: Graph, step: int) -> None:
-    """Make batch and space dynamic, space in multiples of `step`.
+    """Make batch and spatial sizes dynamic, spatial sizes in multiples of `step`.
 
-    The graph was traced with fixed sizes, which takes a tenth of the time of tracing with symbolic ones. None of the
-    operators in SHAPE_FREE_OPS holds a size, so nothing but the declared shapes has to change; another operator is refused.
+    The graph was traced with fixed sizes, which takes a tenth of the time of tracing with symbolic sizes. The operators in
+    SHAPE_FREE_OPS hold no sizes, so only the declared shapes have to change; other operators are refused.
     """
     if stray := {node.op_type for node in graph.graph.node} - SHAPE_FREE_OPS:
         expected = ", ".join(sorted(SHAPE_FREE_OPS))
@@ -150,7 +150,7 @@ def _to_float16(graph: Graph) -> Graph:
     except ImportError as error:
         raise missing_extra(error.name or "onnxruntime", "cpu") from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # weights below float16's least become its least; the parity gate judges the outcome
+        warnings.simplefilter("ignore")  # weights below the smallest float16 become that; the parity gate checks the result
         converted = convert_float_to_float16(graph, keep_io_types=True, op_block_list=["InstanceNormalization"])
     del converted.graph.value_info[:]
     OnnxModel(converted).topological_sort()  # the converter appends its casts
@@ -164,7 +164,7 @@ def _set_metadata(graph: Graph, facts: dict[str, str]) -> None:
 
 
 def _strip(graph: Graph) -> None:
-    """Remove what the exporter notes of this machine: stack traces with source paths."""
+    """Remove the exporter's notes about this machine: stack traces with source paths."""
     del graph.metadata_props[:]
     del graph.graph.metadata_props[:]
     for item in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
@@ -173,7 +173,7 @@ def _strip(graph: Graph) -> None:
 
 
 def _places(file: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a safetensors file lies: name -> (offset, length) in bytes. Source: the safetensors README."""
+    """Return the (offset, length) in bytes of each tensor in a safetensors file, by name. Source: the safetensors README."""
     with file.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(header_bytes))

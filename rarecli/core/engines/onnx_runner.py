@@ -1,4 +1,4 @@
-"""Running the ONNX engines of a bundle in onnxruntime."""
+"""Runs the ONNX engines of a bundle in onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rarecli.core.types import FloatArray
 
 
 class OnnxRunner:
-    """One onnxruntime session per depth, opened when it is first needed. See `runners.Runner`."""
+    """One onnxruntime session per depth, opened at its first use. See `runner.Runner`."""
 
     backend = "onnx"
 
@@ -35,7 +35,7 @@ class OnnxRunner:
         self._sessions.clear()
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
         engine = self._bundle.manifest.engine(depth)
         with engine_errors(self._bundle.path / engine.file):
             session = self._sessions.get(depth) or self._open(depth)
@@ -58,10 +58,10 @@ class OnnxRunner:
         available = self._ort.get_available_providers()
         wanted, _, number = device.partition(":")
         if wanted not in ("auto", "cpu", "cuda") or (number and not (wanted == "cuda" and number.isdecimal())):
-            raise UsageError("there is no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
+            raise UsageError("no such device", field="device", found=device, expected="auto, cpu, cuda or cuda:N")
         if wanted == "cuda" and "CUDAExecutionProvider" not in available:
             raise EnvironmentFault(
-                "this onnxruntime has no CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"'
+                "this onnxruntime does not support CUDA", field="device", found=", ".join(available), remedy='pip install "rare-unet[gpu]"'
             )
         if wanted != "cpu" and "CUDAExecutionProvider" in available:
             return [("CUDAExecutionProvider", {"device_id": number or "0"}), "CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""Opening a model, whatever it is: a run (PyTorch) or a bundle (engines). Predict and benchmark see no difference."""
+"""Opens any model: a run (PyTorch) or a bundle (engines). Predict and benchmark use both in the same way."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def open_model(
 ) -> tuple[ScanRules, Runner]:
     """A model's rules and a runner for it. Engines are opened when a depth is first needed.
 
-    backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, the fastest that is installed for a bundle.
-    num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that has it.
-    Raises UsageError for a backend that the model cannot have, EnvironmentFault for one that is not installed.
+    backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, and the fastest installed backend for a bundle.
+    num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that supports it.
+    Raises UsageError for a backend that the model does not support, EnvironmentFault for a backend that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
-        raise UsageError("there is no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
+        raise UsageError("no such backend", field="backend", found=backend, expected=f"auto, {', '.join(BACKENDS)}")
     if precision not in PRECISIONS:
-        raise UsageError("there is no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
+        raise UsageError("no such precision", field="precision", found=precision, expected=", ".join(PRECISIONS))
     files = find_model(model)
     if files.bundle is None and backend not in ("auto", "torch"):
         raise UsageError(
@@ -56,7 +56,7 @@ def open_reference(model: Path, backend: str) -> Runner | None:
 
 
 def _fastest(bundle: Bundle, device: str) -> str:
-    """The fastest backend for a bundle that is installed: plans where there are some and a GPU is not ruled out, openvino on a CPU."""
+    """Return the fastest installed backend for a bundle: tensorrt with usable plans and a GPU allowed, openvino on a CPU."""
     wanted = ["onnx", "torch"]
     if device in ("auto", "cpu"):
         wanted.insert(0, "openvino")
@@ -71,7 +71,7 @@ def _fastest(bundle: Bundle, device: str) -> str:
 
 
 def _takes_every_window(engine: Engine) -> bool:
-    """Whether an engine's plan takes all that prediction may give it: from the least shape to the patch."""
+    """Return whether an engine's plan accepts every window of prediction, from the least shape to the patch."""
     if engine.plan is None:
         return False
     small = all(low <= size for low, size in zip(engine.plan.shape_min[2:], engine.min_shape, strict=True))

@@ -1,4 +1,4 @@
-"""Running the ONNX engines of a bundle in OpenVINO, the fastest on a CPU."""
+"""Runs the ONNX engines of a bundle in OpenVINO, the fastest backend on a CPU."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _NUM_CALIBRATION_IMAGES = 10
 
 
 class OpenVinoRunner:
-    """One compiled model per depth and shape, made when it is first needed: fixed sizes run faster. See `runners.Runner`.
+    """One compiled model per depth and shape, compiled at its first use, because fixed sizes run faster. See `runner.Runner`.
 
-    precision: fp32; on a CPU that computes with them bf16 or int8. int8 is quantised when an engine is opened, the ranges of its
-    activations taken from phantoms (whatever is predicted, it is the same network), which costs some accuracy.
+    precision: fp32; bf16 or int8 on a CPU that supports it. For int8 an engine is quantised when it is opened. The ranges of activations
+    come from phantoms, so they do not depend on the predicted scans; int8 costs some accuracy.
     """
 
     backend = "openvino"
 
     def __init__(self, bundle: Bundle, device: str = "auto", num_threads: int | None = None, precision: str = "fp32") -> None:
-        # with this package OpenVINO tells its maker over the network that it was imported; without it, it does without
+        # openvino_telemetry sends a message over the network at import; OpenVINO works without the package
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
@@ -41,7 +41,7 @@ class OpenVinoRunner:
             raise UsageError("openvino runs on the CPU here", field="device", found=device, expected="auto or cpu", remedy="--backend onnx")
         self._core = openvino.Core()
         if _CAPABILITIES[precision] not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise EnvironmentFault("this CPU does not compute with it", field="precision", found=precision, remedy="--precision fp32")
+            raise EnvironmentFault("this CPU does not support the precision", field="precision", found=precision, remedy="--precision fp32")
         if precision == "int8" and find_spec("nncf") is None:
             raise missing_extra("nncf", "int8")
         self._precision = precision
@@ -62,11 +62,11 @@ class OpenVinoRunner:
         self._requests.clear()
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
         engine = self._bundle.manifest.engine(depth)
         with engine_errors(self._bundle.path / engine.file):
             request = self._requests.get((depth, image.shape)) or self._open(depth, image.shape)
-            # a copy: the request uses its output's memory again
+            # a copy, because the request reuses the memory of its output
             return np.array(request.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:

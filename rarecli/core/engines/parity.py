@@ -1,4 +1,4 @@
-"""The gate that an engine passes before it is written: it must say what PyTorch says."""
+"""The parity gate: an engine is written only if it agrees with PyTorch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rarecli.core.imaging.overlap import dice
 from rarecli.core.types import FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
-"""Largest difference of a logit, as a share of the largest logit of the same image."""
+"""The largest difference of a logit, as a share of the largest logit of the same image."""
 MIN_DICE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.98}
-"""Least Dice of the engine's labels with PyTorch's, per class: a share of all voxels would hide the foreground."""
-_MIN_VOXELS = 50  # in a smaller class one voxel decides
+"""The smallest Dice between the labels of the engine and of PyTorch, per class; the share of equal voxels would hide the foreground."""
+_MIN_VOXELS = 50  # in a smaller class single voxels decide
 
 
 def check_parity(
@@ -36,11 +36,11 @@ def check_parity(
 ) -> Parity:
     """Run an engine and PyTorch on a phantom, on random images and on a large image that is mostly constant background.
 
-    Phantom and random images have three shapes, two of them never traced, or `shapes`; there is no large image then.
-    name: the engine's file and its backend, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
+    Phantom and random images have three shapes, two of them never traced. With `shapes` they have those, and there is no large image.
+    name: the engine's file and backend, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
 
-    Raises ModelError unless all logits are finite and within the tolerance, every voxel whose label differs has a margin
-    between PyTorch's two best logits below twice the tolerance, and the Dice of every class is high.
+    Raises ModelError unless all logits are finite and within the tolerance, the margin between PyTorch's two best logits is
+    below twice the tolerance at every voxel whose label differs, and the Dice of every class is at least MIN_DICE.
     """
     large = None if shapes else large_shape(spec, depth)
     shapes = tuple(shapes or _shapes(spec, depth))
@@ -115,7 +115,7 @@ class Gate:
                 "the engine does not agree with PyTorch",
                 path=self.name,
                 field=f"depth {self.depth}, {self.precision}, shape {expected.shape[2:]}",
-                found=f"logits off by {off:.2e}, {unexplained} labels changed for no small margin, least Dice {worst_dice:.4f}",
+                found=f"logits off by {off:.2e}, {unexplained} labels changed despite a clear margin, lowest Dice {worst_dice:.4f}",
                 expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[self.precision]}",
                 remedy=self.remedy,
             )
@@ -123,6 +123,6 @@ class Gate:
 
 
 def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:
-    """The patch and two shapes that tracing never saw."""
+    """Return the patch and two shapes that were never traced."""
     least, step = geometry.min_axis(spec.network.num_levels, depth), geometry.divisor(spec.network.num_levels, depth)
     return spec.patch_shape(depth), (least + step, least, least + 3 * step), (least + 2 * step, least + step, least)

@@ -1,4 +1,4 @@
-"""Images to try engines on. No PyTorch here."""
+"""Test images for engines. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _BODY_RADIUS = 0.725
 
 
 def phantom_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
-    """A normalised phantom: (1, C, *shape) float32."""
+    """Return a normalised phantom: (1, C, *shape) float32."""
     scan, _ = Phantom(seed, num_channels=spec.network.in_channels).acquire(1.0)
     x, y, z = (size / extent for size, extent in zip(shape, scan.shape, strict=True))
     return normalise(resample(scan.data, (x, y, z), shape), spec.plan.normalisation)[None]
 
 
 def large_shape(spec: ModelSpec, depth: int) -> Shape:
-    """The shape of the large probe at `depth`: four patches along each axis, at most a head of 160 x 192 x 144 voxels at depth 0."""
+    """Return the shape of the large test image at `depth`: four patches along each axis, at most a head of 160 x 192 x 144 at depth 0."""
     x, y, z = (min(4 * size, most >> depth) for size, most in zip(spec.patch_shape(depth), _HEAD, strict=True))
     return spec.engine_shape((x, y, z), depth)
 
 
 def background_image(spec: ModelSpec, shape: Shape) -> FloatArray:
-    """A skull-stripped head by formula: an ellipsoid of waves fills a fifth of the image, the rest is 0. (1, C, *shape) float32, 0..1.
+    """Return a synthetic skull-stripped head (1, C, *shape) float32, 0..1: an ellipsoid of waves fills a fifth of the image, the rest is 0.
 
     u, v, w run from -1 to 1 along X, Y, Z. Where u^2 + v^2 + w^2 < r^2, channel c is
     0.5 + 0.25 sin(7u + c) cos(5v) + 0.25 sin(29u + 31v + 37w).
@@ -42,5 +42,5 @@ def background_image(spec: ModelSpec, shape: Shape) -> FloatArray:
 
 
 def random_image(spec: ModelSpec, shape: Shape, seed: int, batch: int) -> FloatArray:
-    """Uniform noise between 0 and 1: (batch, C, *shape) float32."""
+    """Return uniform noise between 0 and 1: (batch, C, *shape) float32."""
     return np.random.default_rng(seed).random((batch, spec.network.in_channels, *shape), dtype=np.float32)

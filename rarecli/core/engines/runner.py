@@ -1,4 +1,4 @@
-"""What every backend offers: the network at any depth."""
+"""The interface of all backends: run the network at any depth."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rarecli.core.types import FloatArray
 
 
 class Runner(Protocol):
-    """The network at any depth, between entering and leaving the context."""
+    """Runs the network at any depth, inside the context."""
 
     backend: str
     depths: tuple[int, ...]
-    """Depths that can be run."""
+    """The depths that can be run."""
 
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32, axes multiples of the depth's divisors -> logits (B, K, X, Y, Z) float32."""
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32; axes are multiples of the depth's divisors."""
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def require_tensors(engine: Engine, inputs: Collection[str], outputs: Collection
 
 
 def require_sound(logits: FloatArray, image: FloatArray, num_classes: int, name: str) -> FloatArray:
-    """Return the logits of an image (B, C, X, Y, Z) if they are what an engine must answer: (B, num_classes, X, Y, Z) float32, finite.
+    """Return the logits of an image (B, C, X, Y, Z) if they are valid: (B, num_classes, X, Y, Z) float32, finite.
 
     Raises ModelError for anything else. name: the engine, for the error.
     """

@@ -1,9 +1,9 @@
-"""TensorRT plans, built from the ONNX engines of a bundle.
+"""Builds TensorRT plans from the ONNX engines of a bundle.
 
-A plan belongs to one machine: to its TensorRT version and its kind of GPU. It is raw bytes that trtexec and Triton read as well;
-facts about it stand in a JSON file beside it. Precision lies in the ONNX file: networks are strongly typed, as TensorRT 11 knows
-no other way (10.12 and later: a flag that 11 ignores). The same calls drive TensorRT-RTX, which builds without a GPU: with it the
-tests prove that every engine parses and builds. Source: the TensorRT developer guide, "Strongly Typed Networks".
+A plan is valid for one TensorRT version and one kind of GPU. It is raw bytes that trtexec and Triton also read; a JSON file beside
+it describes it. The ONNX file determines the precision: networks are strongly typed, the only mode of TensorRT 11 (a flag from
+10.12 on, which 11 ignores). The same calls run TensorRT-RTX, which builds without a GPU; the tests use it to show that every
+engine parses and builds. Source: the TensorRT developer guide, "Strongly Typed Networks".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ print(json.dumps([name.value.decode(), major.value, minor.value]))
 
 @dataclass(frozen=True)
 class Profile:
-    """The shapes (B, C, X, Y, Z) that a plan takes: from `least` to `most`, tuned for `usual`."""
+    """The shapes (B, C, X, Y, Z) that a plan accepts: from `least` to `most`, tuned for `usual`."""
 
     least: tuple[int, int, int, int, int]
     usual: tuple[int, int, int, int, int]
@@ -48,13 +48,13 @@ class Profile:
 def load_tensorrt(module: str = "tensorrt") -> Any:
     """Import TensorRT (or, for the tests, `tensorrt_rtx_bindings`).
 
-    Raises EnvironmentFault, differently, if it is not installed or of a version that is not supported.
+    Raises EnvironmentFault if it is not installed, cannot be loaded, or has an unsupported version.
     """
     try:
         library = import_module(module)
     except ImportError:
         raise missing_extra(module, "gpu") from None
-    except OSError as error:  # the bindings are there, a library they load is not
+    except OSError as error:  # the bindings are installed, but a library that they load is missing
         raise EnvironmentFault(
             "TensorRT is installed but cannot be loaded", found=error, remedy="install its libraries for this CUDA"
         ) from error
@@ -69,7 +69,7 @@ def load_tensorrt(module: str = "tensorrt") -> Any:
 
 
 def find_gpu() -> Gpu:
-    """The first GPU, asked for in a process of its own, since a driver that is not there may crash. Raises EnvironmentFault if none is."""
+    """Return the first GPU. A separate process queries it, because a missing driver may crash. Raises EnvironmentFault without a GPU."""
     probe = subprocess.run([sys.executable, "-c", _CUDA_PROBE], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         raise EnvironmentFault("there is no GPU that CUDA can use", remedy="build on the machine that will run the engine, or use ONNX")
@@ -80,7 +80,7 @@ def find_gpu() -> Gpu:
 def profile_for(
     engine: Engine, least: Shape | None = None, usual: Shape | None = None, most: Shape | None = None, batch: int = 1
 ) -> Profile:
-    """The profile of an engine: its patch alone, or shapes given at depth 0. Raises ModelError for a shape that the engine cannot take."""
+    """Return the profile of an engine: only its patch, or shapes given at depth 0. Raises ModelError for shapes it does not accept."""
     channels = engine.input.shape[1]
 
     def at_depth(shape: Shape | None) -> tuple[int, int, int, int, int]:
@@ -88,7 +88,7 @@ def profile_for(
         for axis, size, divisor, least_size in zip("xyz", (x, y, z), engine.divisors, engine.min_shape, strict=True):
             if size % divisor or size < least_size:
                 raise ModelError(
-                    "the engine cannot take the shape",
+                    "the engine does not accept this shape",
                     field=f"depth {engine.depth}, {axis}",
                     found=size,
                     expected=f"a multiple of {divisor}, at least {least_size}",
@@ -113,9 +113,9 @@ def build_plan(
 ) -> PlanFacts:
     """Build a depth's plan into `depthK.plan` and its facts into `depthK.plan.json`, beside the ONNX engine.
 
-    TF32 is off, so that fp32 means fp32. `cache` keeps what tuning found out, for the next build on this machine. `check` runs the
-    plan and compares it with PyTorch; without it the facts say that the plan has never run.
-    Raises ModelError with the library's own words if the ONNX file does not parse, build, or have the promised input and output.
+    TF32 is off, so fp32 means fp32. cache: keeps the timings of tuning for the next build on this machine. check: runs the plan and
+    compares it with PyTorch; without it the facts state that the plan has never run.
+    Raises ModelError with the library's message if the ONNX file does not parse or build, or lacks the expected input and output.
     """
     log = _Log(library)
     builder = library.Builder(log.logger)
@@ -162,10 +162,14 @@ def build_plan(
 
 
 def require_same_machine(facts: PlanFacts, plan: Path, version: str, gpu: Gpu) -> None:
-    """Raise EnvironmentFault, naming both sides, unless this is the TensorRT and the kind of GPU that the plan was built with."""
+    """Raise EnvironmentFault, with both versions, unless this is the TensorRT version and the kind of GPU that the plan was built with."""
     if facts.version != version:
         raise EnvironmentFault(
-            "the plan was built by another TensorRT", path=plan, found=facts.version, expected=version, remedy="build it again here"
+            "the plan was built by another version of TensorRT",
+            path=plan,
+            found=facts.version,
+            expected=version,
+            remedy="build it again here",
         )
     if facts.gpu is None or facts.gpu.compute_capability != gpu.compute_capability:
         found = f"{facts.gpu.name}, {facts.gpu.compute_capability}" if facts.gpu else "none"
@@ -176,7 +180,7 @@ def require_same_machine(facts: PlanFacts, plan: Path, version: str, gpu: Gpu) -
 
 
 def runs_here(plans: Iterable[PlanFacts]) -> bool:
-    """Whether this machine has the TensorRT and the kind of GPU that plans were built with."""
+    """Return whether this machine has the TensorRT version and the kind of GPU that the plans were built with."""
     try:
         version, gpu = load_tensorrt().__version__, find_gpu()
         for facts in plans:
@@ -187,7 +191,7 @@ def runs_here(plans: Iterable[PlanFacts]) -> bool:
 
 
 class _Log:
-    """A TensorRT logger that keeps errors for our own message and prints nothing."""
+    """A TensorRT logger that keeps errors for rare's own messages and prints nothing."""
 
     def __init__(self, library: Any) -> None:
         self.errors: list[str] = []
@@ -205,13 +209,11 @@ class _Log:
 
 
 def _require_promised(library: Any, network: Any, engine: Engine, onnx_file: Path) -> None:
-    """The parsed network has the manifest's tensors: one input, one output, names, float32, shapes with -1 where they are free."""
+    """Raise ModelError unless the parsed network has the manifest's input and output: names, float32, shapes with -1 for free sizes."""
     for tensors, promised in ((_inputs(network), engine.input), (_outputs(network), engine.output)):
         found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
         if found != [(promised.name, library.DataType.FLOAT, promised.shape)]:
-            raise ModelError(
-                "the parsed engine has other tensors than the manifest promises", path=onnx_file, found=found, expected=promised
-            )
+            raise ModelError("the tensors of the parsed engine differ from the manifest", path=onnx_file, found=found, expected=promised)
 
 
 def _inputs(network: Any) -> Iterable[Any]:

@@ -1,4 +1,4 @@
-"""Running a bundle's TensorRT plans. No PyTorch: NVIDIA's Polygraphy keeps the GPU's memory and streams."""
+"""Runs a bundle's TensorRT plans without PyTorch: NVIDIA's Polygraphy manages the GPU's memory and streams."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rarecli.core.types import FloatArray
 
 
 class TensorRtRunner:
-    """One execution context per depth, made when it is first needed. See `runners.Runner`.
+    """One execution context per depth, created at its first use. See `runner.Runner`.
 
-    A plan takes the shapes of its profile, by default the patch alone. The first GPU is used.
+    A plan accepts the shapes of its profile, by default only the patch. The first GPU is used.
     """
 
     backend = "tensorrt"
@@ -53,14 +53,17 @@ class TensorRtRunner:
         self._stack.close()
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32. Raises ModelError for a shape outside the plan's profile."""
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32.
+
+        Raises ModelError for a shape outside the plan's profile, UsageError for a depth without a plan.
+        """
         engine = self._bundle.manifest.engine(depth)
         plan = engine.plan
         if plan is None:
             raise UsageError("the bundle has no TensorRT plan for this depth", field="depth", found=depth, expected=str(self.depths))
         if not all(low <= size <= high for low, size, high in zip(plan.shape_min, image.shape, plan.shape_max, strict=True)):
             raise ModelError(
-                "the plan does not take this shape",
+                "the plan does not accept this shape",
                 path=plan.file,
                 field="shape",
                 found=image.shape,
@@ -68,7 +71,7 @@ class TensorRtRunner:
                 remedy="export again with --shape-min and --shape-max, or use --backend onnx",
             )
         context = self._contexts.get(depth) or self._open(depth, plan)
-        # a copy: the context uses its output's memory again
+        # a copy, because the context reuses the memory of its output
         return np.array(context.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
     def _open(self, depth: int, plan: PlanFacts) -> Any:
@@ -84,7 +87,7 @@ class TensorRtRunner:
 
 
 def open_plan(path: Path) -> Any:
-    """A Polygraphy runner for a plan: a context manager with `infer`."""
+    """Return a Polygraphy runner for a plan: a context manager with `infer`."""
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     return TrtRunner(EngineFromBytes(path.read_bytes()))

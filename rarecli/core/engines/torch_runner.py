@@ -1,4 +1,4 @@
-"""Running the network itself, in PyTorch."""
+"""Runs the network in PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rarecli.core.types import FloatArray
 
 
 class TorchRunner:
-    """A network in evaluation mode, float32. depths: those that may be entered, all by default. See `runners.Runner`."""
+    """A network in evaluation mode, float32. depths: the depths that can be run, all by default. See `runner.Runner`."""
 
     backend = "torch"
 
@@ -21,7 +21,7 @@ class TorchRunner:
         self.depths = depths or tuple(range(network.num_depths))
 
     def __enter__(self) -> TorchRunner:
-        # denormal numbers of a saturated network slow a CPU down many times
+        # denormal numbers of a saturated network make a CPU many times slower
         torch.set_flush_denormal(True)
         return self
 
@@ -29,12 +29,12 @@ class TorchRunner:
         torch.set_flush_denormal(False)
 
     def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """(B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z) float32."""
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
         logits: FloatArray = self.run_there(torch.from_numpy(image).to(self.device), depth).cpu().numpy()
         return logits
 
     def run_there(self, image: Tensor, depth: int) -> Tensor:
-        """The same with tensors, which stay on the device."""
+        """Like `run`, with tensors that stay on the device."""
         self.network.eval()
         with torch.inference_mode():
             logits: Tensor = self.network(image, depth).float()

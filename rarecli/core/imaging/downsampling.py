@@ -1,4 +1,4 @@
-"""A scan and its labels at 1/2^depth of their resolution, as training targets and evaluation references are made.
+"""Downsamples a scan and its labels to 1/2^depth of their resolution, for training targets and evaluation references.
 
 Arrays are (..., X, Y, Z).
 """
@@ -13,10 +13,10 @@ from rarecli.core.types import IntArray, Voxels
 
 
 def downsample(image: Voxels, depth: int, targets: Targets) -> Voxels:
-    """The scan as it would be at `depth`: array or tensor (..., X, Y, Z) -> 1/2^depth of it; axes must be multiples of 2^depth.
+    """Return the scan at `depth`: array or tensor (..., X, Y, Z) -> 1/2^depth of the size; axes must be multiples of 2^depth.
 
     centred: mean over each block (a scanner's slice profile). paper: trilinear, not antialiased, align_corners False,
-    which for these factors is the mean of the two voxels in the middle of each block.
+    which for these factors is the mean of the two middle voxels of each block per axis.
     """
     if depth == 0:
         return image
@@ -32,7 +32,7 @@ def downsample(image: Voxels, depth: int, targets: Targets) -> Voxels:
 
 
 def _pair_mean(image: Voxels, axis: int, first: int, step: int) -> Voxels:
-    """Mean of voxels first and first + 1, of those `step` further on, and so on along an axis."""
+    """Return the means of voxels first and first + 1, first + step and first + step + 1, and so on along an axis."""
     one, other = [slice(None)] * image.ndim, [slice(None)] * image.ndim
     one[axis], other[axis] = slice(first, None, step), slice(first + 1, None, step)
     mean: Voxels = (image[tuple(one)] + image[tuple(other)]) * 0.5
@@ -40,7 +40,7 @@ def _pair_mean(image: Voxels, axis: int, first: int, step: int) -> Voxels:
 
 
 def downsample_labels(labels: IntArray, depth: int, targets: Targets, num_classes: int) -> IntArray:
-    """Labels (X, Y, Z) at `depth`: by majority of volume (centred), or every 2^depth-th voxel (paper: torch `nearest`). uint8."""
+    """Return labels (X, Y, Z) at `depth`, uint8: by majority of volume (centred), or every 2^depth-th voxel (paper: torch `nearest`)."""
     if targets == "paper":
         step = 2**depth
         return labels[::step, ::step, ::step].astype(np.uint8)

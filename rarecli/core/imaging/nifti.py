@@ -34,7 +34,7 @@ Stream = BinaryIO | GzipStream
 
 
 def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = None) -> tuple[AnyArray, FloatArray, NiftiHeader, list[str]]:
-    """Read one file: array (C, X, Y, Z) scaled by slope and intercept, affine in mm, header, and remarks for the user.
+    """Read one file. Return the array (C, X, Y, Z) scaled by slope and intercept, the affine in mm, the header, and notes for the user.
 
     The array has X as the fastest axis in memory, as the file has it. dtype: of the array; by default that of the file, or float64 where
     slope and intercept are set. Raises DataError, naming case and path, for whatever is wrong with the file.
@@ -48,13 +48,13 @@ def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = No
         if isinstance(stream, GzipStream) and len(stream.read(_MOST_BYTES_AFTER + 1)) > _MOST_BYTES_AFTER:
             # only at the end of the stream does gzip compare the checksum
             raise DataError(
-                "the file goes on after its voxels", found=f"over {_MOST_BYTES_AFTER} more bytes", expected="the end of the file"
+                "the file continues after its voxels", found=f"over {_MOST_BYTES_AFTER} more bytes", expected="the end of the file"
             )
         return np.moveaxis(voxels.reshape(shape, order="F"), -1, 0), affine, header, notes
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
-    """Sizes of all axes and affine in mm, from the header alone. Raises DataError for what is wrong with it."""
+    """Return the sizes of all axes and the affine in mm, from the header alone. Raises DataError for a broken header."""
     with _named(path, None), _open(path) as stream:
         header, _ = _read_header(stream, path)
         return tuple(int(size) for size in header.get_data_shape()), affine_mm(header, [])
@@ -62,7 +62,7 @@ def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
 
 @contextmanager
 def _named(path: Path, case: str | None) -> Iterator[None]:
-    """Turn whatever reading may raise into a DataError that names case and path."""
+    """Turn any error of reading into a DataError that names case and path."""
     try:
         yield
     except DataError as error:
@@ -71,15 +71,15 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError("the file is missing", case=case, path=path, expected="a scan") from None
     except PermissionError:
-        raise DataError("the file may not be read", case=case, path=path, remedy="check its permissions") from None
+        raise DataError("no permission to read the file", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
         raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
     except BrokenGzipError as error:
         raise DataError(
-            "the compressed file is broken", case=case, path=path, found=error, expected="a whole gzip stream", remedy="copy the file again"
+            "the compressed file is broken", case=case, path=path, found=error, expected="a full gzip stream", remedy="copy the file again"
         ) from error
     except (ImageFileError, HeaderDataError, OSError, ValueError, OverflowError) as error:
-        raise DataError("this is no readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
+        raise DataError("not a readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def _open(path: Path) -> Iterator[Stream]:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError("this is no regular file", found="a pipe or a device", expected=".nii or .nii.gz")
+        raise DataError("not a regular file", found="a pipe or a device", expected=".nii or .nii.gz")
     with path.open("rb") as file:
         start = file.read(len(GZIP_MAGIC))
         file.seek(0)

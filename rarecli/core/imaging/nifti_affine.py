@@ -12,7 +12,7 @@ from rarecli.core.imaging.nifti_header import NiftiHeader
 from rarecli.core.types import FloatArray
 
 _MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
-"""By NIfTI code: unknown (taken as mm), metre, mm, micron."""
+"""By NIfTI code: unknown (read as mm), metre, mm, micron."""
 
 
 def affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
@@ -67,7 +67,7 @@ def _qform(header: NiftiHeader) -> FloatArray:
     rest = 1 - (b * b + c * c + d * d)
     rounding = 3 * float(np.finfo(header["quatern_b"].dtype).eps)
     if not rest > -rounding:
-        raise DataError("the qform's quaternion is no rotation", field="quatern", found=[b, c, d], expected="a length of at most 1")
+        raise DataError("the qform's quaternion is not a rotation", field="quatern", found=[b, c, d], expected="a length of at most 1")
     rotation = quat2mat([0.0 if rest < rounding else math.sqrt(rest), b, c, d])
     affine = np.eye(4)
     affine[:3, :3] = rotation * [pixdim[0], pixdim[1], pixdim[2] * handedness]
@@ -76,7 +76,7 @@ def _qform(header: NiftiHeader) -> FloatArray:
 
 
 def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
-    """Raise DataError unless the axes of an affine are finite, independent and at right angles; remark on a shear that is tiny."""
+    """Raise DataError unless the axes of an affine are finite, independent and at right angles. Return a note about a tiny shear."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     usable = np.isfinite(affine).all() and np.isfinite(lengths).all() and (lengths > 0).all()
     directions = affine[:3, :3] / lengths if usable else np.zeros((3, 3))
@@ -86,4 +86,4 @@ def require_orthogonal(affine: FloatArray, field: str) -> list[str]:
     if shear > 1e-2:
         found = f"a cosine of {shear:.3f} between two axes"
         raise DataError("the axes are not at right angles", field=field, found=found, expected="no shear", remedy="resample the scan")
-    return [f"the axes are not quite at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []
+    return [f"the axes are not exactly at right angles (cosine {shear:.1e}); treated as if they were"] if shear > 1e-4 else []

@@ -37,10 +37,10 @@ def parse_header(start: bytes) -> NiftiHeader:
         expected = f"a NIfTI header of {size} bytes"
         raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=expected, remedy="copy the file again")
     if not version_2 and start[344:348] != b"n+1\0":
-        raise DataError("this is no NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
+        raise DataError("not a NIfTI file", found=f"magic bytes {start[344:348]!r}", expected=r"b'n+1\x00' or b'n+2\x00'")
     for name, endianness in (("little", "<"), ("big", ">")):
         if int.from_bytes(start[:4], name) == size:  # type: ignore[arg-type]
-            # not checked by nibabel, which would mend what it finds: a spacing of 0 becomes 1 mm
+            # not checked by nibabel, which would repair values: a spacing of 0 becomes 1 mm
             return kind(start[:size], endianness, check=False)  # type: ignore[no-untyped-call]
     raise DataError("the header is broken", field="sizeof_hdr", found=int.from_bytes(start[:4], "little"), expected=size)
 
@@ -60,7 +60,7 @@ def require_plausible(header: NiftiHeader, file_bytes: int, *, packed: bool) -> 
             found=f"{code} {names.get(code, '')}".strip(),
             expected="integers or floats (no RGB, no complex)",
         )
-    least = int(header.sizeof_hdr) + 4  # the header and the flag that says whether extensions follow
+    least = int(header.sizeof_hdr) + 4  # the header and the flag for extensions
     offset = float(header["vox_offset"]) or least
     if not least <= offset <= _MAX_EXTENSION_BYTES:
         raise DataError("the header is broken", field="vox_offset", found=offset, expected=f"{least} to {_MAX_EXTENSION_BYTES}")
@@ -100,10 +100,10 @@ def _require_size(sizes: list[int], num_bytes: int, file_bytes: int, packed: boo
         )
     if packed and num_voxels > _BOMB_VOXELS and num_bytes > file_bytes * _BOMB_GZIP_RATIO:
         raise DataError(
-            "the file would unpack to far more than a scan does",
+            "the file would unpack to far more data than a scan holds",
             found=f"{file_bytes} bytes that become {num_bytes}",
             expected=f"at most {_BOMB_GZIP_RATIO} times as many, or {_BOMB_VOXELS} voxels",
-            remedy="if it is sound, unpack it to .nii",
+            remedy="if the file is valid, unpack it to .nii",
         )
     require_memory(num_voxels * BYTES_PER_VOXEL, "reading the scan")
 

@@ -1,4 +1,4 @@
-"""Intensities to the range that the network reads."""
+"""Normalises intensities to the range that the network expects."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rarecli.core.config.plan import CtNormalisation, Normalisation
 from rarecli.core.types import FloatArray
 
 Limits = tuple[tuple[float, float], ...]
-"""Per channel: the intensities that become 0 and 1."""
+"""Per channel: the intensities that are mapped to 0 and 1."""
 
 
 def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
-    """Two percentiles of each channel, linear interpolation between order statistics in float64.
+    """Return two percentiles of each channel of (C, X, Y, Z), with linear interpolation between order statistics in float64.
 
-    Where both are one value, the limits are that value and the percentiles of the other voxels (`PercentileNormalisation.where_equal`).
+    If both are equal, the limits are that value and the percentiles of the other voxels (`PercentileNormalisation.where_equal`).
     """
     limits = []
     for channel in image:
@@ -27,7 +27,7 @@ def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
 
 
 def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = None) -> FloatArray:
-    """Normalise (C, X, Y, Z); a new array. `limits` replace the percentiles of `image` itself (a patch takes its whole scan's).
+    """Return (C, X, Y, Z) normalised, as a new float32 array. limits: replace the percentiles of `image` (a patch uses its whole scan's).
 
     Percentile: (x - low) / (high - low), clipped to 0..1; a constant channel becomes 0.
     """
@@ -45,7 +45,7 @@ def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = No
         elif np.isfinite(extent):
             np.subtract(data, np.float32(low), out=out)
             out /= extent
-        else:  # the extremes of float32: their difference takes float64
+        else:  # the difference of float32 extremes needs float64
             out[...] = (data.astype(np.float64) - low) / (high - low)
         np.clip(out, 0, 1, out=out)
     return result

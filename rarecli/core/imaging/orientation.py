@@ -1,4 +1,4 @@
-"""Flipping and swapping the axes of a scan to RAS and back. No voxel changes its value."""
+"""Flips and swaps the axes of a scan to RAS and back. Voxel values do not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ras_geometry(path: Path) -> tuple[Shape, Triple, int]:
 
 
 def to_ras(volume: Volume) -> Volume:
-    """The same scan, its axes flipped and swapped to point right, anterior, superior as nearly as they can. No voxel changes."""
+    """Return the scan with its axes flipped and swapped to point right, anterior, superior as closely as possible. Values do not change."""
     if volume.orientation == "RAS":
         return volume
     orientation = io_orientation(volume.affine)
@@ -34,6 +34,6 @@ def to_ras(volume: Volume) -> Volume:
 
 
 def from_ras(data: AnyArray, affine: FloatArray) -> AnyArray:
-    """Undo `to_ras`: (X, Y, Z) in RAS axes back to the axes of the scan whose affine is given."""
+    """Undo `to_ras`: return (X, Y, Z) in RAS axes as an array in the axes of the scan with this affine."""
     transform = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
     return np.ascontiguousarray(apply_orientation(data, transform))

@@ -1,4 +1,4 @@
-"""How much two label arrays overlap. Class 0 is the background."""
+"""Measures the overlap of two label arrays. Class 0 is the background."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from rarecli.core.types import AnyArray, FloatArray, IntArray
 
 
 def confusion_matrix(prediction: AnyArray, reference: AnyArray, num_classes: int) -> IntArray:
-    """Voxels per (reference class, predicted class): (K, K) int64. Both arrays hold class indices and have one shape."""
+    """Count voxels per (reference class, predicted class): (K, K) int64. Both arrays hold class indices.
+
+    Raises DataError for different shapes, and for values that are not class indices.
+    """
     if prediction.shape != reference.shape:
         raise DataError("prediction and reference have different shapes", found=prediction.shape, expected=reference.shape)
     for value in (bound for labels in (prediction, reference) for bound in (labels.min(initial=0), labels.max(initial=0))):
         if not 0 <= value < num_classes:
-            raise DataError("a label is no class index", found=int(value), expected=f"0 to {num_classes - 1}")
+            raise DataError("a label is not a class index", found=int(value), expected=f"0 to {num_classes - 1}")
     pairs = reference.astype(np.int64).ravel() * num_classes + prediction.astype(np.int64).ravel()
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def dice(prediction: AnyArray, reference: AnyArray, num_classes: int) -> FloatArray:
-    """Dice of every class, the background first: (K,) float64. A class that is in neither scores 1, one that is missed 0."""
+    """Return the Dice of every class, the background first: (K,) float64. A class in neither array scores 1, a missed class 0."""
     return overlap(confusion_matrix(prediction, reference, num_classes))["dice"]
 
 
 def overlap(confusion: IntArray) -> dict[str, FloatArray]:
-    """dice, iou, precision, recall per class, (K,) each. Where a ratio is 0 / 0: 1 if the class is in neither, else 0."""
+    """Return dice, iou, precision and recall per class, (K,) each. A ratio 0 / 0 is 1 if the class is in neither array, else 0."""
     true = np.diag(confusion).astype(np.float64)
     in_reference, in_prediction = confusion.sum(axis=1).astype(np.float64), confusion.sum(axis=0).astype(np.float64)
     either = in_reference + in_prediction - true

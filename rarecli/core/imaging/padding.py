@@ -1,4 +1,4 @@
-"""Cropping and padding arrays to a shape."""
+"""Crops and pads arrays to a shape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rarecli.core.types import AnyArray, Shape
 
 
 def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
-    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`: of an odd remainder r, ceil(r / 2) goes before.
+    """Crop and pad (..., X, Y, Z) with zeros, centred, to `shape`. Of an odd remainder r, ceil(r / 2) voxels are before the content.
 
     Source: the released preprocessing of arXiv 2507.15524.
     """
@@ -24,7 +24,7 @@ def fit_shape(data: AnyArray, shape: Shape) -> AnyArray:
 
 
 def edge_pad(image: AnyArray, step: int) -> AnyArray:
-    """Repeat the last voxels of (C, X, Y, Z) until every axis is a multiple of `step`."""
+    """Pad (C, X, Y, Z) at the end with its last voxels until every axis is a multiple of `step`."""
     pads = [(0, 0), *((0, -size % step) for size in image.shape[1:])]
     return np.pad(image, pads, mode="edge") if any(after for _, after in pads) else image
 

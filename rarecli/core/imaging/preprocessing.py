@@ -1,7 +1,7 @@
-"""From a scan to what the network reads, and back: the one implementation for training, prediction and export.
+"""Prepares a scan for the network and brings results back: one implementation for training, prediction and export.
 
-scan -> RAS axes -> routed grid -> percentiles of that array -> 0..1 -> padding with 0 to what the network takes.
-Arrays are (C, X, Y, Z) float32 unless said otherwise.
+scan -> RAS axes -> routed grid -> percentiles of that array -> 0..1 -> padding with 0 to a valid network input.
+Arrays are (C, X, Y, Z) float32 unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
 @dataclass(frozen=True)
 class RoutedScan:
-    """A scan on its routed grid, normalised, not padded, and the way back.
+    """A scan on its routed grid, normalised, not padded, with methods that bring results back to the scan's own grid.
 
-    image: (C, X, Y, Z) float32 in RAS axes. source: the scan it came from. rule: how it was resampled.
+    image: (C, X, Y, Z) float32 in RAS axes. source: the original scan. rule: how it was resampled.
     """
 
     image: FloatArray
@@ -45,18 +45,18 @@ class RoutedScan:
 
     @cached_property
     def spacing_mm(self) -> Triple:
-        """Spacing of the source along RAS axes."""
+        """The spacing of the source along RAS axes, in mm."""
         return to_ras(self.source).spacing_mm
 
     @property
     def extent_mm(self) -> Triple:
-        """Field of view of the source along RAS axes."""
+        """The field of view of the source along RAS axes, in mm."""
         x, y, z = (size * step for size, step in zip(self._source_shape_ras, self.spacing_mm, strict=True))
         return x, y, z
 
     @property
     def affine(self) -> FloatArray:
-        """Affine of `image`, mm."""
+        """The affine of `image`: (4, 4), voxel index -> mm in RAS+."""
         orientation = io_orientation(self.source.affine)
         ras = np.asarray(self.source.affine @ inv_ornt_aff(orientation, self.source.shape))
         return resampled_affine(ras, self._source_shape_ras, self.route.zoom)
@@ -67,9 +67,9 @@ class RoutedScan:
         return max(self.route.zoom) > 1
 
     def average_back(self, maps: FloatArray, axes: Container[int] = range(3)) -> FloatArray:
-        """Continuous maps (C, X, Y, Z) of the routed grid -> along axes where that is finer, their means over the scan's own voxels.
+        """Average continuous maps (C, X, Y, Z) of the routed grid over the scan's own voxels, along axes where the routed grid is finer.
 
-        Other axes, and those not among `axes` (0 is X), stay. What is given to `restore_labels` next.
+        Other axes, and those not in `axes` (0 is X), are unchanged. `restore_labels` accepts labels of the resulting grid.
         """
         shape, back = list(maps.shape[1:]), [1.0] * 3
         for axis, (size, zoom) in enumerate(zip(self._source_shape_ras, self.route.zoom, strict=True)):
@@ -78,32 +78,32 @@ class RoutedScan:
         return resample(maps, (back[0], back[1], back[2]), (shape[0], shape[1], shape[2]), self.rule)
 
     def restore_labels(self, labels: IntArray) -> IntArray:
-        """Labels (X, Y, Z) of the routed grid -> the scan's own grid and axes, each voxel taking the nearest one's.
+        """Return labels (X, Y, Z) of the routed grid on the scan's own grid and axes; each voxel takes the nearest label.
 
-        An axis that has the scan's own size is on its grid already.
+        An axis with the scan's own size is already on its grid.
         """
         own = self._source_shape_ras
         x, y, z = (1.0 if size == there else zoom for size, there, zoom in zip(own, labels.shape, self.route.zoom, strict=True))
         return from_ras(restore_nearest(labels, own, (x, y, z)), self.source.affine)
 
     def restore_image(self, image: FloatArray) -> FloatArray:
-        """Continuous maps (C, X, Y, Z), e.g. probabilities, of the routed grid -> the scan's own grid and axes, linearly."""
+        """Return continuous maps (C, X, Y, Z) of the routed grid, e.g. probabilities, on the scan's own grid and axes; linear."""
         x, y, z = (1 / zoom for zoom in self.route.zoom)
         restored = resample(image, (x, y, z), self._source_shape_ras, self.rule)
         return np.stack([from_ras(channel, self.source.affine) for channel in restored])
 
 
 def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depths: Sequence[int] | None = None) -> RoutedScan:
-    """Route a scan, bring it to the grid of its depth, normalise it.
+    """Route a scan, resample it to the grid of its depth, normalise it.
 
     `depth` forces a depth; `depths` are those that can be run, by default all of the rules'.
 
-    Raises ModelError if the model was trained for another number of channels, DataError for a scan that costs too much.
+    Raises ModelError if the model was trained for a different number of channels, DataError for a scan that costs too much.
     """
     spec = rules.spec
     if scan.num_channels != spec.network.in_channels:
         raise ModelError(
-            "the model was trained for another number of channels",
+            "the model was trained for a different number of channels",
             field="channels",
             found=scan.num_channels,
             expected=f"{spec.network.in_channels} ({', '.join(spec.plan.channel_names)})",

@@ -1,9 +1,9 @@
-"""Moving data between grids: one separable kernel for every change of resolution.
+"""Resamples data between grids: one separable kernel for every change of resolution.
 
-An output voxel is the mean of the input over a box of max(1, step) input voxels around its centre, the input taken as
-constant within each voxel. Refining, that is linear interpolation; coarsening, it is the exact average over the output
-voxel (the slice profile of a scanner), so it cannot alias; between the two it is continuous. Beyond the border the last
-voxel goes on. The new grid has exactly the spacing asked for and the centre of the old one.
+An output voxel is the mean of the input over a box of max(1, step) input voxels around its centre; the input is constant
+within each voxel. For a finer grid this is linear interpolation. For a coarser grid it is the exact average over the output
+voxel (the slice profile of a scanner), so it cannot alias. The transition is continuous. Beyond the border the last voxel
+is repeated. The new grid has exactly the requested spacing and the same centre as the old one.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _MOST_VOXELS = 2**30
 
 
 def resampled_shape(shape: Shape, zoom: Triple, rule: ResamplingRule = ResamplingRule()) -> Shape:
-    """Size of the new grid: size * zoom (old spacing over new), rounded half up, at least 1. An axis of zoom 1 keeps its size.
+    """Return the size of the new grid: size * zoom (old spacing / new spacing), rounded half up, at least 1; zoom 1 keeps the size.
 
-    Raises DataError, before anything is allocated, for a grid that is too far from the scan's or has more than 2^30 voxels: the spacing or
-    its unit is wrong then.
+    Raises DataError, before anything is allocated, for a grid too far from the scan's or with more than 2^30 voxels; the spacing or its
+    unit is then wrong.
     """
     growth = math.prod(max(factor, 1 / size) for size, factor in zip(shape, zoom, strict=True))
     if growth > rule.max_growth or not all(1 / rule.max_step <= factor <= rule.max_step for factor in zoom):
         raise DataError(
-            "the spacing is too far from the grid that the scan is brought to",
+            "the spacing is too far from the grid that the scan is resampled to",
             field="spacing",
-            found=f"{' x '.join(f'{factor:.3g}' for factor in zoom)} times that of the grid",
+            found=f"{' x '.join(f'{factor:.3g}' for factor in zoom)} times the grid's spacing",
             expected=f"at most {rule.max_step:g} times, at least 1/{rule.max_step:g}, and at most {rule.max_growth:g} times as many voxels",
             remedy="check the spacing and its unit in the header",
         )
     x, y, z = (max(1, math.floor(size * factor + 0.5)) for size, factor in zip(shape, zoom, strict=True))
     if x * y * z > max(_MOST_VOXELS, math.prod(shape)):
         raise DataError(
-            "the resampled scan would be far too large",
+            "the resampled scan would be too large",
             field="spacing",
             found=f"{' x '.join(map(str, shape))} voxels would become {x} x {y} x {z}",
             expected=f"at most {_MOST_VOXELS} voxels",
@@ -48,7 +48,7 @@ def resampled_shape(shape: Shape, zoom: Triple, rule: ResamplingRule = Resamplin
 
 
 def resampled_affine(affine: FloatArray, shape: Shape, zoom: Triple) -> FloatArray:
-    """Affine of the new grid: columns longer by 1 / zoom, the centre of the field of view where it was."""
+    """Return the affine of the new grid: columns scaled by 1 / zoom, the same centre of the field of view."""
     new_shape = np.array(resampled_shape(shape, zoom))
     steps = 1 / np.asarray(zoom, dtype=np.float64)
     origin = (np.array(shape) - 1) / 2 - (new_shape - 1) / 2 * steps
@@ -58,9 +58,9 @@ def resampled_affine(affine: FloatArray, shape: Shape, zoom: Triple) -> FloatArr
 
 
 def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None, rule: ResamplingRule = ResamplingRule()) -> FloatArray:
-    """Bring (C, X, Y, Z) to a grid of spacing old / zoom; float32. Identity for zoom 1; a constant stays that constant.
+    """Resample (C, X, Y, Z) to a grid with spacing old / zoom; float32. Zoom 1 is the identity; a constant stays the same constant.
 
-    `shape` is the new grid's size if it is known, as on the way back; both grids have one centre in any case.
+    shape: the size of the new grid if it is known, e.g. when resampling back; both grids have the same centre in any case.
     """
     result = np.ascontiguousarray(data, dtype=np.float32)
     new_shape = shape or resampled_shape(data.shape[1:], zoom, rule)
@@ -75,7 +75,7 @@ def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None, rule: Res
 
 
 def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Shape | None = None) -> IntArray:
-    """Bring (X, Y, Z) class indices to a grid of spacing old / zoom by majority of volume; a tie goes to the lower class. uint8.
+    """Resample class indices (X, Y, Z) to a grid with spacing old / zoom by majority of volume, uint8; a tie goes to the lower class.
 
     shape: as for `resample`.
     """
@@ -85,28 +85,28 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Sha
     share = np.full(best.shape, -1.0, dtype=np.float32)
     for index in range(num_classes):
         volume = resample((labels == index)[None], zoom, shape)[0]
-        # the same share computed in two orders may differ in the last bits: that is a tie, too
+        # the same share computed in two orders may differ in the last bits; that is still a tie
         better = volume > share + 1e-6
         best[better], share[better] = index, volume[better]
     return best
 
 
 def restore_nearest(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
-    """Bring (X, Y, Z) labels from a grid of spacing old / zoom back to the old grid of `shape`, each voxel taking the nearest one's."""
+    """Return labels (X, Y, Z) of a grid with spacing old / zoom on the old grid of `shape`; each voxel takes the nearest label."""
     indices = [nearest_indices(size, new_size, factor) for size, new_size, factor in zip(shape, labels.shape, zoom, strict=True)]
     restored: IntArray = labels[np.ix_(*indices)]
     return restored
 
 
 def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
-    """For each of `size` voxels of the old grid: the voxel of the new grid (old spacing / zoom) whose centre is nearest."""
+    """Return, for each of `size` voxels of the old grid, the voxel of the new grid (old spacing / zoom) with the nearest centre."""
     centres = (np.arange(size) - (size - 1) / 2) * zoom + (new_size - 1) / 2
     indices: IntArray = np.clip(np.floor(centres + 0.5).astype(np.int64), 0, new_size - 1)
     return indices
 
 
 def _axis_weights(size: int, new_size: int, step: float, min_box_voxels: float) -> sparse.csr_array:
-    """(new_size, size) weights: the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
+    """Return weights (new_size, size): the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
     half = max(min_box_voxels, step) / 2
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     first = np.floor(centres - half + 0.5).astype(np.int64)

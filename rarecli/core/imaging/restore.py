@@ -1,4 +1,4 @@
-"""From scores to classes: what is made of logits (K, X, Y, Z) float32, whoever computed them. Without PyTorch.
+"""Turns logits (K, X, Y, Z) float32 into labels and probabilities, without PyTorch.
 
 Decision: docs/decisions/0017-labels-on-a-coarser-grid.md.
 """
@@ -14,21 +14,21 @@ from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.types import FloatArray, IntArray
 
 _SLAB = 8
-"""Planes at a time."""
+"""Planes per slab."""
 
 
 def classes_of(logits: FloatArray, routed: RoutedScan) -> IntArray:
-    """Logits on the routed grid -> class indices (X, Y, Z) uint8 on the scan's own grid, in its own axes.
+    """Return class indices (X, Y, Z) uint8 on the scan's own grid, in its own axes, for logits on the routed grid.
 
-    Where a voxel of the scan holds several of the routed grid, their mean probability decides; along other axes the nearest one does.
+    Where a voxel of the scan holds several voxels of the routed grid, their mean probability decides; along other axes the nearest voxel.
     """
     return routed.restore_labels(best_classes(mean_probabilities(logits, routed) if routed.is_refined else logits))
 
 
 def mean_probabilities(logits: FloatArray, routed: RoutedScan) -> FloatArray:
-    """Logits on the routed grid -> mean probabilities over the scan's voxels along axes where that grid is finer; other axes stay.
+    """Return probabilities for logits on the routed grid, averaged over the scan's voxels along axes where the routed grid is finer.
 
-    Slab by slab, along the axis that is refined least, so that all probabilities of the finer grid never stand in memory together.
+    They are computed slab by slab along the least refined axis, so the probabilities of the full routed grid are never in memory at once.
     """
     last = int(np.argmin(routed.route.zoom))
     cuts = range(_SLAB, logits.shape[1 + last], _SLAB)
@@ -38,9 +38,9 @@ def mean_probabilities(logits: FloatArray, routed: RoutedScan) -> FloatArray:
 
 
 def best_classes(scores: FloatArray) -> IntArray:
-    """The best class of every voxel, the first of equals: (K, X, Y, Z), no NaN -> (X, Y, Z) uint8.
+    """Return the best class of every voxel, the first among equals: (K, X, Y, Z) without NaN -> (X, Y, Z) uint8.
 
-    Class by class within slabs that fit the cache: numpy's argmax over the first axis is slower and takes 8 bytes a voxel.
+    It works class by class within slabs that fit the cache: numpy's argmax over the first axis is slower and uses 8 bytes per voxel.
     """
     classes: IntArray = np.zeros(scores.shape[1:], dtype=np.uint8)
     for x in range(0, scores.shape[1], _SLAB):
@@ -53,7 +53,7 @@ def best_classes(scores: FloatArray) -> IntArray:
 
 
 def softmax(logits: FloatArray) -> FloatArray:
-    """Probabilities: (K, X, Y, Z) float32."""
+    """Return probabilities (K, X, Y, Z) float32."""
     powers: FloatArray = np.subtract(logits, logits.max(axis=0, keepdims=True), dtype=np.float32)
     np.exp(powers, out=powers)
     powers /= powers.sum(axis=0, keepdims=True)
@@ -61,7 +61,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 
 def label_values(classes: IntArray, spec: ModelSpec) -> IntArray:
-    """Class indices -> the values of the training labels, in the smallest dtype that holds them."""
+    """Return the values of the training labels for class indices, in the smallest dtype that holds all values."""
     values = np.asarray(spec.plan.label_values)
     dtype: type[np.integer[Any]] = np.uint8 if values.max() < 2**8 else np.uint16 if values.max() < 2**16 else np.int32
     result: IntArray = values.astype(dtype)[classes]

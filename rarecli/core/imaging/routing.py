@@ -1,6 +1,6 @@
-"""From the spacing of a scan to the depth where it enters the network.
+"""Routes a scan: chooses the depth where it enters the network from its spacing.
 
-Pure Python: the same rule stands as data in every bundle's manifest, and `tests/golden/routing_cases.json` holds cases
+Pure Python. Every bundle's manifest holds the rule as data, and `tests/golden/routing_cases.json` holds cases
 that every implementation must reproduce. Spacings are (X, Y, Z) in mm along RAS axes. Source: `docs/decisions/0002-routing.md`;
 the paper (arXiv 2507.15524, section 2) routes by array shape instead.
 Decision: docs/decisions/0009-between-the-depths.md.
@@ -18,9 +18,9 @@ from rarecli.core.errors import DataError, UsageError
 TOLERANCE = 0.1
 """An axis whose spacing is this close to the routed grid (relative) is not resampled."""
 ROUNDING = 1e-6
-"""Added to the tolerance: 1.1 mm against 1 mm is within 0.1 for a person, but not in binary floating point."""
+"""Added to the tolerance, because 1.1 mm against 1 mm exceeds 0.1 in binary floating point."""
 AS_IS_ANISOTROPY_OCTAVES = 0.2
-"""How far apart the axes of a scan that enters as it is may lie: what `augmentation.draw_spacing` shows in training."""
+"""The largest difference between the axes of a scan that enters without resampling, as `augmentation.draw_spacing` draws them."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Closeness:
 
 @dataclass(frozen=True)
 class Route:
-    """Where a scan enters: the depth, the grid it is brought to, which axes must be resampled for that, and why."""
+    """Where a scan enters: the depth, the routed grid, the zoom of each axis to that grid, and the reason."""
 
     depth: int
     grid_spacing_mm: Triple
     zoom: Triple
-    """Spacing over the routed grid's spacing, per axis; 1 for an axis that is not resampled."""
+    """Spacing divided by the routed grid's spacing, per axis; 1 for an axis that is not resampled."""
     reason: str
 
     @property
     def resampled(self) -> tuple[bool, bool, bool]:
-        """Which axes are resampled."""
+        """Whether each axis is resampled."""
         x, y, z = (zoom != 1 for zoom in self.zoom)
         return x, y, z
 
 
 def thresholds_mm(trained_spacing_mm: Triple, num_depths: int) -> tuple[float, ...]:
-    """The spacings where an isotropic scan changes depth, k to k + 1: sqrt(2) * 2^k times the coarsest trained spacing.
+    """Return the spacings where an isotropic scan changes from depth k to k + 1: sqrt(2) * 2^k times the coarsest trained spacing.
 
-    The finest axis decides in terms of spacing over trained spacing, which for equal spacings is the axis trained coarsest.
+    The axis with the smallest ratio of spacing to trained spacing decides; for an isotropic scan it is the axis trained coarsest.
     """
     return tuple(math.sqrt(2) * 2.0**depth * max(trained_spacing_mm) for depth in range(num_depths - 1))
 
@@ -67,9 +67,9 @@ def route(
     grids: Mapping[int, Triple] | None = None,
     depth: int | None = None,
 ) -> Route:
-    """Choose among the `depths` that there are: the finest axis decides, so that no axis loses detail; `depth` forces one.
+    """Choose the depth for a scan among the available `depths`. The finest axis decides, so that no axis loses detail; `depth` forces one.
 
-    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the nearest depth that there is, the finer of two.
+    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the nearest available depth, the finer of two.
     For depths 0 to k that is clamp(natural, 0, k).
     An axis within the tolerance is not resampled; none is if all lie within `as_is_octaves` of the routed grid and are much alike.
     grids: spacing of the grid by depth, by default 2^depth times the trained spacing.
@@ -90,7 +90,7 @@ def route(
     as_is = depth is None and alike and max(map(abs, octaves)) <= near.as_is_octaves + slack
     x, y, z = (1.0 if as_is or abs(ratio - 1) <= near.tolerance + slack else ratio for ratio in ratios)
     if depth is not None:
-        why = "asked for"
+        why = "requested with --depth"
     else:
         why = f"spacing {_mm(spacing_mm)}, grid {_mm(grid)}"
         if natural != chosen:

@@ -42,7 +42,7 @@ class Entry(Frozen):
             if any(size % divisor for size, divisor in zip(sizes, self.divisors, strict=True)):
                 raise ValueError(f"{sizes} are not multiples of the divisors {self.divisors}")
         if any(least > size for least, size in zip(self.min_shape, self.patch_shape, strict=True)):
-            raise ValueError(f"the patch {self.patch_shape} is below the least shape {self.min_shape}")
+            raise ValueError(f"the patch {self.patch_shape} is smaller than the least shape {self.min_shape}")
         return self
 
     def enlarged(self, shape: Shape) -> Shape:
@@ -52,7 +52,7 @@ class Entry(Frozen):
         return x, y, z
 
     def window(self, shape: Shape) -> Shape:
-        """What the network is given at once: the patch along an axis that is longer, else the axis enlarged to a size it takes."""
+        """Return the size of a window: the patch along longer axes, otherwise the axis enlarged to a valid network input."""
         x, y, z = (min(size, most) for size, most in zip(self.enlarged(shape), self.patch_shape, strict=True))
         return x, y, z
 
@@ -60,21 +60,21 @@ class Entry(Frozen):
 class RoutingRule(Frozen):
     """How a consumer routes a scan.
 
-    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5); the engine of the nearest depth, the finer of two.
+    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5). The engine with the nearest depth runs, the finer of two.
     With ratio = spacing / grid spacing per axis: an axis is not resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if
     all |log2(ratio)| <= as_is_octaves + rounding_slack and their largest minus their smallest log2(ratio) is at most
     as_is_anisotropy_octaves + rounding_slack.
     """
 
     orientation: Literal["RAS"] = "RAS"
-    """Array axes point right, anterior, superior as nearly as flipping and swapping can bring them."""
+    """Array axes point right, anterior, superior as closely as flipping and swapping allows."""
     trained_spacing_mm: tuple[Spacing, Spacing, Spacing]
     depths: tuple[Depth, ...] = Field(min_length=1, max_length=10)
     axis: Literal["finest"] = "finest"
     rounding: Literal["half_up"] = "half_up"
     tolerance: Share = routing.TOLERANCE
     as_is_octaves: Share
-    """0 for a model that has seen only its grids."""
+    """0 for a model that was trained only on its grids."""
     as_is_anisotropy_octaves: Share = routing.AS_IS_ANISOTROPY_OCTAVES
     rounding_slack: float = Field(default=routing.ROUNDING, ge=0, le=1e-2)
 
@@ -85,20 +85,20 @@ class RoutingRule(Frozen):
 
 
 class ResamplingRule(Frozen):
-    """How an axis goes to the routed grid, and how labels come back. step = grid spacing / spacing; centres as voxel indices.
+    """How an axis is resampled to the routed grid, and labels back. step = grid spacing / spacing; centres as voxel indices.
 
-    A new voxel is the mean of the old ones over a box of max(min_box_voxels, step) old voxels around its centre, the old taken as
-    constant within each voxel. Labels come back axis by axis. Along one that was resampled with step < 1, probabilities (softmax of the
-    logits) are averaged over a box of 1 / step new voxels around the old one's centre, before the best class is taken; along the others
-    that of the nearest new voxel is.
+    A new voxel is the mean of the old voxels over a box of max(min_box_voxels, step) old voxels around its centre; the old data are
+    constant within each voxel. Labels go back axis by axis. Along an axis with step < 1, probabilities (softmax of the logits) are averaged
+    over a box of 1 / step new voxels around the centre of the old voxel, and then the best class is taken. Along other axes the label of
+    the nearest new voxel is taken.
     """
 
     kernel: Literal["box"] = "box"
     min_box_voxels: float = Field(default=1.0, ge=1, le=64)
     max_step: float = Field(default=MAX_STEP, ge=1, le=MAX_STEP)
-    """A scan is refused if a new voxel would span more old ones along an axis, or an old one more new ones."""
+    """A scan is refused if, along an axis, a new voxel would span more old voxels than this, or an old voxel more new voxels."""
     max_growth: float = Field(default=MAX_GROWTH, ge=1, le=MAX_GROWTH)
-    """A scan is refused if it would become more than this many times as many voxels."""
+    """A scan is refused if its number of voxels would grow by more than this factor."""
     size: Literal["old size / step, rounded half up, at least 1"] = "old size / step, rounded half up, at least 1"
     origin: Literal["the middles of both grids coincide"] = "the middles of both grids coincide"
     border: Literal["repeat the last voxel"] = "repeat the last voxel"
@@ -110,14 +110,14 @@ class ResamplingRule(Frozen):
 class WindowRule(Frozen):
     """Padding and sliding windows, per axis, after normalisation.
 
-    size <= patch: padded behind with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
-    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch's size; window i starts at
+    size <= patch: padded at the end with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
+    size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch size; window i starts at
     i * (size - patch) / (num - 1), rounded half up. Logits are averaged with weights exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n))^2)
     along each axis of n voxels, multiplied over the axes, at least min_weight.
     """
 
     overlap: float = Field(default=0.5, ge=0, le=0.9)
-    """Share of a window that its neighbour covers as well, at least."""
+    """The least share of a window that its neighbour also covers."""
     weights: Literal["gaussian"] = "gaussian"
     sigma: float = Field(default=0.125, gt=0, le=10)
     """Standard deviation of the weights, as a share of the window."""

@@ -1,4 +1,4 @@
-"""Sliding windows: a network sees one patch at a time, a volume is as large as it is.
+"""Sliding windows: run the network on overlapping patches of a volume and stitch the logits.
 
 Window sizes, starts and weights are part of the bundle's contract (`export/README.md`).
 """
@@ -18,7 +18,7 @@ from rarecli.core.types import FloatArray, Shape, Voxels
 Run = Callable[[Voxels, int], Voxels]
 """(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
 Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
-"""Applies a function to many arrays and gives the results in order, as `map` does."""
+"""Applies a function to many arrays and yields the results in order, like `map`."""
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -37,7 +37,7 @@ def _num_along(size: int, window: int, overlap: float) -> int:
 
 
 def window_weights(window: Shape, rule: WindowRule) -> FloatArray:
-    """How much each voxel of a window counts where windows overlap: (X, Y, Z) float32, a Gaussian around the middle, at most 1."""
+    """Return the weight of each voxel where windows overlap: (X, Y, Z) float32, a Gaussian around the centre, at most 1."""
     weights = np.ones((1, 1, 1))
     for axis, size in enumerate(window):
         position = (np.arange(size) - (size - 1) / 2) / (rule.sigma * size)
@@ -50,10 +50,10 @@ def sliding_logits(
 ) -> Voxels:
     """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded.
 
-    image: an array, or a tensor, whose windows and logits then stay on its device.
+    image: an array, or a tensor; a tensor's windows and logits stay on its device.
 
-    pad: False refuses an image that would have to be padded. Raises DataError for it, naming both neighbouring sizes.
-    through: how the windows, all of one shape, are run: one by one, or many at once.
+    pad: with False, an image that needs padding raises DataError with the nearest valid sizes.
+    through: runs the windows, which all have the same shape: one by one, or several at once.
     """
     x, y, z = (int(size) for size in image.shape[1:])
     entry, rule = rules.entry(depth), rules.window
@@ -81,7 +81,7 @@ def sliding_logits(
 
 
 def _as(values: FloatArray, like: Voxels) -> Voxels:
-    """Values in the kind of `like`, an array or a tensor on its device."""
+    """Return values in the type of `like`: an array, or a tensor on the same device."""
     return values if isinstance(like, np.ndarray) else like.new_tensor(values)
 
 
@@ -95,9 +95,9 @@ def _require_no_padding(shape: Shape, window: Shape, entry: Entry) -> None:
             below = size // step * step
             fits = f"{below} or {extent}" if below >= least else f"at least {extent}"
             raise DataError(
-                "the network does not take this size, and padding was forbidden",
+                "the network does not accept this size, and --no-pad forbids padding",
                 field=f"depth {entry.depth}, {axis}",
                 found=size,
                 expected=f"a multiple of {step}: {fits}",
-                remedy="leave --no-pad out",
+                remedy="omit --no-pad",
             )

@@ -1,7 +1,7 @@
-"""A scan or labels in memory, and NIfTI in and out.
+"""A scan or labels in memory, and functions that read and write NIfTI.
 
 Axes: (C, X, Y, Z). The affine maps voxel indices to world coordinates in mm, RAS+ (+x right, +y anterior, +z superior).
-Spacing and orientation are properties of the affine and so cannot disagree with it.
+Spacing and orientation are properties of the affine, so they cannot disagree with it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rarecli.core.types import AnyArray, FloatArray, Triple
 
 _LARGEST_LABEL = 2**31 - 1
 _FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
-"""Header fields that may name the patient and are emptied in results."""
+"""Header fields that may name the patient; they are emptied in results."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels and where they lie.
+    """Voxels and their affine.
 
     data: (C, X, Y, Z), any numeric dtype. affine: (4, 4) float64, voxel index -> mm in RAS+.
-    header: the NIfTI header it was read with, kept for its codes and units when a result goes back to this grid.
+    header: the NIfTI header of the file; results on this grid keep its codes and units.
     """
 
     data: AnyArray
@@ -58,13 +58,13 @@ class Volume:
 
     @cached_property
     def spacing_mm(self) -> Triple:
-        """Distance between neighbouring voxels along each array axis, in mm: the lengths of the affine's columns."""
+        """The distance between neighbouring voxels along each array axis, in mm: the lengths of the affine's columns."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @cached_property
     def orientation(self) -> str:
-        """Where each array axis points, e.g. "RAS"."""
+        """The direction of each array axis, e.g. "RAS"."""
         return "".join(str(code) for code in aff2axcodes(self.affine))
 
 
@@ -77,7 +77,7 @@ def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Vol
     parts = [_read(path, case, np.float32) for path in files]
     first = parts[0]
     for path, part in zip(files[1:], parts[1:], strict=True):
-        require_same_grid(part, first, f"channel {path.name} lies on another grid than {files[0].name}", case=case, path=path)
+        require_same_grid(part, first, f"channel {path.name} is on a different grid than {files[0].name}", case=case, path=path)
     data = first.data if len(parts) == 1 else np.concatenate([part.data for part in parts])
     data = np.ascontiguousarray(data, dtype=np.float32)
     volume = Volume(data, first.affine, first.header)
@@ -86,15 +86,15 @@ def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Vol
 
 
 def require_finite(volume: Volume, *, case: str | None = None, files: Sequence[Path] = ()) -> None:
-    """Raise DataError for an empty volume and for voxels that are no finite numbers, with their count and the first one's index."""
+    """Raise DataError for an empty volume and for voxels that are not finite, with their count and the index of the first."""
     data = volume.data
     if not data.size:
         raise DataError("the scan has no voxels", case=case, found=f"shape {data.shape}")
-    # a finite sum is proof enough and far cheaper than a mask; a sum that overflows is looked at in full
+    # a finite sum is sufficient proof and much cheaper than a mask; only if the sum overflows are all voxels checked
     if not np.isfinite(data.sum(dtype=np.float64)) and not (finite := np.isfinite(data)).all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise DataError(
-            "the scan has voxels that are no finite numbers",
+            "the scan has voxels that are not finite",
             case=case,
             path=files[min(index[0], len(files) - 1)] if files else None,
             found=f"{int((~finite).sum())} NaN or infinite voxels, the first at (channel, x, y, z) = {index}",
@@ -104,14 +104,14 @@ def require_finite(volume: Volume, *, case: str | None = None, files: Sequence[P
 
 
 def read_labels(path: Path, *, case: str | None = None) -> Volume:
-    """Read labels: int32 of shape (1, X, Y, Z). Floats within 0.001 of an integer are rounded, others are a DataError."""
+    """Read labels: int32 (1, X, Y, Z). Floats within 0.001 of an integer are rounded; others raise DataError."""
     volume = _read(path, case)
     if volume.num_channels != 1:
         raise DataError("labels have one channel", case=case, path=path, found=f"{volume.num_channels} channels")
     rounded = volume.data
     if volume.data.dtype.kind == "f":
         rounded = np.rint(volume.data)
-        with np.errstate(invalid="ignore"):  # inf - inf is NaN, which is not near either
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, which fails the comparison too
             near = np.abs(volume.data - rounded) <= 1e-3
         if not near.all():
             stray = volume.data[~near][0]
@@ -123,7 +123,7 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
 
 
 def require_same_grid(volume: Volume, reference: Volume, problem: str, *, case: str | None = None, path: Path | None = None) -> None:
-    """Raise DataError(problem) unless both have one spatial shape and one affine, within a hundredth of a voxel."""
+    """Raise DataError(problem) unless both have the same spatial shape and the same affine, within a hundredth of a voxel."""
     tolerance_mm = 1e-2 * min(reference.spacing_mm)
     if volume.shape != reference.shape or not np.allclose(volume.affine, reference.affine, rtol=0, atol=tolerance_mm):
         raise DataError(problem, case=case, path=path, found=_grid(volume), expected=_grid(reference), remedy="resample one onto the other")
@@ -158,7 +158,7 @@ def _write(path: Path, data: AnyArray, like: Volume) -> None:
         header.set_slope_inter(1, 0)
         header.set_data_dtype(data.dtype)
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        # without an affine nibabel leaves both forms, their codes and the units as they were
+        # without an affine, nibabel keeps both forms, their codes and the units of the header
         image = kind(data, None, header)  # type: ignore[no-untyped-call]
     with atomic_file(path) as temporary:
         nib.save(image, temporary)

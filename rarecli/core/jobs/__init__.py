@@ -1,1 +1,1 @@
-"""Work as processes and files: whole outputs, locks, journals, shards, workers and signals."""
+"""Atomic outputs, locks, journals, shards, worker processes, ranks and signals."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: everything is written under a temporary name, synced and renamed."""
+"""Atomic writes of files and folders: written under a temporary name, synced and renamed."""
 
 import errno
 import hashlib
@@ -18,16 +18,17 @@ from rarecli.core.jobs.safe_text import read_text
 
 NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 _DEEPEST_JSON = 64
-"""What is nested deeper cannot even be printed safely."""
+"""Deeper nesting cannot even be printed safely."""
 
 
 @contextmanager
 def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    keep: in the same folder, where the file that stood at `path` is renamed to, once the new one is on the disk.
+    keep: a path in the same folder; the earlier file at `path` is renamed to it once the new one is on the disk.
+    Raises EnvironmentFault if the file cannot be written.
 
-    The temporary name keeps the suffixes of `path`, since writers (nibabel) choose the format by them.
+    The temporary name keeps the suffixes of `path`, because writers (nibabel) choose the format by them.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith(".nii.gz") else path.suffix
     try:
@@ -107,17 +108,17 @@ def lock(handle: int) -> bool:
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The temporary files that a killed process left while it wrote files of these names."""
+    """Return the temporary files that a killed process left while it wrote files of these names."""
     starts = tuple(map(prefix_of, names))
-    # safetensors writes by way of a file of its own, .tmp and six letters
+    # safetensors writes through its own temporary file, .tmp and six letters
     return [path for path in folder.iterdir() if path.name.startswith(starts) or re.fullmatch(r"\.tmp\w{6}", path.name)]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is removed in the end. The lock dies with its holder, however that ends; the file may stay.
+    """Hold a lock file; remove it at the end. The lock ends with its process, even a killed one; the file may stay.
 
-    Raises UsageError if another process holds it, EnvironmentFault where there are no locks.
+    Raises UsageError if another process holds it, EnvironmentFault on a file system without locks.
     """
     import fcntl
 
@@ -127,7 +128,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
                 break
-            os.close(handle)  # its last holder has just removed it
+            os.close(handle)  # its last holder has just removed the file
     except BlockingIOError:
         os.close(handle)
         raise UsageError("another process is writing here", path=path.parent, remedy="wait for it, or choose another -o") from None
@@ -141,10 +142,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically. Non-finite numbers are a bug, not JSON."""
+    """Write `content` as indented JSON, atomically. Raises ValueError for non-finite numbers, which JSON does not have."""
     with atomic_file(path) as temporary:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names that are no Unicode
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names that are not Unicode
 
 
 def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
@@ -156,17 +157,17 @@ def read_json(path: Path, kind: type[RareError] = DataError) -> Any:
     except OSError as error:
         raise kind("the file cannot be read", path=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:
-        raise kind("the file is no valid JSON", path=path, found=error) from error
+        raise kind("the file is not valid JSON", path=path, found=error) from error
     level = [content]
     for _ in range(_DEEPEST_JSON):
         level = [child for item in level for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())]
         if not level:
             return content
-    raise kind("the file is no valid JSON of rare", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
+    raise kind("the file is nested too deeply", path=path, found=f"over {_DEEPEST_JSON} levels", expected="a few levels")
 
 
 def require_writable(folder: Path) -> None:
-    """Make `folder` and try to write in it. Raises EnvironmentFault before any work is done in vain."""
+    """Create `folder` and try to write in it. Raises EnvironmentFault, before any work is lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -178,7 +179,7 @@ def require_writable(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -198,16 +199,16 @@ def no_locks(path: Path, error: OSError) -> EnvironmentFault:
 
 
 def open_to_others(path: Path) -> None:
-    """Give a file or folder the modes that the umask leaves: mkstemp and safetensors make files for the user alone.
+    """Set the modes that the umask allows: mkstemp and safetensors create files that only their owner can read.
 
-    Some file systems (CIFS, FUSE, S3 mounts) have no modes and refuse; the file is whole all the same.
+    File systems without modes (CIFS, FUSE, S3 mounts) may refuse; the file is complete all the same.
     """
     with suppress(OSError):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to the disk. A file system that cannot sync a folder refuses it; only a failing disk is an error."""
+    """Sync a file or folder to the disk. Some file systems cannot sync a folder; only a failing or full disk is an error."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

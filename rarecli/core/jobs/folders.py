@@ -13,7 +13,7 @@ from rarecli.core.jobs.files import NO_FOLLOW, cannot_write, lock, no_locks, ope
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    """Yield a new folder beside `path`; it replaces `path` on success, else it is removed. Raises EnvironmentFault if a write fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path, "")
@@ -45,9 +45,9 @@ def _new_temporary(path: Path) -> tuple[Path, int]:
 
 @contextmanager
 def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
-    """As `atomic_folder`, but what is interrupted, by a kill or a full disk, stays beside `path` for whoever resumes.
+    """Like `atomic_folder`, but an interrupted folder (a kill, a full disk) stays beside `path`, so that a later call can resume it.
 
-    Nobody else may work on it meanwhile: raises EnvironmentFault. The lock dies with its holder.
+    Raises EnvironmentFault if another process works on it. The lock ends with its process.
     """
     with _unfinished(path, alone=True) as temporary:
         try:
@@ -57,22 +57,22 @@ def resumable_folder(path: Path, *, resume: bool) -> Iterator[Path]:
             with _replaced_by(path, temporary):
                 yield temporary
         except RareError as error:
-            if not resume and not isinstance(error, EnvironmentFault):  # else there may be the work of many
+            if not resume and not isinstance(error, EnvironmentFault):  # a resumed folder may hold the work of several processes
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 @contextmanager
 def shared_folder(path: Path) -> Iterator[Path]:
-    """The folder beside `path` in which `resumable_folder` makes it, for several that each make a part; whoever resumes finishes it."""
+    """Yield the unfinished folder of `resumable_folder`, for several processes that each write a part. A resumed call completes it."""
     with _unfinished(path, alone=False) as temporary:
         yield temporary
 
 
 @contextmanager
 def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
-    """The locked folder in which `path` is made. alone: nobody else may hold it; else only nobody who holds it alone."""
-    import fcntl  # not on Windows, where nothing else needs it
+    """Yield the locked, unfinished folder of `path`. alone: an exclusive lock; otherwise a shared one."""
+    import fcntl  # missing on Windows, where the rest of this module works
 
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
@@ -86,7 +86,7 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
         try:
             fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             mine = os.fstat(handle).st_ino == temporary.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):  # held, or moved away by whoever held it before
+        except (BlockingIOError, FileNotFoundError):  # held, or moved away by its last holder
             mine = False
         except OSError as error:
             raise no_locks(temporary, error) from error
@@ -99,7 +99,7 @@ def _unfinished(path: Path, *, alone: bool) -> Iterator[Path]:
 
 @contextmanager
 def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
-    """At the end sync the folder `temporary` and put it in the place of `path`."""
+    """At the end sync the folder `temporary` and replace `path` by it."""
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield
@@ -107,7 +107,7 @@ def _replaced_by(path: Path, temporary: Path) -> Iterator[None]:
             open_to_others(item)
             sync(item)
         if path.exists():
-            path.replace(old)  # set aside, not deleted: whoever is interrupted here finds both
+            path.replace(old)  # set aside, not deleted: after an interruption here both are there
         temporary.replace(path)
         sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)

@@ -1,9 +1,8 @@
-"""What a batch has finished, a line per case, so that `--resume` does only what is missing.
+"""The journal of a batch: one line per finished case, so that `--resume` processes only the missing cases.
 
-A line holds the key of what the case was made from: a hash of its files, of the model and of the options. Whoever changes
-one of them finds no line any more, and the case is done again. Lines are appended, so that whatever ends the batch loses
-at most the case that was being done. The tasks of a job array, each with its part of the cases, have a file each; whoever
-resumes reads them all, and a batch of all cases takes over what they noted.
+A line holds the key of the case: a hash of its files, the model and the options. If one of them changes, the key differs
+and the case is processed again. Lines are appended, so a stopped batch loses at most the case in progress. Each task of a
+job array has its own file; `--resume` reads them all, and a batch of all cases merges their lines into its own file.
 Decision: docs/decisions/0011-batches.md.
 """
 
@@ -24,9 +23,9 @@ FILE_NAME = "finished.jsonl"
 
 
 class Journal:
-    """The finished cases of an output folder, or of one part of them. Without `resume` it starts empty.
+    """The finished cases of an output folder, or of one shard of them. Without `resume` it starts empty.
 
-    writes: names of the cases whose files will be written, noted first, so that a file of a killed call is known to be ours.
+    writes: names of the cases whose files will be written. They are noted first, so that rare recognises the files of a killed call.
     """
 
     def __init__(self, folder: Path, *, resume: bool, shard: Shard = WHOLE, writes: Iterable[str] = ()) -> None:
@@ -37,7 +36,7 @@ class Journal:
         noted_in: dict[str, Path] = {}
         if resume:
             there = [path for path in parts | {folder / name, self._path} if path.is_file()]
-            # of two lines on one case the newer counts: the files of the case are its
+            # of two lines for one case the newer counts: the files of the case belong to it
             for path in sorted(there, key=lambda path: path.stat().st_mtime_ns):
                 lines = _read(path)
                 self._lines |= lines
@@ -52,18 +51,18 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def find(self, case: str, key: str) -> Any:
-        """What was noted of a case that was made from the same; None if there is no such case."""
+        """Return the noted result of a case with the same key, or None."""
         line = self._lines.get(case)
         return line["result"] if line and line["key"] == key else None
 
     def add(self, case: str, key: str, result: Any) -> None:
-        """Note a case as finished; its files must be whole by now."""
+        """Note a case as finished. Its files must be complete by now."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"case": case, "key": key, "result": result}, allow_nan=False) + "\n")
 
 
 def written_names(folder: Path) -> set[str]:
-    """The cases whose files in a folder were written by calls that keep a journal there, killed ones included."""
+    """Return the cases whose files in a folder were written by calls with a journal there, killed calls included."""
     names: set[str] = set()
     for path in folder.glob("finished*.jsonl"):
         for line in json_lines(path):
@@ -73,7 +72,7 @@ def written_names(folder: Path) -> set[str]:
 
 
 def key_of(files: Iterable[Path], *facts: Any) -> str:
-    """A hash of the content of files and of facts that JSON can hold. Raises DataError for a file that cannot be read."""
+    """Hash the content of files and facts that JSON can hold. Raises DataError for a file that cannot be read."""
     total = hashlib.sha256()
     for path in files:
         if not path.is_file():  # a pipe would never end
@@ -87,7 +86,7 @@ def key_of(files: Iterable[Path], *facts: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Lines by case, the newest of each; a line that is not whole is left out, and so is done again."""
+    """Return the newest line of each case. Incomplete lines are left out, so their cases are processed again."""
     lines = {}
     for line in json_lines(path):
         if isinstance(line.get("case"), str) and {"key", "result"} <= line.keys():

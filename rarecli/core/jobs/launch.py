@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine, by torchrun's own means."""
+"""Launch several processes of one command on this machine, with torchrun's launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rarecli.core.jobs.signals import Interrupted
 
 
 def ranks_wanted(nproc: int, device: str) -> int:
-    """How many processes `--nproc` and a list of devices ask for. Raises UsageError if they disagree."""
+    """Return how many processes `--nproc` and a list of devices request. Raises UsageError if they disagree."""
     listed = len(device.split(","))
     if listed > 1 and nproc not in (1, listed):
         raise UsageError("--nproc and --device disagree", field="nproc", found=nproc, expected=f"{listed}, or leave it out")
@@ -22,8 +22,8 @@ def ranks_wanted(nproc: int, device: str) -> int:
 def launch(num_ranks: int, arguments: list[str], device: str) -> None:
     """Run `rare ARGUMENTS` in `num_ranks` processes and wait for them.
 
-    Raises EnvironmentFault for a process that was killed, naming it; Preempted if they were asked to stop and have saved. If one fails
-    by itself it has said why: then the error raised has its exit code.
+    Raises EnvironmentFault that names a killed process, and Preempted if the processes were asked to stop and have saved. A process that
+    fails by itself prints its own error; the error raised here has its exit code.
     """
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -35,7 +35,7 @@ def launch(num_ranks: int, arguments: list[str], device: str) -> None:
         raise UsageError("more ranks than GPUs", field="nproc", found=num_ranks, expected=f"at most {gpus}", remedy="or --device cpu")
     # torchrun would give every process one thread
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks say what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks print their own errors
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -50,28 +50,28 @@ def launch(num_ranks: int, arguments: list[str], device: str) -> None:
         elastic_launch(config, sys.executable)("-m", "rarecli", *arguments)
     except SignalException as error:
         if error.sigval == signal.SIGINT:
-            raise Interrupted("the ranks have saved if they were training; go on with --resume") from None
-        raise Preempted("stopped by a signal; the ranks have saved if they were training", remedy="go on with --resume") from None
+            raise Interrupted("the ranks have saved if they were training; continue with --resume") from None
+        raise Preempted("stopped by a signal; the ranks have saved if they were training", remedy="continue with --resume") from None
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         raise _failure(codes) from None
 
 
 def _failure(codes: dict[int, int]) -> RareError:
-    """The error of the rank that failed first: one that was killed, else one that raised an error of its own."""
-    # a rank that is left alone fails as well, and the launcher ends the rest by SIGTERM
+    """Return the error of the rank that failed first: a killed one, otherwise one that raised its own error."""
+    # when one rank fails, the ranks that wait for it fail too, and the launcher ends the rest with SIGTERM
     killed = {rank: code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
     for rank, code in killed.items():
         return EnvironmentFault(
             "a rank was killed; the others were ended",
             field=f"rank {rank}",
             found=signal.Signals(-code).name,
-            remedy="was memory short? go on with --resume",
+            remedy="perhaps out of memory: continue with --resume",
         )
     own = sorted(codes.items(), key=lambda item: item[1] in (-signal.SIGTERM, EnvironmentFault.exit_code))
     rank, code = own[0]
     if code == Preempted.exit_code:
-        return Preempted("all ranks stopped", remedy="go on with --resume")
-    error = RareError("a rank failed; it said why above", field=f"rank {rank}", found=f"exit code {code}")
+        return Preempted("all ranks stopped", remedy="continue with --resume")
+    error = RareError("a rank failed; its error is printed above", field=f"rank {rank}", found=f"exit code {code}")
     error.exit_code = max(code, 1)
     return error

@@ -1,4 +1,4 @@
-"""One policy for every output: what rare did not write is never replaced; what it wrote, only with --resume or --overwrite."""
+"""One policy for every output: rare never replaces files it did not write, and its own only with --resume or --overwrite."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _FILE_SUFFIXES = (
 
 
 def require_folder_name(output: Path) -> None:
-    """Raise UsageError if a folder to be made has the name of a file, which is not what the user meant."""
+    """Raise UsageError if the output folder has the name of a file, which the user did not mean."""
     if output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
         raise UsageError(
-            "the output is a folder, and this is the name of a file", path=output, found=output.suffix, remedy="choose another -o"
+            "the output is a folder, but this is the name of a file", path=output, found=output.suffix, remedy="choose another -o"
         )
 
 
 def require_replaceable(targets: Sequence[Path], ours: Collection[Path], *, again: bool, resumable: bool = True) -> None:
-    """Raise UsageError if a target exists and is not to be replaced: a file that is not `ours`, or any without `again`.
+    """Raise UsageError if a target exists and must not be replaced: any file without `again`, and files that are not `ours`.
 
-    ours: the files that rare is known to have written. again: --resume or --overwrite was given. resumable: the command has --resume.
+    ours: the files that rare wrote. again: --resume or --overwrite was given. resumable: the command has --resume.
     """
     existing = [path for path in targets if path.exists() or path.is_symlink()]
     if foreign := [path for path in existing if path not in ours]:
@@ -41,9 +41,9 @@ def require_replaceable(targets: Sequence[Path], ours: Collection[Path], *, agai
 
 
 def require_new_folder(output: Path, mark: str, kind: str, *, again: bool, resumable: bool = True) -> None:
-    """Raise UsageError unless the folder `output` may be written as a whole: it is empty, or ours and to be written `again`.
+    """Raise UsageError unless the folder `output` may be written as a whole: it is missing or empty, or rare wrote it and `again` is set.
 
-    mark: the file or folder inside by which it is known as ours. kind: what it is then, for the error.
+    mark: the file or folder inside by which rare recognises its own output. kind: the kind of output, for the error.
     """
     require_folder_name(output)
     target = output / mark
@@ -53,9 +53,9 @@ def require_new_folder(output: Path, mark: str, kind: str, *, again: bool, resum
 
 
 def require_new_result(output: Path, files: Sequence[str], mark: str, *, again: bool, resumable: bool = True) -> None:
-    """Raise UsageError unless `files` may be written into the folder `output`; they are ours if the file `mark` lies beside them.
+    """Raise UsageError unless `files` may be written into the folder `output`. They are ours if the file `mark` is beside them.
 
-    `mark` must be written before the others: then the files of a killed call are known as ours, too.
+    `mark` must be written before the others, so that rare recognises the files of a killed call too.
     """
     require_folder_name(output)
     targets = [output / name for name in files]

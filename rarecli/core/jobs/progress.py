@@ -1,4 +1,4 @@
-"""How the library speaks while it works, without knowing to whom: the command line hands in a Reporter."""
+"""Progress and messages of the library. The caller passes a Reporter; the library does not print."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ Item = TypeVar("Item")
 
 
 class Reporter(Protocol):
-    """Receives words and progress."""
+    """Receives messages and progress."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Receive one line for the user."""
 
     def warn(self, text: str) -> None:
-        """One line about something that may be wrong."""
+        """Receive one line about something that may be wrong."""
 
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-        """Yield `items`, showing how far it got."""
+        """Yield `items` and show the progress."""
 
 
 class Silent:
-    """Says nothing."""
+    """A Reporter that drops all messages."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Drop the message."""
 
     def warn(self, text: str) -> None:
-        """Nothing."""
+        """Drop the warning."""
 
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         """Yield `items`."""

@@ -1,8 +1,8 @@
-"""The processes of one training: who they are, and what they say to each other.
+"""The processes of one training, and the communication between them.
 
-A *rank* is one process. torchrun (which `--nproc` starts inside) or SLURM starts them and says in the environment who is
-who; torch.distributed joins them, by gloo on CPUs and nccl on GPUs. Without such an environment there is one rank, and
-nothing here does anything. No torch is imported before ranks are joined.
+A *rank* is one process. torchrun (which `--nproc` uses) or SLURM starts the ranks and sets their numbers in the environment;
+torch.distributed connects them, with gloo on CPUs and nccl on GPUs. Without such an environment there is one rank, and
+nothing here has an effect. torch is not imported before ranks are joined.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SILENCE = timedelta(minutes=20)
-"""A rank that does not answer for so long is given up. One that died is noticed at once."""
+"""A rank that does not answer for this long is given up. A dead rank is noticed at once."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process among all that train together."""
+    """One process of a training, and the number of all."""
 
     rank: int = 0
     num: int = 1
     local_rank: int = 0
-    """Its number on its own machine: which GPU it takes."""
+    """Its number on its own machine; selects its GPU."""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     def share(self, items: list[str]) -> list[str]:
-        """Its part of what all of them do: every item belongs to exactly one rank."""
+        """Return this rank's part of the items. Every item belongs to exactly one rank."""
         return items[self.rank :: self.num]
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Add the tensors of all ranks, in place; afterwards all hold the same bits."""
+        """Sum the tensors of all ranks, in place; afterwards all ranks hold the same bits."""
         if self.num > 1:
             import torch.distributed as dist
 
@@ -53,7 +53,7 @@ class Ranks:
         return tensor
 
     def copy_from_first(self, tensor: Tensor) -> None:
-        """Replace the tensor, in place, by that of the first rank."""
+        """Replace the tensor, in place, by the tensor of the first rank."""
         if self.num > 1:
             import torch.distributed as dist
 
@@ -61,14 +61,14 @@ class Ranks:
                 dist.broadcast(tensor, src=0)
 
     def wait(self, device: torch.device) -> None:
-        """Go on when all ranks are here."""
+        """Wait until all ranks have called this."""
         import torch
 
         self.add(torch.zeros(1, device=device))
 
     @contextmanager
     def signing(self) -> Iterator[None]:
-        """Within, an error is this rank's own, not one that all meet alike: it carries the rank's number, and is printed."""
+        """Set the rank's number in errors raised inside, which only this rank has; each such rank prints its own error."""
         try:
             yield
         except RareError as error:
@@ -78,24 +78,27 @@ class Ranks:
 
 
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Who this process is, by torchrun's variables, else by those of a SLURM job step (`srun`), else alone."""
+    """Return this process's rank from torchrun's variables, or from those of a SLURM job step (`srun`); without either it is alone.
+
+    Raises EnvironmentFault for incomplete or invalid variables.
+    """
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "RANK" not in environment:
         variables = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-    # outside `srun` SLURM tells of tasks that nobody has started
+    # outside `srun`, SLURM's variables describe tasks that were never started
     if variables[1] not in environment:
         return Ranks()
     try:
         rank, num, local_rank = (int(environment[name]) for name in variables)
     except (KeyError, ValueError):
         found = ", ".join(f"{name}={environment.get(name)}" for name in variables)
-        raise EnvironmentFault("the launcher's variables are no ranks", found=found, remedy="start with torchrun or --nproc") from None
+        raise EnvironmentFault("the launcher's variables are invalid", found=found, remedy="start with torchrun or --nproc") from None
     return Ranks(rank, num, local_rank)
 
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within, the ranks can talk to each other. device: this rank's. Raises EnvironmentFault if they do not find each other."""
+    """Connect the ranks inside the context. device: this rank's device. Raises EnvironmentFault if they cannot connect."""
     if ranks.num == 1:
         yield
         return
@@ -115,19 +118,19 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
         )
     except (RuntimeError, ValueError) as error:
         raise EnvironmentFault(
-            "the ranks do not find each other",
+            "the ranks cannot connect to each other",
             found=_first_line(error),
             expected=f"{ranks.num} ranks",
-            remedy="are all ranks started, and does every machine reach the first one?",
+            remedy="check that all ranks were started and that every machine reaches the first one",
         ) from error
     yield
-    dist.destroy_process_group()  # not after an error: it would wait for those who are gone
+    dist.destroy_process_group()  # not after an error: it would wait for the ranks that are gone
 
 
 def _meeting_point(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Where the ranks find each other under SLURM, which names machines but no port: the step's first machine."""
+    """Return the host and port where the ranks meet under SLURM: the first machine of the step; SLURM does not name a port."""
     nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
-    # "node[03-07,9],other1" begins at node03
+    # the first machine of "node[03-07,9],other1" is node03
     host = re.sub(r"\[(\w+)[^]]*\]", r"\1", re.split(r",(?![^[]*\])", nodes)[0])
     return host, 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000
 
@@ -138,9 +141,9 @@ def _naming_the_lost() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise EnvironmentFault(
-            "another rank of the training is gone, or does not answer",
+            "another rank of the training is gone or does not answer",
             found=_first_line(error),
-            remedy="it says itself why, if it could; go on with --resume",
+            remedy="see that rank's own error, if it printed one; continue with --resume",
         ) from error
 
 
@@ -149,13 +152,13 @@ def _first_line(error: Exception) -> str:
 
 
 def require_useful(ranks: Ranks, batch_size: int, num_cases: int) -> None:
-    """Raise UsageError if a rank would never have a case."""
+    """Raise UsageError if some rank would never get a case."""
     most = min(batch_size, num_cases)
     if ranks.num > most:
         raise UsageError(
             "more ranks than cases in a step",
             field="nproc",
             found=f"{ranks.num} ranks",
-            expected=f"at most {most}: all ranks share a step's scans; batch_size is {batch_size}, with {num_cases} cases to train on",
+            expected=f"at most {most}: all ranks share the scans of a step; batch_size is {batch_size}, with {num_cases} training cases",
             remedy=f"--set batch_size={ranks.num}" if num_cases >= ranks.num else "fewer ranks",
         )

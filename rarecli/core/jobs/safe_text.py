@@ -19,9 +19,9 @@ _MAX_YAML_BYTES = 2**20
 
 
 def read_text(path: Path, kind: type[RareError], max_bytes: int = _MAX_BYTES) -> str:
-    """Read a text file. Raises `kind` for a device, a pipe, a folder, a file above `max_bytes`, and for text that is not UTF-8.
+    """Read a text file. Raises `kind` for a device, a pipe, a folder, a file above `max_bytes`, and text that is not UTF-8.
 
-    Raises OSError, FileNotFoundError among them, as `Path.read_text` does.
+    Raises OSError (FileNotFoundError included) as `Path.read_text` does.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -35,18 +35,18 @@ def read_text(path: Path, kind: type[RareError], max_bytes: int = _MAX_BYTES) ->
 
 
 def read_yaml(path: Path, kind: type[RareError]) -> Any:
-    """Read a YAML file. Raises `kind` if it is not valid, and for aliases, by which a few bytes can stand for gigabytes."""
+    """Read a YAML file. Raises `kind` if it is invalid, and for aliases, because a few bytes of them can expand to gigabytes."""
     try:
         text = read_text(path, kind, _MAX_YAML_BYTES)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise kind("the file has YAML aliases", path=path, found="*", expected="every value written out")
+            raise kind("the file uses YAML aliases", path=path, found="*", expected="every value written out")
         return yaml.safe_load(text)
     except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise kind("the file cannot be read", path=path, found=error) from error
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that are JSON objects; lines that a kill or another program broke are left out. A missing file has none."""
+    """Yield the lines of a file that are JSON objects. Lines broken by a kill or another program are left out; a missing file has none."""
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
@@ -57,7 +57,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path, as text, stays in its folder. Where links lead does not matter."""
+    """Return whether a relative path, as text, stays in its folder. Links are not followed."""
     return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 

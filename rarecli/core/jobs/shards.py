@@ -15,30 +15,30 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `num` parts, counted from 1. Together the parts are the whole, and no two share anything."""
+    """One of `num` parts, counted from 1. Every item is in exactly one part."""
 
     number: int
     num: int
 
     @classmethod
     def parse(cls, text: str | None) -> Shard:
-        """From I/N; None is the whole. Raises UsageError for anything else."""
+        """Parse I/N; None means all items. Raises UsageError for anything else."""
         if text is None:
             return WHOLE
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise UsageError("this is no part of a whole", field="shard", found=text, expected="I/N with I from 1 to N, e.g. 2/8")
+            raise UsageError("invalid shard", field="shard", found=text, expected="I/N with I from 1 to N, e.g. 2/8")
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.num}"
 
     def file_name(self, name: Path) -> str:
-        """The name of this part's own file, beside `name`, that of the whole: finished_2of8.jsonl, of finished.jsonl."""
+        """Return the name of this part's own file, e.g. finished_2of8.jsonl for finished.jsonl; for all items, `name` itself."""
         return name.name if self == WHOLE else f"{name.stem}_{self.number}of{self.num}{name.suffix}"
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """The part of these items."""
+        """Return this part of the items."""
         return list(items[self.number - 1 :: self.num])
 
 

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, which schedulers send before they kill, and SIGINT, which Ctrl-C sends."""
+"""Requests to stop: SIGTERM, which schedulers send before they kill, and SIGINT from Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-CASES_ARE_KEPT = "the cases that are finished are kept; go on with --resume"
+CASES_ARE_KEPT = "finished cases are kept; continue with --resume"
 
 
 class Interrupted(BaseException):
-    """Ctrl-C. The text says what is kept.
+    """Ctrl-C was pressed. The text says what is kept. Exit code 130.
 
-    Not a KeyboardInterrupt, which libraries on the way catch and answer in words of their own.
+    Not a KeyboardInterrupt, because some libraries catch that and print their own messages.
     """
 
 
 @contextmanager
 def interruption_means(text: str) -> Iterator[None]:
-    """Inside it, or in a function that it decorates, Ctrl-C raises Interrupted with `text`. The outermost text counts."""
+    """Make Ctrl-C raise Interrupted with `text`, inside the context or a decorated function. The outermost text counts."""
     try:
         yield
     except Interrupted:
@@ -28,19 +28,19 @@ def interruption_means(text: str) -> Iterator[None]:
 
 
 def raise_interrupted(*_: object) -> None:
-    """Raise Interrupted: the handler of SIGINT while a command runs."""
+    """Raise Interrupted. This handles SIGINT while a command runs."""
     raise Interrupted
 
 
 def ignore_interrupts() -> None:
-    """Ignore SIGINT in a worker process: Ctrl-C reaches all processes, and the parent decides what becomes of its workers."""
+    """Ignore SIGINT in a worker process: Ctrl-C reaches all processes, and the parent ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class StopRequest:
-    """Context manager: inside it SIGTERM and the first SIGINT do not end the process but set `received`. A second SIGINT ends it.
+    """A context manager in which SIGTERM and the first SIGINT set `received` instead of ending the process. A second SIGINT ends it.
 
-    Only the main thread can handle signals; in another thread nothing changes.
+    Only the main thread can handle signals; in other threads it has no effect.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Processes that prepare cases: spawned, which is safe on every platform and with threads."""
+"""Worker processes for cases. They are spawned, which is safe on every platform and with threads."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes at work."""
+    """A pool of worker processes, and its size."""
 
     pool: ProcessPoolExecutor
     num: int
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """What `work` gives for each item, in order."""
+        """Yield `work(item)` for each item, in order."""
         return self.pool.map(work, items, chunksize=max(1, min(8, len(items) // (4 * self.num))))
 
 
 @contextmanager
 def started_workers(num: int) -> Iterator[Workers]:
-    """Within, there are processes to work with. Raises EnvironmentFault if one dies."""
+    """Start worker processes and yield them. Raises EnvironmentFault if one dies."""
     with ProcessPoolExecutor(num, multiprocessing.get_context("spawn"), ignore_interrupts) as pool:
         try:
             yield Workers(pool, num)
         except BrokenProcessPool as error:
-            raise EnvironmentFault("a worker process died", remedy="was memory short? try fewer --jobs") from error
+            raise EnvironmentFault("a worker process died", remedy="perhaps out of memory: try fewer --jobs") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,4 +1,4 @@
-"""The network. `build_network` makes it from its configuration."""
+"""The network. `build_network` builds it from its configuration."""
 
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.model.rare_unet import RareUNet
@@ -7,7 +7,7 @@ __all__ = ["RareUNet", "build_network"]
 
 
 def build_network(config: NetworkConfig) -> RareUNet:
-    """The network of a configuration, randomly initialised. Every `arch` is this class: the UNets have one depth."""
+    """Build the network of a configuration, randomly initialised. All architectures use this class; the UNets have one depth."""
     return RareUNet(
         in_channels=config.in_channels,
         num_classes=config.num_classes,

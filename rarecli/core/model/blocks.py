@@ -1,4 +1,4 @@
-"""The parts that RARE-UNet and the baseline UNet are built from.
+"""The blocks of RARE-UNet and the baseline UNet.
 
 Shapes: B batch, C channels, (X, Y, Z) space.
 """
@@ -26,7 +26,7 @@ class ConvBlock(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Upsample by a transposed convolution, join (upsampled, skip), drop, convolve once.
+    """Upsample with a transposed convolution, concatenate (upsampled, skip), convolve once, drop out.
 
     (B, C_in, X, Y, Z) and (B, C_skip, 2X, 2Y, 2Z) -> (B, C_skip, 2X, 2Y, 2Z). Source: RARE-UNet's released model.
     """
@@ -38,6 +38,6 @@ class UpBlock(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, below: Tensor, skip: Tensor) -> Tensor:
-        """One step up."""
+        """Go up one level: features of the level below and the skip connection -> features (B, C_skip, 2X, 2Y, 2Z)."""
         joined: Tensor = self.dropout(self.conv(torch.cat([self.up(below), skip], dim=1)))
         return joined

@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors, never pickle."""
+"""Reads and writes weights and checkpoints: safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rarecli.core.jobs.safe_text import utf8_path
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] | None = None, *, keep: Path | None = None) -> None:
-    """Write tensors, and `facts` as JSON in the file's header with a SHA-256 over all, atomically.
+    """Write tensors atomically. The file's header holds `facts` as JSON and a SHA-256 of all content.
 
-    keep: where the file that is replaced goes. Raises EnvironmentFault if it cannot be written.
+    keep: the path to which the replaced file is moved. Raises EnvironmentFault if the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     text = json.dumps(facts or {})
@@ -34,7 +34,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any] |
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of a file that `save_weights` wrote. Raises ModelError for anything else, a renamed pickle included."""
+    """Return the tensors and facts of a file that `save_weights` wrote. Raises ModelError for any other file, e.g. a renamed pickle."""
     try:
         path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
@@ -46,21 +46,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except PermissionError:
         raise
     except (SafetensorError, ValueError, OSError) as error:
-        raise ModelError("this is no safetensors file", path=path, found=error, expected="weights that rare wrote") from error
+        raise ModelError("not a safetensors file", path=path, found=error, expected="weights that rare wrote") from error
     if "sha256" in header and header["sha256"] != _digest(tensors, text):
-        raise ModelError("the file is damaged", path=path, field="sha256", found="other content than was written")
+        raise ModelError("the file is damaged", path=path, field="sha256", found="content other than what was written")
     return tensors, facts
 
 
 def save_state(run: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write the checkpoint that a training resumes from; the one before is kept beside it. At every instant one of them is whole."""
+    """Write the checkpoint of a training and keep the one before beside it. At any moment one of them is complete."""
     save_weights(run / LAST, tensors, facts, keep=run / PREVIOUS)
 
 
 def load_state(run: Path, reporter: Reporter = Silent(), *, mend: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the newest checkpoint of a run that is whole; warns if that is not the newest. Raises ModelError if there is none.
+    """Read the newest intact checkpoint of a run; warn if it is not the newest. Raises ModelError if there is none.
 
-    mend: remove a damaged one, so that it does not take the place of the whole one when the next is written.
+    mend: remove a damaged checkpoint, so that the next write does not replace the intact one by it.
     """
     last, previous = run / LAST, run / PREVIOUS
     if not last.exists():  # killed between the two renames
@@ -72,19 +72,19 @@ def load_state(run: Path, reporter: Reporter = Silent(), *, mend: bool = False) 
             state = load_tensors(previous)
         except ModelError:
             raise error from None
-        reporter.warn(f"{last.name} cannot be used ({error.problem}); {previous.name}, the checkpoint before it, is")
+        reporter.warn(f"{last.name} cannot be used ({error.problem}); using {previous.name}, the checkpoint before it")
         if mend:
             last.unlink(missing_ok=True)
         return state
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights into a network. Raises ModelError listing what does not fit, or naming a weight that is not finite."""
+    """Load weights into a network. Raises ModelError that lists the mismatches, or names a weight that is not finite."""
     put_weights(network, load_tensors(path)[0], path)
 
 
 def put_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the tensors of the file at `path` into a network. Raises ModelError as `load_weights` does."""
+    """Load the tensors of the file at `path` into a network. Raises ModelError as `load_weights` does."""
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -103,12 +103,12 @@ def put_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
         )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ModelError("a weight is not finite", path=path, field=name, remedy="take an earlier checkpoint")
+            raise ModelError("a weight is not finite", path=path, field=name, remedy="use an earlier checkpoint")
     network.load_state_dict(tensors)
 
 
 def _digest(tensors: dict[str, Tensor], facts: str) -> str:
-    """Over names, types, shapes, bytes and facts: whatever byte of the file changes, this does, or the file is none any more."""
+    """Hash names, types, shapes, bytes and facts. Any changed byte changes the hash or makes the file unreadable."""
     digest = hashlib.sha256(facts.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

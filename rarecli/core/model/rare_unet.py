@@ -1,10 +1,10 @@
 """RARE-UNet: a 3D U-Net with an entry at every routing depth. Source: arXiv 2507.15524, section 2 and figure 1.
 
-An image at depth k (1/2^k of the trained resolution) passes gateway block k, whose output stands in for that of encoder
-level k, goes down to the bottleneck, up to level k, and out of head k. The baseline UNet is the same network with one
+An image at depth k (1/2^k of the trained resolution) passes gateway block k, whose output replaces that of encoder
+level k, goes down to the bottleneck, up to level k, and through head k. The baseline UNet is the same network with one
 depth.
 
-Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of that at depth 0.
+Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of the size at depth 0.
 Decision: docs/decisions/0001-one-network-class.md.
 """
 
@@ -21,9 +21,9 @@ MAX_FILTERS = 320
 
 
 class RareUNet(nn.Module):
-    """Plain arguments in, logits out.
+    """The network: an image at one or more depths -> logits at the same depths.
 
-    num_levels: encoder levels above the bottleneck. num_depths: entries, the plain one included; 1 is the baseline UNet.
+    num_levels: encoder levels above the bottleneck. num_depths: entries, depth 0 included; 1 is the baseline UNet.
     Channels double per level from `num_filters` up to 320.
     """
 
@@ -47,29 +47,29 @@ class RareUNet(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
 
     def checkpoint_activations(self) -> None:
-        """From now on, when training, keep only what blocks are given and compute the rest again on the way back: half the memory."""
+        """Keep only the inputs of blocks in training and recompute the rest in the backward pass: half the memory."""
         self._recompute = True
         for module in self.modules():
             if isinstance(module, nn.LeakyReLU):
-                # a gradient through an operation in place on a view (instance norm's) copies twice, which now costs more than it saves
+                # the gradient of an in-place operation on a view (from instance norm) copies twice, which costs more than it saves here
                 module.inplace = False
 
     def _run(self, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
         if self._recompute and torch.is_grad_enabled():
-            # once more with the same dropout, and the same precision: PyTorch restores both
+            # the recomputation uses the same dropout and precision: PyTorch restores both
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return block(*inputs)
 
     def forward(self, image: Tensor, depth: int = 0) -> Tensor:
-        """(B, C, X, Y, Z) on the grid of `depth` -> logits (B, K, X, Y, Z) on the same grid."""
+        """Return logits (B, K, X, Y, Z) for an image (B, C, X, Y, Z) on the grid of `depth`; same grid."""
         return self.decode(self.encode({depth: image}), {depth: image.shape[0]})[depth]
 
     def encode(self, images: Mapping[int, Tensor]) -> list[Tensor]:
-        """The one walk down: images by depth -> features of levels min(depths)..num_levels - 1 and the bottleneck's, in this order.
+        """Encode images by depth. Return the features of levels min(depths)..num_levels - 1, then those of the bottleneck.
 
-        Scans that enter at depth k join, along the batch axis and behind those that entered before, at level k. Instance
-        norm knows no batch, so nothing but speed depends on who else is there. An image's features at its own depth are
-        those of the gateway (of encoder level 0 at depth 0).
+        Scans that enter at depth k join the batch at level k, after the scans that entered earlier. Instance norm is
+        independent of the batch, so other scans affect only the speed. The features of an image at its own depth are
+        the output of the gateway (of encoder level 0 at depth 0).
         """
         features: list[Tensor] = []
         walking: Tensor | None = None
@@ -81,13 +81,13 @@ class RareUNet(nn.Module):
             walking = arriving[0] if len(arriving) == 1 else torch.cat(arriving)
             features.append(walking)
         assert walking is not None
-        # bfloat16 weight gradients of this convolution are not finite on some CPUs, and it costs next to nothing
+        # bfloat16 weight gradients of this convolution are not finite on some CPUs, and float32 costs next to nothing here
         with torch.autocast(walking.device.type, enabled=False):
             features.append(self._run(self._encode_bottom, walking))
         return features
 
     def decode(self, features: list[Tensor], batch_sizes: Mapping[int, int]) -> dict[int, Tensor]:
-        """The one walk up: what `encode` gave and how many scans entered at each depth -> logits by depth."""
+        """Decode the features of `encode`. Return logits by depth. batch_sizes: the number of scans that entered at each depth."""
         *skips, walking = features
         logits: dict[int, Tensor] = {}
         top = min(batch_sizes)
@@ -108,7 +108,7 @@ class RareUNet(nn.Module):
         return encoded
 
     def _down(self, features: Tensor) -> Tensor:
-        # autocast would copy the features to float32 here, and keep the copy; the largest of some numbers needs no precision
+        # autocast would copy the features to float32 here and keep the copy, but a maximum does not need the precision
         with torch.autocast(features.device.type, enabled=False):
             dropped: Tensor = self.dropout(self.pool(features))
         return dropped

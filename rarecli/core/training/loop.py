@@ -216,8 +216,8 @@ class TrainingLoop:
     def _leave(self) -> None:
         self.save()
         if self._stop.interrupted:
-            raise Interrupted("the state is saved; go on with --resume")
-        raise Preempted("stopped by SIGTERM; the state is saved", path=self.run, remedy="go on with --resume")
+            raise Interrupted("the state is saved; continue with --resume")
+        raise Preempted("stopped by SIGTERM; the state is saved", path=self.run, remedy="continue with --resume")
 
     def save(self) -> None:
         """Write a checkpoint. Only the first rank writes, since all ranks hold the same state."""

@@ -59,7 +59,7 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
     labels = reference_labels(dataset, spec, held_out) if held_out else spec.plan.label_names[1:]
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in labels)]
     if config.monitor not in known:
-        raise UsageError("there is no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
+        raise UsageError("no such metric", field="monitor", found=config.monitor, expected=", ".join(known))
 
 
 def require_startable(run: Path, resume: bool, resume_from: Path | None, init: Path | None) -> None:

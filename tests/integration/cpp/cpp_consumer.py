@@ -64,7 +64,7 @@ def write_scan(path: Path, spacing, orientation: str, extent, seed: int = 5) -> 
 
 
 def require_same(scan: Path, found: Path, predictor: Predictor, tmp_path: Path, depth: int | None = None) -> int:
-    """Labels and header are those of `rare predict`; returns the number of voxels that are not background."""
+    """Assert that labels and header equal those of `rare predict`. Return the number of foreground voxels."""
     volume = read_volume(scan)
     prediction = predictor.predict(volume, depth=depth)
     write_labels(tmp_path / "expected.nii.gz", prediction.labels, volume)

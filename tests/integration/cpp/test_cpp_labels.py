@@ -37,7 +37,7 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
     command = [request.getfixturevalue(kind) / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", bundle]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("labels right") == 4
+    assert result.stdout.count("labels correct") == 4
     assert result.stdout.endswith("all passed\n")
 
 
@@ -46,7 +46,7 @@ def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_pat
     command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("labels right") == 4
+    assert result.stdout.count("labels correct") == 4
 
 
 def rotated(scan: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -160,7 +160,7 @@ def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
     network = spec.network.model_copy(update={"in_channels": 2})
     write_random_run(spec.model_copy(update={"plan": plan, "network": network}), tmp_path / "run")
     weights = load_file(tmp_path / "run" / "weights.safetensors")
-    rng = np.random.default_rng(0)  # fresh weights find nothing but background
+    rng = np.random.default_rng(0)  # random weights predict only background
     save_file(
         {key: value + rng.normal(0, 0.2, value.shape).astype(np.float32) for key, value in weights.items()},
         tmp_path / "run" / "weights.safetensors",

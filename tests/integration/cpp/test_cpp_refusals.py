@@ -78,8 +78,8 @@ BROKEN_SCANS = {
     "the compressed file is broken": (with_a_wrong_checksum, 3),
     "": (cut_short, 3),
     "the file is not what its name says": (not_gzip, 3),
-    "this is no NIfTI file": (of_zeros, 3),
-    "no finite numbers": (with_nan, 3),
+    "not a NIfTI file": (of_zeros, 3),
+    "voxels that are not finite": (with_nan, 3),
     "not at right angles": (with_shear, 3),
     "the unit of length is unknown": (header_field(123, b"\x05"), 3),
     "more voxels than the file can hold": (header_field(42, b"\xff\x7f\xff\x7f\xff\x7f"), 3),
@@ -87,11 +87,11 @@ BROKEN_SCANS = {
     "the voxel type is not a plain number": (header_field(70, b"\x80\x00"), 3),
     "the spacing is unknown": (header_field(80, bytes(4) + b"\x00\x00\x80\x3f" * 2 + bytes(164) + bytes(4)), 3),
     "sform and qform disagree": (header_field(80, b"\x00\x00\x80\x40"), 3),
-    "quaternion is no rotation": (header_field(252, b"\x01\x00\x00\x00\x00\x00\x00\x40"), 3),
+    "quaternion is not a rotation": (header_field(252, b"\x01\x00\x00\x00\x00\x00\x00\x40"), 3),
     "bytes behind the end of the stream": (lambda scan: scan.write_bytes(scan.read_bytes() + b"q"), 3),
     "vox_offset": (header_field(108, b"\x17\xb7\xd1\x38"), 3),  # 1e-4
     "too far from the grid": (header_field(123, b"\x01"), 3),  # metres
-    "another number of channels; found: 2; expected: 1": (with_channels, 4),
+    "a different number of channels; found: 2; expected: 1": (with_channels, 4),
 }
 
 
@@ -163,11 +163,11 @@ def test_a_broken_bundle_is_refused(words, sanitised, bundle, tmp_path):
 
 WRONG_OPTIONS = {
     "no engine for this depth; found: 9; expected: 0, 1, 2, 3": (["--depth", "9"], 2),
-    "no whole number": (["--depth", "one"], 2),
+    "not a whole number": (["--depth", "one"], 2),
     "unknown backend; found: cuda": (["--backend", "cuda"], 2),
     "built without tensorrt": (["--backend", "tensorrt"], 5),
     "unknown option": (["--fast"], 2),
-    "lacks its value": (["--depth"], 2),
+    "has no value": (["--depth"], 2),
     "more than one scan": (["other.nii.gz"], 2),
     "not a NIfTI file name": (["-o", "labels.png"], 2),
     "cannot be written": (["-o", "/dev/null/labels.nii.gz"], 5),
@@ -216,8 +216,8 @@ def as_link_to_zeros(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "of_scan", "of_manifest"),
     [
-        (as_pipe, "this is no regular file", "not a regular file; path: "),
-        (as_link_to_zeros, "this is no regular file", "not a regular file; path: "),
+        (as_pipe, "not a regular file", "not a regular file; path: "),
+        (as_link_to_zeros, "not a regular file", "not a regular file; path: "),
         (Path.mkdir, "this is a folder", "not a regular file; path: "),
     ],
 )

@@ -35,7 +35,7 @@ def test_files_are_read_or_refused_as_the_table_says(kind, request, tmp_path):
         paths.append(tmp_path / str(index) / file)
         build(paths[-1])
     found = verdicts(request.getfixturevalue(kind), paths)
-    too_far = "the spacing is too far from the grid that the scan is brought to"  # what routing says of a scan that was read
+    too_far = "the spacing is too far from the grid that the scan is resampled to"  # what routing says of a scan that was read
     for (name, (*_, problem)), verdict in zip(CASES.items(), found, strict=True):
         assert verdict.get("problem") in ((None, too_far) if problem is None else (problem,)), name
         assert verdict["exit"] == (3 if "problem" in verdict else 0), name

@@ -11,7 +11,7 @@
 
 namespace rare {
 
-/// What manifest.json says, as far as it is needed here. The names are those of `export/manifest.schema.json`.
+/// The parts of manifest.json that are needed here. The names are those of `export/manifest.schema.json`.
 struct HashedFile {
   std::string file;
   std::string sha256;
@@ -81,18 +81,18 @@ struct Manifest {
   std::vector<ConformanceVector> conformance;
 };
 
-/// A bundle on disk. A file is compared with the manifest when it is asked for: only what is used is hashed.
+/// A bundle on disk. A file is compared with the manifest when it is used, so only files in use are hashed.
 class Bundle {
  public:
-  /// Reads the manifest. Throws Error (model) if it is missing, broken or of another schema version.
+  /// Reads the manifest. Throws Error (model) if it is missing, broken or has a different schema version.
   explicit Bundle(std::filesystem::path folder);
 
   const Manifest& manifest() const { return manifest_; }
 
-  /// Path of a file. Throws Error (model) if it is missing, was changed, or lies outside the bundle.
+  /// Returns the path of a file. Throws Error (model) if it is missing, was changed, or is outside the bundle.
   std::filesystem::path file(const HashedFile& entry) const;
 
-  /// Path of an engine's ONNX graph; the weights that it points into are compared, too.
+  /// Returns the path of an engine's ONNX graph. The graph and its shared weights are compared with the manifest.
   std::filesystem::path onnx_file(const EngineEntry& engine) const;
 
  private:

@@ -10,7 +10,7 @@
 
 namespace rare {
 
-/// One depth of the network, opened for windows of one shape.
+/// One depth of the network, opened for windows with one shape.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -18,19 +18,19 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// `window` (1, C, X, Y, Z) -> `logits` (1, K, X, Y, Z), both in C order and of the right size.
+  /// Computes `logits` (1, K, X, Y, Z) for `window` (1, C, X, Y, Z). Both are in C order and have the correct size.
   virtual void run(const std::vector<float>& window, std::vector<float>& logits) = 0;
 };
 
-/// What opens engines: openvino or tensorrt. Throws Error: usage for an unknown one, environment for one not compiled in.
+/// Opens engines with openvino or tensorrt. Throws Error: usage for an unknown backend, environment for one not compiled in.
 class Backend {
  public:
   explicit Backend(std::string name);
 
-  /// The grids of the bundle's engines that this backend can open.
+  /// Returns the grids of the bundle's engines that this backend can open.
   std::vector<Grid> grids(const Manifest& manifest) const;
 
-  /// Open the engine of a depth, and nothing of the others. Throws Error: model or environment.
+  /// Opens the engine of one depth; the others stay closed. Throws Error: model or environment.
   std::unique_ptr<Engine> open(const Bundle& bundle, int depth, const Shape& window) const;
 
  private:
@@ -40,7 +40,7 @@ class Backend {
 std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
 std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
 
-/// The manifest's entry for a depth.
+/// Returns the manifest's entry for a depth.
 const EngineEntry& engine_entry(const Manifest& manifest, int depth);
 
 }  // namespace rare

@@ -9,11 +9,11 @@
 namespace rare {
 
 using Shape = std::array<std::size_t, 3>;  ///< (X, Y, Z) in voxels
-using Triple = std::array<double, 3>;      ///< a number per axis
+using Triple = std::array<double, 3>;      ///< one number per axis
 
 inline std::size_t num_voxels(const Shape& shape) { return shape[0] * shape[1] * shape[2]; }
 
-/// (C, X, Y, Z) float32 in C order: Z is the fastest axis. Of a scan: RAS axes.
+/// (C, X, Y, Z) float32 in C order: Z is the fastest axis. Scans have RAS axes.
 struct Image {
   std::size_t num_channels = 0;
   Shape shape{};

@@ -4,7 +4,7 @@
 
 namespace rare {
 
-/// Normalise an image in place, channel by channel, by the manifest's rule.
+/// Normalises an image in place, channel by channel, with the manifest's rule.
 void normalise(Image& image, const Normalisation& rule);
 
 }  // namespace rare

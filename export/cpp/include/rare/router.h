@@ -7,28 +7,28 @@
 
 namespace rare {
 
-/// The grid of a routing depth that there is an engine for.
+/// The grid of a routing depth with an engine.
 struct Grid {
   int depth = 0;
   Triple spacing_mm{};
 };
 
-/// Where a scan enters, and what is left to resample: spacing over the grid's spacing, per axis; 1 where nothing is.
+/// Where a scan enters, and the zoom per axis: spacing / the grid's spacing; 1 for an axis that is not resampled.
 struct Route {
   int depth = 0;
   Triple zoom{1, 1, 1};
 };
 
-/// From the spacing of a scan (along RAS axes, mm) to the depth where it enters the network.
+/// Chooses the depth where a scan enters the network from its spacing (along RAS axes, mm).
 class Router {
  public:
   Router(const RoutingRule& rule, std::vector<Grid> grids);
 
-  /// `depth` forces one. Throws Error: data for a spacing that is not finite and positive, usage for a depth that is not there.
+  /// `depth` forces one. Throws Error: data for a spacing that is not finite and positive, usage for a depth without an engine.
   Route route(const Triple& spacing_mm, std::optional<int> depth = {}) const;
 
  private:
-  /// Whether the model has learned to see a scan with these spacings over its grid's.
+  /// Returns whether the model accepts a scan with these ratios of spacing to grid spacing without resampling.
   bool enters_as_it_is(const Triple& ratio) const;
   const Grid& nearest(const Triple& spacing_mm) const;
   const Grid& of_depth(int depth) const;

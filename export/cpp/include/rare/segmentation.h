@@ -12,7 +12,7 @@
 
 namespace rare {
 
-/// A scan on its routed grid, normalised, not padded, and the way back.
+/// A scan on its routed grid, normalised, not padded, with what is needed to bring labels back.
 struct RoutedScan {
   Image image;
   Route route;
@@ -25,18 +25,18 @@ struct RoutedScan {
 /// Throws Error; see `affordable_route` (bounds.h).
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth = {});
 
-/// What decides on labels: the logits, or where the routed grid is finer than the scan along some axis, the mean probabilities over the
-/// scan's own voxels along such axes, whose size is then the scan's.
+/// Returns the scores that decide the labels: the logits, or, if the routed grid is finer than the scan along some axes, the mean
+/// probabilities over the scan's own voxels along these axes, which then have the scan's size.
 Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed);
 
-/// The best class of every voxel, the first of equals, as the values of the training labels.
+/// Returns the best class of every voxel, the first among equals, as the values of the training labels.
 std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values);
 
-/// Labels of the shape `from` -> the scan's own grid and axes, X fastest, each voxel taking the nearest one's.
-/// An axis of the scan's size stays.
+/// Returns labels of shape `from` on the scan's own grid and axes, X fastest; each voxel takes the nearest label.
+/// An axis with the scan's size is unchanged.
 std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed);
 
-/// Logits on the routed grid -> labels on the scan's own: all of the above.
+/// Returns labels on the scan's own grid for logits on the routed grid: the three functions above in order.
 std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed);
 
 }  // namespace rare

@@ -5,7 +5,7 @@
 
 namespace rare {
 
-/// SHA-256 of a file in hexadecimal. Throws Error (model) if it cannot be read.
+/// Returns the SHA-256 of a file in hexadecimal. Throws Error (model) if it cannot be read.
 std::string sha256(const std::filesystem::path& path);
 
 }  // namespace rare

@@ -7,16 +7,16 @@
 
 namespace rare {
 
-/// What an engine is given at once: the patch along an axis that is longer, else the axis enlarged to a size it takes.
+/// Returns the size of a window: the patch along longer axes, otherwise the axis enlarged to a valid size.
 Shape window_shape(const Shape& shape, const EngineEntry& entry);
 
 /// How many windows cover an axis.
 double num_windows(std::size_t size, std::size_t window, double overlap);
 
-/// First voxels of the windows along an axis.
+/// Returns the first voxels of the windows along an axis.
 std::vector<std::size_t> window_starts(std::size_t size, std::size_t window, double overlap);
 
-/// Logits of a normalised image over all windows, on its own grid: (K, X, Y, Z), `Image::num_channels` being K.
+/// Returns the logits (K, X, Y, Z) of a normalised image over all windows, on its own grid; `Image::num_channels` is K.
 Image sliding_logits(const Image& image, std::size_t num_classes, const Shape& window, const WindowRule& rule, Engine& engine);
 
 }  // namespace rare
