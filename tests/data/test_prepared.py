@@ -128,3 +128,12 @@ def test_foreground_voxels_are_at_most_so_many_per_class_and_spread():
 
 def test_no_foreground_is_no_voxels():
     assert foreground_voxels(np.zeros((3, 3, 3), np.uint8), 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("labels", [np.full(SHAPE, 3, np.uint8), LABELS.astype(np.int16)])
+def test_labels_that_no_class_has_are_a_data_error(root, labels):
+    save_file({"image": IMAGE, "labels": labels, "foreground": foreground_voxels(LABELS, 3)}, root / "cases" / "c.safetensors")
+    with pytest.raises(DataError, match="damaged") as caught:
+        open_prepared(root).read("c")
+    assert caught.value.case == "c"
+    assert f"{labels.dtype}, up to {labels.max()}" in str(caught.value)

@@ -82,8 +82,18 @@ class PreparedDataset:
         stop = [low + extent for low, extent in zip(start, size or self.records[name].shape, strict=True)]
         box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
         with self._open(name) as file:
-            image, labels = file.get_slice("image"), file.get_slice("labels")
-            return image[(slice(None), *box)], labels[box]
+            image, labels = file.get_slice("image")[(slice(None), *box)], file.get_slice("labels")[box]
+        highest = int(labels.max(initial=0))
+        if labels.dtype != np.uint8 or highest >= self.plan.num_classes:
+            raise DataError(
+                "a prepared case is damaged",
+                case=name,
+                field="labels",
+                found=f"{labels.dtype}, up to {highest}",
+                expected=f"uint8, below {self.plan.num_classes}",
+                remedy="run rare preprocess again",
+            )
+        return image, labels
 
     def foreground(self, name: str) -> IntArray:
         """Read foreground voxels of a case, (N, 3), up to 500 per class; empty if it has none."""
