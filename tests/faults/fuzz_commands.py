@@ -23,8 +23,7 @@ from pathlib import Path
 import onnxruntime  # noqa: F401  imported once, here, not in every child
 import openvino  # noqa: F401
 import torch
-from mutants import _mutate_bytes as mutate_bytes
-from mutants import _mutate_json as mutate_json
+from mutants import mutate_bytes, mutate_json
 
 from rarecli import cli
 from rarecli.core.config.train_config import load_train_config
