@@ -15,11 +15,10 @@ from rarecli.core.engines.manifest import Manifest
 from rarecli.core.errors import RareError
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.resampling import resampled_shape
-from rarecli.core.imaging.routing import route
 from rarecli.core.imaging.volume import read_volume
 
 MOST_CPU_SECONDS, MOST_BYTES = 5.0, 10**9
-_BROKEN = {"the file is no valid JSON", "the file is not UTF-8 text", "the file is no valid JSON of rare"}
+_BROKEN = {"the file is not valid JSON", "the file is not UTF-8 text", "the file is nested too deeply"}
 _MOST_LINES_AT_ONCE = 200  # what a pipe holds
 
 
@@ -32,8 +31,8 @@ def python_verdict(path: Path, manifest: Manifest) -> dict:
                 return {"exit": 0}
             volume = read_volume(path)
             ras = to_ras(volume)
-            way = route(ras.spacing_mm, manifest.spec.plan.spacing_mm, manifest.depths, as_is_octaves=manifest.spec.as_is_octaves)
-            routed_shape = list(resampled_shape(ras.shape, way.zoom))
+            way = manifest.rules.route(ras.spacing_mm)
+            routed_shape = list(resampled_shape(ras.shape, way.zoom, manifest.resampling))
     except RareError as error:
         return {"exit": error.exit_code, "problem": error.problem, "words": str(error)}
     in_file_order = np.ascontiguousarray(volume.data.transpose(0, 3, 2, 1))
@@ -106,7 +105,7 @@ def _comparable(verdict: dict) -> dict:
     problem = verdict.get("problem", "")
     return (
         verdict | {"problem": "a broken manifest"}
-        if problem in _BROKEN or problem.startswith("the bundle's manifest is wrong")
+        if problem in _BROKEN or problem.startswith("the bundle's manifest is invalid")
         else verdict
     )
 

@@ -21,7 +21,7 @@ constexpr std::uintmax_t most_bytes = std::uintmax_t{1} << 29U;  // of a manifes
 constexpr int deepest = 64;
 
 [[noreturn]] void refuse(const std::string& found, const std::string& expected) {
-  throw Error(Fault::model, "the bundle's manifest is wrong", {{}, found, expected});
+  throw Error(Fault::model, "the bundle's manifest is invalid", {{}, found, expected});
 }
 
 HashedFile hashed_file(const json& entry) { return {entry.at("file"), entry.at("sha256")}; }
@@ -143,13 +143,13 @@ json parsed(const std::filesystem::path& path) {
   std::ifstream file(path);
   if (!file) throw Error(Fault::model, "the file cannot be read");
   const auto not_too_deep = [](int depth, json::parse_event_t, const json&) {
-    if (depth > deepest) throw Error(Fault::model, "the file is no valid JSON", {{}, "over " + std::to_string(deepest) + " levels", "a few levels"});
+    if (depth > deepest) throw Error(Fault::model, "the file is nested too deeply", {{}, "over " + std::to_string(deepest) + " levels", "a few levels"});
     return true;
   };
   try {
     return json::parse(file, not_too_deep);
   } catch (const json::exception& error) {
-    throw Error(Fault::model, "the file is no valid JSON", {{}, error.what(), {}});
+    throw Error(Fault::model, "the file is not valid JSON", {{}, error.what(), {}});
   }
 }
 

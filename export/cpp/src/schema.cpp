@@ -22,7 +22,7 @@ std::string brief(const json& value) {
 }
 
 [[noreturn]] void refuse(const std::string& key, const json& value, const std::string& expected) {
-  throw Error(Fault::model, "the bundle's manifest is wrong", {{}, key + " = " + brief(value), expected});
+  throw Error(Fault::model, "the bundle's manifest is invalid", {{}, key + " = " + brief(value), expected});
 }
 
 bool has_type(const json& value, const std::string& type) {

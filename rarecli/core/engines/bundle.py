@@ -20,7 +20,7 @@ def load_manifest(bundle: Path) -> Manifest:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair, which other readers of JSON refuse
-        raise ModelError("the file is no valid JSON", path=path, found=error) from error
+        raise ModelError("the file is not valid JSON", path=path, found=error) from error
     return validate(Manifest, content, "the bundle's manifest", ModelError, path=path, remedy=remedy, strict=True)
 
 

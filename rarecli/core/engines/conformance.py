@@ -63,7 +63,7 @@ def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> l
     """Compare every file with the manifest, run every vector, and run every engine on a large image that is mostly constant background.
 
     Returns one line per vector and per large image. Raises ModelError at the first disagreement.
-    reference: what must give the same logits on the large image; None: there is none, which the last line then says.
+    reference: gives the expected logits on the large image; without one the last line says so.
     """
     bundle.verify()
     lines = [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]

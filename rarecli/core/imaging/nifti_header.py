@@ -30,7 +30,7 @@ _MAX_EXTENSION_BYTES = 2**24
 
 
 def parse_header(start: bytes) -> NiftiHeader:
-    """Returns nibabel's header as it stands in the first bytes of a file. Raises DataError if they are none."""
+    """Return nibabel's header as it stands in the first bytes of a file. Raises DataError for anything else."""
     version_2 = start[4:8] == NIFTI_2_MAGIC
     kind, size = (nib.Nifti2Header, NIFTI_2_BYTES) if version_2 else (nib.Nifti1Header, NIFTI_1_BYTES)
     if len(start) < size:

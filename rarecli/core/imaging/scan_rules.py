@@ -145,7 +145,7 @@ class ScanRules(Frozen):
         return routing.route(spacing_mm, rule.trained_spacing_mm, depths or rule.depths, rule.closeness, grids=grids, depth=depth)
 
     def entry(self, depth: int) -> Entry:
-        """The entry of a depth. Raises UsageError if there is none."""
+        """Return the entry of a depth. Raises UsageError if the model has none there."""
         for entry in self.entries:
             if entry.depth == depth:
                 return entry

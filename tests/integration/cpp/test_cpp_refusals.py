@@ -136,7 +136,7 @@ def edit_manifest(old: str, new: str):
 
 BROKEN_BUNDLES = {
     "the file is missing; path: ": lambda bundle: (bundle / "manifest.json").unlink(),
-    "the file is no valid JSON": edit_manifest('"spec"', "spec"),
+    "the file is not valid JSON": edit_manifest('"spec"', "spec"),
     "divisors = null; expected: a value": edit_manifest('"divisors"', '"divisor"'),
     "schema_version = 99": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
     "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
