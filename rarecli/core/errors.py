@@ -159,7 +159,7 @@ def blamed_on(case: str) -> Iterator[None]:
     except Exception as error:
         if _is_short_memory(error):  # a smaller case may still fit
             remedy = "crop it, or use a machine with more memory"
-            raise DataError("the case needs more memory than there is", case=case, found=str(error) or None, remedy=remedy) from error
+            raise DataError("the case needs more memory than is available", case=case, found=str(error) or None, remedy=remedy) from error
         meant = meaning(error)
         meant.case = case
         raise meant from error

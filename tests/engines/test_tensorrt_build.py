@@ -86,7 +86,7 @@ def test_fault_51_no_library_wrong_version_no_gpu_other_gpu_are_four_errors(monk
         library="tensorrt",
         version="10.13.0",
         gpu=Gpu(name="A10", compute_capability="8.6"),
-        onnx_sha256="",
+        onnx_sha256="0" * 64,
         file="depth0.plan",
         sha256="0" * 64,
         shape_min=shape,

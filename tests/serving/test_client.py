@@ -48,7 +48,7 @@ def call(monkeypatch, capsys):
 def test_the_name_of_another_file_is_a_usage_error(name, scans, tmp_path, call):
     exit_code, words = call(scans / "a.nii.gz", "-o", tmp_path / name)
     assert exit_code == 2
-    assert "the output is a folder, and this is the name of a file" in words
+    assert "the output is a folder, but this is the name of a file" in words
     assert not (tmp_path / name).exists()
 
 
