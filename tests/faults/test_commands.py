@@ -138,3 +138,20 @@ def test_a_folder_whose_name_is_not_utf_8_serves_every_backend(run, bundle, scan
         assert result.returncode == 0, result.stderr
         labels.append(output.read_bytes())
     assert len(set(labels)) == 1
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    """Spinning threads take the cores of other processes. The variable must be set before torch loads OpenMP."""
+    script = """
+import os, sys
+from rarecli import cli
+sys.argv = ["rare", "--version"]
+try:
+    cli.main()
+except SystemExit:
+    print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
+"""
+    inherited = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run([sys.executable, "-c", script], env=inherited | given, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == f"{expected} False"
