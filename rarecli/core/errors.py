@@ -172,7 +172,7 @@ def meaning(error: Exception) -> RareError:
     if isinstance(error, OSError):
         why = error.strerror or str(error)
         remedy = "check permissions, space and limits"
-        return EnvironmentFault(f"the operating system refuses it: {why}", path=error.filename, remedy=remedy)
+        return EnvironmentFault(f"system error: {why}", path=error.filename, remedy=remedy)
     return RareError(f"this is a bug in rare: {type(error).__name__}: {error}", remedy="report what `rare --debug ...` prints")
 
 

@@ -68,7 +68,8 @@ def refuses(content):
 
 
 def test_the_manifest_itself_is_read():
-    validate(Manifest, MANIFEST, "the bundle's manifest", ModelError)
+    read = validate(Manifest, MANIFEST, "the bundle's manifest", ModelError)
+    assert read.model_dump(mode="json") == MANIFEST
 
 
 @pytest.mark.parametrize("hostile", [1e300, -1e300, 2**63, float("nan"), float("inf")])

@@ -121,6 +121,16 @@ def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
     assert "--shape-min" in str(caught.value)
 
 
+def test_a_plan_that_fails_is_a_model_error(gpu, planned, monkeypatch):
+    def fail(self, feed):
+        raise RuntimeError("invalid engine")
+
+    monkeypatch.setattr(Context, "infer", fail)
+    with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="cannot be run") as caught:
+        predictor.predict(Phantom(0).acquire(1.0)[0])
+    assert "invalid engine" in str(caught.value)
+
+
 def test_plans_of_another_machine_a_changed_plan_and_none_at_all(gpu, planned, bundle, monkeypatch):
     image = np.zeros((1, 1, *load_manifest(planned).engine(3).patch_shape), dtype=np.float32)
     monkeypatch.setattr(tensorrt_runner, "load_tensorrt", lambda: types.SimpleNamespace(__version__="99.0"))

@@ -52,7 +52,7 @@ def test_a_working_directory_that_is_gone_is_named(run, scan, tmp_path):
     command = ["sh", "-c", script, "sh", sys.executable, "-P", "-m", "rarecli", "predict", scan, "-m", run, "-o", tmp_path / "labels.nii"]
     result = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
     assert result.returncode == 5, result.stderr
-    assert "the working directory is gone" in result.stderr
+    assert "the working directory no longer exists" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["run/weights.safetensors", "run/run.json", "bundle/depth3.onnx", "bundle/weights.safetensors", "bundle"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from triton_server import ROOT, VENV, Client, Server, require_installed, serving
+from triton_server import ROOT, VENV, Client, Server, serving, serving_bundle
 
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.probes import background_image
@@ -35,16 +35,9 @@ TOLERANCE = 1e-4
 """Of a logit, as a share of the largest: the parity gate's for fp32. A label may differ where two logits are closer than twice that."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _server_installed():
-    require_installed()
-
-
 @pytest.fixture(scope="module")
 def server(bundle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("triton")
-    render_repository(bundle, folder / "repository", TritonOptions("python"))
-    with serving(folder / "repository", folder) as started:
+    with serving_bundle(bundle, tmp_path_factory.mktemp("triton"), TritonOptions("python")) as started:
         yield started
 
 
@@ -117,8 +110,10 @@ def test_real_scans_at_four_resolutions(predictor, tmp_path):
             zoom = (0.5**depth,) * 3
             coarse = Volume(resample(scan.data, zoom), resampled_affine(scan.affine, scan.shape, zoom))
             write_image(tmp_path / "scans" / f"{file.name.removesuffix('.nii.gz')}_{depth}.nii.gz", coarse.data[0], coarse)
-    render_repository(Path("hippocampus"), tmp_path / "repository", TritonOptions("python", "hippocampus"))
-    with serving(tmp_path / "repository", tmp_path) as server, Predictor("hippocampus", backend="onnx") as built_in:
+    with (
+        serving_bundle(Path("hippocampus"), tmp_path, TritonOptions("python", "hippocampus")) as server,
+        Predictor("hippocampus", backend="onnx") as built_in,
+    ):
         result = run_client(server, "grpc", tmp_path / "scans", "-o", tmp_path / "labels", "--model", "hippocampus", "--jobs", 2)
         assert result.returncode == 0, result.stderr
         for scan in sorted((tmp_path / "scans").iterdir()):
@@ -300,8 +295,7 @@ def test_500_requests_of_8_clients_are_all_answered(server, capsys):
 
 
 def test_a_server_that_is_killed_loses_no_request_silently(bundle, tmp_path):
-    render_repository(bundle, tmp_path / "repository", TritonOptions("python", num_routers=1))
-    with serving(tmp_path / "repository", tmp_path) as server, server.client() as survivor:
+    with serving_bundle(bundle, tmp_path, TritonOptions("python", num_routers=1)) as server, server.client() as survivor:
         assert send(survivor, 0)[3] is None
         answers = load(server, 400, 8, kill_after=50)
         assert [number for number, *_ in answers] == list(range(400))

@@ -12,11 +12,11 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 from hostile_requests import DEADLY, DEADLY_OVER_GRPC, REFUSED, empty, scan, send, spacing, voxels
-from triton_server import Server, require_installed, serving
+from triton_server import Server, serving_bundle
 
 from rarecli.core.errors import EnvironmentFault
 from rarecli.core.imaging.volume import Volume
-from rarecli.core.serving.repository import TritonOptions, render_repository
+from rarecli.core.serving.repository import TritonOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -25,16 +25,9 @@ MOST_MEGABYTES = 2000
 GOOD = scan(voxels(1, 16, 16, 16))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _server_installed():
-    require_installed()
-
-
 @pytest.fixture(scope="module")
 def server(bundle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("triton")
-    render_repository(bundle, folder / "repository", TritonOptions("python", num_routers=2))
-    with serving(folder / "repository", folder) as started:
+    with serving_bundle(bundle, tmp_path_factory.mktemp("triton"), TritonOptions("python", num_routers=2)) as started:
         yield started
 
 
@@ -91,8 +84,7 @@ def test_a_router_without_work_that_is_killed_ends_the_server_as_well(server):
 
 
 def test_serve_stops_when_it_is_told_to(bundle, tmp_path):
-    render_repository(bundle, tmp_path / "repository", TritonOptions("python", num_routers=1))
-    with serving(tmp_path / "repository", tmp_path) as server:
+    with serving_bundle(bundle, tmp_path, TritonOptions("python", num_routers=1)) as server:
         server.wait_until("ready")
         assert send(server, "grpc", GOOD).ok
         assert server.stop() == 0

@@ -19,6 +19,8 @@ VENV = ROOT / ".venv-triton"
 sys.path.insert(0, str(ROOT / "export" / "triton"))
 from client import Client  # noqa: E402
 
+from rarecli.core.serving.repository import TritonOptions, render_repository  # noqa: E402
+
 
 def require_installed() -> None:
     """Skip if no server is installed; fail on CI."""
@@ -54,6 +56,8 @@ class Server:
         self._log = folder / f"server-{self.grpc}.log"
 
     def start(self) -> None:
+        """Start serve.sh and wait until the server is live. Skips the test if no server is installed; fails it on CI."""
+        require_installed()
         command = [ROOT / "export" / "triton" / "serve.sh", self._repository, *self._options]
         for option, value in {"http-port": self.http, "grpc-port": self.grpc, "http-address": "127.0.0.1"}.items():
             command += [f"--{option}", str(value)]
@@ -138,3 +142,11 @@ def serving(repository: Path, folder: Path, *options: str):
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def serving_bundle(bundle: Path, folder: Path, options: TritonOptions):
+    """Render a bundle below `folder` and serve it."""
+    render_repository(bundle, folder / "repository", options)
+    with serving(folder / "repository", folder) as server:
+        yield server

@@ -29,6 +29,12 @@ def min_axis(num_levels: int, depth: int) -> int:
 
 def engine_shape(shape: Shape, num_levels: int, depth: int) -> Shape:
     """Return `shape` enlarged to a valid input at `depth`: the next multiple of the divisor, at least `min_axis`."""
-    step = divisor(num_levels, depth)
-    x, y, z = (max(min_axis(num_levels, depth), math.ceil(size / step) * step) for size in shape)
+    step, least = divisor(num_levels, depth), min_axis(num_levels, depth)
+    return enlarged(shape, (step, step, step), (least, least, least))
+
+
+def enlarged(shape: Shape, divisors: Shape, min_shape: Shape) -> Shape:
+    """Return `shape` enlarged, per axis, to the next multiple of the divisor, at least the least size."""
+    axes = zip(shape, divisors, min_shape, strict=True)
+    x, y, z = (max(least, math.ceil(size / divisor) * divisor) for size, divisor, least in axes)
     return x, y, z

@@ -25,7 +25,7 @@ def validate(
 ) -> Model:
     """Build `kind` from parsed JSON or YAML. Raises `error` for the first mistake, with the key and, for a typo, the nearest known key.
 
-    what: the subject of the message, e.g. "the configuration". strict: take no text or truth value for a number, as the schema says.
+    what: the subject of the message, e.g. "the configuration". strict: refuse text and truth values for numbers, as the schema does.
     """
     try:
         return kind.model_validate(_with_tuples(content) if strict else content, strict=strict)
@@ -42,7 +42,7 @@ def validate(
 
 
 def _with_tuples(content: Any) -> Any:
-    """Lists as tuples, which is what strict models take."""
+    """Return the content with tuples for lists, as strict models require."""
     if isinstance(content, dict):
         return {name: _with_tuples(value) for name, value in content.items()}
     return tuple(map(_with_tuples, content)) if isinstance(content, list) else content

@@ -73,7 +73,7 @@ def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> l
 
 
 def _verify_on_background(bundle: Bundle, depth: int, runner: Runner, reference: Runner) -> str:
-    """Statistics over a large constant background are where engines go wrong that are right on small images."""
+    """Compare an engine on a large constant background, where engines that are right on small images have failed."""
     manifest = bundle.manifest
     spec, plan = manifest.spec, manifest.engine(depth).plan
     shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, depth)

@@ -72,9 +72,7 @@ class OpenVinoRunner:
     def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
         model = self._core.read_model(str(self._bundle.engine_file(depth)))
         engine = self._bundle.manifest.engine(depth)
-        require_tensors(
-            engine, [name for port in model.inputs for name in port.names], [name for port in model.outputs for name in port.names]
-        )
+        require_tensors(engine, _names_of(model.inputs), _names_of(model.outputs))
         model.reshape(list(shape))
         if self._precision == "int8":
             model = self._quantise(model, shape)

@@ -35,9 +35,11 @@ def engine_errors(path: Path) -> Iterator[None]:
     """Turn what a library raises while it opens or runs the engine at `path` into a ModelError that names the engine."""
     try:
         yield
+    except RareError:
+        raise
     except Exception as error:
-        meant = error if isinstance(error, RareError) else meaning(error)
-        if isinstance(meant, EnvironmentFault | ModelError):
+        meant = meaning(error)
+        if isinstance(meant, EnvironmentFault):
             raise meant from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError("the engine cannot be run", path=path, found="; ".join(lines), remedy="export the bundle again") from error

@@ -12,6 +12,7 @@ import numpy as np
 
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import PlanFacts
+from rarecli.core.engines.runner import engine_errors
 from rarecli.core.engines.tensorrt_build import find_gpu, load_tensorrt, require_same_machine
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError, missing_extra
 from rarecli.core.types import FloatArray
@@ -70,9 +71,10 @@ class TensorRtRunner:
                 expected=f"{plan.shape_min} to {plan.shape_max}",
                 remedy="export again with --shape-min and --shape-max, or use --backend onnx",
             )
-        context = self._contexts.get(depth) or self._open(depth, plan)
-        # a copy, because the context reuses the memory of its output
-        return np.array(context.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
+        with engine_errors(self._bundle.path / plan.file):
+            context = self._contexts.get(depth) or self._open(depth, plan)
+            # a copy, because the context reuses the memory of its output
+            return np.array(context.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
     def _open(self, depth: int, plan: PlanFacts) -> Any:
         path = self._bundle.file(plan)

@@ -1,4 +1,4 @@
-"""What a scan may cost. The header decides, before anything is allocated."""
+"""Bounds on the cost of a scan, checked from its header before anything is allocated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_WINDOWS_OF_A_THIN_SCAN = 256
 
 
 def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanRules) -> None:
-    """Raise DataError for a scan whose prediction this machine cannot hold, and for one that is nearly all padding.
+    """Raise DataError for a scan whose prediction needs more memory than this machine has, and for a scan that is nearly all padding.
 
     shape: of the scan along RAS axes.
     """
@@ -32,7 +32,7 @@ def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanR
 
 
 def require_affordable_files(images: Sequence[Path], rules: ScanRules, depth: int | None, depths: Sequence[int] | None = None) -> None:
-    """Apply `require_affordable` to the files of a scan, one or one per channel, of which only a header is read.
+    """Apply `require_affordable` to the files of a scan, one file or one per channel. Only the header of the first is read.
 
     depth, depths: as for `ScanRules.route`.
     """
@@ -41,23 +41,22 @@ def require_affordable_files(images: Sequence[Path], rules: ScanRules, depth: in
 
 
 def prediction_bytes(shape: Shape, routed: Shape, num_channels: int, entry: Entry, rules: ScanRules) -> int:
-    """The least memory that predicting a scan takes.
+    """Return the least memory that predicting a scan takes.
 
-    These are held at once: the scan, its image on the routed grid of shape `routed`, the logits, and what the network takes for a window.
+    Held at once: the scan, its image on the routed grid of shape `routed`, the logits, and the network's memory for one window.
     """
-    window = entry.window(routed)
-    whole = [max(size, extent) for size, extent in zip(routed, window, strict=True)]
-    values = num_channels * (math.prod(shape) + math.prod(routed)) + rules.spec.network.num_classes * math.prod(whole)
-    return 4 * values + least_memory_bytes(rules.spec.network, entry.depth, window)
+    num_logits = rules.spec.network.num_classes * math.prod(entry.padded(routed))
+    values = num_channels * (math.prod(shape) + math.prod(routed)) + num_logits
+    return 4 * values + least_memory_bytes(rules.spec.network, entry.depth, entry.window(routed))
 
 
 def _require_no_thread(shape: Shape, entry: Entry, rule: WindowRule) -> None:
-    """Raise DataError for a long scan that is thin along two axes: its cost would be that of its padding, not of its voxels.
+    """Raise DataError for a long scan that is thin along two axes: padding would dominate its cost.
 
     A single slice of any size passes: padding makes it at most `min_shape` times as many voxels.
     """
     window = entry.window(shape)
-    padding = math.prod(max(1.0, extent / size) for size, extent in zip(shape, window, strict=True))
+    padding = math.prod(entry.padded(shape)) / math.prod(shape)
     most, windows = max(entry.min_shape), num_windows(shape, window, rule)
     if padding > most and windows > MOST_WINDOWS_OF_A_THIN_SCAN:
         raise DataError(

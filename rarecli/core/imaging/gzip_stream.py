@@ -1,7 +1,7 @@
-"""The content of a gzip file as a stream whose memory is bounded: a few hundred kilobytes of packed bytes expand by 1000 at most.
+"""Reads a gzip file as a stream with bounded memory.
 
-The checks are zlib's own: of the header, its flags and checksum too, of the data and of the trailer. `export/cpp` reads the same way, so
-both take and refuse the same files. The module gzip checks less, and other versions of Python check otherwise.
+zlib checks the header with its flags and checksum, the data and the trailer. `export/cpp` reads in the same way, so both accept the same
+files. Python's gzip module checks less, and its checks depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class BrokenGzipError(Exception):
 
 
 class GzipStream:
-    """Reads the members of a gzip file one after the other; behind a member only zeros or another member may follow."""
+    """Reads the members of a gzip file in order. Only zeros or another member may follow a member."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class GzipStream:
         self._ended = False
 
     def read(self, size: int) -> bytes:
-        """Returns up to `size` more bytes, fewer at the end of the stream. Raises BrokenGzipError."""
+        """Return up to `size` more bytes, fewer at the end of the stream. Raises BrokenGzipError."""
         content = bytearray()
         while len(content) < size and not self._ended:
             if not self._packed and not self._refill():

@@ -1,4 +1,4 @@
-"""Reading a NIfTI file without trusting it: the header is checked first, then the voxels are read in pieces of a megabyte."""
+"""Reads untrusted NIfTI files: checks the header first, then reads the voxels in pieces of a megabyte."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = No
     """Read one file. Return the array (C, X, Y, Z) scaled by slope and intercept, the affine in mm, the header, and notes for the user.
 
     The array has X as the fastest axis in memory, as the file has it. dtype: of the array; by default that of the file, or float64 where
-    slope and intercept are set. Raises DataError, naming case and path, for whatever is wrong with the file.
+    slope and intercept are set. Raises DataError, with case and path, for a broken file.
     """
     with _named(path, case), _open(path) as stream:
         header, offset = _read_header(stream, path)
@@ -99,7 +99,7 @@ def _open(path: Path) -> Iterator[Stream]:
 
 
 def _read_header(stream: Stream, path: Path) -> tuple[NiftiHeader, int]:
-    """The header, found plausible, and the number of bytes to skip behind it."""
+    """Return the checked header and the number of bytes between it and the voxels."""
     start = stream.read(NIFTI_1_BYTES)
     if start[4:8] == NIFTI_2_MAGIC:
         start += stream.read(NIFTI_2_BYTES - NIFTI_1_BYTES)
@@ -109,7 +109,7 @@ def _read_header(stream: Stream, path: Path) -> tuple[NiftiHeader, int]:
 
 
 def _read_voxels(stream: Stream, header: NiftiHeader, skipped: int, dtype: DTypeLike | None) -> AnyArray:
-    """All voxels in the order of the file, scaled; the bytes stored are held a piece at a time."""
+    """Return all voxels, scaled, in the order of the file. Stored bytes are read a piece at a time."""
     stored = header.get_data_dtype()
     slope, inter = header.get_slope_inter()
     scaled = (slope, inter) not in ((None, None), (1, 0))

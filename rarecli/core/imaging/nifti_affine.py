@@ -1,4 +1,4 @@
-"""The affine of a NIfTI header, in mm. What nibabel would accept with a guess is refused: invented spacing, contradicting forms, shear."""
+"""Computes the affine of a NIfTI header in mm. Refuses what nibabel would guess: unknown spacing, contradicting forms, shear."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MM_PER_UNIT = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
 
 
 def affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
-    """Returns the affine in mm: the sform if it is set, else the qform, else one made of pixdim alone (added to `notes`).
+    """Return the affine in mm: the sform if it is set, else the qform, else one made of pixdim alone (added to `notes`).
 
     Raises DataError for axes that are not at right angles, an unknown spacing or unit, and forms that contradict each other.
     """
@@ -57,7 +57,7 @@ def affine_mm(header: NiftiHeader, notes: list[str]) -> FloatArray:
 
 
 def _qform(header: NiftiHeader) -> FloatArray:
-    """The rotation of a unit quaternion whose first number is left out, times pixdim."""
+    """Return the affine of the qform: the rotation of a unit quaternion without its first number, times pixdim."""
     handedness, *pixdim = (float(value) for value in header["pixdim"][:4])
     if min(pixdim) < 0:
         raise DataError("the qform's spacing is negative", field="pixdim", found=pixdim, expected="positive numbers")

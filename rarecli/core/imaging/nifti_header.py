@@ -1,4 +1,4 @@
-"""Parsing a NIfTI header and refusing what cannot be, before anything is allocated.
+"""Parses a NIfTI header and refuses impossible values before anything is allocated.
 
 nibabel parses; this file refuses sizes beyond the file, gzip bombs and scans beyond the memory. `export/cpp` checks the same in the same
 order: `tests/nifti_cases.py` is read by both. Source: the NIfTI-1 standard, nifti1.h.
@@ -20,12 +20,12 @@ NiftiHeader = Any  # nibabel's Nifti1Header or Nifti2Header; nibabel ships no ty
 NIFTI_1_BYTES, NIFTI_2_BYTES = 348, 540
 NIFTI_2_MAGIC = b"n+2\0"
 BYTES_PER_VOXEL = 8
-"""What reading takes: the scan in float32, and once more in another order of axes."""
+"""Memory for reading: the scan in float32, and a copy in another axis order."""
 _PLAIN_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}
 """NIfTI codes of integers and floats of 8 to 64 bits."""
 _MAX_GZIP_RATIO = 1032  # the most that deflate can reach
 _BOMB_GZIP_RATIO, _BOMB_VOXELS = 200, 2**29
-"""What has more voxels and is packed more tightly is a bomb; scans are packed by 2 to 10, empty labels by up to 1000."""
+"""A file with more voxels and a higher ratio is a gzip bomb. Scans reach ratios of 2 to 10, empty labels up to 1000."""
 _MAX_EXTENSION_BYTES = 2**24
 
 
@@ -46,7 +46,7 @@ def parse_header(start: bytes) -> NiftiHeader:
 
 
 def require_plausible(header: NiftiHeader, file_bytes: int, *, packed: bool) -> int:
-    """Returns the byte at which the voxels begin. Raises DataError for what cannot be, in Python integers that cannot overflow.
+    """Return the offset of the voxels in bytes. Raises DataError for impossible values; Python integers cannot overflow.
 
     file_bytes: size of the file. packed: it is a gzip file.
     """
@@ -73,7 +73,7 @@ def require_plausible(header: NiftiHeader, file_bytes: int, *, packed: bool) -> 
 
 
 def shape_with_channels(header: NiftiHeader) -> tuple[int, int, int, int]:
-    """Returns (X, Y, Z, C) of a header that is plausible."""
+    """Return (X, Y, Z, C) of a checked header."""
     x, y, z, *channels = _channels_last(header)
     return x, y, z, *(channels or [1])  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""The rules by which a scan becomes labels. They are data: a bundle's manifest states them, a run's spec implies them.
+"""The rules that turn a scan into labels. They are data: a bundle's manifest states them, a run's spec implies them.
 
 The numbers of a bundle are read from its manifest alone, so Python follows a changed manifest as C++ does.
 """
@@ -46,14 +46,17 @@ class Entry(Frozen):
         return self
 
     def enlarged(self, shape: Shape) -> Shape:
-        """`shape` enlarged to what the network takes: the next multiples of the divisors, and at least the least shape."""
-        axes = zip(shape, self.divisors, self.min_shape, strict=True)
-        x, y, z = (max(least, -(-size // divisor) * divisor) for size, divisor, least in axes)
-        return x, y, z
+        """Return `shape` enlarged to a valid network input."""
+        return geometry.enlarged(shape, self.divisors, self.min_shape)
 
     def window(self, shape: Shape) -> Shape:
         """Return the size of a window: the patch along longer axes, otherwise the axis enlarged to a valid network input."""
         x, y, z = (min(size, most) for size, most in zip(self.enlarged(shape), self.patch_shape, strict=True))
+        return x, y, z
+
+    def padded(self, shape: Shape) -> Shape:
+        """Return the size of an image of `shape` that is padded to at least one window."""
+        x, y, z = (max(size, extent) for size, extent in zip(shape, self.window(shape), strict=True))
         return x, y, z
 
 
@@ -80,7 +83,7 @@ class RoutingRule(Frozen):
 
     @property
     def closeness(self) -> routing.Closeness:
-        """How near a grid a scan must lie to stay as it is."""
+        """How close to a grid a scan must be so that it is not resampled."""
         return routing.Closeness(self.tolerance, self.as_is_octaves, self.as_is_anisotropy_octaves, self.rounding_slack)
 
 
@@ -127,7 +130,7 @@ class WindowRule(Frozen):
 
 
 class ScanRules(Frozen):
-    """All that turns a scan into labels, beside the network itself."""
+    """Everything that turns a scan into labels, except the network."""
 
     spec: ModelSpec
     routing: RoutingRule
@@ -136,9 +139,9 @@ class ScanRules(Frozen):
     entries: tuple[Entry, ...]
 
     def route(self, spacing_mm: Triple, depth: int | None = None, depths: Sequence[int] | None = None) -> Route:
-        """Where a scan with this spacing along RAS axes enters. depth: forced; depths: those that can be run, by default all.
+        """Return where a scan with this spacing along RAS axes enters. depth: forced. depths: those that can be run, by default all.
 
-        Raises what `routing.route` raises.
+        Raises the errors of `routing.route`.
         """
         grids = {entry.depth: entry.grid_spacing_mm for entry in self.entries}
         rule = self.routing
@@ -154,7 +157,7 @@ class ScanRules(Frozen):
 
 
 def rules_of(spec: ModelSpec, depths: Sequence[int] | None = None) -> ScanRules:
-    """The rules that a spec implies, which an export writes into the manifest. depths: all of the network's by default."""
+    """Return the rules that a spec implies; an export writes them into the manifest. depths: by default all of the network's."""
     depths = tuple(range(spec.network.num_depths)) if depths is None else tuple(depths)
     rule = RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=depths, as_is_octaves=spec.as_is_octaves)
     return ScanRules(spec=spec, routing=rule, entries=tuple(_entry_of(spec, depth) for depth in depths))

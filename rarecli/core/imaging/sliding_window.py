@@ -60,7 +60,7 @@ def sliding_logits(
     window = entry.window((x, y, z))
     if not pad:
         _require_no_padding((x, y, z), window, entry)
-    whole: tuple[int, ...] = tuple(max(size, extent) for size, extent in zip((x, y, z), window, strict=True))
+    whole: Shape = entry.padded((x, y, z))
     padded = image
     if whole != (x, y, z):
         padded = _as(np.full((image.shape[0], *whole), rule.padding_value, dtype=np.float32), image)

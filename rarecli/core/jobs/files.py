@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: written under a temporary name, synced and renamed."""
+"""Atomic writes of files: written under a temporary name, synced and renamed."""
 
 import errno
 import hashlib
@@ -53,10 +53,10 @@ def atomic_file(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 
 def _new_temporary(path: Path, suffix: str) -> tuple[Path, int]:
-    """A new file with a random name beside `path`, and its handle, which holds a lock: so others know that it is being written."""
+    """Create a file with a random name beside `path`. Return it and its handle, whose lock tells other processes that it is in use."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix_of(path.name), suffix=suffix)
-        with suppress(BlockingIOError):  # another process takes it for a leftover, which it is not before it is locked
+        with suppress(BlockingIOError):  # until it is locked, another process may take it for a leftover
             lock(handle)
             if os.fstat(handle).st_nlink:
                 return Path(name), handle
@@ -64,7 +64,7 @@ def _new_temporary(path: Path, suffix: str) -> tuple[Path, int]:
 
 
 def remove_leftovers(path: Path, suffix: str) -> None:
-    """Remove the temporaries of `path` whose writers were killed: those that nobody holds a lock on."""
+    """Remove temporary files of `path` whose writers were killed: those without a lock."""
     pattern = re.compile(rf"{re.escape(prefix_of(path.name))}[a-z0-9_]{{8}}{re.escape(suffix)}")
     for name in filter(pattern.fullmatch, _hidden_names(path.parent)):
         item = path.parent / name
@@ -79,18 +79,18 @@ def remove_leftovers(path: Path, suffix: str) -> None:
 
 @lru_cache
 def _hidden_names(folder: Path) -> tuple[str, ...]:
-    """Return the hidden names in a folder when this process first writes there: listing 100,000 cases for each of them takes too long."""
+    """Return the hidden names of a folder at this process's first write. Listing 100,000 cases for each of them would take too long."""
     return tuple(item.name for item in os.scandir(folder) if item.name.startswith("."))
 
 
 def prefix_of(name: str) -> str:
-    """How the names of the temporaries of `name` begin: short enough for every file system, and no other name's."""
+    """Return the prefix of temporary names for `name`: short enough for every file system, and unique to `name`."""
     short = name if len(name) <= 40 else f"{name[:31]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
     return f".{short}."
 
 
 def lock(handle: int) -> bool:
-    """Lock an open file or folder; it stays locked until the handle is closed, however the process ends.
+    """Lock an open file or folder until its handle is closed. The lock ends with the process.
 
     Returns False where there are no locks. Raises BlockingIOError if another process holds it.
     """

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: made beside their place, synced and renamed."""
+"""Atomic writes of folders: written under a temporary name, synced and renamed."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _new_temporary(path: Path) -> tuple[Path, int]:
-    """A new folder with a random name beside `path`, and its handle, which holds a lock: so others know that it is being written."""
+    """Create a folder with a random name beside `path`. Return it and its handle, whose lock tells other processes that it is in use."""
     while True:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix_of(path.name)))
         with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked

@@ -1,4 +1,4 @@
-"""How much memory this process may have, and the refusal of what needs more."""
+"""The memory limit of this process, and a check against it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def memory_bytes() -> int:
-    """The machine's memory, or the limit of the process's cgroup if that is lower."""
+    """Return the machine's memory, or the limit of the process's cgroup if that is lower."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize  # else Windows
     return min([machine, *_cgroup_limits()])
 
@@ -32,7 +32,7 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def _cgroup_limits() -> Iterator[int]:
-    """Yields the limits of the process's cgroup and of all around it: cgroup 2, or the memory controller of cgroup 1."""
+    """Yield the limits of the process's cgroup and its parents: cgroup 2, or the memory controller of cgroup 1."""
     lines = []
     with suppress(OSError):
         lines = _OWN_CGROUPS.read_text(encoding="ascii", errors="replace").splitlines()

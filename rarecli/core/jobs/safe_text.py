@@ -63,7 +63,7 @@ def is_inside(name: str) -> bool:
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """Yield a path to the same file whose text is valid UTF-8, which libraries in C++ and Rust require; Linux has one for any folder."""
+    """Yield a path to the same file that is valid UTF-8, as libraries in C++ and Rust require: on Linux through /proc/self/fd if needed."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -77,8 +77,7 @@ class Router:
         """Raise DataError, before anything is allocated, if the scan would take far more memory than it was sent with."""
         way = self._rules.route(volume.spacing_mm, depth)
         grid = resampled_shape(volume.shape, way.zoom, self._rules.resampling)
-        window = self._rules.entry(way.depth).window(grid)
-        whole = [max(size, extent) for size, extent in zip(grid, window, strict=True)]
+        whole = self._rules.entry(way.depth).padded(grid)
         if math.prod(whole) > max(ALWAYS_ALLOWED_VOXELS, MAX_GROWTH * math.prod(volume.shape)):
             sent, grown = (" x ".join(map(str, shape)) for shape in (volume.shape, whole))
             raise DataError(
