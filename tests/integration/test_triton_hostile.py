@@ -77,8 +77,9 @@ def test_a_depth_that_is_killed_by_a_request_ends_the_server_as_well(server):
 
 def test_a_router_without_work_that_is_killed_ends_the_server_as_well(server):
     server.wait_until("ready")
-    os.kill(server.model_processes("/rare")[0].pid, signal.SIGKILL)
-    while any(process.is_dead for process in server.processes()):  # a dead process is there until its server has ended
+    router = server.model_processes("/rare")[0].pid
+    os.kill(router, signal.SIGKILL)
+    while any(process.pid == router for process in server.processes()):  # dying, then dead until its server has ended
         time.sleep(0.01)
     require_restart(server)
 
