@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/rare demo -o rare-demo --overwrite
 
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow
