@@ -42,7 +42,7 @@ def mix_kernel(weight: Tensor, along: Sequence[Matrix]) -> Tensor:
     if all(matrix == _KEEP for matrix in along):
         return weight
     mixing = _product(tuple(along)).to(weight.device, weight.dtype)
-    return (weight.flatten(-3) @ mixing.T).unflatten(-1, (3, 3, 3))
+    return (weight.flatten(-3) @ mixing.T).reshape(weight.shape)
 
 
 def adapt_convolution(weight: Tensor, factors: Factors) -> Tensor:

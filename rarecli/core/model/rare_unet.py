@@ -29,7 +29,6 @@ Groups = dict[Factors, Tensor]
 """Features (B, C, X, Y, Z) at one level, by how much coarser than that level their axes are."""
 
 
-
 class RareUNet(nn.Module):
     """The network: an image at one or more depths -> logits at the same depths.
 
