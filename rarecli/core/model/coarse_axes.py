@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rarecli.core.types import FloatArray
 
 Factors = tuple[int, int, int]
 """How much coarser each axis (X, Y, Z) is than the level's own grid; 1: not coarser."""
@@ -41,7 +44,7 @@ def mix_kernel(weight: Tensor, along: Sequence[Matrix]) -> Tensor:
     """Apply a 3x3 matrix to each axis of a kernel: (..., 3, 3, 3) -> the same shape. along: the matrices of X, Y and Z."""
     if all(matrix == _KEEP for matrix in along):
         return weight
-    mixing = _product(tuple(along)).to(weight.device, weight.dtype)
+    mixing = torch.tensor(_product(tuple(along)), device=weight.device, dtype=weight.dtype)
     return (weight.flatten(-3) @ mixing.T).reshape(weight.shape)
 
 
@@ -56,7 +59,8 @@ def adapt_transposed(weight: Tensor, factors: Factors, upsampled: Sequence[bool]
 
 
 @cache
-def _product(along: tuple[Matrix, ...]) -> Tensor:
-    """Return the Kronecker product of the matrices, (27, 27) float32, which mixes a flattened kernel."""
-    x, y, z = (torch.tensor(matrix) for matrix in along)
-    return torch.kron(torch.kron(x, y), z)
+def _product(along: tuple[Matrix, ...]) -> FloatArray:
+    """Return the Kronecker product of the matrices, (27, 27), which mixes a flattened kernel."""
+    x, y, z = along
+    product: FloatArray = np.kron(np.kron(x, y), z)
+    return product

@@ -10,8 +10,8 @@ docs/decisions/0019-resolution-is-a-vector.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -90,8 +90,8 @@ class PatchSource:
         spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, key.epoch, 256, key.step]))
         first = max(self.dataset.records[key.name].depth, config.coarse_from if number else 0)
         entries = tuple(isotropic(depth) for depth in range(first, spec.network.num_depths))
-        lost = draw_lost(config, rng) if spec.network.arch == "unet-aug" else (0, 0, 0)
-        return self._read(key.name, spacing, entries, ranges, rng, lost=lost)
+        patch = self._read(key.name, spacing, entries, ranges, rng)
+        return replace(patch, lost=draw_lost(config, rng)) if spec.network.arch == "unet-aug" else patch
 
     def _draw_thick(self, key: Key, number: int) -> Patch:
         """Read and draw a patch that enters where one axis, or every axis, has a depth of its own. number: of the thick view."""
@@ -100,15 +100,13 @@ class PatchSource:
         entry = draw_thick_entry(depth, self.spec.network.num_depths, rng)
         spacing = draw_spacing_per_axis(config.augmentation, rng)
         share = float(rng.uniform(0.5, 1)) if rng.random() < config.thin_slices else 1.0
-        return self._read(key.name, spacing, (entry,), config.augmentation, rng, slice_share=share)
+        return replace(self._read(key.name, spacing, (entry,), config.augmentation, rng), slice_share=share)
 
     def _generator(self, key: Key, view: int | None) -> np.random.Generator:
         """Return the generator of a view. Bytes of a name are below 256, so views and steps never share a seed with a case."""
         return np.random.default_rng([self.config.seed, key.epoch, *key.name.encode(), *([] if view is None else [view])])
 
-    def _read(
-        self, name: str, spacing: Triple, entries: tuple[Entry, ...], ranges: AugmentationConfig, rng: np.random.Generator, **profile: Any
-    ) -> Patch:
+    def _read(self, name: str, spacing: Triple, entries: tuple[Entry, ...], ranges: AugmentationConfig, rng: np.random.Generator) -> Patch:
         """Read a patch, reacquire it at `spacing`, relative to its own, and draw its changes."""
         spec, record = self.spec, self.dataset.records[name]
         patch = spec.patch_shape(isotropic(record.depth))
@@ -126,7 +124,6 @@ class PatchSource:
             entries=entries,
             changes=draw_changes(spec.plan.spacing_mm, record.depth, spec.network.num_depths, ranges, rng),
             limits=None if whole else tuple(self._whole_limits(name, min(entry) - record.depth) for entry in entries),
-            **profile,
         )
 
     def _whole_limits(self, name: str, coarser: int) -> Limits:
