@@ -82,7 +82,7 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
                 restored = measure(acquired.restore(prediction), acquired.full, names, full_mm)
                 ceiling = measure(acquired.restore(acquired.reference), acquired.full, names, full_mm) if method == ROUTED else None
             spacing = resolution.key if resolution.spacing_mm else None
-            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, resolution.entry, restored, ceiling))
+            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(resolution.entry), restored, ceiling))
             if method == ROUTED:
                 pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction))
     return scored, pictures

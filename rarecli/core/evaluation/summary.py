@@ -14,7 +14,6 @@ import numpy as np
 from rarecli.core.evaluation.metrics import METRICS, Record, foreground_mean
 from rarecli.core.evaluation.surfaces import SURFACE_METRICS
 from rarecli.core.jobs.files import atomic_file, write_json
-from rarecli.core.types import Entry
 
 ROUTED, UPSAMPLED = "routed", "upsampled"
 Column = Literal["depth", "spacing_mm"]
@@ -36,7 +35,7 @@ class Score:
     metrics: Record
     depth: int | None
     spacing_mm: str | None = None
-    entry: Entry | None = None
+    entry: list[int] | None = None
     restored: Record | None = None
     ceiling: Record | None = None
 

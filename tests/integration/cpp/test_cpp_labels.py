@@ -184,7 +184,7 @@ def test_only_the_routed_engine_is_opened(release, bundle, tmp_path):
 
 
 def test_depths_that_were_not_exported_are_routed_around(release, run, tmp_path):
-    export(run, tmp_path / "bundle", ExportOptions(depths=[1, 3], check=False))
+    export(run, tmp_path / "bundle", ExportOptions(entries=[(1, 1, 1), (3, 3, 3)], check=False))
     with Predictor(tmp_path / "bundle", backend="openvino") as two_depths:
         for spacing in (1.0, 4.0, 8.0):
             scan = write_scan(tmp_path / "scan.nii.gz", spacing, "RAS", 48)
