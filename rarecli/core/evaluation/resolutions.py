@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.geometry import is_isotropic, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
@@ -100,7 +100,7 @@ def _with_an_entry(depths: Sequence[int], there: Sequence[Entry], *, asked: bool
             "the bundle has no engine for a depth, and protocol paper does not route to another",
             field="depths",
             found=", ".join(map(str, missing)),
-            expected=", ".join(str(depth) for depth in depths if depth not in missing),
+            expected=", ".join(str(entry[0]) for entry in there if is_isotropic(entry)),
             remedy="export the depth with --depths, or use protocol native",
         )
     return [depth for depth in depths if depth not in missing]
