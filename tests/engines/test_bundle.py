@@ -63,7 +63,7 @@ def test_fp16_engines_stay_within_the_stated_tolerance(half, bundle, backend):
     _, reference = open_model(bundle, "torch")
     _, engines = open_model(half, backend)
     with reference, engines:
-        expected, found = reference.run(image, 0), engines.run(image, 0)
+        expected, found = reference.run(image, (0, 0, 0)), engines.run(image, (0, 0, 0))
     assert 0 < np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
@@ -76,7 +76,7 @@ def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
     found = onnxruntime.InferenceSession(alone).run(None, {"image": image})[0]
     _, engines = open_model(bundle, "onnx")
     with engines:
-        np.testing.assert_array_equal(found, engines.run(image, 3))
+        np.testing.assert_array_equal(found, engines.run(image, (3, 3, 3)))
     with pytest.raises(UsageError, match="no weights for PyTorch"):
         Predictor(tmp_path / "bundle", backend="torch")
 
@@ -155,7 +155,7 @@ def test_fault_32_a_manifest_that_leaves_its_folder_is_refused(copied, name):
     (copied.parent / "outside.onnx").write_bytes(b"")
     _, engines = open_model(copied, "onnx")
     with engines, pytest.raises(ModelError, match="leaves the bundle"):
-        engines.run(np.zeros((1, 1, 4, 4, 4), dtype=np.float32), 3)
+        engines.run(np.zeros((1, 1, 4, 4, 4), dtype=np.float32), (3, 3, 3))
 
 
 def test_auto_takes_openvino_on_a_cpu(bundle):
@@ -175,23 +175,23 @@ def test_lower_precision_is_for_openvino_on_a_cpu_that_has_it(bundle, precision,
     _, plain = open_model(bundle, "openvino")
     _, fast = open_model(bundle, "openvino", precision=precision)
     with plain, fast:
-        expected, found = plain.run(image, 0), fast.run(image, 0)
+        expected, found = plain.run(image, (0, 0, 0)), fast.run(image, (0, 0, 0))
         assert 0 < np.abs(found - expected).max() < most * np.abs(expected).max()
-        np.testing.assert_array_equal(fast.run(image, 0), found)
+        np.testing.assert_array_equal(fast.run(image, (0, 0, 0)), found)
 
 
 def test_threads_and_denormals_are_what_was_asked_for(bundle):
     image = np.zeros((1, 1, 4, 4, 4), dtype=np.float32)
     _, engines = open_model(bundle, "onnx", num_threads=1)
     with engines:
-        engines.run(image, 3)
-        options = engines._sessions[3].get_session_options()
+        engines.run(image, (3, 3, 3))
+        options = engines._sessions[3, 3, 3].get_session_options()
         assert options.intra_op_num_threads == 1
         assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
     _, engines = open_model(bundle, "openvino", num_threads=1)
     with engines:
-        engines.run(image, 3)
-        compiled = engines._requests[3, image.shape].get_compiled_model()
+        engines.run(image, (3, 3, 3))
+        compiled = engines._requests[(3, 3, 3), image.shape].get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
         assert compiled.get_property("CPU_DENORMALS_OPTIMIZATION")
         assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
@@ -213,8 +213,8 @@ def test_engines_open_lazily_and_each_file_is_hashed_once(bundle, monkeypatch):
     with engines:
         assert not hashed
         for size in (4, 6):
-            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), 3)
-        engines.run(np.zeros((1, 1, 8, 8, 8), dtype=np.float32), 2)
+            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), (3, 3, 3))
+        engines.run(np.zeros((1, 1, 8, 8, 8), dtype=np.float32), (2, 2, 2))
     assert hashed == {"entry_3_3_3.onnx": 1, "entry_2_2_2.onnx": 1, "weights.safetensors": 1}
 
 

@@ -67,4 +67,4 @@ def test_prediction_with_it_is_not_noticed_on_small_images(wrong, bundle):
     with Predictor(bundle, backend=wrong) as predictor:
         image = np.random.default_rng(0).random((1, 1, 16, 16, 16), dtype=np.float32)
         with Predictor(bundle, backend="torch", device="cpu") as other:
-            np.testing.assert_allclose(predictor.runner.run(image, 1), other.runner.run(image, 1), atol=1e-4)
+            np.testing.assert_allclose(predictor.runner.run(image, (1, 1, 1)), other.runner.run(image, (1, 1, 1)), atol=1e-4)

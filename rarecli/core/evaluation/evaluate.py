@@ -95,7 +95,8 @@ def evaluate(
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
         rules, spec = predictor.rules, predictor.spec
-        spacings = _spacings(options, spec)
+        grid = thick_slice_grid(spec.plan.spacing_mm) if options.grid else []
+        spacings = [*grid, *(options.spacings_mm or ())] or None
         resolutions = choose_resolutions(predictor, options.depths, spacings, options.protocol, options.route)
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface, options.route)
         require_same_labels(source.label_names, spec, dataset)
@@ -128,30 +129,18 @@ def evaluate(
     column: Column = "depth" if spacings is None else "spacing_mm"
     summary = summarise(scored, ["background", *labels], column) | facts
     if column == "spacing_mm":
-        if points := dice_curve(summary["per_method"], resolutions):
-            summary |= {"curve": points, "curve_facts": curve_facts(points)}
-        if rows := thick_slice_table(summary["per_method"], resolutions):
-            summary["thick_slices"] = rows
+        summary |= _tables_of_spacings(summary["per_method"], resolutions)
     write_result(scored, summary, output)
-    _draw(summary, thresholds_mm(rules, entries), output)
+    figures.draw(summary, thresholds_mm(rules, entries), output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return _compared(summary, other, output) if other else summary
 
 
-def _spacings(options: EvaluateOptions, spec: ModelSpec) -> Sequence[Triple] | None:
-    if not options.grid:
-        return options.spacings_mm
-    return [*thick_slice_grid(spec.plan.spacing_mm), *(options.spacings_mm or ())]
-
-
-def _draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
-    if "curve" in summary:
-        figures.draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
-    if "thick_slices" in summary:
-        figures.draw_thick_slices(summary, output / "dice_over_slices.png")
-    if "per_depth" in summary:
-        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
+def _tables_of_spacings(per_method: dict[str, Any], resolutions: Sequence[Resolution]) -> dict[str, Any]:
+    points, rows = dice_curve(per_method, resolutions), thick_slice_table(per_method, resolutions)
+    tables: dict[str, Any] = {"curve": points, "curve_facts": curve_facts(points)} if points else {}
+    return tables | ({"thick_slices": rows} if rows else {})
 
 
 def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> AbstractContextManager[Predictor | Folds]:

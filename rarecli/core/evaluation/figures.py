@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 _SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)
 
 
+def draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
+    """Draw the figures of what a summary holds into `output`. thresholds_mm: the isotropic spacings where the depth changes."""
+    if "curve" in summary:
+        draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
+    if "thick_slices" in summary:
+        draw_thick_slices(summary, output / "dice_over_slices.png")
+    if "per_depth" in summary:
+        draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
+
+
 def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
     """Draw mean Dice over resolution, one line per method, with one standard deviation shaded."""
     figure = new_figure(6, 4)

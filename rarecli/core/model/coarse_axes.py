@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rarecli.core.types import FloatArray
-
 Factors = tuple[int, int, int]
 """How much coarser each axis (X, Y, Z) is than the level's own grid; 1: not coarser."""
-Matrix = tuple[tuple[float, float, float], ...]
+Matrix = tuple[tuple[float, ...], ...]
 
 SAME: Factors = (1, 1, 1)
 _KEEP: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -59,8 +57,7 @@ def adapt_transposed(weight: Tensor, factors: Factors, upsampled: Sequence[bool]
 
 
 @cache
-def _product(along: tuple[Matrix, ...]) -> FloatArray:
-    """Return the Kronecker product of the matrices, (27, 27), which mixes a flattened kernel."""
-    x, y, z = along
-    product: FloatArray = np.kron(np.kron(x, y), z)
-    return product
+def _product(along: tuple[Matrix, ...]) -> Matrix:
+    """Return the Kronecker product of the three matrices, 27 x 27, which mixes a flattened kernel. Not a tensor, which has a device."""
+    rows = product(*along)
+    return tuple(tuple(a * b * c for a, b, c in product(*row)) for row in rows)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from rarecli.core.config.geometry import Entry
 from rarecli.core.model.blocks import ConvBlock, UpBlock
 from rarecli.core.model.coarse_axes import Factors
-from rarecli.core.types import Entry
 
 MAX_FILTERS = 320
 Groups = dict[Factors, Tensor]
