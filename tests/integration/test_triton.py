@@ -20,6 +20,7 @@ import pytest
 from triton_server import ROOT, VENV, Client, Server, serving, serving_bundle
 
 from rarecli import Phantom, Predictor
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.probes import background_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
 from rarecli.core.imaging.preprocessing import prepare_scan
@@ -166,6 +167,27 @@ def test_probabilities_a_forced_depth_and_what_the_library_returns(server, scans
             )
             np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
             np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def test_thick_slices_enter_at_a_depth_per_axis_or_where_the_client_says(thick_run, tmp_path):
+    export(thick_run, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 0), (0, 0, 2)], check=False))
+    scan, _ = Phantom(5, (35.0, 50.0, 36.0)).acquire((1.0, 1.0, 4.0), "PLI")
+    write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
+    with (
+        serving_bundle(tmp_path / "bundle", tmp_path, TritonOptions("python", num_routers=1)) as server,
+        Predictor(tmp_path / "bundle", backend="onnx") as predictor,
+    ):
+        with server.client() as client:
+            for forced, entry in ((None, (0, 0, 2)), ((0, 0, 2), (0, 0, 2)), ((0, 0, 0), (0, 0, 0))):
+                found, expected = client.predict(scan, entry=forced), predictor.predict(scan, entry=forced)
+                assert (found.entry, found.zoom, found.reason) == (entry, expected.zoom, expected.reason)
+                np.testing.assert_array_equal(found.labels, expected.labels)
+            with pytest.raises(DataError, match="the model has no such entry"):
+                client.predict(scan, entry=(0, 2, 0))
+        for forced, entry in ((("--entry", "0,0,2"), [0, 0, 2]), (("--depth", 0), [0, 0, 0])):
+            result = run_client(server, "http", tmp_path / "scan.nii.gz", "-o", tmp_path / "labels.nii.gz", "--overwrite", *forced)
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout)["cases"]["scan"]["entry"] == entry
 
 
 def test_the_windows_of_a_scan_are_merged_into_batches(server):

@@ -32,9 +32,8 @@ def call(monkeypatch, capsys):
 
     def answer(_self, volume, *, depth=None, entry=None, probabilities=False):
         maps = np.zeros((3, *volume.shape), np.float32) if probabilities else None
-        return Prediction(
-            np.ones(volume.shape, np.uint8), volume.affine, entry or (depth or 0,) * 3, "a test", (1.0, 1.0, 1.0), maps, 0.0, ()
-        )
+        chosen = entry or (depth or 0,) * 3
+        return Prediction(np.ones(volume.shape, np.uint8), volume.affine, chosen, "a test", (1.0, 1.0, 1.0), maps, 0.0, ())
 
     monkeypatch.setattr(client.Client, "predict", answer)
 

@@ -128,8 +128,7 @@ def evaluate(
     scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
     column: Column = "depth" if spacings is None else "spacing_mm"
     summary = summarise(scored, ["background", *labels], column) | facts
-    if column == "spacing_mm":
-        summary |= _tables_of_spacings(summary["per_method"], resolutions)
+    summary |= _tables_of_spacings(summary["per_method"], resolutions)
     write_result(scored, summary, output)
     figures.draw(summary, thresholds_mm(rules, entries), output)
     if failures:
