@@ -123,7 +123,7 @@ def test_fault_19_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(larg
     with Predictor(bundle, backend="onnx") as predictor:
         refused_for_its_size(lambda: predict([large / "images"], predictor, output))
         refused_for_its_size(lambda: predictor.predict(large / "images" / "a.nii"))
-        predictor.require_affordable([large / "images" / "a.nii"], 3)  # an eighth along every axis
+        predictor.require_affordable([large / "images" / "a.nii"], (3, 3, 3), None)  # an eighth along every axis
 
 
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp_path):
