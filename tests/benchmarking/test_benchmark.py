@@ -27,7 +27,7 @@ def measure(model, output, **options):
 
 
 def statuses(result):
-    return {(row["backend"], row["entry"][0]): row["status"] for row in result["rows"]}
+    return {(row["backend"], row["entry"] and row["entry"][0]): row["status"] for row in result["rows"]}
 
 
 def test_a_bundle_is_timed_at_every_depth_routed_and_upsampled(bundle, tmp_path):

@@ -151,8 +151,8 @@ def test_fault_50_an_engine_that_answers_background_fails_the_gate(run):
         logits[:, 0] = 1
         return logits
 
-    with TorchRunner(network, "cpu") as reference, pytest.raises(ModelError, match="does not agree with PyTorch"):
-        check_parity("entry_0_0_0.onnx", background, spec, 0, "fp16", reference)
+    with TorchRunner(network, "cpu", spec.entries) as reference, pytest.raises(ModelError, match="does not agree with PyTorch"):
+        check_parity("entry_0_0_0.onnx", background, spec, (0, 0, 0), "fp16", reference)
 
 
 def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):

@@ -2,9 +2,9 @@
 
 BUNDLE/
   manifest.json                    the contract
-  depth0.onnx, depth1.onnx, ...    one graph per routing depth
+  entry_0_0_0.onnx, ...            one graph per entry
   weights.safetensors              their weights (absent with --self-contained)
-  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, with --format tensorrt
+  entry_0_0_0.plan, .plan.json, ...   TensorRT plans for this machine, with --format tensorrt
   conformance/                     vectors to test a consumer
 """
 

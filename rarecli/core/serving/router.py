@@ -1,6 +1,6 @@
 """The router on the server: the steps of `rare predict`, with several windows of a scan sent at the same time.
 
-It does not depend on Triton: `infer` runs one window in a depth's model, wherever that model is.
+It does not depend on Triton: `infer` runs one window in an entry's model, wherever that model is.
 Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 """
 
