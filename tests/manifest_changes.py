@@ -7,6 +7,7 @@ from rarecli import Phantom
 
 ISOTROPIC, ALIKE, UNEVEN = (2.25, 2.25, 2.25), (2.25, 2.4, 2.3), (2.2, 2.2, 3.2)
 THIN = (2.0, 2.0, 2.1)
+THICK = (2.25, 2.4, 3.2)
 # the field; what else must be said for it to matter; its new value; the spacing of a scan for which it matters
 CHANGES = {
     "window.overlap": ({}, 0.1, ISOTROPIC),
@@ -14,6 +15,7 @@ CHANGES = {
     "window.min_weight": ({}, 0.8, ISOTROPIC),
     "window.padding_value": ({}, 0.7, THIN),
     "routing.trained_spacing_mm": ({}, [2.0, 2.0, 2.0], ISOTROPIC),
+    "routing.by": ({"routing.as_is_octaves": 0.5}, "nearest", THICK),
     "routing.tolerance": ({}, 0.4, ISOTROPIC),
     "routing.rounding_slack": ({"routing.tolerance": 0.12}, 0.009, ISOTROPIC),
     "routing.as_is_octaves": ({}, 0.5, ALIKE),

@@ -15,3 +15,5 @@ PLAN = Plan(
 )
 SPEC = ModelSpec(name="test", plan=PLAN, network=NetworkConfig(num_classes=3))
 RULES = rules_of(SPEC)
+PER_AXIS = rules_of(SPEC.model_copy(update={"per_axis": True, "any_size": True, "as_is_octaves": 0.6}))
+"""The same, trained for thick slices and for any size."""

@@ -69,7 +69,7 @@ def test_predict_writes_labels_on_the_grid_of_the_scan_and_says_the_depth(run, s
     result = rare("predict", scan, "-m", run, "-o", tmp_path / "labels.nii.gz", "--json")
     assert result.returncode == 0, result.stderr
     assert "scan: depth 1 (spacing 2 mm, grid 2 mm)" in result.stderr
-    assert json.loads(result.stdout)["cases"]["scan"]["depth"] == 1
+    assert json.loads(result.stdout)["cases"]["scan"]["entry"] == [1, 1, 1]
     source, labels = nib.load(scan), nib.load(tmp_path / "labels.nii.gz")
     assert labels.shape == source.shape
     np.testing.assert_array_equal(labels.affine, source.affine)
@@ -100,7 +100,13 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
     [
         (["predict", "none.nii.gz", "-m", "RUN", "-o", "x.nii.gz"], 3, ["no such file", "none.nii.gz"]),
         (["predict", "SCAN", "-m", "none", "-o", "x.nii.gz"], 4, ["not a model", "none"]),
-        (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--depth", "7"], 2, ["no such depth", "found: 7", "0, 1, 2, 3"]),
+        (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--depth", "7"], 2, ["no such entry", "found: depth 7", "depth 0; depth 1"]),
+        (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--entry", "0,0,9"], 2, ["no such entry", "entry 0,0,9", "depth 0; depth 1"]),
+        (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--entry", "0,0"], 2, ["a depth per axis", "0,0,2"]),
+        (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--entry", "0,0,1", "--depth", "1"], 2, ["exclude each other"]),
+        (["evaluate", "DATASET", "-m", "RUN", "-o", "x", "--spacings", "1x4"], 2, ["neither a list of spacings"]),
+        (["export", "RUN", "-o", "x", "--entries", "thick"], 2, ["no such entry", "entry 0,0,1"]),
+        (["export", "RUN", "-o", "x", "--entries", "all", "--depths", "1"], 2, ["exclude each other"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--backend", "abacus"], 2, ["abacus", "torch"]),
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "cuda:9"], 5, ["GPU", "--device cpu"]),
         (["train", "none", "-o", "x"], 3, ["not a prepared dataset", "rare preprocess"]),
@@ -256,7 +262,7 @@ def test_info_knows_everything(scan, phantom_dataset, prepared, run, bundle, tmp
         "files per case": "1",
     }
     with Predictor(run) as predictor:
-        predict([phantom_dataset / "imagesTr"], predictor, tmp_path / "out", PredictOptions(depth=3))
+        predict([phantom_dataset / "imagesTr"], predictor, tmp_path / "out", PredictOptions(entry=(3, 3, 3)))
     assert facts(tmp_path / "out")["routes"] == ["depth 3: 8 cases"]
     score(phantom_dataset / "labelsTr", tmp_path / "out", tmp_path / "scores")
     assert facts(tmp_path / "scores")["by depth"][0].startswith("depth 3: ")
@@ -268,7 +274,7 @@ def test_depths_may_be_a_list_or_repeated(run, tmp_path):
     for index, depths in enumerate((["--depths", "2,3"], ["--depths", "2", "--depths", "3"])):
         result = CliRunner().invoke(app, ["export", str(run), "-o", str(tmp_path / str(index)), *depths])
         assert result.exit_code == 0, result.output
-        assert sorted(path.name for path in (tmp_path / str(index)).glob("*.onnx")) == ["depth2.onnx", "depth3.onnx"]
+        assert sorted(path.name for path in (tmp_path / str(index)).glob("*.onnx")) == ["entry_2_2_2.onnx", "entry_3_3_3.onnx"]
 
 
 def test_the_version_is_shown():
@@ -291,4 +297,4 @@ def test_int8_keeps_stdout_for_the_result(bundle, scan, tmp_path):
         pytest.skip("this CPU does not compute with int8")
     result = rare("predict", scan, "-m", bundle, "-o", tmp_path / "labels.nii.gz", "--precision", "int8", "--json")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["cases"]["scan"]["depth"] == 1
+    assert json.loads(result.stdout)["cases"]["scan"]["entry"] == [1, 1, 1]

@@ -11,14 +11,9 @@ import onnxruntime
 
 def segment(image, spacing, bundle):
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
-    assert manifest["schema_version"] == 3
-    rule, plan = manifest["routing"], manifest["spec"]["plan"]
-    natural = math.floor(min(math.log2(s / t) for s, t in zip(spacing, rule["trained_spacing_mm"], strict=True)) + 0.5)
-    engine = min(manifest["engines"], key=lambda engine: (abs(engine["depth"] - natural), engine["depth"]))
-    ratios = np.asarray(spacing) / engine["grid_spacing_mm"]
-    octaves, slack = np.log2(ratios), rule["rounding_slack"]
-    as_is = abs(octaves).max() <= rule["as_is_octaves"] + slack and np.ptp(octaves) <= rule["as_is_anisotropy_octaves"] + slack
-    zooms = {axis: ratio for axis, ratio in enumerate(ratios, 1) if not as_is and abs(ratio - 1) > rule["tolerance"] + slack}
+    assert manifest["schema_version"] == 4
+    plan = manifest["spec"]["plan"]
+    engine, zooms = route(spacing, manifest["engines"], manifest["routing"])
     sizes = [max(1, math.floor(size * zooms.get(axis, 1) + 0.5)) for axis, size in enumerate(image.shape[1:], 1)]
     require_affordable(image.shape, sizes, zooms, engine, manifest)
     routed, least = np.asarray(image, np.float64), manifest["resampling"]["min_box_voxels"]
@@ -35,6 +30,25 @@ def segment(image, spacing, bundle):
             nearest = np.floor((np.arange(size) - (size - 1) / 2) * zoom + scores.shape[axis] / 2).astype(int)
             scores = scores.take(nearest, axis=axis, mode="clip")
     return np.array(plan["label_values"])[scores.argmax(axis=0)]
+
+
+def route(spacing, engines, rule):  # the engine, and spacing / grid spacing by resampled axis of an image (C, X, Y, Z)
+    octaves = np.array([math.log2(s / t) for s, t in zip(spacing, rule["trained_spacing_mm"], strict=True)])
+    wanted, entries = np.floor(octaves + 0.5), np.array([engine["entry"] for engine in engines])
+    if rule["by"] == "finest":
+        keys = abs(entries[:, 0] - wanted.min()), np.ptp(entries, axis=1) > 0
+    else:
+        wanted = np.maximum(wanted, entries.min(axis=0))
+        steps, distances = abs(wanted - entries).sum(axis=1), abs(octaves - entries).sum(axis=1)
+        keys = np.floor(distances / 1e-6 + 0.5), steps, (entries > wanted).any(axis=1)
+    engine = engines[np.lexsort((*entries.T[::-1], *keys))[0]]  # the last key decides first
+    ratios, slack = np.asarray(spacing) / engine["grid_spacing_mm"], rule["rounding_slack"]
+    off = np.log2(ratios)
+    near = abs(off) <= rule["as_is_octaves"] + slack
+    if rule["by"] == "finest":
+        near = near.all() & (np.ptp(off) <= rule["as_is_anisotropy_octaves"] + slack)
+    resampled = ~near & (abs(ratios - 1) > rule["tolerance"] + slack)
+    return engine, {axis: ratios[axis - 1] for axis in (1, 2, 3) if resampled[axis - 1]}
 
 
 def require_affordable(shape, sizes, zooms, engine, manifest):  # from sizes alone, before anything is allocated

@@ -32,11 +32,12 @@ from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.prediction.case_worker import probabilities_file
 from rarecli.core.prediction.predict import RECORDS, choose_targets, require_replaceable_results
-from rarecli.core.prediction.predictor import Prediction
+from rarecli.core.prediction.predictor import Prediction, forced_entry
 from rarecli.core.serving import contract
+from rarecli.core.types import Entry
 
 _REFUSED = ("400", "StatusCode.INVALID_ARGUMENT")
-_ALWAYS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM, contract.WARNINGS)
+_ALWAYS = (contract.LABELS, contract.ENTRY, contract.REASON, contract.GRID_SPACING, contract.ZOOM, contract.WARNINGS)
 
 
 class Client:
@@ -73,29 +74,32 @@ class Client:
         """Close the connection."""
         self._server.close()
 
-    def predict(self, scan: str | Path | Volume, *, depth: int | None = None, probabilities: bool = False) -> Prediction:
-        """Segment a NIfTI file or a Volume; `depth` forces a depth. Nothing is retried.
+    def predict(
+        self, scan: str | Path | Volume, *, depth: int | None = None, entry: Entry | None = None, probabilities: bool = False
+    ) -> Prediction:
+        """Segment a NIfTI file or a Volume. `depth` forces one depth along all axes, `entry` a depth per axis. Nothing is retried.
 
-        Raises DataError for a broken file, and with the server's message for a scan that the server refuses; EnvironmentFault for a
-        server that is not there, does not have the model, or fails.
+        Raises UsageError for both a depth and an entry; DataError for a broken file, and with the server's message for a scan that the
+        server refuses; EnvironmentFault for a server that is not there, does not have the model, or fails.
         """
         started = time.perf_counter()
+        forced = forced_entry(depth, entry)
         volume = scan if isinstance(scan, Volume) else read_volume(Path(scan))
         require_finite(volume)
         routing.require_spacing(volume.spacing_mm)
         ras = to_ras(volume)
         wanted = (*_ALWAYS, contract.PROBABILITIES) if probabilities else _ALWAYS
         inputs = {contract.IMAGE: np.ascontiguousarray(ras.data, dtype=np.float32), contract.SPACING: np.array(ras.spacing_mm)}
-        if depth is not None:
-            inputs[contract.DEPTH] = np.array([depth], dtype=np.int32)
+        if forced is not None:
+            inputs[contract.ENTRY] = np.array(forced, dtype=np.int32)
         answer = self.infer(self._model, inputs, wanted)
-        (chosen,), (reason,) = answer[contract.DEPTH].tolist(), answer[contract.REASON].tolist()
-        route = Route(chosen, tuple(answer[contract.GRID_SPACING].tolist()), tuple(answer[contract.ZOOM].tolist()), reason.decode())
+        (x, y, z), (reason,) = answer[contract.ENTRY].tolist(), answer[contract.REASON].tolist()
+        route = Route((x, y, z), tuple(answer[contract.GRID_SPACING].tolist()), tuple(answer[contract.ZOOM].tolist()), reason.decode())
         way_back = RoutedScan(inputs[contract.IMAGE], route, volume)
         maps = way_back.restore_image(answer[contract.PROBABILITIES]) if probabilities else None
         labels = from_ras(answer[contract.LABELS], volume.affine)
         warnings = tuple(text.decode() for text in answer[contract.WARNINGS].tolist())
-        return Prediction(labels, volume.affine, chosen, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
+        return Prediction(labels, volume.affine, route.entry, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
 
     def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Send one request to any model of the server: named arrays in, named arrays out. Raises the errors of `predict`."""
@@ -138,7 +142,7 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
     def segment(case: Case) -> dict[str, object] | RareError:
         try:
             volume = read_image(case)
-            prediction = own.client.predict(volume, depth=options.depth, probabilities=options.probabilities)
+            prediction = own.client.predict(volume, depth=options.depth, entry=options.entry, probabilities=options.probabilities)
             target = targets[case.name]
             write_labels(target, prediction.labels, volume)
             if prediction.probabilities is not None:
@@ -146,7 +150,7 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
         except RareError as error:
             return error
         return {
-            "depth": prediction.depth,
+            "entry": list(prediction.entry),
             "reason": prediction.reason,
             "residual_zoom": list(prediction.zoom),
             "seconds": prediction.seconds,
@@ -169,6 +173,12 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
     return result
 
 
+def three_depths(text: str) -> Entry:
+    """X,Y,Z -> the depth of each axis. Raises ValueError, which argparse reports."""
+    x, y, z = map(int, text.split(","))
+    return x, y, z
+
+
 def main() -> int:
     """Run the command and return its exit code, as for `rare`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -177,7 +187,9 @@ def main() -> int:
     parser.add_argument("--url", default="localhost:8001", help="HOST:PORT of the server (localhost:8001)")
     parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
     parser.add_argument("--model", default="rare", help="the router's name (rare)")
-    parser.add_argument("--depth", type=int, help="force a depth")
+    forced = parser.add_mutually_exclusive_group()
+    forced.add_argument("--depth", type=int, metavar="K", help="force one depth along all axes")
+    forced.add_argument("--entry", type=three_depths, metavar="X,Y,Z", help="force an entry: a depth per axis, e.g. 0,0,2")
     parser.add_argument("--probabilities", action="store_true", help="also write CASE_probabilities.nii.gz")
     parser.add_argument("--jobs", type=int, default=1, help="scans processed at a time (1)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier call")

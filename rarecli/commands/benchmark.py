@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Overwrite, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import (
+    Console,
+    Device,
+    Json,
+    Overwrite,
+    chosen_entries,
+    integers,
+    print_json,
+    print_table,
+    three_integers,
+    words,
+)
 
 
 class Protocol(str, Enum):
@@ -28,7 +39,10 @@ BackendsOption = Annotated[
     ),
 ]
 PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Precisions of the computation; fp32 by default.")]
-DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time; all by default.")]
+DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time, one along all axes; all by default.")]
+EntriesOption = Annotated[
+    str | None, typer.Option(metavar="SET", help="Entries to time instead: isotropic, thick, all, or a list such as 0,0,0;0,0,2.")
+]
 ShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")]
 ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="Number of CPU threads, or a list of numbers; all by default.")]
 BatchOption = Annotated[list[str] | None, typer.Option(metavar="1", help="Scans per batch, or a list of numbers.")]
@@ -58,6 +72,7 @@ def run(
     backends: BackendsOption = None,
     precisions: PrecisionsOption = None,
     depths: DepthsOption = None,
+    entries: EntriesOption = None,
     shape: ShapeOption = None,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
@@ -89,7 +104,7 @@ def run(
         precisions=words(precisions),
         threads=integers(threads, "--threads"),
         batches=integers(batch, "--batch"),
-        depths=integers(depths, "--depths"),
+        entries=chosen_entries(entries, depths),
         shape=three_integers(shape, "--shape"),
         upsampled=upsampled,
         cold_start=cold_start,
@@ -112,20 +127,20 @@ def run(
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rarecli.core.benchmarking.records import title
+    from rarecli.core.benchmarking.records import entry_label, title
     from rarecli.core.benchmarking.report import table
 
     machine = result["machine"]
     heading = f"{result['model']['name']}; {machine['cpu']}, {machine['num_cores']} cores; milliseconds"
     print_table(heading, *table(result["rows"]))
     if result["speed_up"]:
-        rows = [[title(row), str(row["depth"]), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
-        print_table("Upsampling over routing", ["backend", "depth", "network alone", "end to end"], rows)
+        rows = [[title(row), entry_label(row), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
+        print_table("Upsampling over routing", ["backend", "entry", "network alone", "end to end"], rows)
     if result["fitting"] is not None:
-        columns = ["backend", "depth", "p95 (ms)", "memory (MB)", "Dice", "Dice lost"]
+        columns = ["backend", "entry", "p95 (ms)", "memory (MB)", "Dice", "Dice lost"]
         numbers = (("p95_ms", ".2f"), ("peak_memory_mb", ".0f"), ("dice", ".4f"), ("dice_cost", ".4f"))
         rows = [
-            [title(row), str(row["depth"]), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
+            [title(row), entry_label(row), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
             for row in result["fitting"]
         ]
         print_table("Rows within the limits", columns, rows)
@@ -134,12 +149,12 @@ def _print(result: dict[str, Any]) -> None:
             [
                 title(row),
                 row["method"],
-                str(row["depth"]),
+                entry_label(row),
                 f"{row['ratio']:.2f}",
                 f"{row['relative']:.2f}",
                 "yes" if row["stable"] else "no",
             ]
             for row in against["rows"]
         ]
-        columns = ["backend", "method", "depth", "ratio", "over the median", "stable"]
+        columns = ["backend", "method", "entry", "ratio", "over the median", "stable"]
         print_table(f"Time relative to the earlier result; {against['num_missing']} rows are new", columns, rows)

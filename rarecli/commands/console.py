@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 Item = TypeVar("Item")
+
+
+class EntrySet(str, Enum):
+    """Sets of entries."""
+
+    isotropic = "isotropic"
+    thick = "thick"
+    all = "all"
+
+
+class Route(str, Enum):
+    """How a scan is routed."""
+
+    nearest = "nearest"
+    finest = "finest"
 
 
 @dataclass
@@ -42,6 +58,7 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Process part I of N of the cases, for a job array; --resume completes it after all parts."
     ),
 ]
+ROUTE_HELP = "nearest: every axis at its own depth; finest: all axes at the depth of the finest. By default what the model was trained for."
 Surface = Annotated[
     bool, typer.Option("--surface/--no-surface", help="Also compute HD95 and surface Dice, with MONAI, which takes seconds to load.")
 ]
@@ -133,23 +150,54 @@ def integers(text: str | list[str] | None, option: str) -> list[int] | None:
         raise typer.BadParameter(f"{','.join(parts)!r} is not a list of whole numbers, e.g. 0,1,2", param_hint=option) from None
 
 
-def numbers_or_range(text: str | None, option: str) -> list[float] | None:
-    """0.8,1,2 -> [0.8, 1.0, 2.0]; LOW:HIGH:NUM -> NUM positive numbers with equal ratios from LOW to HIGH."""
+def spacings_or_range(text: str | None, option: str) -> list[tuple[float, float, float]] | None:
+    """0.8,1x1x4 -> [(0.8, 0.8, 0.8), (1, 1, 4)]; LOW:HIGH:NUM -> NUM isotropic spacings with equal ratios from LOW to HIGH."""
     if text is None:
         return None
-    problem = typer.BadParameter(f"{text!r} is neither a list of numbers above 0 nor LOW:HIGH:NUM, e.g. 0.8:8:25", param_hint=option)
+    problem = typer.BadParameter(
+        f"{text!r} is neither a list of spacings above 0 nor LOW:HIGH:NUM, e.g. 2,1x1x4 or 0.8:8:25", param_hint=option
+    )
     try:
         if ":" in text:
             low, high, num = text.split(":")
             first, ratio, steps = float(low), float(high) / float(low), int(num) - 1
-            numbers = [first * ratio ** (step / steps) for step in range(steps + 1)]
+            found = [[first * ratio ** (step / steps)] * 3 for step in range(steps + 1)]
         else:
-            numbers = [float(part) for part in text.split(",") if part.strip()]
+            parts = [[float(number) for number in part.split("x")] for part in text.split(",") if part.strip()]
+            found = [numbers * 3 if len(numbers) == 1 else numbers for numbers in parts]
     except (ValueError, ZeroDivisionError, OverflowError):
         raise problem from None
-    if not numbers or not all(0 < number < 1e6 for number in numbers):
+    if not found or not all(len(numbers) == 3 and all(0 < number < 1e6 for number in numbers) for numbers in found):
         raise problem
-    return numbers
+    return [(x, y, z) for x, y, z in found]
+
+
+def parse_entry(text: str | None, option: str) -> tuple[int, int, int] | None:
+    """X,Y,Z -> the depth of each axis."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 3 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not X,Y,Z with a depth per axis, e.g. 0,0,2", param_hint=option)
+    x, y, z = (int(part) for part in parts)
+    return x, y, z
+
+
+def route_by(route: Route | None) -> Literal["nearest", "finest"] | None:
+    """Return the rule that an option names."""
+    return None if route is None else "nearest" if route is Route.nearest else "finest"
+
+
+def chosen_entries(text: str | None, depths: list[str] | None) -> Any:
+    """`thick`, or 0,0,0;0,0,2, or depths along all axes -> the name of a set, or a list of entries; None for neither."""
+    wanted = integers(depths, "--depths")
+    if text is not None and wanted is not None:
+        raise typer.BadParameter("--depths and --entries exclude each other", param_hint="--entries")
+    if wanted is not None:
+        return [(depth, depth, depth) for depth in wanted]
+    if text is None or text in list(EntrySet.__members__):
+        return text
+    return [parse_entry(part, "--entries") for part in text.split(";") if part.strip()]
 
 
 def words(text: list[str] | None) -> list[str] | None:

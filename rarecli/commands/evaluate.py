@@ -8,19 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from rarecli.commands.console import (
+    ROUTE_HELP,
     Against,
     Console,
     Device,
     Json,
     Overwrite,
     Resume,
+    Route,
     ShardOption,
     Surface,
     Threads,
     integers,
     models,
-    numbers_or_range,
     print_json,
+    route_by,
+    spacings_or_range,
 )
 from rarecli.commands.tables import print_comparison, print_scores
 
@@ -66,10 +69,15 @@ SpacingsOption = Annotated[
     str | None,
     typer.Option(
         metavar="LOW:HIGH:NUM",
-        help="Instead of depths: reacquire every scan at these isotropic spacings in mm, and just below and above each change of "
-        "depth. A list, or a logarithmic range such as 0.8:8:25. Protocol native only.",
+        help="Instead of depths: reacquire every scan at these spacings in mm. A list such as 2,1x1x4, or a logarithmic range of isotropic "
+        "spacings such as 0.8:8:25, which adds those just below and above each change of depth. Protocol native only.",
     ),
 ]
+GridOption = Annotated[
+    bool,
+    typer.Option("--grid", help="Thick slices: two spacings in the plane, slices of 1 to 8 times the trained spacing, each axis."),
+]
+RouteOption = Annotated[Route | None, typer.Option(help=ROUTE_HELP)]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 
 
@@ -84,6 +92,8 @@ def run(
     protocol: ProtocolOption = Protocol.native,
     upsampled: UpsampledOption = True,
     spacings: SpacingsOption = None,
+    grid: GridOption = False,
+    route: RouteOption = None,
     surface: Surface = True,
     against: Against = None,
     backend: BackendOption = "auto",
@@ -106,7 +116,9 @@ def run(
 
     options = EvaluateOptions(
         depths=integers(depths, "--depths"),
-        spacings_mm=numbers_or_range(spacings, "--spacings"),
+        spacings_mm=spacings_or_range(spacings, "--spacings"),
+        grid=grid,
+        route=route_by(route),
         protocol=protocol.value,
         names=read_case_names(cases) if cases else None,
         all_cases=all_cases,

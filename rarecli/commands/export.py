@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Json, Overwrite, integers, print_json, print_table, three_integers, words
+from rarecli.commands.console import Console, Json, Overwrite, chosen_entries, integers, print_json, print_table, three_integers, words
 
 if TYPE_CHECKING:
     from rarecli.core.engines.manifest import Manifest
 
 
 class TritonBackend(str, Enum):
-    """What runs the depths on the server."""
+    """What runs the entries on the server."""
 
     onnxruntime = "onnxruntime"
     tensorrt = "tensorrt"
@@ -31,7 +31,15 @@ class Precision(str, Enum):
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the bundle.")]
-DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export; all by default.")]
+DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export, one along all axes.")]
+EntriesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET",
+        help="isotropic: one depth along all axes. thick: also one coarser axis (22 for 4 depths). all: any depth per axis (64). Or a list "
+        "such as 0,0,0;0,0,2. By default thick if the model was trained for thick slices.",
+    ),
+]
 FormatsOption = Annotated[
     list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
 ]
@@ -48,13 +56,13 @@ TritonOption = Annotated[
     typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL without -o."),
 ]
 TritonBackendOption = Annotated[
-    TritonBackend, typer.Option(help="Triton: what runs the depths; python: onnxruntime inside the Python backend.")
+    TritonBackend, typer.Option(help="Triton: what runs the entries; python: onnxruntime inside the Python backend.")
 ]
-ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; the depths are named PREFIX_depthK.")]
+ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; entries are named PREFIX_entry_X_Y_Z.")]
 MaxBatchOption = Annotated[
-    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: maximum windows per execution, one number or one per depth.")
+    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: maximum windows per execution, one number or one per entry.")
 ]
-InstancesOption = Annotated[int, typer.Option(min=1, help="Triton: instances of each depth's model.")]
+InstancesOption = Annotated[int, typer.Option(min=1, help="Triton: instances of each entry's model.")]
 RoutersOption = Annotated[int, typer.Option(min=1, help="Triton: instances of the router, each with one scan at a time.")]
 MaxDelayUsOption = Annotated[int, typer.Option(min=0, help="Triton: how long a window waits to be batched with others.")]
 
@@ -63,6 +71,7 @@ def run(
     model: ModelArgument,
     output: OutputOption = None,
     depths: DepthsOption = None,
+    entries: EntriesOption = None,
     formats: FormatsOption = None,
     precision: PrecisionOption = Precision.fp32,
     self_contained: SelfContainedOption = False,
@@ -80,7 +89,7 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write one ONNX engine per routing depth, each checked against PyTorch, or render a Triton model repository.
+    """Write one ONNX engine per entry, each checked against PyTorch, or render a Triton model repository.
 
     Example: rare export run -o bundle
 
@@ -101,7 +110,7 @@ def run(
         given = ((shape_min, "--shape-min"), (shape_opt, "--shape-opt"), (shape_max, "--shape-max"))
         least, usual, most = (three_integers(text, option) for text, option in given)
         options = ExportOptions(
-            depths=integers(depths, "--depths"),
+            entries=chosen_entries(entries, depths),
             formats=words(formats) or ("onnx",),
             precision=precision.value,
             self_contained=self_contained,
@@ -121,9 +130,11 @@ def run(
 
 
 def _print_engines(manifest: Manifest, output: Path) -> None:
+    from rarecli.core.config.geometry import entry_text
+
     rows = [
         [
-            str(e.depth),
+            entry_text(e.entry).removeprefix("entry "),
             " x ".join(f"{s:g}" for s in e.grid_spacing_mm),
             e.file,
             " x ".join(map(str, e.divisors)),
@@ -131,4 +142,4 @@ def _print_engines(manifest: Manifest, output: Path) -> None:
         ]
         for e in manifest.engines
     ]
-    print_table(f"{manifest.spec.name}: {output}", ["depth", "grid (mm)", "engine", "divisors", "max difference"], rows)
+    print_table(f"{manifest.spec.name}: {output}", ["entry", "grid (mm)", "engine", "divisors", "max difference"], rows)

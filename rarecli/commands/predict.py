@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, Overwrite, Resume, ShardOption, Threads, models, print_json
+from rarecli.commands.console import (
+    ROUTE_HELP,
+    Console,
+    Device,
+    Json,
+    Overwrite,
+    Resume,
+    Route,
+    ShardOption,
+    Threads,
+    models,
+    parse_entry,
+    print_json,
+    route_by,
+)
 
 InputsArgument = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
@@ -19,7 +33,9 @@ ModelOption = Annotated[
     ),
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, otherwise a folder.")]
-DepthOption = Annotated[int | None, typer.Option(min=0, help="Force a depth; by default the spacing decides.")]
+DepthOption = Annotated[int | None, typer.Option(min=0, help="Force one depth along all axes; by default the spacing decides.")]
+EntryOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Force an entry: a depth per axis, e.g. 0,0,2.")]
+RouteOption = Annotated[Route | None, typer.Option(help=ROUTE_HELP)]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.")]
 ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")]
@@ -42,6 +58,8 @@ def run(
     model: ModelOption,
     output: OutputOption,
     depth: DepthOption = None,
+    entry: EntryOption = None,
+    route: RouteOption = None,
     backend: BackendOption = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -61,10 +79,11 @@ def run(
     from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
-    from rarecli.core.prediction.predictor import ModelChoice
+    from rarecli.core.prediction.predictor import ModelChoice, forced_entry
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
-    options = PredictOptions(depth, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
+    forced = forced_entry(depth, parse_entry(entry, "--entry"))
+    options = PredictOptions(forced, route_by(route), pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:

@@ -15,7 +15,7 @@ def print_plan(facts: dict[str, Any]) -> None:
     rows += [["steps", f"{facts['steps']:,} ({facts['steps_per_epoch']} per epoch)"], ["patch", " x ".join(map(str, facts["patch_size"]))]]
     rows += [["device", f"{facts['device']}, {facts['precision']}"]]
     rows += [[f"memory, {part}", f"{num / 1e9:.2f} GB"] for part, num in facts["memory_bytes"].items()]
-    title = f"{network['arch']}, {network['num_filters']} filters, {network['num_levels']} levels, {network['num_depths']} entries"
+    title = f"{network['arch']}, {network['num_filters']} filters, {network['num_levels']} levels, {network['num_depths']} depths"
     print_table(title, ["", "planned"], rows)
 
 
@@ -46,7 +46,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     columns += ["restored", "ceiling"] if restored else []
     rows = []
     for method, key, part in parts:
-        row = [method, _resolution(key) if "per_depth" in summary else f"{float(key):.4g} mm", str(part["num_cases"])]
+        row = [method, _resolution(key) if "per_depth" in summary else f"{key} mm", str(part["num_cases"])]
         row += [f"{part['dice']:.4f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.4f}"]
         if nothing:  # a case without the label in reference and prediction has Dice 1
             row.append(str(sum(part["both_empty"].values())))

@@ -53,20 +53,20 @@ def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False
     rows = [{"resolution": f"{spacing:g} mm", "depth": depth} for depth, spacing in enumerate(_SPACINGS_MM)]
     with Predictor(run) as predictor:
         for row, spacing in zip(rows, _SPACINGS_MM, strict=True):
-            for method, depth in (("routed", None), ("upsampled", 0)):
+            for method, entry in (("routed", None), ("upsampled", (0, 0, 0))):
                 labels = output / "predictions" / method / f"{spacing:g}mm"
-                records = predict([_test(output, spacing) / "imagesTr"], predictor, labels, PredictOptions(depth=depth, overwrite=True))[
+                records = predict([_test(output, spacing) / "imagesTr"], predictor, labels, PredictOptions(entry=entry, overwrite=True))[
                     "cases"
                 ]
                 if method == "routed":
-                    row["depth"] = next(iter(records.values()))["depth"]
+                    row["depth"] = next(iter(records.values()))["entry"][0]
                 folder = output / "scores" / method / f"{spacing:g}mm"
                 scores = score(_test(output, spacing) / "labelsTr", labels, folder, surface=False, overwrite=True)
                 row[method] = scores["foreground_mean"]["dice"]
             row["threshold"] = _threshold_dice(spacing)
         reporter.say("5/7 evaluate: the finest test scans, downsampled")
         evaluate(_test(output, 1.0), predictor, output / "evaluation", EvaluateOptions(surface=False, overwrite=True))
-    reporter.say("6/7 export: one ONNX engine per depth")
+    reporter.say("6/7 export: one ONNX engine per entry")
     export(run, output / "bundle", ExportOptions(overwrite=True), reporter)
     reporter.say("7/7 benchmark")
     timed = benchmark(output / "bundle", output / "timing", BenchmarkOptions(upsampled=False, cold_start=False, overwrite=True), reporter)
@@ -77,7 +77,7 @@ def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False
                 (
                     t["statistics"]["compute"]["p50_ms"]
                     for t in timed["rows"]
-                    if (t["backend"], t["depth"], t["status"]) == (backend, row["depth"], "ok")
+                    if (t["backend"], t["entry"], t["status"]) == (backend, [row["depth"]] * 3, "ok")
                 ),
                 None,
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.data.case_files import scans_in
@@ -103,7 +104,7 @@ def _scan(path: Path, model: Path | None) -> Facts:
 
         rules = find_model(model).rules
         way = rules.route(ras.spacing_mm)
-        facts["route"] = f"depth {way.depth} of {rules.spec.name} ({way.reason})"
+        facts["route"] = f"{entry_text(way.entry)} of {rules.spec.name} ({way.reason})"
     return facts
 
 
@@ -126,8 +127,8 @@ def _scans(path: Path) -> Facts:
         content = read_json(path / "predictions.json")
         facts["kind"] = "predictions"
         facts["model"] = f"{content['model']}, {content['backend']}"
-        counts = Counter(record["depth"] for record in content["cases"].values())
-        facts["routes"] = [f"depth {depth}: {counts[depth]} cases" for depth in sorted(counts)]
+        counts = Counter(tuple(record["entry"]) for record in content["cases"].values())
+        facts["routes"] = [f"{entry_text(entry)}: {counts[entry]} cases" for entry in sorted(counts)]
     return facts
 
 
@@ -190,9 +191,8 @@ def _bundle(path: Path) -> Facts:
     facts: Facts = {"kind": "bundle"} | _model(manifest.spec)
     facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
     facts["engines"] = [
-        f"depth {e.depth}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, divisors {_times(e.divisors)}, "
-        + _agreement(e.parity)
-        + (f"; TensorRT plan, {_agreement(e.plan.parity)}" if e.plan else "")
+        f"{entry_text(e.entry)}: {e.file}, grid {_times(e.grid_spacing_mm)} mm, patch {_times(e.patch_shape)}, "
+        f"divisors {_times(e.divisors)}, " + _agreement(e.parity) + (f"; TensorRT plan, {_agreement(e.plan.parity)}" if e.plan else "")
         for e in manifest.engines
     ]
     try:
@@ -217,10 +217,11 @@ def _model(spec: ModelSpec) -> Facts:
     network, plan = spec.network, spec.plan
     return {
         "name": spec.name,
-        "network": f"{network.arch}, {network.num_filters} filters, {network.num_levels} levels, {network.num_depths} entries",
+        "network": f"{network.arch}, {network.num_filters} filters, {network.num_levels} levels, {network.num_depths} depths, "
+        f"{'every axis at its own' if spec.per_axis else 'one for all axes'}",
         "channels": ", ".join(plan.channel_names),
         "labels": [f"{value} {name}" for value, name in zip(plan.label_values, plan.label_names, strict=True)],
-        "routing": [f"depth {depth}: grid {_times(spec.grid_spacing_mm(depth))} mm" for depth in range(network.num_depths)],
+        "routing": [f"depth {depth}: grid {_times(spec.grid_spacing_mm(isotropic(depth)))} mm" for depth in range(network.num_depths)],
     }
 
 

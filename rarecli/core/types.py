@@ -15,5 +15,7 @@ FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
+Entry = tuple[int, int, int]
+"""Where a scan joins the network: the routing depth of each axis (X, Y, Z)."""
 Voxels = TypeVar("Voxels", FloatArray, "Tensor")
 """An array, or a tensor on any device; the result has the same type."""

@@ -8,7 +8,7 @@ from rarecli.core.errors import DataError, UsageError
 def record(backend="onnx", method="routed", depth=0, ms=10.0, **rest):
     """A row with 2 ms of preprocessing; the network takes the rest."""
     statistics = {stage: {"p50_ms": value, "p95_ms": 1.5 * value} for stage, value in (("compute", ms - 2), ("end_to_end", ms))}
-    facts = {"backend": backend, "precision": "fp32", "threads": None, "batch": 1, "method": method, "depth": depth, "status": "ok"}
+    facts = {"backend": backend, "precision": "fp32", "threads": None, "batch": 1, "method": method, "entry": [depth] * 3, "status": "ok"}
     return facts | {"statistics": statistics, "paper_timing": {"p50_ms": ms - 1}, "peak_memory_mb": 100.0, "stable": True} | rest
 
 
@@ -45,10 +45,10 @@ def test_what_fits_a_budget():
         record(depth=2, status="failed: why"),
     ]
     fast = fitting(rows, 15, None)
-    assert [(row["backend"], row["depth"]) for row in fast] == [("torch", 1), ("openvino", 1), ("onnx", 1)]
+    assert [(row["backend"], row["entry"][0]) for row in fast] == [("torch", 1), ("openvino", 1), ("onnx", 1)]
     assert fast[0]["dice_cost"] == pytest.approx(0.05)
     assert [row["backend"] for row in fitting(rows, 15, 200)] == ["onnx"]
-    assert [row["depth"] for row in fitting(rows, None, 200)] == [1, 0]
+    assert [row["entry"][0] for row in fitting(rows, None, 200)] == [1, 0]
     assert fitting(rows, 1, None) == []
     assert fitting([record()], 99, None)[0]["dice_cost"] is None
 
@@ -56,10 +56,10 @@ def test_what_fits_a_budget():
 def test_upsampling_over_routing():
     rows = [record(ms=22), record(depth=1, ms=7), record(depth=1, ms=42, method="upsampled"), record("torch", depth=1, method="upsampled")]
     (pair,) = compare_methods(rows)
-    assert (pair["depth"], pair["end_to_end"], pair["compute"]) == (1, 6, 8)
+    assert (pair["entry"][0], pair["end_to_end"], pair["compute"]) == (1, 6, 8)
 
 
 def test_ratios_over_depth_0_stand_beside_the_papers():
     rows = [record(ms=21), record(depth=1, ms=6), record(depth=4, ms=2), record("torch", depth=1), record(depth=1, method="upsampled")]
     result = compare_with_paper(rows)
-    assert [(row["depth"], row["ratio"], row["paper_ratio"]) for row in result] == [(0, 1, 1), (1, 0.25, 0.229), (4, 0.05, None)]
+    assert [(row["entry"][0], row["ratio"], row["paper_ratio"]) for row in result] == [(0, 1, 1), (1, 0.25, 0.229), (4, 0.05, None)]

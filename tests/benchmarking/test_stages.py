@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, entry_shape, open_steps, random_scan, segment
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.imaging.resampling import resample
@@ -10,13 +11,14 @@ from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predictor import Predictor
 
 
-@pytest.mark.parametrize(("depth", "entry"), [(0, 0), (2, 2), (2, 0)])
-def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans(run, depth, entry):
+@pytest.mark.parametrize(("depth", "enters"), [(0, 0), (2, 2), (2, 0)])
+def test_the_labels_are_those_of_predict_but_for_the_way_back_of_upsampled_scans(run, depth, enters):
     """The timed steps are those of `rare predict`, but labels of upsampled scans (entry 0) take the nearest voxel, of two the upper."""
     marks = []
     with Predictor(run, device="cpu") as predictor:
-        scan = random_scan(predictor.spec, depth, predictor.spec.patch_shape(depth))
-        step = 2 ** (depth - entry)
+        own, entry = isotropic(depth), isotropic(enters)
+        scan = random_scan(predictor.spec, own, predictor.spec.patch_shape(own))
+        step = 2 ** (depth - enters)
         fine = Volume(resample(scan.data, (step, step, step)), np.diag([*predictor.spec.grid_spacing_mm(entry), 1.0]))
         expected = predictor.predict(fine).labels[step // 2 :: step, step // 2 :: step, step // 2 :: step]
         one, two = segment([scan, scan], predictor.rules, entry, HostSteps(predictor.runner), marks.append)
@@ -32,9 +34,9 @@ def test_steps_on_a_device_give_the_same_and_tell_the_copies(run, monkeypatch):
     rules, runner = open_model(run, "torch", "cpu")
     spec = rules.spec
     with runner:
-        scan = random_scan(spec, 1, spec.patch_shape(1))
-        (expected,) = segment([scan], rules, 1, HostSteps(runner), lambda _: None)
-        (found,) = segment([scan], rules, 1, CudaSteps(runner.network, runner.device), marks.append)
+        scan = random_scan(spec, (1, 1, 1), spec.patch_shape((1, 1, 1)))
+        (expected,) = segment([scan], rules, (1, 1, 1), HostSteps(runner), lambda _: None)
+        (found,) = segment([scan], rules, (1, 1, 1), CudaSteps(runner.network, runner.device), marks.append)
     np.testing.assert_array_equal(found, expected)
     assert marks == ["preprocess", "copy_in", "compute", "argmax", "copy_out", "postprocess"]
 
@@ -52,8 +54,8 @@ def test_what_a_backend_lacks_is_said_before_anything_runs(run, monkeypatch):
 def test_only_shapes_that_the_network_takes_unpadded(run):
     rules, _ = open_model(run, "torch", "cpu")
     spec = rules.spec
-    assert entry_shape(spec, 1, None) == (16, 16, 16)
-    assert entry_shape(spec, 3, (64, 32, 32)) == (8, 4, 4)
+    assert entry_shape(spec, (1, 1, 1), None) == (16, 16, 16)
+    assert entry_shape(spec, (3, 3, 3), (64, 32, 32)) == (8, 4, 4)
     for depth, shape in ((0, (32, 32, 40)), (3, (32, 32, 36)), (0, (16, 32, 32))):  # no multiple of 16; of 8; a bottleneck of one voxel
         with pytest.raises(UsageError, match="does not accept this shape"):
-            entry_shape(spec, depth, shape)
+            entry_shape(spec, isotropic(depth), shape)

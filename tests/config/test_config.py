@@ -2,6 +2,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig, load_spec
 from rarecli.core.config.plan import CtNormalisation, Plan, require_patch_size
 from rarecli.core.config.train_config import TrainConfig, load_train_config, preset_names
@@ -168,9 +169,11 @@ def test_a_network_that_cannot_be_is_refused(change):
 
 
 def test_grid_and_patch_by_depth():
-    assert spec().grid_spacing_mm(2) == (4, 4, 8)
-    assert [spec().patch_shape(depth) for depth in range(4)] == [(32, 64, 32), (16, 32, 16), (8, 16, 8), (4, 8, 4)]
-    assert spec().engine_shape((17, 32, 3), 1) == (24, 32, 16)
+    assert spec().grid_spacing_mm((2, 2, 2)) == (4, 4, 8)
+    assert spec().grid_spacing_mm((0, 1, 3)) == (1, 2, 16)
+    assert [spec().patch_shape(isotropic(depth)) for depth in range(4)] == [(32, 64, 32), (16, 32, 16), (8, 16, 8), (4, 8, 4)]
+    assert spec().engine_shape((17, 32, 3), (1, 1, 1)) == (24, 32, 16)
+    assert spec().patch_shape((0, 1, 3)) == (32, 32, 4)
 
 
 def test_a_spec_comes_back_from_json(tmp_path):

@@ -10,6 +10,7 @@ import yaml
 from upstream_network import UpstreamNetwork, configuration, randomise, save_checkpoint
 
 from rarecli import Phantom, Predictor
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.run_folder import load_run_info
 from rarecli.core.convert.convert import convert
 from rarecli.core.data.layouts import open_dataset
@@ -52,7 +53,7 @@ def test_the_logits_are_upstream_s_at_every_depth(tmp_path, sizes, shape):
         for depth in range(spec.network.num_depths):
             image = torch.rand(1, sizes["in_channels"], *(size // 2**depth for size in shape))
             expected = network(image, depth).numpy()
-            found = runner.run(image.numpy(), depth)
+            found = runner.run(image.numpy(), isotropic(depth))
             assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
             assert expected.std() > 0.01  # otherwise all would agree
 
@@ -66,11 +67,11 @@ def test_a_converted_run_predicts_evaluates_and_exports(tmp_path, upstream):
     image, _ = Phantom(3, (16, 32, 16)).acquire(2.0, "LPS")
     with Predictor(tmp_path / "run", device="cpu") as predictor:
         prediction = predictor.predict(image)
-        assert prediction.depth == 1
+        assert prediction.entry == (1, 1, 1)
         write_phantoms(tmp_path / "data", range(1), extent_mm=(32, 64, 32))
         summary = evaluate(tmp_path / "data", predictor, tmp_path / "scores", EvaluateOptions(protocol="paper", surface=False))
     assert len(summary["per_depth"]) == 4
-    manifest = export(tmp_path / "run", tmp_path / "bundle", ExportOptions(depths=[3]))
+    manifest = export(tmp_path / "run", tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)]))
     assert manifest.spec == info.spec
 
 

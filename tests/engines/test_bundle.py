@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
 from rarecli.core import versions
+from rarecli.core.config.geometry import entry_name, isotropic
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines import bundle as bundle_room
 from rarecli.core.engines.bundle import load_manifest
@@ -48,9 +49,9 @@ def test_fp16_halves_the_weights_and_keeps_norms_and_io_in_fp32(half, bundle):
     assert weights["bottleneck.0.weight"].dtype == np.float16
     assert weights["bottleneck.1.weight"].dtype == np.float32  # an instance norm
     for depth in range(4):
-        graph = onnx.load(half / f"depth{depth}.onnx", load_external_data=False).graph
+        graph = onnx.load(half / f"{entry_name(isotropic(depth))}.onnx", load_external_data=False).graph
         assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
-        plain = onnx.load(bundle / f"depth{depth}.onnx", load_external_data=False).graph
+        plain = onnx.load(bundle / f"{entry_name(isotropic(depth))}.onnx", load_external_data=False).graph
         operators = Counter(node.op_type for node in graph.node)
         assert operators.pop("Cast") > 0
         assert operators == Counter(node.op_type for node in plain.node)
@@ -62,20 +63,20 @@ def test_fp16_engines_stay_within_the_stated_tolerance(half, bundle, backend):
     _, reference = open_model(bundle, "torch")
     _, engines = open_model(half, backend)
     with reference, engines:
-        expected, found = reference.run(image, 0), engines.run(image, 0)
+        expected, found = reference.run(image, (0, 0, 0)), engines.run(image, (0, 0, 0))
     assert 0 < np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
 
 
 def test_self_contained_engines_need_no_other_file(run, bundle, tmp_path):
-    export(run, tmp_path / "bundle", ExportOptions(depths=[2, 3], self_contained=True))
+    export(run, tmp_path / "bundle", ExportOptions(entries=[(2, 2, 2), (3, 3, 3)], self_contained=True))
     assert not (tmp_path / "bundle" / "weights.safetensors").exists()
     alone = tmp_path / "alone.onnx"
-    shutil.copy(tmp_path / "bundle" / "depth3.onnx", alone)
+    shutil.copy(tmp_path / "bundle" / "entry_3_3_3.onnx", alone)
     image = np.random.default_rng(0).random((1, 1, 4, 4, 4), dtype=np.float32)
     found = onnxruntime.InferenceSession(alone).run(None, {"image": image})[0]
     _, engines = open_model(bundle, "onnx")
     with engines:
-        np.testing.assert_array_equal(found, engines.run(image, 3))
+        np.testing.assert_array_equal(found, engines.run(image, (3, 3, 3)))
     with pytest.raises(UsageError, match="no weights for PyTorch"):
         Predictor(tmp_path / "bundle", backend="torch")
 
@@ -95,7 +96,7 @@ def test_vectors_exercise_orientation_resampling_and_every_depth(bundle):
         scan = nib.load(bundle / vector.scan.file)
         labels = nib.load(bundle / vector.labels.file)
         arrays = load_file(bundle / vector.arrays.file)
-        grid = manifest.engine(vector.depth).grid_spacing_mm
+        grid = manifest.engine(vector.entry).grid_spacing_mm
         assert nib.aff2axcodes(scan.affine) == ("P", "L", "S")
         # array axes are P, L, S: their spacings are those of y, x, z
         np.testing.assert_allclose(scan.header.get_zooms(), (1.25 * grid[1], grid[0], 0.8 * grid[2]), rtol=1e-6)
@@ -128,7 +129,7 @@ def test_a_vector_with_another_answer_is_found(copied, what):
 
 
 def test_a_changed_vector_or_a_run_is_refused(copied, run):
-    (copied / "conformance" / "depth2_scan.nii.gz").write_bytes(b"changed")
+    (copied / "conformance" / "entry_2_2_2_scan.nii.gz").write_bytes(b"changed")
     with pytest.raises(ModelError, match="was changed"):
         info(copied, verify=True, backend="onnx")
     with pytest.raises(ModelError, match="only a bundle"):
@@ -154,7 +155,7 @@ def test_fault_32_a_manifest_that_leaves_its_folder_is_refused(copied, name):
     (copied.parent / "outside.onnx").write_bytes(b"")
     _, engines = open_model(copied, "onnx")
     with engines, pytest.raises(ModelError, match="leaves the bundle"):
-        engines.run(np.zeros((1, 1, 4, 4, 4), dtype=np.float32), 3)
+        engines.run(np.zeros((1, 1, 4, 4, 4), dtype=np.float32), (3, 3, 3))
 
 
 def test_auto_takes_openvino_on_a_cpu(bundle):
@@ -174,23 +175,23 @@ def test_lower_precision_is_for_openvino_on_a_cpu_that_has_it(bundle, precision,
     _, plain = open_model(bundle, "openvino")
     _, fast = open_model(bundle, "openvino", precision=precision)
     with plain, fast:
-        expected, found = plain.run(image, 0), fast.run(image, 0)
+        expected, found = plain.run(image, (0, 0, 0)), fast.run(image, (0, 0, 0))
         assert 0 < np.abs(found - expected).max() < most * np.abs(expected).max()
-        np.testing.assert_array_equal(fast.run(image, 0), found)
+        np.testing.assert_array_equal(fast.run(image, (0, 0, 0)), found)
 
 
 def test_threads_and_denormals_are_what_was_asked_for(bundle):
     image = np.zeros((1, 1, 4, 4, 4), dtype=np.float32)
     _, engines = open_model(bundle, "onnx", num_threads=1)
     with engines:
-        engines.run(image, 3)
-        options = engines._sessions[3].get_session_options()
+        engines.run(image, (3, 3, 3))
+        options = engines._sessions[3, 3, 3].get_session_options()
         assert options.intra_op_num_threads == 1
         assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
     _, engines = open_model(bundle, "openvino", num_threads=1)
     with engines:
-        engines.run(image, 3)
-        compiled = engines._requests[3, image.shape].get_compiled_model()
+        engines.run(image, (3, 3, 3))
+        compiled = engines._requests[(3, 3, 3), image.shape].get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
         assert compiled.get_property("CPU_DENORMALS_OPTIMIZATION")
         assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
@@ -212,25 +213,25 @@ def test_engines_open_lazily_and_each_file_is_hashed_once(bundle, monkeypatch):
     with engines:
         assert not hashed
         for size in (4, 6):
-            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), 3)
-        engines.run(np.zeros((1, 1, 8, 8, 8), dtype=np.float32), 2)
-    assert hashed == {"depth3.onnx": 1, "depth2.onnx": 1, "weights.safetensors": 1}
+            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), (3, 3, 3))
+        engines.run(np.zeros((1, 1, 8, 8, 8), dtype=np.float32), (2, 2, 2))
+    assert hashed == {"entry_3_3_3.onnx": 1, "entry_2_2_2.onnx": 1, "weights.safetensors": 1}
 
 
 def test_a_bundle_is_a_model_that_can_be_exported_again(bundle, tmp_path):
-    again = export(bundle, tmp_path / "again", ExportOptions(depths=[3], precision="fp16"))
+    again = export(bundle, tmp_path / "again", ExportOptions(entries=[(3, 3, 3)], precision="fp16"))
     assert again.spec == load_manifest(bundle).spec
-    export(bundle, tmp_path / "sealed", ExportOptions(depths=[3], self_contained=True))
+    export(bundle, tmp_path / "sealed", ExportOptions(entries=[(3, 3, 3)], self_contained=True))
     with pytest.raises(UsageError, match="no weights for PyTorch"):
         export(tmp_path / "sealed", tmp_path / "third")
 
 
 @pytest.mark.parametrize(("depths", "taken"), [([0, 1], [0, 1, 1, 1]), ([2, 3], [2, 2, 2, 3])])
 def test_a_scan_whose_depth_was_not_exported_goes_to_the_nearest(run, tmp_path, depths, taken):
-    export(run, tmp_path / "bundle", ExportOptions(depths=depths))
+    export(run, tmp_path / "bundle", ExportOptions(entries=[isotropic(depth) for depth in depths]))
     with Predictor(tmp_path / "bundle") as predictor:
         found = [predictor.predict(Phantom(0).acquire(spacing)[0]) for spacing in (1.0, 2.0, 4.0, 8.0)]
-    assert [prediction.depth for prediction in found] == taken
+    assert [prediction.entry[0] for prediction in found] == taken
 
 
 @pytest.mark.parametrize("device", ["cuda:x", "tpu", "cpu:1", "cuda:-1"])
@@ -240,21 +241,21 @@ def test_a_device_that_is_none_is_refused_by_onnxruntime(bundle, device):
 
 
 def test_a_bundle_of_some_depths_is_entered_at_them_whatever_the_backend(run, tmp_path):
-    export(run, tmp_path / "bundle", ExportOptions(depths=[0, 1]))
+    export(run, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 0), (1, 1, 1)]))
     scan, _ = Phantom(0).acquire(8.0)
     write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
     for backend in BACKENDS:
         with Predictor(tmp_path / "bundle", device="cpu", backend=backend) as predictor:
-            assert predictor.predict(scan).depth == 1
-            with pytest.raises(UsageError, match="no such depth"):
+            assert predictor.predict(scan).entry == (1, 1, 1)
+            with pytest.raises(UsageError, match="no such entry"):
                 predictor.predict(scan, depth=3)
     assert info(tmp_path / "scan.nii.gz", tmp_path / "bundle")["route"].startswith("depth 1 of")
 
 
 def test_info_looks_at_every_file(copied):
     assert info(copied)["files"] == "all match the manifest"
-    (copied / "conformance" / "depth0_labels.nii.gz").write_bytes(b"changed")
-    assert "depth0_labels" in info(copied)["files"]
+    (copied / "conformance" / "entry_0_0_0_labels.nii.gz").write_bytes(b"changed")
+    assert "entry_0_0_0_labels" in info(copied)["files"]
 
 
 def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_path, monkeypatch):
@@ -267,7 +268,7 @@ def test_an_export_records_what_is_installed_and_misses_nothing_else(run, tmp_pa
         return real(package)
 
     monkeypatch.setattr(versions, "version", without_onnxruntime)
-    found = export(run, tmp_path / "bundle", ExportOptions(depths=[3])).versions
+    found = export(run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)])).versions
     assert "onnxruntime" not in found
     assert found["torch"] == real("torch")
 
@@ -277,7 +278,7 @@ def test_vectors_of_a_model_that_takes_scans_as_they_are_are_still_resampled(run
     info = json.loads((folder / "run.json").read_text())
     info["spec"]["as_is_octaves"] = 0.5
     (folder / "run.json").write_text(json.dumps(info))
-    export(folder, tmp_path / "bundle", ExportOptions(depths=[3]))
+    export(folder, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)]))
     manifest = load_manifest(tmp_path / "bundle")
     assert manifest.routing.as_is_octaves == 0.5
     scan = read_volume(tmp_path / "bundle" / manifest.conformance[0].scan.file)

@@ -22,8 +22,8 @@ def wrong(request, monkeypatch):
     runner = RUNNERS[request.param]
     right = runner.run
 
-    def run(self, image, depth):
-        logits = right(self, image, depth)
+    def run(self, image, entry):
+        logits = right(self, image, entry)
         is_large_background = image.size > 10_000 and (image == 0).mean() > 0.7
         return logits * np.float32(1.001) if is_large_background else logits
 
@@ -52,9 +52,11 @@ def test_verify_compares_with_another_engine_where_there_is_no_torch(wrong, bund
 
 
 def test_benchmark_finds_it(wrong, tmp_path):
-    options = BenchmarkOptions(suite="smoke", backends=list(RUNNERS), depths=[0, 1], upsampled=False, effort=QUICK, cold_start=False)
+    options = BenchmarkOptions(
+        suite="smoke", backends=list(RUNNERS), entries=[(0, 0, 0), (1, 1, 1)], upsampled=False, effort=QUICK, cold_start=False
+    )
     result = benchmark(None, tmp_path / "out", options)
-    off = {(row["backend"], row["depth"]): row["max_rel_off_torch"] for row in result["rows"] if row["status"] == "ok"}
+    off = {(row["backend"], row["entry"][0]): row["max_rel_off_torch"] for row in result["rows"] if row["status"] == "ok"}
     assert len(off) == 4
     for (backend, _), share in off.items():
         assert (share > 5e-4) == (backend == wrong)
@@ -65,4 +67,4 @@ def test_prediction_with_it_is_not_noticed_on_small_images(wrong, bundle):
     with Predictor(bundle, backend=wrong) as predictor:
         image = np.random.default_rng(0).random((1, 1, 16, 16, 16), dtype=np.float32)
         with Predictor(bundle, backend="torch", device="cpu") as other:
-            np.testing.assert_allclose(predictor.runner.run(image, 1), other.runner.run(image, 1), atol=1e-4)
+            np.testing.assert_allclose(predictor.runner.run(image, (1, 1, 1)), other.runner.run(image, (1, 1, 1)), atol=1e-4)

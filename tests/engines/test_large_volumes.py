@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import background_image
@@ -32,9 +33,9 @@ def known(whole_precision):
             kept.clear()
             rules, network = open_model(whole_precision, "torch", "cpu")
             x, y, z = (size >> depth for size in shape)
-            image = background_image(rules.spec, rules.entry(depth).enlarged((x, y, z)))
+            image = background_image(rules.spec, rules.entry(isotropic(depth)).enlarged((x, y, z)))
             with network:
-                kept[shape, depth] = image, network.run(image, depth)
+                kept[shape, depth] = image, network.run(image, isotropic(depth))
         return kept[shape, depth]
 
     return answer
@@ -45,7 +46,7 @@ def compare(bundle, answer, backend, depth, num_threads):
     image, expected = answer
     _, runner = open_model(bundle, backend, "cpu", num_threads)
     with runner:
-        found = runner.run(image, depth)
+        found = runner.run(image, isotropic(depth))
     largest = np.abs(expected).max()
     worse, best = np.sort(expected, axis=1)[:, -2:].swapaxes(0, 1)
     differs = found.argmax(axis=1) != expected.argmax(axis=1)

@@ -97,9 +97,21 @@ def test_an_endless_list_or_text_is_refused_wherever_it_stands():
         ("spec.network.num_depths", 3),
         ("engines.0.input.shape", [-1, 2, -1, -1, -1]),
         ("engines.3.output.shape", [-1, 7, -1, -1, -1]),
-        ("engines.3.depth", 2),
-        ("routing.depths", [0, 1, 2, 3, 3]),
+        ("engines.3.entry", [2, 2, 2]),
+        ("engines.3.entry", [3, 3, 2]),
+        ("routing.entries", [[0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 3], [3, 3, 3]]),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(path, value):
     assert refuses(changed([int(key) if key.isdigit() else key for key in path.split(".")], value))
+
+
+def test_the_finest_axis_needs_an_entry_with_one_depth_along_all_axes():
+    content, entries = copy.deepcopy(MANIFEST), [[0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 1, 2]]
+    for engine, entry in zip(content["engines"], entries, strict=True):
+        engine["entry"] = entry
+    content["routing"]["entries"] = entries
+    assert content["routing"]["by"] == "finest"
+    assert refuses(content)
+    content["routing"]["by"] = "nearest"
+    assert validate(Manifest, content, "the bundle's manifest", ModelError).entries == tuple(map(tuple, entries))

@@ -47,7 +47,7 @@ def test_every_backend_follows_the_manifest(bundle, tmp_path, backend):
 
 def rename(bundle, kind):
     """Give the input or output of depth 1 another name, in its graph and, with the new hash, in the manifest."""
-    file = bundle / "depth1.onnx"
+    file = bundle / "entry_1_1_1.onnx"
     graph = onnx.load(file, load_external_data=False)
     tensors = graph.graph.input if kind == "input" else graph.graph.output
     old, new = tensors[0].name, f"my {kind}"
@@ -76,9 +76,9 @@ def test_the_manifest_names_the_tensors(bundle, tmp_path, backend, kind):
         predict(wrong, scan, backend)
 
 
-def test_routing_to_a_depth_without_an_engine_is_refused(bundle, tmp_path):
+def test_routing_to_other_entries_than_those_of_the_engines_is_refused(bundle, tmp_path):
     with pytest.raises(ModelError, match="manifest"):
-        load_manifest(change(bundle, tmp_path / "bundle", {"routing.depths": [0, 1, 2]}))
+        load_manifest(change(bundle, tmp_path / "bundle", {"routing.entries": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]}))
 
 
 def test_models_that_follow_other_rules_are_no_ensemble(bundle, tmp_path):

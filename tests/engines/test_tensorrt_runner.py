@@ -60,7 +60,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def planned(gpu, run, tmp_path):
-    exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(depths=[2, 3], formats=["tensorrt"]))
+    exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(entries=[(2, 2, 2), (3, 3, 3)], formats=["tensorrt"]))
     return tmp_path / "bundle"
 
 
@@ -74,8 +74,8 @@ def test_a_plan_that_ran_has_a_parity_record_on_the_shapes_of_its_profile(gpu, p
 def test_a_plan_that_disagrees_is_not_written(gpu, run, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "open_plan", lambda plan: Context(plan, shift=1.0))
     with pytest.raises(ModelError, match="does not agree") as caught:
-        exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(depths=[3], formats=["tensorrt"]))
-    assert "depth3.plan" in str(caught.value)
+        exporting.export(run, tmp_path / "bundle", exporting.ExportOptions(entries=[(3, 3, 3)], formats=["tensorrt"]))
+    assert "entry_3_3_3.plan" in str(caught.value)
     assert not (tmp_path / "bundle").exists()
 
 
@@ -84,13 +84,13 @@ def test_auto_takes_plans_where_they_run_and_opens_each_depth_once(gpu, planned)
     with Predictor(planned) as predictor:
         assert predictor.runner.backend == "tensorrt"
         assert Context.served == []
-        patch = load_manifest(planned).engine(3).patch_shape
+        patch = load_manifest(planned).engine((3, 3, 3)).patch_shape
         image = np.random.default_rng(0).random((1, 1, *patch), dtype=np.float32)
-        found = [predictor.runner.run(image, 3) for _ in range(2)]
-    assert Context.served == ["depth3.plan", "depth3.plan", "depth3.plan closed"]
+        found = [predictor.runner.run(image, (3, 3, 3)) for _ in range(2)]
+    assert Context.served == ["entry_3_3_3.plan", "entry_3_3_3.plan", "entry_3_3_3.plan closed"]
     _, reference = open_model(planned, "onnx")
     with reference:
-        np.testing.assert_array_equal(found[0], reference.run(image, 3))
+        np.testing.assert_array_equal(found[0], reference.run(image, (3, 3, 3)))
 
 
 def test_auto_leaves_plans_that_do_not_take_every_window(gpu, run, tmp_path):
@@ -99,10 +99,10 @@ def test_auto_leaves_plans_that_do_not_take_every_window(gpu, run, tmp_path):
     spec["spec"]["plan"]["patch_size"] = [64, 32, 32]
     folder = shutil.copytree(run, tmp_path / "run")
     (folder / "run.json").write_text(json.dumps(spec))
-    exporting.export(folder, tmp_path / "static", exporting.ExportOptions(depths=[3], formats=["tensorrt"]))
+    exporting.export(folder, tmp_path / "static", exporting.ExportOptions(entries=[(3, 3, 3)], formats=["tensorrt"]))
     assert open_model(tmp_path / "static")[1].backend == "openvino"
     ranged = exporting.TensorRtOptions(shape_min=(32, 32, 32), shape_max=(64, 32, 32))
-    exporting.export(folder, tmp_path / "ranged", exporting.ExportOptions(depths=[3], formats=["tensorrt"], tensorrt=ranged))
+    exporting.export(folder, tmp_path / "ranged", exporting.ExportOptions(entries=[(3, 3, 3)], formats=["tensorrt"], tensorrt=ranged))
     assert open_model(tmp_path / "ranged")[1].backend == "tensorrt"
     assert open_model(tmp_path / "ranged", device="cuda:1" if torch.cuda.device_count() > 1 else "cpu")[1].backend != "tensorrt"
 
@@ -114,10 +114,10 @@ def test_auto_takes_another_backend_where_the_plans_do_not_run(planned, monkeypa
 
 
 def test_a_shape_outside_the_profile_is_refused_with_the_profile(gpu, planned):
-    x, y, z = load_manifest(planned).engine(2).patch_shape
+    x, y, z = load_manifest(planned).engine((2, 2, 2)).patch_shape
     image = np.zeros((1, 1, 2 * x, y, z), dtype=np.float32)
     with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="does not accept this shape") as caught:
-        predictor.runner.run(image, 2)
+        predictor.runner.run(image, (2, 2, 2))
     assert "--shape-min" in str(caught.value)
 
 
@@ -132,13 +132,13 @@ def test_a_plan_that_fails_is_a_model_error(gpu, planned, monkeypatch):
 
 
 def test_plans_of_another_machine_a_changed_plan_and_none_at_all(gpu, planned, bundle, monkeypatch):
-    image = np.zeros((1, 1, *load_manifest(planned).engine(3).patch_shape), dtype=np.float32)
+    image = np.zeros((1, 1, *load_manifest(planned).engine((3, 3, 3)).patch_shape), dtype=np.float32)
     monkeypatch.setattr(tensorrt_runner, "load_tensorrt", lambda: types.SimpleNamespace(__version__="99.0"))
     with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(EnvironmentFault, match="another version of TensorRT"):
-        predictor.runner.run(image, 3)
-    (planned / "depth3.plan").write_bytes(b"changed")
+        predictor.runner.run(image, (3, 3, 3))
+    (planned / "entry_3_3_3.plan").write_bytes(b"changed")
     with Predictor(planned, backend="tensorrt") as predictor, pytest.raises(ModelError, match="was changed"):
-        predictor.runner.run(image, 3)
+        predictor.runner.run(image, (3, 3, 3))
     with pytest.raises(UsageError, match="no TensorRT plans"):
         Predictor(bundle, backend="tensorrt")
     with pytest.raises(UsageError, match="first GPU"):

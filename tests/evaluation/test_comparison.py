@@ -17,8 +17,8 @@ def summary(dice, protocol="native", column="depth"):
             f"case_{index:02d}",
             "routed",
             {"a": {"dice": value, "iou": 0.0, "precision": 0.0, "recall": 0.0, "n_ref": 1, "n_pred": 1}},
-            1 if column == "spacing_mm" else int(resolution),
-            resolution if column == "spacing_mm" else None,
+            None if column == "spacing_mm" else int(resolution),
+            f"{resolution:g}" if column == "spacing_mm" else None,
         )
         for resolution, values in dice.items()
         for index, value in enumerate(values)

@@ -1,9 +1,11 @@
 import pytest
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.resolutions import Resolution
+from rarecli.core.evaluation.thick_slices import thick_slice_table
 
-RESOLUTIONS = [Resolution(0, 1.0), Resolution(0, 1.4), Resolution(1, 1.5), Resolution(1, 2.0)]
+RESOLUTIONS = [Resolution(isotropic(depth), (mm, mm, mm)) for depth, mm in ((0, 1.0), (0, 1.4), (1, 1.5), (1, 2.0))]
 
 
 def part(dice, restored, ceiling=None):
@@ -42,3 +44,23 @@ def test_what_was_not_measured_is_null():
     assert points[2]["acquired"]["upsampled"] is None
     facts = curve_facts(points[2:])
     assert facts["acquired"] == {"largest_deficit": None, "largest_jump": None}
+
+
+def test_spacings_whose_axes_differ_have_a_table_and_no_curve():
+    thick = Resolution((0, 0, 2), (1.0, 1.0, 4.0))
+    per_method = {
+        "routed": {"1": part(0.9, 0.9, 1.0), "1x1x4": part(0.8, 0.7, 0.9)},
+        "upsampled": {"1x1x4": part(0.75, 0.6)},
+    }
+    resolutions = [Resolution((0, 0, 0), (1.0, 1.0, 1.0)), thick]
+    assert [point["spacing_mm"] for point in dice_curve(per_method, resolutions)] == [1.0]
+    assert thick_slice_table(per_method, resolutions) == [
+        {
+            "spacing_mm": [1.0, 1.0, 4.0],
+            "slice_axis": "z",
+            "entry": [0, 0, 2],
+            "num_cases": 3,
+            "acquired": {"routed": 0.8, "upsampled": 0.75},
+            "restored": {"routed": 0.7, "upsampled": 0.6, "ceiling": 0.9},
+        }
+    ]

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 from oracle import Oracle, listener
-from phantom_spec import SPEC
+from phantom_spec import PER_AXIS, SPEC
 
 from rarecli import Phantom, Predictor, dice
 from rarecli.commands.tables import print_scores
@@ -18,7 +18,9 @@ from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.imaging.preprocessing import prepare_scan
+from rarecli.core.imaging.resampling import resample_labels
 from rarecli.core.imaging.restore import classes_of
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import write_labels
 from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.training.validation import validate
@@ -30,14 +32,12 @@ class Perfect(Oracle):
     def __init__(self, labels):
         self.labels = labels
 
-    def predict(self, scan, depth=None):
+    def predict(self, scan, entry=None, route=None):
         step = round(scan.spacing_mm[0])
         padded = np.pad(self.labels.data[0], [(0, -size % step) for size in self.labels.shape], mode="edge")
-        x, y, z = (size // step for size in padded.shape)
-        blocks = padded.reshape(x, step, y, step, z, step)
-        votes = [(blocks == k).sum(axis=(1, 3, 5)) for k in range(3)]
-        labels = np.argmax(votes, axis=0).astype(np.uint8) if scan.shape == (x, y, z) else np.zeros(scan.shape, np.uint8)
-        return Prediction(labels, scan.affine, 0, "", (1, 1, 1), None, 0.0)
+        coarse = resample_labels(padded, (1 / step,) * 3, 3)
+        labels = coarse if scan.shape == coarse.shape else np.zeros(scan.shape, np.uint8)
+        return Prediction(labels, scan.affine, (0, 0, 0), "", (1, 1, 1), None, 0.0)
 
 
 class PerfectAtFullResolution(Oracle):
@@ -47,14 +47,14 @@ class PerfectAtFullResolution(Oracle):
         super().__init__()
         self.labels = labels
 
-    def predict(self, scan, depth=None):
-        routed = prepare_scan(scan, self.rules, depth, self.runner.depths)
-        if routed.route.depth > 0:
-            return super().predict(scan, depth)
+    def predict(self, scan, entry=None, route=None):
+        routed = prepare_scan(scan, self.rules, RouteChoice(entry, self.runner.entries, route))
+        if max(routed.route.entry) > 0:
+            return super().predict(scan, entry)
         pads = [(0, goal - size) for goal, size in zip(routed.image.shape[1:], self.labels.shape, strict=True)]
         right = np.pad(self.labels.data[0], pads, mode="edge")
         logits = np.where(np.arange(3)[:, None, None, None] == right, 0, -60).astype(np.float32)
-        return Prediction(classes_of(logits, routed), scan.affine, 0, "", routed.route.zoom, None, 0.0)
+        return Prediction(classes_of(logits, routed), scan.affine, (0, 0, 0), "", routed.route.zoom, None, 0.0)
 
 
 @pytest.mark.parametrize("num_depths", [1, 4])
@@ -65,7 +65,7 @@ def test_protocol_paper_compares_labels_of_upsampled_scans_where_its_own_lie(tmp
     oracle = PerfectAtFullResolution(labels)
     if num_depths == 1:
         oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-        oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
+        oracle.runner = type("Runner", (), {"backend": "none", "entries": ((0, 0, 0),)})
     per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper"))["per_method"]
     perfect = per_method["upsampled" if num_depths == 4 else "routed"]
     assert [depth for depth, part in perfect.items() if part["dice"] == 1] == (["1", "2", "3"] if num_depths == 4 else ["0", "1", "2", "3"])
@@ -80,10 +80,12 @@ def test_protocol_native_scores_right_labels_of_upsampled_scans_as_right(tmp_pat
     oracle = PerfectAtFullResolution(labels)
     if num_depths == 1:
         oracle.spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-        oracle.runner = type("Runner", (), {"backend": "none", "depths": (0,)})
+        oracle.runner = type("Runner", (), {"backend": "none", "entries": ((0, 0, 0),)})
     per_method = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(surface=False))["per_method"]
     perfect = per_method["upsampled" if num_depths == 4 else "routed"]
-    assert [part["dice"] for depth, part in perfect.items() if depth != "0"] == [1, 1, 1]
+    # but for voxels that tie: the reference looks at the voxels around, a network that is certain does not
+    assert min(part["dice"] for depth, part in perfect.items() if depth != "0") > 0.97
+    assert perfect["3"]["dice"] == 1
 
 
 def test_the_summary_is_the_mean_over_cases_and_classes(tmp_path):
@@ -112,7 +114,7 @@ def test_the_upsampled_baseline_enters_at_depth_0(tmp_path):
     write_phantoms(tmp_path / "data", range(1))
     oracle = Oracle()
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper"))
-    assert [depth for _, depth in oracle.asked] == [0, 1, 0, 2, 0, 3, 0]
+    assert [entry and entry[0] for _, entry in oracle.asked] == [0, 1, 0, 2, 0, 3, 0]
     assert summary["per_method"].keys() == {"routed", "upsampled"}
     assert summary["per_method"]["upsampled"].keys() == {"1", "2", "3"}
 
@@ -150,7 +152,7 @@ def test_native_scores_are_also_restored_beside_their_ceiling(tmp_path):
     image, labels = Phantom(4, (35.0, 29.0, 33.0)).acquire(1.0)
     oracle = Perfect(labels)
     part = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0, 2], upsampled=False))["per_depth"]["2"]
-    view = reacquire(image, labels, SPEC, Resolution(2))
+    view = reacquire(image, labels, SPEC, Resolution((2, 2, 2)))
     expected = dice(view.restore(view.reference), labels.data[0], 3)[1:].mean()
     # the oracle's labels are the reference of the view: perfect there, and restored as well as possible
     assert part["dice"] == 1
@@ -199,8 +201,8 @@ def test_a_scan_is_scored_as_rare_predict_segments_it(tmp_path):
     write_phantoms(tmp_path / "data", range(1), (1.0, 1.0, 2.0))
     oracle = Oracle()
     evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False))
-    ((scan, depth),) = oracle.asked
-    assert depth is None
+    ((scan, entry),) = oracle.asked
+    assert entry is None
     assert scan.spacing_mm == pytest.approx((1, 1, 2))
 
 
@@ -220,11 +222,11 @@ def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, 
 def test_the_curve_over_spacing(tmp_path):
     write_phantoms(tmp_path / "data", range(2))
     oracle = Oracle(answer=1)
-    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], surface=False))
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(spacings_mm=[(1,) * 3, (2,) * 3], surface=False))
     assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
     assert [point["depth"] for point in summary["curve"]] == [0, 0, 1, 1]
     # one prediction if scans are routed to depth 0 anyway; otherwise routed, then upsampled
-    assert [depth for _, depth in oracle.asked] == [None, None, None, 0, None, 0] * 2
+    assert [entry for _, entry in oracle.asked] == [None, None, None, (0, 0, 0), None, (0, 0, 0)] * 2
     assert [round(scan.spacing_mm[0], 4) for scan, _ in oracle.asked][:4] == [1, 1.4128, 1.4156, 1.4156]
     assert summary["curve"][0]["restored"]["ceiling"] == 1
     assert summary["curve"][3]["acquired"]["routed"] == summary["per_spacing"]["2"]["dice"]
@@ -241,12 +243,41 @@ def test_the_curve_over_spacing(tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
+class PerAxis(Oracle):
+    """A model with an entry for every axis of its own."""
+
+    rules, spec = PER_AXIS, PER_AXIS.spec
+    runner = type("Runner", (), {"backend": "none", "entries": PER_AXIS.routing.entries})
+
+
+def test_thick_slices_are_scored_beside_their_upsampling_in_a_table_and_a_picture(tmp_path):
+    write_phantoms(tmp_path / "data", range(1))
+    oracle = PerAxis(answer=1)
+    options = EvaluateOptions(grid=True, surface=False, spacings_mm=[(3.0, 3.0, 6.0)])
+    summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", options)
+    rows = {tuple(row["spacing_mm"]): row for row in summary["thick_slices"]}
+    assert len(rows) == 3 * 6 + 3 * 5 + 1
+    assert rows[1, 1, 4]["entry"] == [0, 0, 2]
+    assert rows[3, 3, 6]["entry"] == [2, 2, 3]
+    assert (rows[1, 5, 1]["slice_axis"], rows[1, 5, 1]["entry"]) == ("y", [0, 2, 0])
+    assert rows[1, 1, 4]["acquired"].keys() == {"routed", "upsampled"}
+    assert rows[1, 1, 4]["restored"]["ceiling"] < 1
+    assert summary["per_spacing"]["1x1x4"]["dice"] == rows[1, 1, 4]["acquired"]["routed"]
+    assert [point["spacing_mm"] for point in summary["curve"]] == [1, 1.4128, 1.41563, 2]
+    assert (tmp_path / "out" / "dice_over_slices.png").stat().st_size > 10_000
+    # by the finest axis: one depth for all axes, whatever the model has
+    other = PerAxis(answer=1)
+    evaluate(tmp_path / "data", other, tmp_path / "finest", EvaluateOptions(spacings_mm=[(1.0, 1.0, 4.0)], route="finest", surface=False))
+    assert other.routes == {"finest"}
+    assert oracle.routes == {None}
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [({"protocol": "paper"}, "spacings require protocol native"), ({"depths": [0]}, "exclude each other")]
 )
 def test_spacings_stand_alone(options, words, phantom_dataset, tmp_path):
     with pytest.raises(UsageError, match=words):
-        evaluate(phantom_dataset, Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[1, 2], **options))
+        evaluate(phantom_dataset, Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[(1,) * 3, (2,) * 3], **options))
 
 
 def test_an_evaluation_against_an_earlier_one(tmp_path):
@@ -281,7 +312,7 @@ def test_what_failed_is_not_compared_and_the_rest_is_handed_on(tmp_path):
 class Partial(Oracle):
     """Has engines only for depths 1 and 2."""
 
-    runner = type("Runner", (), {"backend": "none", "depths": (1, 2)})
+    runner = type("Runner", (), {"backend": "none", "entries": ((1, 1, 1), (2, 2, 2))})
 
 
 def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_path):
@@ -289,7 +320,7 @@ def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_p
     oracle = Partial()
     summary = evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", surface=False))
     assert list(summary["per_depth"]) == ["1", "2"]
-    assert [depth for _, depth in oracle.asked] == [1, 2]
+    assert [entry for _, entry in oracle.asked] == [(1, 1, 1), (2, 2, 2)]
     with pytest.raises(UsageError, match="no engine for a depth") as caught:
         evaluate(tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(protocol="paper", depths=[0, 1, 3]))
     assert "found: 0, 3" in str(caught.value)
@@ -300,7 +331,7 @@ def test_by_protocol_paper_a_partial_bundle_is_scored_at_the_depths_it_has(tmp_p
 def test_a_spacing_beyond_the_scan_is_refused_naming_both(tmp_path):
     write_phantoms(tmp_path / "data", range(1), 8.0)
     with pytest.raises(DataError, match="too large for the scan") as caught:
-        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[1e5], surface=False))
+        evaluate(tmp_path / "data", Oracle(), tmp_path / "out", EvaluateOptions(spacings_mm=[(1e5,) * 3], surface=False))
     words = str(caught.value)
     assert "found: 100000 mm" in words
     assert "32 x 32 x 32 mm" in words

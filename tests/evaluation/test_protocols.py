@@ -6,16 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from phantom_spec import PLAN, RULES, SPEC
+from phantom_spec import PER_AXIS, PLAN, RULES, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
+from rarecli.core.config.geometry import entry_set, isotropic
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import DataError
 from rarecli.core.evaluation.protocols import bring_back, reacquire
-from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, thresholds_mm
+from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, spacing_of, thick_slice_grid, thresholds_mm
 from rarecli.core.imaging import routing
-from rarecli.core.imaging.scan_rules import rules_of
+from rarecli.core.imaging.scan_rules import RouteChoice, rules_of
 from rarecli.core.imaging.volume import Volume
 
 ODD_MM = (35.0, 29.0, 33.0)
@@ -60,14 +61,14 @@ def test_the_paper_protocol_is_crop_trilinear_and_nearest():
         scale = 0.5**depth
         down = functional.interpolate(torch.from_numpy(fixed)[None, None], scale_factor=scale, mode="trilinear", align_corners=False)
         nearest = functional.interpolate(torch.from_numpy(fixed_labels).float()[None, None], scale_factor=scale, mode="nearest")
-        view = reacquire(image, labels, SPEC, Resolution(depth), "paper")
+        view = reacquire(image, labels, SPEC, Resolution(isotropic(depth)), "paper")
         np.testing.assert_allclose(view.scan.data[0], down[0, 0].numpy(), atol=1e-6)
         np.testing.assert_array_equal(view.reference, nearest[0, 0].numpy())
         assert view.scan.spacing_mm == (2.0**depth,) * 3
         assert view.zoom is None
 
 
-@pytest.mark.parametrize("resolution", [Resolution(2), Resolution(2, 4.0)], ids=["a quarter", "4 mm"])
+@pytest.mark.parametrize("resolution", [Resolution((2, 2, 2)), Resolution((2, 2, 2), (4.0, 4.0, 4.0))], ids=["a quarter", "4 mm"])
 @pytest.mark.parametrize("extent_mm", [(32.0, 32.0, 32.0), ODD_MM])
 def test_a_native_view_at_a_power_of_two_is_blocks(resolution, extent_mm):
     image, labels = Phantom(1, extent_mm).acquire(1.0)
@@ -85,7 +86,7 @@ def test_a_native_view_at_a_power_of_two_is_blocks(resolution, extent_mm):
 @pytest.mark.parametrize("spacing", [0.5, 0.8, 1.0, 1.3, 2.7, 5.6, 8.0])
 def test_a_native_view_at_any_spacing_covers_the_scan(spacing):
     image, labels = Phantom(3, ODD_MM).acquire(1.0)
-    view = reacquire(image, labels, SPEC, Resolution(0, spacing))
+    view = reacquire(image, labels, SPEC, Resolution((0, 0, 0), (spacing,) * 3))
     assert view.scan.spacing_mm == pytest.approx((spacing,) * 3)
     for axis, size in enumerate(image.shape):
         # from the scan's first face to its last, to half a voxel of either grid
@@ -105,7 +106,7 @@ def test_the_ceiling_falls_with_the_spacing_and_is_1_at_the_scans_own():
     image, labels = Phantom(3, ODD_MM).acquire(1.0)
     ceilings = []
     for spacing in (1.0, 1.4, 2.0, 4.0, 8.0):
-        view = reacquire(image, labels, SPEC, Resolution(0, spacing))
+        view = reacquire(image, labels, SPEC, Resolution((0, 0, 0), (spacing,) * 3))
         ceilings.append(dice(view.restore(view.reference), labels.data[0], 3)[1:].mean())
     assert ceilings[0] == 1
     assert ceilings == sorted(ceilings, reverse=True)
@@ -113,27 +114,62 @@ def test_the_ceiling_falls_with_the_spacing_and_is_1_at_the_scans_own():
 
 def test_an_anisotropic_scan_is_brought_to_an_isotropic_spacing():
     image, labels = Phantom(3).acquire((1.0, 1.0, 2.0))
-    view = reacquire(image, labels, SPEC, Resolution(1, 2.0))
+    view = reacquire(image, labels, SPEC, Resolution((1, 1, 1), (2.0, 2.0, 2.0)))
     assert view.scan.shape == (16, 16, 16)
     expected = image.data[0].reshape(16, 2, 16, 2, 16).mean(axis=(1, 3))
     np.testing.assert_allclose(view.scan.data[0], expected, atol=1e-5)
 
 
 def test_spacings_are_joined_by_those_beside_a_change_of_depth():
-    found = resolutions_of([4, 0.8, 1.0, 1.0], RULES, range(4))
-    spacings = [item.spacing_mm for item in found]
+    found = resolutions_of([(mm,) * 3 for mm in (4, 0.8, 1.0, 1.0)], RULES)
+    spacings = [item.spacing_mm[0] for item in found]
     changes = [math.sqrt(2), 2 * math.sqrt(2)]
     beside = [change * factor for change in changes for factor in (0.999, 1.001)]
     assert spacings == pytest.approx([0.8, 1.0, *beside, 4.0], rel=1e-5)
-    assert [item.depth for item in found] == [0, 0, 0, 1, 1, 2, 2]
+    assert [item.entry[0] for item in found] == [0, 0, 0, 1, 1, 2, 2]
     assert [item.key for item in found][:3] == ["0.8", "1", "1.4128"]
     for item in found:
-        assert item.depth == routing.route((item.spacing_mm,) * 3, PLAN.spacing_mm, range(4)).depth
+        assert item.entry == routing.route(item.spacing_mm, PLAN.spacing_mm, entry_set("isotropic", 4)).entry
+
+
+def test_thick_slices_stand_among_the_spacings_by_their_volume():
+    found = resolutions_of([(1.0, 1.0, 4.0), (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)], PER_AXIS)
+    assert [(item.key, item.entry) for item in found] == [
+        ("1", (0, 0, 0)),
+        ("1.4128", (0, 0, 0)),
+        ("1.41563", (1, 1, 1)),
+        ("1x1x4", (0, 0, 2)),
+        ("2", (1, 1, 1)),
+    ]
+    assert [spacing_of(item.key) == pytest.approx(item.spacing_mm) for item in found] == [True] * 5
+
+
+def test_the_grid_of_thick_slices():
+    cells = thick_slice_grid((1.0, 1.0, 2.0))
+    assert len(cells) == len(set(cells)) == 2 + 3 * 6 + 3 * 5
+    assert {(1.0, 1.0, 2.0), (2.0, 2.0, 4.0), (1.0, 1.0, 16.0), (8.0, 1.0, 2.0), (2.0, 3.0, 4.0)} <= set(cells)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 4.0), (3.0, 1.0, 1.0), (2.0, 5.0, 2.0)])
+def test_a_scan_with_thick_slices_is_averaged_over_each_voxel(spacing):
+    image, labels = Phantom(3).acquire(1.0)
+    view = reacquire(image, labels, SPEC, Resolution((0, 0, 0), spacing))
+    assert view.scan.spacing_mm == pytest.approx(spacing)
+    steps = [int(step) for step in spacing]
+    whole = np.pad(image.data[0], [(0, -size % step) for size, step in zip(image.shape, steps, strict=True)], mode="edge")
+    x, y, z = (size // step for size, step in zip(whole.shape, steps, strict=True))
+    expected = whole.reshape(x, steps[0], y, steps[1], z, steps[2]).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(view.scan.data[0], expected, atol=1e-5)
+    assert view.reference.shape == (x, y, z)
+    assert view.restore(view.reference).shape == labels.shape
 
 
 def test_a_network_with_one_entry_has_no_change_of_depth():
     spec = SPEC.model_copy(update={"network": NetworkConfig(arch="unet", num_classes=3, num_depths=1)})
-    assert [(item.depth, item.spacing_mm) for item in resolutions_of([1, 8], rules_of(spec), [0])] == [(0, 1.0), (0, 8.0)]
+    assert [(item.entry, item.spacing_mm) for item in resolutions_of([(1,) * 3, (8,) * 3], rules_of(spec))] == [
+        ((0, 0, 0), (1, 1, 1)),
+        ((0, 0, 0), (8, 8, 8)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,13 +177,15 @@ def test_a_network_with_one_entry_has_no_change_of_depth():
     [((0, 1, 2, 3), (2**0.5, 2**1.5, 2**2.5)), ((0, 3), (2**1.5,)), ((0, 2), (2**1.5,)), ((1, 2), (2**1.5,)), ((2,), ())],
 )
 def test_the_depth_changes_where_another_one_is_nearer(depths, changes):
-    assert thresholds_mm(RULES, depths) == pytest.approx(changes)
+    entries = [isotropic(depth) for depth in depths]
+    assert thresholds_mm(RULES, entries) == pytest.approx(changes)
     for change in changes:
-        below, above = resolutions_of([change * 0.999], RULES, depths)[0], resolutions_of([change * 1.001], RULES, depths)[0]
-        assert below.depth < above.depth
+        choice = RouteChoice(entries=entries)
+        below, above = (resolutions_of([(change * factor,) * 3], RULES, choice)[0] for factor in (0.999, 1.001))
+        assert below.entry < above.entry
 
 
 def test_a_spacing_that_would_pad_a_thin_scan_out_of_all_proportion_is_refused():
     thin = Volume(np.zeros((1, 2000, 2000, 1), np.float32), np.diag([0.1, 0.1, 0.1, 1]))
     with pytest.raises(DataError, match="too large"):
-        reacquire(thin, Volume(np.zeros((1, 2000, 2000, 1), np.uint8), thin.affine), SPEC, Resolution(3, 150.0))
+        reacquire(thin, Volume(np.zeros((1, 2000, 2000, 1), np.uint8), thin.affine), SPEC, Resolution((3, 3, 3), (150.0,) * 3))

@@ -45,14 +45,15 @@ def test_the_fifth_percentile_is_of_the_cases_means():
 
 
 def test_spacings_make_a_table_of_their_own_in_their_order(tmp_path):
+    metrics = {"a": values(0.5), "b": values(0.7)}
     restored, ceiling = {"a": values(0.4), "b": values(0.4)}, {"a": values(0.8), "b": values(0.6)}
     scored = [
-        Score("x", method, {"a": values(0.5), "b": values(0.7)}, 1, spacing, restored, ceiling if method == "routed" else None)
-        for spacing in (10.0, 2.5)
+        Score("x", method, metrics, None, spacing, [1, 1, 1], restored, ceiling if method == "routed" else None)
+        for spacing in ("10", "2.5", "1x1x4")
         for method in ("routed", "upsampled")
     ]
     summary = summarise(scored, NAMES, "spacing_mm")
-    assert list(summary["per_spacing"]) == ["2.5", "10"]
+    assert list(summary["per_spacing"]) == ["1x1x4", "2.5", "10"]
     assert "per_depth" not in summary
     assert summary["per_spacing"]["10"]["restored"]["dice"] == pytest.approx(0.4)
     assert summary["per_spacing"]["10"]["ceiling"]["dice"] == pytest.approx(0.7)
@@ -60,7 +61,7 @@ def test_spacings_make_a_table_of_their_own_in_their_order(tmp_path):
     write_result(scored, summary, tmp_path)
     with (tmp_path / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 2
-    assert [row["spacing_mm"] for row in rows[::4]] == ["10.0", "2.5"]
+    assert len(rows) == 6 * 2
+    assert [row["spacing_mm"] for row in rows[::4]] == ["10", "2.5", "1x1x4"]
     assert (rows[0]["restored_dice"], rows[0]["ceiling_dice"], rows[0]["hd95_mm"]) == ("0.4", "0.8", "")
     assert rows[2]["ceiling_dice"] == ""

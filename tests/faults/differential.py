@@ -2,7 +2,7 @@
 
 python tests/faults/differential.py BUILD --num-files N --seed S [--findings FOLDER]
 
-BUILD holds `rare_verdicts`, with or without sanitizers. A verdict is the exit code and the problem, or shape, affine, voxels, depth and
+BUILD holds `rare_verdicts`, with or without sanitizers. A verdict is the exit code and the problem, or shape, affine, voxels, entry and
 shape in the built-in bundle. A finding is a difference, a program that ends, over 5 s of CPU time, over 1 GB more than a good file takes.
 """
 

@@ -23,7 +23,7 @@ _MOST_LINES_AT_ONCE = 200  # what a pipe holds
 
 
 def python_verdict(path: Path, manifest: Manifest) -> dict:
-    """What becomes of a file in Python; of a scan that is read: shape, affine, checksum, depth and shape in the bundle."""
+    """What becomes of a file in Python; of a scan that is read: shape, affine, checksum, entry and shape in the bundle."""
     try:
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             if path.name == "manifest.json":
@@ -41,7 +41,7 @@ def python_verdict(path: Path, manifest: Manifest) -> dict:
         "shape": list(volume.data.shape),
         "affine": volume.affine[:3].tolist(),
         "crc32": zlib.crc32(in_file_order),
-        "depth": way.depth,
+        "entry": list(way.entry),
         "routed_shape": routed_shape,
     }
 
@@ -113,7 +113,7 @@ def _comparable(verdict: dict) -> dict:
 def difference(python: dict, cpp: dict) -> str | None:
     """What two verdicts differ in; None if they agree."""
     python, cpp = _comparable(python), _comparable(cpp)
-    for name in ("exit", "problem", "shape", "crc32", "depth", "routed_shape"):
+    for name in ("exit", "problem", "shape", "crc32", "entry", "routed_shape"):
         if python.get(name) != cpp.get(name):
             return f"{name}: {python.get(name)} in Python, {cpp.get(name)} in C++"
     if "affine" in python:

@@ -55,7 +55,9 @@ def test_a_working_directory_that_is_gone_is_named(run, scan, tmp_path):
     assert "the working directory no longer exists" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["run/weights.safetensors", "run/run.json", "bundle/depth3.onnx", "bundle/weights.safetensors", "bundle"])
+@pytest.mark.parametrize(
+    "name", ["run/weights.safetensors", "run/run.json", "bundle/entry_3_3_3.onnx", "bundle/weights.safetensors", "bundle"]
+)
 def test_a_model_that_may_not_be_read_says_so(run, bundle, scan, tmp_path, name):
     shutil.copytree(run, tmp_path / "run")
     shutil.copytree(bundle, tmp_path / "bundle")
@@ -83,10 +85,10 @@ def test_an_engine_that_is_no_graph_is_a_model_error(bundle, scan, tmp_path, bac
     from fuzz_commands import put_into_bundle
 
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    put_into_bundle(copy / "depth3.onnx", content)
+    put_into_bundle(copy / "entry_3_3_3.onnx", content)
     result = rare("predict", scan, "-m", copy, "-o", tmp_path / "labels.nii.gz", "--backend", backend)
     assert result.returncode == 4, result.stderr
-    assert "depth3.onnx" in result.stderr
+    assert "entry_3_3_3.onnx" in result.stderr
 
 
 @pytest.mark.parametrize("setting", ["num_filters=1000000000", "batch_size=1000000000", "num_workers=1000000000", "num_levels=1000"])

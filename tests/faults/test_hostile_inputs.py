@@ -123,7 +123,7 @@ def test_fault_19_a_scan_that_does_not_fit_the_memory_is_refused_by_predict(larg
     with Predictor(bundle, backend="onnx") as predictor:
         refused_for_its_size(lambda: predict([large / "images"], predictor, output))
         refused_for_its_size(lambda: predictor.predict(large / "images" / "a.nii"))
-        predictor.require_affordable([large / "images" / "a.nii"], 3)  # an eighth along every axis
+        predictor.require_affordable([large / "images" / "a.nii"], (3, 3, 3), None)  # an eighth along every axis
 
 
 def test_a_scan_that_does_not_fit_the_memory_is_refused_by_preprocess(large, tmp_path):
@@ -210,11 +210,12 @@ WRONG_NUMBERS = {
     "resampling.max_growth": 1e9,
     "routing.tolerance": -1,
     "routing.rounding_slack": 5,
-    "routing.depths": [],
+    "routing.entries": [],
+    "routing.by": "coarsest",
     "engines.0.divisors": [0, 16, 16],
     "engines.0.patch_shape": [33, 32, 32],
     "engines.0.min_shape": [64, 64, 64],
-    "engines.0.depth": 2**40,
+    "engines.0.entry": [2**40, 0, 0],
     "engines.0.grid_spacing_mm": [0, 1, 1],
     "engines.0.sha256": "0",
     "spec.plan.normalisation.lower": -1,

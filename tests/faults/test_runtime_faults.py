@@ -151,8 +151,8 @@ def test_fault_50_an_engine_that_answers_background_fails_the_gate(run):
         logits[:, 0] = 1
         return logits
 
-    with TorchRunner(network, "cpu") as reference, pytest.raises(ModelError, match="does not agree with PyTorch"):
-        check_parity("depth0.onnx", background, spec, 0, "fp16", reference)
+    with TorchRunner(network, "cpu", spec.entries) as reference, pytest.raises(ModelError, match="does not agree with PyTorch"):
+        check_parity("entry_0_0_0.onnx", background, spec, (0, 0, 0), "fp16", reference)
 
 
 def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
@@ -163,9 +163,9 @@ def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):
     weights[name] *= 1e7 / weights[name].abs().max()  # the instance norm that follows removes the factor again
     save_file(weights, large / "weights.safetensors")
     with pytest.raises(ModelError, match="does not agree with PyTorch"):
-        export(large, tmp_path / "bundle", ExportOptions(depths=[0], precision="fp16"))
+        export(large, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 0)], precision="fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    export(large, tmp_path / "bundle", ExportOptions(depths=[0]))
+    export(large, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 0)]))
 
 
 def test_fault_52_one_bad_case_does_not_stop_the_others(predictor, tmp_path):

@@ -56,9 +56,9 @@ def test_the_refusal_states_numbers():
 
 def test_the_need_by_hand():
     """Scan and image of 40 x 50 x 20 voxels, logits of 3 classes padded to 40 x 50 x 32, and the network at one window."""
-    whole, less = (prediction_bytes((40, 50, 20), (40, 50, 20), num_channels, RULES.entry(0), RULES) for num_channels in (1, 0))
+    whole, less = (prediction_bytes((40, 50, 20), (40, 50, 20), num_channels, RULES.entry((0, 0, 0)), RULES) for num_channels in (1, 0))
     assert whole - less == 4 * 2 * 40 * 50 * 20
-    more = prediction_bytes((40, 50, 20), (80, 50, 20), 0, RULES.entry(0), RULES)
+    more = prediction_bytes((40, 50, 20), (80, 50, 20), 0, RULES.entry((0, 0, 0)), RULES)
     assert more - less == 4 * 3 * 40 * 50 * 32
 
 
@@ -70,10 +70,10 @@ def test_a_prediction_takes_at_least_what_is_said_and_not_much_more(shape, spaci
     tracemalloc.start()
     scan = Volume(data.copy(), np.diag([spacing] * 3 + [1.0]))
     routed = prepare_scan(scan, RULES)
-    best_classes(sliding_logits(routed.image, RULES, way.depth, lambda window, _: np.repeat(window, 3, axis=1)))
+    best_classes(sliding_logits(routed.image, RULES, way.entry, lambda window, _: np.repeat(window, 3, axis=1)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    needed = prediction_bytes(shape, routed.image.shape[1:], 1, RULES.entry(way.depth), RULES)
+    needed = prediction_bytes(shape, routed.image.shape[1:], 1, RULES.entry(way.entry), RULES)
     assert needed <= peak <= 6 * needed
 
 

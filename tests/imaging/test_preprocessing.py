@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from scipy import ndimage
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, Plan
 from rarecli.core.data.phantoms import Phantom
@@ -17,7 +19,7 @@ from rarecli.core.imaging.normalisation import normalise, percentile_limits
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape, pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan
-from rarecli.core.imaging.scan_rules import rules_of
+from rarecli.core.imaging.scan_rules import RouteChoice, rules_of
 from rarecli.core.imaging.volume import Volume
 
 torch = pytest.importorskip("torch")
@@ -111,14 +113,14 @@ def test_edge_pad_by_hand():
 def test_paper_image_is_torch_trilinear_without_antialiasing(depth):
     image = noise(2, 16, 24, 8)
     expected = functional.interpolate(torch.from_numpy(image)[None], scale_factor=0.5**depth, mode="trilinear", align_corners=False)
-    assert downsample(image, depth, "paper") == pytest.approx(expected[0].numpy(), abs=1e-6)
+    assert downsample(image, isotropic(depth), "paper") == pytest.approx(expected[0].numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_centred_image_is_the_block_mean(depth):
     image = noise(2, 16, 24, 8)
     expected = functional.avg_pool3d(torch.from_numpy(image)[None], 2**depth)[0].numpy()
-    assert downsample(image, depth, "centred") == pytest.approx(expected, abs=1e-6)
+    assert downsample(image, isotropic(depth), "centred") == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -126,7 +128,7 @@ def test_paper_labels_are_torch_nearest(depth):
     labels = np.random.default_rng(0).integers(0, 4, (16, 24, 8)).astype(np.uint8)
     size = [extent // 2**depth for extent in labels.shape]
     expected = functional.interpolate(torch.from_numpy(labels)[None, None], size=size, mode="nearest")[0, 0].numpy()
-    assert np.array_equal(downsample_labels(labels, depth, "paper", 4), expected)
+    assert np.array_equal(downsample_labels(labels, isotropic(depth), "paper", 4), expected)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -136,22 +138,50 @@ def test_centred_labels_are_the_majority_of_each_block(depth):
     blocks = labels.reshape(8 // step, step, 16 // step, step, 12 // step, step)
     counts = np.stack([(blocks == k).sum(axis=(1, 3, 5)) for k in range(4)])
     assert (np.sort(counts, axis=0)[-1] == np.sort(counts, axis=0)[-2]).any(), "the sample must hold ties"
-    assert np.array_equal(downsample_labels(labels, depth, "centred", 4), counts.argmax(axis=0))
+    around = np.stack([ndimage.convolve(count, np.ones((3, 3, 3), dtype=int), mode="nearest") for count in counts])
+    # the whole number of the volume decides, then that of the 27 blocks around, then the lower class
+    expected = (counts * 10**6 + around).argmax(axis=0)
+    assert (expected != counts.argmax(axis=0)).any()
+    assert np.array_equal(downsample_labels(labels, isotropic(depth), "centred", 4), expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0)])
+def test_ties_along_thick_slices_go_where_the_neighbours_have_more_volume(order):
+    # pairs along z: in the middle one voxel of each class, beside it twice the second, twice the first, once each
+    first = np.array([[2, 2], [1, 2], [2, 2]])
+    second = np.array([[1, 1], [1, 2], [1, 1]])
+    third = np.array([[1, 1], [1, 2], [2, 2]])
+    for pairs, middle in ((first, 2), (second, 1), (third, 1)):
+        labels = pairs[:, None].transpose(order)
+        by = tuple((0, 0, 1)[axis] for axis in order)
+        assert downsample_labels(labels, by, "centred", 3).ravel()[1] == middle
+
+
+@pytest.mark.parametrize("by", [(0, 0, 2), (1, 0, 3), (2, 1, 0)])
+def test_an_image_is_averaged_along_each_axis_by_its_own_power_of_two(by):
+    image = noise(2, 8, 16, 24)
+    steps = [2**depth for depth in by]
+    expected = functional.avg_pool3d(torch.from_numpy(image)[None], steps)[0].numpy()
+    assert downsample(image, by, "centred") == pytest.approx(expected, abs=1e-6)
+    trilinear = functional.interpolate(
+        torch.from_numpy(image)[None], scale_factor=[1 / step for step in steps], mode="trilinear", align_corners=False
+    )
+    assert downsample(image, by, "paper") == pytest.approx(trilinear[0].numpy(), abs=1e-6)
 
 
 def test_centred_labels_by_hand():
     plane = np.array([[1, 1, 0, 2], [1, 0, 2, 0], [2, 2, 1, 2], [1, 1, 1, 0]])
     labels = np.stack([plane, plane], axis=2)
-    # three of 1 | two of 0, two of 2: the lower class | two of 1, two of 2: the lower | two of 1
-    assert downsample_labels(labels, 1, "centred", 3)[:, :, 0].tolist() == [[1, 0], [1, 1]]
-    assert downsample_labels(labels, 1, "paper", 3)[:, :, 0].tolist() == [[1, 0], [2, 1]]
+    # three of 1 | two of 0, two of 2; so are the blocks around: the lower class | two of 1, two of 2; more of 1 around | two of 1
+    assert downsample_labels(labels, (1, 1, 1), "centred", 3)[:, :, 0].tolist() == [[1, 0], [1, 1]]
+    assert downsample_labels(labels, (1, 1, 1), "paper", 3)[:, :, 0].tolist() == [[1, 0], [2, 1]]
 
 
 @pytest.mark.parametrize("targets", ["centred", "paper"])
 def test_depth_0_changes_nothing(targets):
     image, labels = noise(1, 3, 5, 7), np.random.default_rng(0).integers(0, 3, (3, 5, 7))
-    assert np.array_equal(downsample(image, 0, targets), image)
-    assert np.array_equal(downsample_labels(labels, 0, targets, 3), labels)
+    assert np.array_equal(downsample(image, (0, 0, 0), targets), image)
+    assert np.array_equal(downsample_labels(labels, (0, 0, 0), targets, 3), labels)
 
 
 # ---- normalisation
@@ -299,7 +329,7 @@ def test_every_orientation_gives_one_answer_in_its_own_shape(scanned, orientatio
 def test_a_scan_on_a_grid_is_not_touched_but_normalised(scanned):
     image, labels = scanned[2.0]
     routed = prepare_scan(image, RULES)
-    assert routed.route.depth == 1
+    assert routed.route.entry == (1, 1, 1)
     assert np.array_equal(routed.image, normalise(image.data, PERCENTILE))
     assert np.array_equal(routed.restore_labels(labels.data[0]), labels.data[0])
     assert np.array_equal(routed.restore_image(routed.image), routed.image)
@@ -310,7 +340,7 @@ def test_a_routed_image_lies_where_its_affine_says(scanned):
     image, _ = scanned[2.0]
     index = np.indices(image.shape)
     coordinate = (image.affine[0, 0] * index[0] + image.affine[0, 3])[None].astype(np.float32)
-    routed = prepare_scan(Volume(coordinate, image.affine), RULES, depth=0)
+    routed = prepare_scan(Volume(coordinate, image.affine), RULES, RouteChoice((0, 0, 0)))
     low, high = np.percentile(np.repeat(np.repeat(np.repeat(coordinate, 2, 1), 2, 2), 2, 3), [0, 100])
     x = routed.affine[0, 0] * np.arange(routed.image.shape[1]) + routed.affine[0, 3]
     inner = slice(4, -4)
@@ -327,7 +357,7 @@ def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orie
     """Padded for the network; labels have the scan's shape."""
     scan = turned(Volume(noise(1, *shape), np.diag([*spacing, 1.0])), orientation)
     depth = data.draw(st.sampled_from([None, 0, 1, 2]))
-    routed = prepare_scan(scan, RULES, depth)
+    routed = prepare_scan(scan, RULES, RouteChoice(None if depth is None else isotropic(depth)))
     assert routed.image.shape[1:] == tuple(routed.image.shape[1:])
     labels = np.full(routed.image.shape[1:], 2, np.uint8)
     restored = routed.restore_labels(labels)
@@ -339,7 +369,7 @@ def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orie
 def test_labels_there_and_back_stay_themselves_when_the_grid_is_finer(scanned):
     """A 2 mm scan forced to depth 0: each old voxel takes a new one inside itself."""
     image, labels = scanned[2.0]
-    routed = prepare_scan(image, RULES, depth=0)
+    routed = prepare_scan(image, RULES, RouteChoice((0, 0, 0)))
     fine = labels.data[0].repeat(2, 0).repeat(2, 1).repeat(2, 2)
     assert fine.shape == routed.image.shape[1:]
     assert np.array_equal(routed.restore_labels(fine), labels.data[0])

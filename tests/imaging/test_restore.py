@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from phantom_spec import RULES
 from scipy.special import softmax as scipy_softmax
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.imaging.orientation import from_ras
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resample_labels
 from rarecli.core.imaging.restore import best_classes, classes_of, mean_probabilities, softmax
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 
 
@@ -20,7 +22,8 @@ def routed_from(shape, spacing, signs=(1, 1, 1), order=(0, 1, 2), depth=None):
     """Return a routed scan of noise. Its array axis i points along world axis order[i], forwards or backwards by signs[i]."""
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * np.multiply(signs, spacing)
-    return prepare_scan(Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine), RULES, depth)
+    volume = Volume(np.random.default_rng(0).random((1, *shape), dtype=np.float32), affine)
+    return prepare_scan(volume, RULES, RouteChoice(None if depth is None else isotropic(depth)))
 
 
 def logits_of(probabilities):

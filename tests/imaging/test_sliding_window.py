@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
@@ -25,7 +26,7 @@ SPEC = ModelSpec(
 )
 RULES = rules_of(SPEC)
 shapes = st.tuples(*[st.integers(1, 21)] * 3)
-depths = st.integers(0, 1)
+entries = st.sampled_from([(0, 0, 0), (1, 1, 1)])
 
 
 def noise(*shape):
@@ -62,7 +63,7 @@ def test_windows_cover_the_axis_overlap_by_half_and_stay_inside(size, window):
     ],
 )
 def test_window_shape_by_hand(shape, depth, window):
-    assert RULES.entry(depth).window(shape) == window
+    assert RULES.entry(isotropic(depth)).window(shape) == window
 
 
 def test_weights_are_a_symmetric_gaussian_by_hand():
@@ -77,24 +78,24 @@ def test_weights_are_a_symmetric_gaussian_by_hand():
 
 
 @settings(deadline=None)
-@given(shapes, depths)
-def test_a_network_that_changes_nothing_gives_the_image_back(shape, depth):
+@given(shapes, entries)
+def test_a_network_that_changes_nothing_gives_the_image_back(shape, entry):
     image = noise(2, *shape)
-    assert sliding_logits(image, RULES, depth, lambda batch, _: batch) == pytest.approx(image, abs=1e-5)
+    assert sliding_logits(image, RULES, entry, lambda batch, _: batch) == pytest.approx(image, abs=1e-5)
 
 
 @settings(deadline=None)
-@given(shapes, depths)
-def test_the_network_is_only_given_what_it_takes(shape, depth):
+@given(shapes, entries)
+def test_the_network_is_only_given_what_it_takes(shape, entry):
     asked = []
 
     def run(batch, at):
         asked.append((batch.shape, at, batch.dtype, batch.flags.c_contiguous))
         return batch
 
-    result = sliding_logits(noise(2, *shape), RULES, depth, run)
+    result = sliding_logits(noise(2, *shape), RULES, entry, run)
     assert result.shape == (2, *shape)
-    assert set(asked) == {((1, 2, *RULES.entry(depth).window(shape)), depth, np.dtype(np.float32), True)}
+    assert set(asked) == {((1, 2, *RULES.entry(entry).window(shape)), entry, np.dtype(np.float32), True)}
 
 
 def test_the_middle_of_a_window_counts_more_than_its_rim():
@@ -104,7 +105,7 @@ def test_the_middle_of_a_window_counts_more_than_its_rim():
     def run(batch, _):
         return np.full_like(batch, next(answers))
 
-    profile = sliding_logits(noise(2, 12, 16, 8), RULES, 0, run)[0, :, 8, 4]
+    profile = sliding_logits(noise(2, 12, 16, 8), RULES, (0, 0, 0), run)[0, :, 8, 4]
     assert profile[:4].tolist() == [0] * 4
     assert profile[8:].tolist() == [1] * 4
     assert (np.diff(profile) >= 0).all()
@@ -115,7 +116,7 @@ def test_the_middle_of_a_window_counts_more_than_its_rim():
 def test_the_image_is_left_as_it_is():
     image = noise(2, 20, 20, 20)
     before = image.copy()
-    sliding_logits(image, RULES, 0, lambda batch, _: batch * 2)
+    sliding_logits(image, RULES, (0, 0, 0), lambda batch, _: batch * 2)
     assert np.array_equal(image, before)
 
 
@@ -125,13 +126,13 @@ def test_the_image_is_left_as_it_is():
 )
 def test_a_size_that_needs_padding_is_refused_with_both_neighbours(shape, expected):
     with pytest.raises(DataError, match="forbids padding") as caught:
-        sliding_logits(noise(2, *shape), RULES, 0, lambda image, depth: image, pad=False)
+        sliding_logits(noise(2, *shape), RULES, (0, 0, 0), lambda image, depth: image, pad=False)
     assert expected in str(caught.value)
 
 
 def test_windows_of_a_longer_axis_need_no_padding():
     image = noise(2, 8, 19, 9)
-    np.testing.assert_allclose(sliding_logits(image, RULES, 0, lambda window, depth: window, pad=False), image, atol=1e-6)
+    np.testing.assert_allclose(sliding_logits(image, RULES, (0, 0, 0), lambda window, depth: window, pad=False), image, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 8), (8, 16, 8), (13, 30, 9)])
@@ -144,6 +145,6 @@ def test_tensors_are_windowed_as_arrays_are(shape):
         ramp = ramp.reshape(window.shape[2:])
         return window * (torch.from_numpy(ramp) if isinstance(window, torch.Tensor) else ramp)
 
-    found = sliding_logits(torch.from_numpy(image), RULES, 0, run)
-    np.testing.assert_allclose(found.numpy(), sliding_logits(image, RULES, 0, run), atol=1e-6)
-    assert sliding_logits(torch.empty(2, *shape, device="meta"), RULES, 0, lambda window, depth: window).device.type == "meta"
+    found = sliding_logits(torch.from_numpy(image), RULES, (0, 0, 0), run)
+    np.testing.assert_allclose(found.numpy(), sliding_logits(image, RULES, (0, 0, 0), run), atol=1e-6)
+    assert sliding_logits(torch.empty(2, *shape, device="meta"), RULES, (0, 0, 0), lambda window, depth: window).device.type == "meta"

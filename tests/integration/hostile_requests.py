@@ -36,6 +36,10 @@ def spacing(*mm: float) -> Tensor:
     return "FP64", [len(mm)], np.array(mm, np.float64).tobytes()
 
 
+def entry(*depths: int) -> Tensor:
+    return "INT32", [len(depths)], struct.pack(f"<{len(depths)}i", *depths)
+
+
 def words(*texts: str) -> Tensor:
     return "BYTES", [len(texts)], b"".join(struct.pack("<I", len(text)) + text.encode() for text in texts)
 
@@ -79,11 +83,15 @@ REFUSED = {
     "spacing 5e-324": scan(voxels(1, 8, 8, 8), spacing(5e-324, 2, 2)),
     "spacing 1e-9": scan(voxels(1, 64, 64, 64), spacing(1e-9, 1e-9, 1e-9)),
     "spacing 1e-9 along one axis": scan(voxels(1, 64, 64, 64), spacing(1e-9, 1, 1e9)),
-    "spacing 1e-9 at depth 0": scan(voxels(1, 64, 64, 64), spacing(1e-9, 1e-9, 1e-9), depth=("INT32", [1], bytes(4))),
+    "spacing 1e-9 at depth 0": scan(voxels(1, 64, 64, 64), spacing(1e-9, 1e-9, 1e-9), entry=entry(0, 0, 0)),
     "1 MB that would become 1 GB": scan(voxels(1, 64, 64, 64), spacing(1, 32, 32)),
     "a line that would be padded to 1 GB": scan(voxels(1, 1, 1, 250_000), spacing(1, 1, 1)),
-    "depth 99": scan(voxels(1, 8, 8, 8), depth=("INT32", [1], struct.pack("<i", 99))),
-    "depth -1": scan(voxels(1, 8, 8, 8), depth=("INT32", [1], struct.pack("<i", -1))),
+    "entry 99,99,99": scan(voxels(1, 8, 8, 8), entry=entry(99, 99, 99)),
+    "entry -1,-1,-1": scan(voxels(1, 8, 8, 8), entry=entry(-1, -1, -1)),
+    "an entry that is not there": scan(voxels(1, 8, 8, 8), entry=entry(0, 0, 3)),
+    "an entry of one depth": scan(voxels(1, 8, 8, 8), entry=entry(0)),
+    "an entry of four depths": scan(voxels(1, 8, 8, 8), entry=entry(0, 0, 0, 0)),
+    "an entry of fractions": scan(voxels(1, 8, 8, 8), entry=("FP32", [3], bytes(12))),
 }
 
 

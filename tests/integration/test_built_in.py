@@ -72,7 +72,7 @@ def test_the_command_line_takes_a_name(tmp_path):
     write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
     arguments = ["predict", tmp_path / "scan.nii.gz", "-m", NAMES[0], "-o", tmp_path / "labels.nii.gz", "--json"]
     result = subprocess.run([sys.executable, "-m", "rarecli", *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(result.stdout)["cases"]["scan"]["depth"] == 1
+    assert json.loads(result.stdout)["cases"]["scan"]["entry"] == [1, 1, 1]
     assert info(Path(NAMES[0]))["kind"] == "built-in model, a bundle"
 
 

@@ -86,7 +86,7 @@ def test_every_orientation_has_the_same_physical_answer(predictors, shape, spaci
     turned = Volume(voxels[None], affine_of(orientation, steps))
     plain = to_ras(turned)
     answers = [predictors["onnx"].predict(volume) for volume in (turned, plain)]
-    assert answers[0].depth == answers[1].depth
+    assert answers[0].entry == answers[1].entry
     back = to_ras(Volume(answers[0].labels[None], turned.affine))
     np.testing.assert_array_equal(back.data[0], answers[1].labels)
     np.testing.assert_allclose(back.affine, plain.affine)
@@ -96,10 +96,11 @@ def test_every_orientation_has_the_same_physical_answer(predictors, shape, spaci
 @given(st.integers(0, 3), st.tuples(*[st.integers(0, 2)] * 3), st.integers(1, 2), st.integers(0, 2**31))
 def test_torch_and_onnx_agree_at_every_depth_and_valid_shape(predictors, depth, more, batch, seed):
     levels = predictors["torch"].spec.network.num_levels
-    least, step = geometry.min_axis(levels, depth), geometry.divisor(levels, depth)
+    entry = geometry.isotropic(depth)
+    least, step = geometry.min_shape(levels, entry, any_size=False)[0], geometry.divisors(levels, entry)[0]
     shape = [least + extra * step for extra in more]
     image = np.random.default_rng(seed).random((batch, 1, *shape), dtype=np.float32)
-    expected, found = (predictors[name].runner.run(image, depth) for name in ("torch", "onnx"))
+    expected, found = (predictors[name].runner.run(image, entry) for name in ("torch", "onnx"))
     assert found.shape == expected.shape == (batch, 3, *shape)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -109,7 +110,8 @@ def test_routing_is_deterministic_and_blind_to_axis_signs_and_orders(spacing, tr
     plain = Volume(np.zeros((1, 2, 2, 2), np.float32), affine_of("RAS", spacing))
     order = [next(index for index, pair in enumerate(("RL", "AP", "SI")) if letter in pair) for letter in orientation]
     turned = Volume(plain.data, affine_of(orientation, [spacing[axis] for axis in order]))
-    ways = [routing.route(to_ras(volume).spacing_mm, trained, range(num_depths)) for volume in (plain, turned, plain)]
+    entries = geometry.entry_set("isotropic", num_depths)
+    ways = [routing.route(to_ras(volume).spacing_mm, trained, entries) for volume in (plain, turned, plain)]
     assert ways[0] == ways[1] == ways[2]
 
 

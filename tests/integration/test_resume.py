@@ -79,10 +79,10 @@ def test_predict_does_what_is_missing_and_what_is_stale(predictor, source, tmp_p
     (tmp_path / "out" / "phantom_000.nii.gz").unlink()
     shutil.copy(image_of(tmp_path, 0), image_of(tmp_path, 2))
     assert ask(resume=True)[0] == 2
-    assert ask(resume=True, depth=2)[0] == 3
-    assert ask(resume=True, depth=2, probabilities=True)[0] == 3
+    assert ask(resume=True, entry=(2, 2, 2))[0] == 3
+    assert ask(resume=True, entry=(2, 2, 2), probabilities=True)[0] == 3
     (tmp_path / "out" / "phantom_000_probabilities.nii.gz").unlink()
-    assert ask(resume=True, depth=2, probabilities=True)[0] == 1
+    assert ask(resume=True, entry=(2, 2, 2), probabilities=True)[0] == 1
     with pytest.raises(UsageError, match="the output exists"):
         ask()
     assert ask(overwrite=True)[0] == 3

@@ -20,6 +20,7 @@ import pytest
 from triton_server import ROOT, VENV, Client, Server, serving, serving_bundle
 
 from rarecli import Phantom, Predictor
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.probes import background_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError
 from rarecli.core.imaging.preprocessing import prepare_scan
@@ -66,7 +67,7 @@ def require_same(scan: Path, found: np.ndarray, predictor: Predictor) -> None:
     """Assert that labels equal those of `rare predict`, except where the two best probabilities are within the tolerance of logits."""
     volume = read_volume(scan)
     routed = prepare_scan(volume, predictor.rules)
-    logits = sliding_logits(routed.image, predictor.rules, routed.route.depth, predictor.runner.run)
+    logits = sliding_logits(routed.image, predictor.rules, routed.route.entry, predictor.runner.run)
     second, best = np.sort(mean_probabilities(logits, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((best - second <= TOLERANCE * np.abs(logits).max()).astype(np.uint8)).astype(bool)
     expected = label_values(classes_of(logits, routed), predictor.spec)
@@ -86,7 +87,7 @@ def test_labels_are_those_of_rare_predict_at_all_resolutions(protocol, server, s
     assert result.returncode == 0, result.stderr
     records = json.loads(result.stdout)["cases"]
     assert len(records) == 20
-    assert {record["depth"] for record in records.values()} == {0, 1, 2, 3}
+    assert {tuple(record["entry"]) for record in records.values()} == {(depth, depth, depth) for depth in range(4)}
     foreground = 0
     for scan in sorted(scans.iterdir()):
         found = nib.load(tmp_path / scan.name)
@@ -132,8 +133,8 @@ def test_a_large_scan_of_constant_background_gets_the_logits_of_pytorch(server, 
         image = background_image(predictor.spec, HEAD)
         assert 0.79 < np.mean(image == 0) < 0.81
         for depth in (0, 2):
-            expected = predictor.runner.run(image, depth)
-            found = client.infer(f"rare_depth{depth}", {"image": image}, ("logits",))["logits"]
+            expected = predictor.runner.run(image, (depth, depth, depth))
+            found = client.infer(f"rare_entry_{depth}_{depth}_{depth}", {"image": image}, ("logits",))["logits"]
             allowed = TOLERANCE * np.abs(expected).max()
             np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
             second, best = np.sort(expected, axis=1)[:, -2:].swapaxes(0, 1)
@@ -147,7 +148,7 @@ def test_a_large_scan_of_constant_background_gets_the_labels_of_rare_predict(dep
     write_image(tmp_path / "head.nii.gz", data[0], Volume(data, np.diag([*[2.0**depth] * 3, 1.0])))
     with server.client(timeout_s=300) as client:
         found = client.predict(tmp_path / "head.nii.gz")
-    assert found.depth == depth
+    assert found.entry == (depth, depth, depth)
     assert np.count_nonzero(found.labels) > 0
     require_same(tmp_path / "head.nii.gz", found.labels, predictor)
 
@@ -158,8 +159,8 @@ def test_probabilities_a_forced_depth_and_what_the_library_returns(server, scans
         for depth in (None, 1):
             found = client.predict(scan, depth=depth, probabilities=True)
             expected = predictor.predict(scan, depth=depth, probabilities=True)
-            assert (found.depth, found.reason, found.zoom, found.warnings) == (
-                expected.depth,
+            assert (found.entry, found.reason, found.zoom, found.warnings) == (
+                expected.entry,
                 expected.reason,
                 expected.zoom,
                 expected.warnings,
@@ -168,12 +169,33 @@ def test_probabilities_a_forced_depth_and_what_the_library_returns(server, scans
             np.testing.assert_array_equal(found.affine, expected.affine)
 
 
+def test_thick_slices_enter_at_a_depth_per_axis_or_where_the_client_says(thick_run, tmp_path):
+    export(thick_run, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 0), (0, 0, 2)], check=False))
+    scan, _ = Phantom(5, (35.0, 50.0, 36.0)).acquire((1.0, 1.0, 4.0), "PLI")
+    write_image(tmp_path / "scan.nii.gz", scan.data[0], scan)
+    with (
+        serving_bundle(tmp_path / "bundle", tmp_path, TritonOptions("python", num_routers=1)) as server,
+        Predictor(tmp_path / "bundle", backend="onnx") as predictor,
+    ):
+        with server.client() as client:
+            for forced, entry in ((None, (0, 0, 2)), ((0, 0, 2), (0, 0, 2)), ((0, 0, 0), (0, 0, 0))):
+                found, expected = client.predict(scan, entry=forced), predictor.predict(scan, entry=forced)
+                assert (found.entry, found.zoom, found.reason) == (entry, expected.zoom, expected.reason)
+                np.testing.assert_array_equal(found.labels, expected.labels)
+            with pytest.raises(DataError, match="the model has no such entry"):
+                client.predict(scan, entry=(0, 2, 0))
+        for forced, entry in ((("--entry", "0,0,2"), [0, 0, 2]), (("--depth", 0), [0, 0, 0])):
+            result = run_client(server, "http", tmp_path / "scan.nii.gz", "-o", tmp_path / "labels.nii.gz", "--overwrite", *forced)
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout)["cases"]["scan"]["entry"] == entry
+
+
 def test_the_windows_of_a_scan_are_merged_into_batches(server):
     image = np.random.default_rng(0).random((1, 20, 20, 20), dtype=np.float32)
-    windows, executions = server.merged("rare_depth3")
+    windows, executions = server.merged("rare_entry_3_3_3")
     with server.client() as client:
         client.predict(Volume(image, np.diag([8.0, 8.0, 8.0, 1.0])))
-    more_windows, more_executions = server.merged("rare_depth3")
+    more_windows, more_executions = server.merged("rare_entry_3_3_3")
     assert more_windows - windows == 9**3  # ceil((20 - 4) / 2) + 1 = 9 along each axis
     assert more_executions - executions < (more_windows - windows) / 2
 
@@ -202,13 +224,13 @@ def test_bad_input_gets_the_words_of_rare_and_the_server_goes_on(server, predict
             with pytest.raises(DataError) as refused:
                 client.predict(scan, depth=depth)
             assert str(expected.value) in str(refused.value)
-            assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).depth == 1
+            assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).entry == (1, 1, 1)
         for spacing in (0.0, -1.0, float("nan")):
             with pytest.raises(DataError, match="the spacing is not finite and positive"):
                 client.infer("rare", {"image": good, "spacing_mm": np.array([2.0, spacing, 2.0])}, ("labels",))
         with pytest.raises(EnvironmentFault, match="does not answer"):
             client.infer("nobody", {"image": good}, ("labels",))
-        assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).depth == 1
+        assert client.predict(Volume(good, np.diag([2.0, 2.0, 2.0, 1.0]))).entry == (1, 1, 1)
 
 
 def test_the_command_reports_a_broken_scan_over_http_and_does_the_others(server, scans, predictor, tmp_path):
@@ -229,7 +251,7 @@ def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, t
     repository = tmp_path / "repository"
     for name in ("good", "altered", "unknown"):
         render_repository(bundle, repository, TritonOptions("python", name, num_routers=1))
-    engine = repository / "altered_depth1" / "1" / "depth1.onnx"
+    engine = repository / "altered_entry_1_1_1" / "1" / "entry_1_1_1.onnx"
     engine.write_bytes(engine.read_bytes() + b"\0")
     manifest = repository / "unknown" / "1" / "manifest.json"
     content = json.loads(manifest.read_text())
@@ -237,14 +259,14 @@ def test_an_altered_or_unknown_bundle_is_not_served_and_the_others_are(bundle, t
     scan = Volume(np.random.default_rng(0).random((1, 8, 8, 8), dtype=np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
     with serving(repository, tmp_path, "--exit-on-error=false", "--strict-readiness=false") as server:
         with server.client("good") as client:
-            assert client.predict(scan).depth == 2
+            assert client.predict(scan).entry == (2, 2, 2)
         for name, words in (("altered", "a file of the bundle was changed"), ("unknown", "the bundle's manifest")):
             with server.client(name) as client, pytest.raises(EnvironmentFault):
                 client.predict(scan)
             assert words in server.log()
         with server.client("altered") as client:  # unchanged models are served
             image = np.zeros((1, 1, 8, 8, 8), np.float32)
-            assert client.infer("altered_depth2", {"image": image}, ("logits",))["logits"].shape == (1, 3, 8, 8, 8)
+            assert client.infer("altered_entry_2_2_2", {"image": image}, ("logits",))["logits"].shape == (1, 3, 8, 8, 8)
 
 
 def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
@@ -257,7 +279,7 @@ def send(client: Client, number: int) -> tuple[int, int, float, str | None]:
         prediction = client.predict(scan)
     except RareError as error:
         return number, depth, time.perf_counter() - started, str(error)
-    assert prediction.depth == depth
+    assert prediction.entry == (depth, depth, depth)
     assert prediction.labels.shape == shape
     return number, depth, time.perf_counter() - started, None
 

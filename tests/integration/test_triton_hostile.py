@@ -67,12 +67,12 @@ def test_a_request_that_kills_a_router_ends_the_server_which_starts_again(protoc
     require_restart(server)
 
 
-def test_a_depth_that_is_killed_by_a_request_ends_the_server_as_well(server):
+def test_an_entry_that_is_killed_by_a_request_ends_the_server_as_well(server):
     server.wait_until("ready")
-    answer = send(server, "http", {"image": empty(1, 1, 0, 2**31, 2**31)}, "rare_depth3", "logits")
+    answer = send(server, "http", {"image": empty(1, 1, 0, 2**31, 2**31)}, "rare_entry_3_3_3", "logits")
     assert not answer.ok
     require_restart(server)
-    assert "rare: the process of the model rare_depth3 died, so the server was ended" in server.log()
+    assert "rare: the process of the model rare_entry_3_3_3 died, so the server was ended" in server.log()
 
 
 def test_a_router_without_work_that_is_killed_ends_the_server_as_well(server):

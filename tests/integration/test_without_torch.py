@@ -30,7 +30,7 @@ def test_a_bundle_predicts_in_an_environment_that_has_no_torch(run, bundle, tmp_
         command = [tmp_path / "venv" / "bin" / "rare", "predict", tmp_path / "scans", "-m", bundle, "-o", tmp_path / backend]
         result = subprocess.run([*command, "--backend", backend, "--json"], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        assert [case["depth"] for case in json.loads(result.stdout)["cases"].values()] == [0, 1, 2, 3]
+        assert [case["entry"] for case in json.loads(result.stdout)["cases"].values()] == [[depth] * 3 for depth in range(4)]
     # the models in the wheel as well
     command = [tmp_path / "venv" / "bin" / "rare", "predict", tmp_path / "scans", "-m", "hippocampus", "-o", tmp_path / "built_in"]
     result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -95,7 +95,7 @@ def writers(run, data):
     evaluation = {"depths": [3], "upsampled": False, "surface": False, "all_cases": True}
     yield "summary.json", lambda out, **again: evaluate(data, ModelChoice((run,)), out, EvaluateOptions(**evaluation, **again))
     yield "summary.json", lambda out, **again: score(data / "labelsTr", data / "labelsTr", out, surface=False, **again)
-    yield "manifest.json", lambda out, **again: export(run, out, ExportOptions(depths=[3], check=False, **again))
+    yield "manifest.json", lambda out, **again: export(run, out, ExportOptions(entries=[(3, 3, 3)], check=False, **again))
     options = {"num_jobs": 1, "patch_size": (32, 32, 32)}
     yield "prepared.json", lambda out, **again: preprocess(data, out, PreprocessOptions(**options, **again))
 

@@ -2,14 +2,16 @@ import pytest
 import torch
 from torch.nn import functional
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.model import RareUNet
+from rarecli.core.model.coarse_axes import SAME, adapt_convolution, adapt_transposed
 
 SMALL = {"in_channels": 2, "num_classes": 3, "num_filters": 4, "num_levels": 4, "num_depths": 4}
 
 
 def parameters_used(network: RareUNet, depth: int) -> int:
     """Return the parameters that get a gradient when a scan enters at one depth."""
-    network(torch.zeros(1, 4, *[2 * 2 ** (network.num_levels - depth)] * 3), depth).sum().backward()
+    network(torch.zeros(1, 4, *[2 * 2 ** (network.num_levels - depth)] * 3), isotropic(depth)).sum().backward()
     return sum(parameter.numel() for parameter in network.parameters() if parameter.grad is not None)
 
 
@@ -47,16 +49,91 @@ def test_logits_equal_the_paper_written_out(depth):
     network = RareUNet(**SMALL).eval()
     image = torch.randn(2, 2, *(size // 2**depth for size in (32, 48, 64)))
     with torch.no_grad():
-        torch.testing.assert_close(network(image, depth), reference_logits(network, image, depth), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(image, isotropic(depth)), reference_logits(network, image, depth), rtol=1e-4, atol=1e-5)
 
 
 def test_entering_together_is_entering_one_by_one():
     network = RareUNet(**SMALL).eval()
-    images = {depth: torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
+    images = {isotropic(depth): torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
     with torch.no_grad():
-        together = network.decode(network.encode(images), {depth: len(image) for depth, image in images.items()})
-        for depth, image in images.items():
-            torch.testing.assert_close(together[depth], network(image, depth), rtol=1e-4, atol=1e-5)
+        together = network.decode(network.encode(images), {entry: len(image) for entry, image in images.items()})
+        for entry, image in images.items():
+            torch.testing.assert_close(together[entry], network(image, entry), rtol=1e-4, atol=1e-5)
+
+
+def upsampled(image, factors):
+    """Repeat every voxel: the scan that is constant within its own voxels, on the level's grid."""
+    for axis, factor in enumerate(factors, start=2):
+        image = image.repeat_interleave(factor, dim=axis)
+    return image
+
+
+def block_means(image, factors):
+    return functional.avg_pool3d(image, factors)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 2), (4, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 8)])
+def test_an_adapted_convolution_is_the_mean_of_the_convolution_of_the_repeated_voxels(factors):
+    weight, bias, image = torch.randn(5, 3, 3, 3, 3), torch.randn(5), torch.randn(2, 3, 4, 5, 6)
+    fine = functional.conv3d(upsampled(image, factors), weight, bias, padding=1)
+    found = functional.conv3d(image, adapt_convolution(weight, factors), bias, padding=1)
+    torch.testing.assert_close(found, block_means(fine, factors), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 1, 2), (4, 1, 1), (2, 4, 1)])
+@pytest.mark.parametrize("doubled", [(True, True, False), (False, True, True), (False, False, False)])
+def test_an_adapted_upsampling_is_the_mean_of_the_upsampling_of_the_repeated_voxels(factors, doubled):
+    """factors: of the level below. An axis that is not doubled is coarse there, or at the level above."""
+    factors = tuple(1 if up else factor for factor, up in zip(factors, doubled, strict=True))
+    weight, bias, below = torch.randn(3, 5, 3, 3, 3), torch.randn(5), torch.randn(2, 3, 4, 5, 6)
+    fine = functional.conv_transpose3d(upsampled(below, factors), weight, bias, stride=2, padding=1, output_padding=1)
+    means = block_means(fine, tuple(1 if up else 2 * factor for factor, up in zip(factors, doubled, strict=True)))
+    adapted, stride, more = adapt_transposed(weight, factors, doubled), [2 if up else 1 for up in doubled], [int(up) for up in doubled]
+    found = functional.conv_transpose3d(below, adapted, bias, stride=stride, padding=1, output_padding=more)
+    torch.testing.assert_close(found, means, rtol=1e-4, atol=1e-5)
+
+
+def test_a_kernel_of_no_coarse_axis_is_the_same_tensor():
+    weight = torch.randn(2, 2, 3, 3, 3)
+    assert adapt_convolution(weight, SAME) is weight
+    assert adapt_transposed(weight, SAME, (True, True, True)) is weight
+
+
+@pytest.mark.parametrize("entry", [(0, 0, 0), (0, 0, 2), (1, 2, 1), (3, 3, 3), (0, 1, 3)])
+def test_any_size_enters_and_the_answer_has_its_size(entry):
+    network = RareUNet(**SMALL).eval()
+    least = [2 ** (4 - depth) + 1 for depth in entry]
+    for more in ((0, 0, 0), (1, 2, 3), (5, 0, 2)):
+        image = torch.randn(1, 2, *(size + extra for size, extra in zip(least, more, strict=True)))
+        with torch.no_grad():
+            assert network(image, entry).shape == (1, 3, *image.shape[2:])
+
+
+def test_an_odd_axis_ends_in_a_window_of_one_voxel():
+    """A second implementation of the walk where axes are odd, in functional calls: ceil in pooling, a crop on the way up."""
+    network = RareUNet(**{**SMALL, "num_levels": 1, "num_depths": 1}).eval()
+    image = torch.randn(1, 2, 5, 4, 7)
+    with torch.no_grad():
+        skip = network.encoder[0](image)
+        padded = functional.pad(skip, (0, 1, 0, 0, 0, 1), value=-torch.inf)  # a maximum ignores it
+        below = network.bottleneck(functional.max_pool3d(padded, 2))
+        above = network.decoder[0].up(below)[:, :, :5, :4, :7]
+        expected = network.heads[0](network.decoder[0].conv(torch.cat([above, skip], dim=1)))
+        torch.testing.assert_close(network(image), expected)
+
+
+def test_scans_on_one_grid_share_a_batch_and_answer_as_alone():
+    network = RareUNet(**SMALL).eval()
+    entries = [(0, 0, 0), (0, 0, 1), (1, 1, 1), (0, 0, 2), (1, 1, 2), (0, 2, 0), (2, 2, 2), (0, 1, 3)]
+    images = {entry: torch.randn(1 + sum(entry) % 2, 2, *(-(-37 // 2**depth) for depth in entry)) for entry in entries}
+    with torch.no_grad():
+        features = network.encode(images)
+        # level 2 has the scans of z at depth 3 apart from all the others; the bottleneck has one batch
+        assert set(features[2]) == {SAME, (1, 1, 2)}
+        assert set(features[4]) == {SAME}
+        together = network.decode(features, {entry: len(image) for entry, image in images.items()})
+        for entry, image in images.items():
+            torch.testing.assert_close(together[entry], network(image, entry), rtol=1e-4, atol=1e-5)
 
 
 def test_one_depth_is_the_plain_unet():
@@ -77,9 +154,9 @@ def test_more_entries_than_levels_are_refused():
 def test_the_bottleneck_stays_in_float32_under_autocast():
     network = RareUNet(**SMALL)
     with torch.autocast("cpu", torch.bfloat16):
-        features = network.encode({0: torch.randn(1, 2, 32, 32, 32)})
-    assert features[-2].dtype == torch.bfloat16 or features[-2].dtype == torch.float32
-    assert features[-1].dtype == torch.float32
+        features = network.encode({(0, 0, 0): torch.randn(1, 2, 32, 32, 32)})
+    assert features[-2][SAME].dtype in (torch.bfloat16, torch.float32)
+    assert features[-1][SAME].dtype == torch.float32
 
 
 @pytest.mark.parametrize("amp", [False, True])
@@ -90,11 +167,11 @@ def test_activations_computed_again_change_no_loss_and_no_gradient(amp):
         network = RareUNet(**SMALL, dropout=0.3)
         if recompute:
             network.checkpoint_activations()
-        images = {depth: torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
+        images = {isotropic(depth): torch.randn(1 + depth % 2, 2, *[32 // 2**depth] * 3) for depth in (0, 1, 3)}
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features = network.encode(images)
-            logits = network.decode(features, {depth: len(image) for depth, image in images.items()})
-            loss = sum(value.float().square().mean() for value in logits.values()) + features[1].float().abs().mean()
+            logits = network.decode(features, {entry: len(image) for entry, image in images.items()})
+            loss = sum(value.float().square().mean() for value in logits.values()) + features[1][SAME].float().abs().mean()
         loss.backward()
         results.append((loss, {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}))
     (loss, gradients), (again, others) = results

@@ -9,6 +9,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from torch.nn import functional
 
 from rarecli import Phantom, Predictor, Volume
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.run_folder import load_run_spec
 from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.imaging.restore import label_values
@@ -42,10 +43,10 @@ def test_a_coarse_scan_is_segmented_voxel_for_voxel_as_the_protocol_says(predict
         image = functional.interpolate(image, scale_factor=0.5**depth, mode="trilinear", align_corners=False, antialias=False)
     low, high = np.percentile(image.numpy(), [0.5, 99.5])
     with torch.no_grad():
-        expected = network_of(run)(((image - low) / (high - low)).clip(0, 1), depth).argmax(dim=1)[0].numpy()
+        expected = network_of(run)(((image - low) / (high - low)).clip(0, 1), isotropic(depth)).argmax(dim=1)[0].numpy()
     scan = Volume(image[0].numpy(), np.diag([2.0**depth] * 3 + [1.0]))
     prediction = predictor.predict(scan)
-    assert prediction.depth == depth
+    assert prediction.entry == isotropic(depth)
     assert expected.any()
     np.testing.assert_array_equal(prediction.labels, expected)
 
@@ -64,7 +65,7 @@ def test_all_48_orientations_give_the_same_physical_answer(predictor, orientatio
 def test_labels_lie_on_the_grid_of_the_scan(predictor, spacing, depth):
     scan, _ = Phantom(3).acquire(spacing, "LPI")
     prediction = predictor.predict(scan, probabilities=True)
-    assert prediction.depth == depth
+    assert prediction.entry == isotropic(depth)
     assert prediction.labels.shape == scan.shape
     assert prediction.labels.dtype == np.uint8
     assert prediction.probabilities.shape == (3, *scan.shape)
@@ -81,10 +82,10 @@ def test_any_shape_is_segmented(predictor, shape):
 def test_a_forced_depth_is_taken_and_said(predictor):
     scan, _ = Phantom(3).acquire(1.0)
     prediction = predictor.predict(scan, depth=2)
-    assert prediction.depth == 2
+    assert prediction.entry == (2, 2, 2)
     assert prediction.reason.startswith("requested with --depth")
     assert prediction.zoom == (0.25, 0.25, 0.25)
-    with pytest.raises(UsageError, match="no such depth"):
+    with pytest.raises(UsageError, match="no such entry"):
         predictor.predict(scan, depth=4)
 
 
@@ -122,7 +123,7 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
     predict([tmp_path / "in"], predictor, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.nii.gz", "b.nii.gz", "predictions.json", "finished.jsonl"}
-    assert [record["cases"][name]["depth"] for name in "ab"] == [0, 2]
+    assert [record["cases"][name]["entry"] for name in "ab"] == [[0, 0, 0], [2, 2, 2]]
     labels = nib.load(tmp_path / "out" / "b.nii.gz")
     volume = float((np.asarray(labels.dataobj) == 1).sum() * 4.0**3)
     assert record["cases"]["b"]["volumes_mm3"]["head"] == volume
@@ -143,7 +144,7 @@ def test_a_bundle_gives_the_labels_of_its_run(predictor, bundle, backend):
         for spacing in (1.0, 2.0, 4.0, 8.0):
             scan, _ = Phantom(9).acquire(spacing)
             expected, found = predictor.predict(scan), engines.predict(scan)
-            assert found.depth == expected.depth
+            assert found.entry == expected.entry
             assert (found.labels != expected.labels).mean() < 1e-4
 
 
@@ -174,8 +175,8 @@ def test_a_wrong_option_ends_the_batch_at_once(predictor, tmp_path):
     scan, _ = Phantom(1).acquire(8.0)
     for name in "ab":
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
-    with pytest.raises(UsageError, match="no such depth"):
-        predict([tmp_path / "in"], predictor, tmp_path / "out", PredictOptions(depth=7))
+    with pytest.raises(UsageError, match="no such entry"):
+        predict([tmp_path / "in"], predictor, tmp_path / "out", PredictOptions(entry=(7, 7, 7)))
 
 
 def test_what_is_no_model_is_said(tmp_path):
@@ -196,7 +197,7 @@ def test_what_is_no_model_is_said(tmp_path):
 def test_an_engine_that_answers_something_else_is_refused(bundle, monkeypatch, answer, words):
     with Predictor(bundle, backend="onnx") as predictor:
         run = predictor.runner.run
-        monkeypatch.setattr(predictor.runner, "run", lambda image, depth: answer(run(image, depth)))
+        monkeypatch.setattr(predictor.runner, "run", lambda image, entry: answer(run(image, entry)))
         with pytest.raises(ModelError, match=words) as caught:
             predictor.predict(np.random.default_rng(0).random((16, 16, 16)), np.diag([2.0, 2, 2, 1]))
     assert "depth 1, onnx" in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
-from rarecli.core.errors import DataError, EnvironmentFault, RareError
+from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError
 from rarecli.core.imaging.volume import Volume, write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import Prediction
@@ -30,9 +30,10 @@ def scans(tmp_path_factory):
 def call(monkeypatch, capsys):
     """Calls the command; returns its exit code and what it wrote to stderr. The server answers every voxel with the label 1."""
 
-    def answer(_self, volume, *, depth=None, probabilities=False):
+    def answer(_self, volume, *, depth=None, entry=None, probabilities=False):
         maps = np.zeros((3, *volume.shape), np.float32) if probabilities else None
-        return Prediction(np.ones(volume.shape, np.uint8), volume.affine, 3, "a test", (1.0, 1.0, 1.0), maps, 0.0, ())
+        chosen = entry or (depth or 0,) * 3
+        return Prediction(np.ones(volume.shape, np.uint8), volume.affine, chosen, "a test", (1.0, 1.0, 1.0), maps, 0.0, ())
 
     monkeypatch.setattr(client.Client, "predict", answer)
 
@@ -96,6 +97,30 @@ def test_a_folder_of_an_earlier_call_is_replaced_only_with_overwrite(scans, tmp_
     assert "--resume" not in words
     assert call(scans, "-o", tmp_path, "--overwrite")[0] == 0
     assert set(json.loads((tmp_path / "predictions.json").read_text())["cases"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("forced", "entry"),
+    [((), [0, 0, 0]), (("--depth", 3), [3, 3, 3]), (("--entry", "0,0,2"), [0, 0, 2])],
+)
+def test_an_entry_can_be_forced_and_is_recorded(forced, entry, scans, tmp_path, call):
+    assert call(scans, "-o", tmp_path, *forced)[0] == 0
+    records = json.loads((tmp_path / "predictions.json").read_text())["cases"]
+    assert [record["entry"] for record in records.values()] == [entry, entry]
+
+
+@pytest.mark.parametrize("forced", [("--depth", 1, "--entry", "1,1,1"), ("--entry", "0,0"), ("--entry", "0,0,x"), ("--depth", "0,0,2")])
+def test_what_is_no_entry_or_two_is_a_usage_error(forced, scans, tmp_path, call):
+    with pytest.raises(SystemExit) as ended:
+        call(scans, "-o", tmp_path / "out", *forced)
+    assert ended.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_library_refuses_a_depth_beside_an_entry_before_it_asks():
+    scan = Volume(np.zeros((1, 4, 4, 4), np.float32), np.eye(4))
+    with client.Client("127.0.0.1:1") as opened, pytest.raises(UsageError, match="exclude each other"):
+        opened.predict(scan, depth=0, entry=(0, 0, 0))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from rarecli.core.config.geometry import entry_name
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.manifest import Gpu, PlanFacts
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.serving.repository import BACKENDS, TritonOptions, render_repository
 
 FP32 = onnx.TensorProto.FLOAT
+ENTRIES = ["entry_0_0_0", "entry_1_1_1", "entry_2_2_2", "entry_3_3_3"]
 
 
 def parse(model: Path) -> model_config_pb2.ModelConfig:
@@ -30,9 +32,9 @@ def with_plans(bundle, tmp_path_factory):
     manifest = load_manifest(folder)
     engines = []
     for engine in manifest.engines:
-        file = folder / f"depth{engine.depth}.plan"
-        file.write_bytes(b"plan %d" % engine.depth)
-        patch = engine.patch_shape
+        file = folder / f"{entry_name(engine.entry)}.plan"
+        file.write_bytes(file.name.encode())
+        patch, fixed = engine.patch_shape, engine.entry == (0, 0, 0)
         plan = PlanFacts(
             file=file.name,
             sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -40,9 +42,9 @@ def with_plans(bundle, tmp_path_factory):
             version="11.2",
             gpu=Gpu(name="a", compute_capability="9.0"),
             onnx_sha256=engine.sha256,
-            shape_min=(1, 1, *(patch if engine.depth == 0 else engine.min_shape)),
+            shape_min=(1, 1, *(patch if fixed else engine.min_shape)),
             shape_opt=(1, 1, *patch),
-            shape_max=(1, 1, *patch) if engine.depth == 0 else (3, 1, *(2 * size for size in patch)),
+            shape_max=(1, 1, *patch) if fixed else (3, 1, *(2 * size for size in patch)),
             flags=(),
         )
         engines.append(engine.model_copy(update={"plan": plan}))
@@ -54,12 +56,12 @@ def with_plans(bundle, tmp_path_factory):
 def test_the_server_can_parse_the_configs_and_they_fit_the_engines(backend, bundle, with_plans, tmp_path):
     source = with_plans if backend == "tensorrt" else bundle
     names = render_repository(source, tmp_path, TritonOptions(backend, "scan", num_instances=3, max_delay_us=70))
-    assert names == ("scan", "scan_depth0", "scan_depth1", "scan_depth2", "scan_depth3")
+    assert names == ("scan", "scan_entry_0_0_0", "scan_entry_1_1_1", "scan_entry_2_2_2", "scan_entry_3_3_3")
     kind = model_config_pb2.ModelInstanceGroup
-    for depth in range(4):
-        config = parse(tmp_path / f"scan_depth{depth}")
-        graph = onnx.load(bundle / f"depth{depth}.onnx", load_external_data=False).graph
-        assert (config.name, config.backend) == (f"scan_depth{depth}", backend)
+    for depth, entry in enumerate(ENTRIES):
+        config = parse(tmp_path / f"scan_{entry}")
+        graph = onnx.load(bundle / f"{entry}.onnx", load_external_data=False).graph
+        assert (config.name, config.backend) == (f"scan_{entry}", backend)
         for ours, theirs in ((config.input, graph.input), (config.output, graph.output)):
             (tensor,), (value,) = ours, theirs
             assert tensor.name == value.name
@@ -77,8 +79,8 @@ def test_the_server_can_parse_the_configs_and_they_fit_the_engines(backend, bund
         assert sorted({warmup.batch_size for warmup in config.model_warmup}) == sorted({1, most})
         for warmup in config.model_warmup:
             assert list(warmup.inputs["image"].dims) == [1, 32 >> depth, 32 >> depth, 32 >> depth]
-        version = tmp_path / f"scan_depth{depth}" / "1"
-        engine_file = f"depth{depth}.plan" if backend == "tensorrt" else f"depth{depth}.onnx"
+        version = tmp_path / f"scan_{entry}" / "1"
+        engine_file = f"{entry}.plan" if backend == "tensorrt" else f"{entry}.onnx"
         assert config.default_model_filename == ("" if backend == "python" else engine_file)
         assert {file.name for file in version.iterdir()} == {
             "manifest.json",
@@ -92,11 +94,11 @@ def test_the_server_can_parse_the_configs_and_they_fit_the_engines(backend, bund
     assert {tensor.name: (tensor.data_type, list(tensor.dims), tensor.optional) for tensor in router.input} == {
         "image": (model_config_pb2.TYPE_FP32, [-1, -1, -1, -1], False),
         "spacing_mm": (model_config_pb2.TYPE_FP64, [3], False),
-        "depth": (model_config_pb2.TYPE_INT32, [1], True),
+        "entry": (model_config_pb2.TYPE_INT32, [3], True),
     }
     assert {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in router.output} == {
         "labels": (model_config_pb2.TYPE_UINT8, [-1, -1, -1]),
-        "depth": (model_config_pb2.TYPE_INT32, [1]),
+        "entry": (model_config_pb2.TYPE_INT32, [3]),
         "reason": (model_config_pb2.TYPE_STRING, [1]),
         "grid_spacing_mm": (model_config_pb2.TYPE_FP64, [3]),
         "zoom": (model_config_pb2.TYPE_FP64, [3]),
@@ -117,32 +119,44 @@ def test_large_label_values_widen_the_labels(bundle, tmp_path):
 
 def test_the_weights_lie_on_disk_once_and_apart_from_the_bundle(bundle, tmp_path):
     render_repository(bundle, tmp_path, TritonOptions("python"))
-    inodes = {(tmp_path / f"rare_depth{depth}" / "1" / "weights.safetensors").stat().st_ino for depth in range(4)}
+    inodes = {(tmp_path / f"rare_{entry}" / "1" / "weights.safetensors").stat().st_ino for entry in ENTRIES}
     assert len(inodes) == 1
     assert inodes != {(bundle / "weights.safetensors").stat().st_ino}
 
 
 def test_batch_sizes_and_routers_are_what_was_asked_for(bundle, tmp_path):
     render_repository(bundle, tmp_path, TritonOptions("python", max_batch=[1, 2, 3, 4], num_routers=5))
-    assert [parse(tmp_path / f"rare_depth{depth}").max_batch_size for depth in range(4)] == [1, 2, 3, 4]
+    assert [parse(tmp_path / f"rare_{entry}").max_batch_size for entry in ENTRIES] == [1, 2, 3, 4]
     assert parse(tmp_path / "rare").instance_group[0].count == 5
     render_repository(bundle, tmp_path, TritonOptions("python", max_batch=[7]))
-    assert [parse(tmp_path / f"rare_depth{depth}").max_batch_size for depth in range(4)] == [7] * 4
+    assert [parse(tmp_path / f"rare_{entry}").max_batch_size for entry in ENTRIES] == [7] * 4
 
 
 def test_rendering_again_replaces_ours_and_nothing_else(bundle, tmp_path):
-    other = tmp_path / "rare_depth"
+    other = tmp_path / "rare_entry_0"
     other.mkdir()
     render_repository(bundle, tmp_path, TritonOptions("python"))
     render_repository(bundle, tmp_path, TritonOptions("python", "rarely"))
     fewer = shutil.copytree(bundle, tmp_path.with_name(f"{tmp_path.name}-fewer"))
     content = json.loads((fewer / "manifest.json").read_text())
-    content["engines"], content["routing"]["depths"] = content["engines"][:2], [0, 1]
+    content["engines"], content["routing"]["entries"] = content["engines"][:2], [[0, 0, 0], [1, 1, 1]]
     (fewer / "manifest.json").write_text(json.dumps(content))
     render_repository(fewer, tmp_path, TritonOptions("onnxruntime"))
-    rarely = {f"rarely_depth{depth}" for depth in range(4)}
-    assert {folder.name for folder in tmp_path.iterdir()} == {"rare", "rare_depth", "rare_depth0", "rare_depth1", "rarely", *rarely}
-    assert not (tmp_path / "rare_depth0" / "1" / "model.py").exists()
+    rare, rarely = {f"rare_{entry}" for entry in ENTRIES[:2]}, {f"rarely_{entry}" for entry in ENTRIES}
+    assert {folder.name for folder in tmp_path.iterdir()} == {"rare", *rare, other.name, "rarely", *rarely}
+    assert not (tmp_path / "rare_entry_0_0_0" / "1" / "model.py").exists()
+
+
+def test_thick_entries_are_models_like_others(thick_bundle, tmp_path):
+    """12 entries; a batch grows with the mean depth, because windows shrink."""
+    names = render_repository(thick_bundle, tmp_path, TritonOptions("python"))
+    assert len(names) == 13
+    config = parse(tmp_path / "rare_entry_0_0_2")
+    assert config.parameters["entry"].string_value == "[0, 0, 2]"
+    (warmup, *_) = config.model_warmup
+    assert list(warmup.inputs["image"].dims) == [1, 32, 32, 8]
+    batches = {name: parse(tmp_path / f"rare_entry_{name}").max_batch_size for name in ("0_0_2", "1_1_2", "2_1_1", "2_2_2")}
+    assert batches == {"0_0_2": 2, "1_1_2": 4, "2_1_1": 4, "2_2_2": 8}
 
 
 def test_what_cannot_be_served_is_refused_and_nothing_is_written(bundle, run, tmp_path):
@@ -158,16 +172,16 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(bundle, run, tm
         with pytest.raises(UsageError, match="batch sizes"):
             render_repository(bundle, repository, TritonOptions(max_batch=batches))
     assert not repository.exists()
-    (repository / "rare_depth2").mkdir(parents=True)
-    (repository / "rare_depth2" / "config.pbtxt").write_text('name: "rare_depth2"\n')
+    (repository / "rare_entry_2_2_2").mkdir(parents=True)
+    (repository / "rare_entry_2_2_2" / "config.pbtxt").write_text('name: "rare_entry_2_2_2"\n')
     with pytest.raises(UsageError, match="was not rendered by rare"):
         render_repository(bundle, repository, TritonOptions())
-    assert [folder.name for folder in repository.iterdir()] == ["rare_depth2"]
+    assert [folder.name for folder in repository.iterdir()] == ["rare_entry_2_2_2"]
 
 
 def test_an_altered_bundle_is_not_rendered(bundle, tmp_path):
     folder = shutil.copytree(bundle, tmp_path / "bundle")
-    with (folder / "depth2.onnx").open("ab") as file:
+    with (folder / "entry_2_2_2.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(ModelError, match="a file of the bundle was changed"):
         render_repository(folder, tmp_path / "repository", TritonOptions())

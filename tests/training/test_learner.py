@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.model import RareUNet
 from rarecli.core.training.batches import Batch
 from rarecli.core.training.learner import Learner
 from rarecli.core.training.losses import consistency_loss, segmentation_loss
+from rarecli.core.training.schedule import Scans
 
 SMALL = {"in_channels": 1, "num_classes": 3, "num_filters": 2, "num_levels": 3, "num_depths": 3}
 
@@ -19,9 +21,9 @@ def learner(**overrides):
 def scan(seed, finest=0):
     """Images and labels of one scan that enters at `finest` and below."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {depth: [16 // 2**depth] * 3 for depth in range(finest, 3)}
-    images = {depth: torch.randn(1, 1, *shape, generator=generator) for depth, shape in shapes.items()}
-    labels = {depth: torch.randint(0, 3, (1, *shape), generator=generator) for depth, shape in shapes.items()}
+    shapes = {isotropic(depth): [16 // 2**depth] * 3 for depth in range(finest, 3)}
+    images = {entry: torch.randn(1, 1, *shape, generator=generator) for entry, shape in shapes.items()}
+    labels = {entry: torch.randint(0, 3, (1, *shape), generator=generator) for entry, shape in shapes.items()}
     return Batch(images, labels)
 
 
@@ -34,8 +36,16 @@ def together(*scans):
     )
 
 
+def scans_of(sizes):
+    """Numbers of scans by depth or by isotropic entry, as the scans of a step."""
+    by_depth = {
+        entry if isinstance(entry, int) else entry[0]: num for entry, num in sizes.items() if isinstance(entry, int) or len(set(entry)) == 1
+    }
+    return Scans(by_depth, sum(num for entry, num in sizes.items() if not isinstance(entry, int) and len(set(entry)) > 1))
+
+
 def take(learner, batches, scans):
-    return learner.step(batches, scans, number=1, seed=0, lr=1e-3, consistency=0.7, stop=False)
+    return learner.step(batches, scans_of(scans), number=1, seed=0, lr=1e-3, consistency=0.7, stop=False)
 
 
 @pytest.mark.parametrize("finest", [(0, 0, 0), (0, 0, 1), (0, 2, 1), (1, 1, 2)])
@@ -54,7 +64,7 @@ def test_the_gradient_is_that_of_the_papers_loss():
     plain = learner().network
     features = plain.encode(batch.images)
     logits = plain.decode(features, batch.sizes)
-    loss = sum(segmentation_loss(logits[depth], batch.labels[depth], 0.35) for depth in range(3)) / 3
+    loss = sum(segmentation_loss(logits[isotropic(depth)], batch.labels[isotropic(depth)], 0.35) for depth in range(3)) / 3
     (loss + 0.7 * consistency_loss(features, batch.sizes)).backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
     result = take(one, [batch], batch.sizes)
@@ -79,7 +89,7 @@ def test_a_large_gradient_is_clipped_to_its_norm_and_a_step_without_batches_is_n
 
 
 def test_a_request_to_stop_comes_back():
-    assert learner().step([], {0: 1}, number=1, seed=0, lr=1e-3, consistency=0.0, stop=True).stop
+    assert learner().step([], Scans({0: 1}), number=1, seed=0, lr=1e-3, consistency=0.0, stop=True).stop
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
@@ -93,8 +103,8 @@ def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind,
         for number in range(1, 6):
             batch = scan(number)
             if number in bad:
-                batch.images[1][..., 0] = torch.nan
-            results.append(one.step([batch], batch.sizes, number=number, seed=number, lr=1e-3, consistency=0.7, stop=number == 4))
+                batch.images[1, 1, 1][..., 0] = torch.nan
+            results.append(one.step([batch], scans_of(batch.sizes), number=number, seed=number, lr=1e-3, consistency=0.7, stop=number == 4))
         assert (results[0] is None) == late
         results.append(one.settle())
         results = [result for result in results if result]
@@ -112,7 +122,7 @@ def test_results_that_are_read_late_change_nothing_but_when_they_are_known(kind,
     sound = learner(**{"optimiser.kind": kind})
     for number in sorted(set(range(1, 6)) - set(bad)):
         batch = scan(number)
-        sound.step([batch], batch.sizes, number=number, seed=number, lr=1e-3, consistency=0.7, stop=False)
+        sound.step([batch], scans_of(batch.sizes), number=number, seed=number, lr=1e-3, consistency=0.7, stop=False)
     for a, b in zip(sound.network.state_dict().values(), prompt.network.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -123,3 +133,23 @@ def test_a_gradient_that_is_not_finite_is_named():
     result = take(one, [batch], batch.sizes)
     assert result.fault == "the gradient of heads.2.bias"
     assert "loss" not in result.losses
+
+
+def test_thick_views_count_with_their_weight_beside_the_depths():
+    one, plain = learner(thick_weight=0.5), learner().network
+    deep, generator = scan(1), torch.Generator().manual_seed(2)
+    views = [
+        Batch({entry: torch.randn(1, 1, *shape, generator=generator)}, {entry: torch.randint(0, 3, (1, *shape), generator=generator)})
+        for entry, shape in (((0, 0, 2), (16, 16, 4)), ((0, 1, 0), (16, 8, 16)))
+    ]
+    result = one.step([deep, *views], Scans({0: 1, 1: 1, 2: 1}, thick=2), number=1, seed=0, lr=1e-3, consistency=0.0, stop=False)
+    logits = plain.decode(plain.encode(deep.images), deep.sizes)
+    loss = sum(segmentation_loss(logits[entry], deep.labels[entry], 0.35) for entry in deep.images) / 3
+    thick = (
+        sum(segmentation_loss(plain(image, entry), view.labels[entry], 0.35) for view in views for entry, image in view.images.items()) / 2
+    )
+    (loss + 0.5 * thick).backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in plain.parameters()])
+    torch.testing.assert_close(one._gradients, expected, atol=1e-6, rtol=1e-4)
+    assert result.losses["loss_thick"] == pytest.approx(thick.item(), rel=1e-5)
+    assert result.losses["loss"] == pytest.approx((loss + 0.5 * thick).item(), rel=1e-5)

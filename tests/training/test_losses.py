@@ -4,6 +4,8 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
+from rarecli.core.config.geometry import isotropic
+from rarecli.core.model.coarse_axes import SAME
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss, soft_dice_loss
 
 
@@ -29,7 +31,7 @@ def test_alpha_mixes_cross_entropy_and_dice():
 def test_consistency_is_the_mse_between_gateway_and_detached_encoder():
     # level 1 holds two scans of depth 0 (values 1 and 2), then two of depth 1 (4 and 2): mean((4-1)^2, (2-2)^2) = 4.5
     level1 = torch.tensor([1.0, 2.0, 4.0, 2.0], requires_grad=True)
-    loss = consistency_loss([torch.zeros(2), level1.view(4, 1)], {0: 2, 1: 2})
+    loss = consistency_loss([{}, {SAME: level1.view(4, 1)}], {(0, 0, 0): 2, (1, 1, 1): 2})
     loss.backward()
     assert loss.item() == 4.5
     assert level1.grad.tolist() == [0, 0, 3, 0]  # no gradient reaches the encoder
@@ -39,7 +41,7 @@ def test_consistency_averages_over_gateways_and_skips_scans_without_full_resolut
     # depth 1 has one scan more than depth 0: the last one has no partner
     level1 = torch.tensor([1.0, 3.0, 9.0]).view(3, 1)
     level2 = torch.tensor([1.0, 9.0, 9.0, 2.0, 9.0]).view(5, 1)
-    loss = consistency_loss([torch.zeros(1), level1, level2], {0: 1, 1: 2, 2: 2})
+    loss = consistency_loss([{}, {SAME: level1}, {SAME: level2}], {isotropic(depth): num for depth, num in enumerate((1, 2, 2))})
     assert loss.item() == pytest.approx(((3 - 1) ** 2 + (2 - 1) ** 2) / 2)
 
 

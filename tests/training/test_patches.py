@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rarecli.core.config.train_config import load_train_config
+from rarecli.core.config.geometry import coarsened, isotropic
+from rarecli.core.config.train_config import AugmentationConfig, load_train_config
 from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
@@ -10,6 +11,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.training.augmentation import draw_spacing_per_axis, draw_thick_entry
 from rarecli.core.training.batches import collate
 from rarecli.core.training.multi_resolution import make_samples
 from rarecli.core.training.patches import PatchSource
@@ -42,10 +44,10 @@ def test_a_sample_depends_on_seed_and_key_alone(prepared):
     second = [backwards[key] for key in reversed(keys)][::-1]
     for one, other in zip(first, second, strict=True):
         for depth in range(4):
-            np.testing.assert_array_equal(one.images[depth], other.images[depth])
-            np.testing.assert_array_equal(one.labels[depth], other.labels[depth])
-    assert not np.array_equal(first[0].images[0], first[1].images[0])
-    assert not np.array_equal(first[0].images[0], source(prepared, seed=7)[keys[0]].images[0])
+            np.testing.assert_array_equal(one.images[isotropic(depth)], other.images[isotropic(depth)])
+            np.testing.assert_array_equal(one.labels[isotropic(depth)], other.labels[isotropic(depth)])
+    assert not np.array_equal(first[0].images[0, 0, 0], first[1].images[0, 0, 0])
+    assert not np.array_equal(first[0].images[0, 0, 0], source(prepared, seed=7)[keys[0]].images[0, 0, 0])
 
 
 def test_every_depth_shows_the_same_field_of_view_normalised_anew(prepared):
@@ -55,8 +57,8 @@ def test_every_depth_shows_the_same_field_of_view_normalised_anew(prepared):
         size = 32 // 2**depth
         blocks = image.data[0].reshape(size, 2**depth, size, 2**depth, size, 2**depth).mean(axis=(1, 3, 5))
         low, high = np.percentile(blocks, [0.5, 99.5])
-        np.testing.assert_allclose(sample.images[depth][0], np.clip((blocks - low) / (high - low), 0, 1), atol=1e-4)
-    np.testing.assert_array_equal(sample.labels[0], labels.data[0])
+        np.testing.assert_allclose(sample.images[isotropic(depth)][0], np.clip((blocks - low) / (high - low), 0, 1), atol=1e-4)
+    np.testing.assert_array_equal(sample.labels[0, 0, 0], labels.data[0])
 
 
 def test_patches_of_a_large_case_keep_the_whole_scans_percentiles_and_hold_foreground(tmp_path):
@@ -69,9 +71,9 @@ def test_patches_of_a_large_case_keep_the_whole_scans_percentiles_and_hold_foreg
     values = np.clip((whole.data[0] - low) / (high - low), 0, 1)
     for epoch in range(5):
         sample = samples[epoch, 0, "phantom_000"]
-        assert sample.images[0].shape == (1, 32, 32, 32)
-        assert sample.labels[0].any()
-        corner = sample.images[0][0, 0, 0, :8].numpy()
+        assert sample.images[0, 0, 0].shape == (1, 32, 32, 32)
+        assert sample.labels[0, 0, 0].any()
+        corner = sample.images[0, 0, 0][0, 0, 0, :8].numpy()
         assert any(np.abs(values[:, :, z : z + 8] - corner).max(axis=2).min() < 1e-4 for z in range(65))
 
 
@@ -83,11 +85,11 @@ def test_a_case_coarser_than_the_grid_enters_at_its_own_depth(tmp_path):
         write_labels(root / "labels" / f"{name}.nii.gz", labels.data[0], labels)
     preprocess(root, tmp_path / "prepared", PreprocessOptions(num_jobs=1))
     samples = source(tmp_path / "prepared")
-    batch = collate([samples[0, 0, "coarse"], samples[0, 0, "fine_a"]], samples.spec)
-    assert batch.sizes == {0: 1, 1: 2, 2: 2, 3: 2}
+    [batch] = collate([samples[0, 0, "coarse"], samples[0, 0, "fine_a"]], samples.spec)
+    assert batch.sizes == {isotropic(depth): num for depth, num in enumerate((1, 2, 2, 2))}
     # the fine case comes first at every depth, so that the consistency loss finds its partner
     fine = samples[0, 0, "fine_a"]
-    np.testing.assert_array_equal(batch.images[1][0].numpy(), fine.images[1])
+    np.testing.assert_array_equal(batch.images[1, 1, 1][0].numpy(), fine.images[1, 1, 1])
 
 
 def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
@@ -99,15 +101,15 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
     preprocess(root, tmp_path / "prepared", PreprocessOptions(patch_size=(64, 64, 64), num_jobs=1))
     samples = source(tmp_path / "prepared", **PLAIN)
     small, large = samples[0, 0, "small"], samples[0, 0, "large"]
-    assert collate([small], samples.spec).images[0].shape == (1, 1, 48, 48, 32)
-    batch = collate([small, large], samples.spec)
+    assert collate([small], samples.spec)[0].images[0, 0, 0].shape == (1, 1, 48, 48, 32)
+    [batch] = collate([small, large], samples.spec)
     for depth in range(4):
-        assert batch.images[depth].shape == (2, 1, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
-        assert batch.labels[depth].shape == (2, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
+        assert batch.images[isotropic(depth)].shape == (2, 1, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
+        assert batch.labels[isotropic(depth)].shape == (2, 48 // 2**depth, 64 // 2**depth, 48 // 2**depth)
     # a single scan is prepared as in prediction
     scan, _ = Phantom(len("small"), (33.0, 40.0, 20.0)).acquire(1.0)
     seen = prepare_scan(scan, rules_of(samples.spec)).image
-    found = collate([small], samples.spec).images[0][0].numpy()
+    found = collate([small], samples.spec)[0].images[0, 0, 0][0].numpy()
     np.testing.assert_allclose(found[:, :33, :40, :20], seen, atol=1e-6)
     assert not found[:, 33:].any()
     assert not found[:, :, :, 20:].any()
@@ -115,7 +117,7 @@ def test_a_batch_is_padded_as_far_as_the_network_needs_and_no_further(tmp_path):
     over = np.pad(scan.data, ((0, 0), (0, 7), (0, 0), (0, 4)), mode="edge")
     blocks = over.reshape(1, 5, 8, 5, 8, 3, 8).mean(axis=(2, 4, 6))
     seen = prepare_scan(Volume(blocks, np.diag([8.0, 8.0, 8.0, 1.0])), rules_of(samples.spec)).image
-    np.testing.assert_allclose(small.images[3], seen, atol=1e-5)
+    np.testing.assert_allclose(small.images[3, 3, 3], seen, atol=1e-5)
 
 
 def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
@@ -126,13 +128,13 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
     sizes, unchanged = [], 0
     for epoch in range(40):
         sample = samples[epoch, 0, "phantom_000"]
-        size = sample.labels[0].shape[0]
+        size = sample.labels[0, 0, 0].shape[0]
         assert size <= 32
-        unchanged += sample.labels[0].sum() == samples.dataset.read("phantom_000")[1].sum()
+        unchanged += sample.labels[0, 0, 0].sum() == samples.dataset.read("phantom_000")[1].sum()
         if size < 30:  # coarser: the whole object, in fewer voxels, whose volume is the same
             sizes.append(size)
-            voxel = np.prod(32 / np.array(sample.labels[0].shape))
-            assert sample.labels[0].bool().sum() * voxel == pytest.approx(full, rel=0.12)
+            voxel = np.prod(32 / np.array(sample.labels[0, 0, 0].shape))
+            assert sample.labels[0, 0, 0].bool().sum() * voxel == pytest.approx(full, rel=0.12)
     assert 10 <= unchanged <= 30
     assert min(sizes) < 26
     assert min(sizes) >= 32 / 2**0.6 - 1
@@ -141,10 +143,12 @@ def test_scans_are_acquired_anew_at_spacings_between_the_depths(prepared):
 def test_all_scans_of_a_step_are_acquired_at_one_spacing(prepared):
     """Otherwise coarse scans would almost always be padded with zeros, which does not happen in prediction."""
     samples = source(prepared, coarse_views=2, **PLAIN, **{"augmentation.spacing_octaves": 0.6})
-    steps = [{view.labels[2].shape for case in (0, 1) for view in samples.views((0, step, f"phantom_00{case}"))} for step in range(20)]
+    steps = [
+        {view.labels[2, 2, 2].shape for case in (0, 1) for view in samples.views((0, step, f"phantom_00{case}"))} for step in range(20)
+    ]
     assert [len(shapes) for shapes in steps] == [1] * 20
     assert len(set.union(*steps)) > 4
-    assert len({samples[epoch, 7, "phantom_000"].labels[2].shape for epoch in range(8)}) > 1  # another epoch, another spacing
+    assert len({samples[epoch, 7, "phantom_000"].labels[2, 2, 2].shape for epoch in range(8)}) > 1  # another epoch, another spacing
 
 
 @pytest.mark.parametrize("coarse_from", [1, 2, 3])
@@ -152,21 +156,76 @@ def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
     plain, samples = source(prepared), source(prepared, coarse_views=2, coarse_from=coarse_from)
     first, *coarse = samples.views((0, 0, "phantom_000"))
     for depth in range(4):  # the samples of every case do not change
-        np.testing.assert_array_equal(first.images[depth], plain[0, 0, "phantom_000"].images[depth])
-    assert [sorted(view.images) for view in coarse] == [list(range(coarse_from, 4))] * 2
-    shown = [view.images[3] for view in (first, *coarse, samples[1, 0, "phantom_000"])]
+        np.testing.assert_array_equal(first.images[isotropic(depth)], plain[0, 0, "phantom_000"].images[isotropic(depth)])
+    assert [sorted(view.images) for view in coarse] == [[isotropic(depth) for depth in range(coarse_from, 4)]] * 2
+    shown = [view.images[3, 3, 3] for view in (first, *coarse, samples[1, 0, "phantom_000"])]
     assert not any(np.array_equal(shown[i], shown[j]) for i in range(4) for j in range(i))
     again = source(prepared, coarse_views=2, coarse_from=coarse_from).views((0, 0, "phantom_000"))
-    np.testing.assert_array_equal(again[2].images[3], coarse[1].images[3])
+    np.testing.assert_array_equal(again[2].images[3, 3, 3], coarse[1].images[3, 3, 3])
     # and they follow the scans from finer depths in the batch, as the network and the consistency loss expect
-    batch = collate([*coarse, first], samples.spec)
-    assert batch.sizes == {depth: 3 if depth >= coarse_from else 1 for depth in range(4)}
-    np.testing.assert_array_equal(batch.images[3][0].numpy(), first.images[3])
+    [batch] = collate([*coarse, first], samples.spec)
+    assert batch.sizes == {isotropic(depth): 3 if depth >= coarse_from else 1 for depth in range(4)}
+    np.testing.assert_array_equal(batch.images[3, 3, 3][0].numpy(), first.images[3, 3, 3])
+
+
+def test_thick_views_enter_where_axes_differ_and_follow_in_batches_of_their_own(prepared):
+    plain = source(prepared, coarse_views=1)
+    samples = source(prepared, coarse_views=1, thick_views=3, any_size=True, **{"augmentation.spacing_octaves": 0.6})
+    assert samples.spec.per_axis
+    assert samples.spec.any_size
+    entries, directions = set(), set()
+    for epoch in range(30):
+        first, coarse, *thick = samples.views((epoch, 0, "phantom_000"))
+        assert len(thick) == 3
+        assert len(first.images) == 4
+        assert len(coarse.images) == 2
+        for view in thick:
+            [entry] = view.images
+            entries.add(entry)
+            low, middle, high = sorted(entry)
+            if low == middle < high:
+                directions.add(entry.index(high))
+            assert view.images[entry].shape[1:] == view.labels[entry].shape
+    assert directions == {0, 1, 2}
+    assert sum(len(set(entry)) > 1 for entry in entries) > 10
+    # the views of before are drawn as before, but for the spacing of the step
+    plainly = source(prepared, coarse_views=1, thick_views=3).views((0, 0, "phantom_000"))
+    np.testing.assert_array_equal(plainly[0].images[0, 0, 0], plain.views((0, 0, "phantom_000"))[0].images[0, 0, 0])
+    np.testing.assert_array_equal(plainly[1].images[2, 2, 2], plain.views((0, 0, "phantom_000"))[1].images[2, 2, 2])
+    views = samples.views((1, 0, "phantom_000"))
+    batches = collate(views, samples.spec)
+    assert sum(sum(batch.sizes.values()) for batch in batches) == 4 + 2 + 3
+    fields = list(dict.fromkeys(view.field for view in sorted(views, key=lambda view: min(view.images))))
+    for field, batch in zip(fields, batches, strict=True):  # nothing is padded: every image has the voxels of its field of view
+        assert all(image.shape[2:] == coarsened(field, entry) for entry, image in batch.images.items())
+
+
+def test_a_case_that_is_coarse_has_no_finer_axis_in_its_thick_views():
+    rng = np.random.default_rng(0)
+    drawn = [draw_thick_entry(1, 4, rng) for _ in range(300)]
+    assert min(min(entry) for entry in drawn) == 1
+    assert {max(entry) for entry in drawn} >= {2, 3}
+    assert sum(sorted(entry)[0] == sorted(entry)[1] < max(entry) for entry in drawn) > 200
+
+
+def test_each_axis_of_a_thick_view_lies_apart_from_its_grid_on_its_own():
+    config, rng = AugmentationConfig(spacing_octaves=0.6), np.random.default_rng(0)
+    octaves = np.log2([draw_spacing_per_axis(config, rng) for _ in range(2000)])
+    assert np.abs(octaves).max() <= 0.7
+    assert 0.2 < (octaves == 0).all(axis=1).mean() < 0.4
+    moved = octaves[(octaves != 0).any(axis=1)]
+    spread = np.sort(moved, axis=1)
+    apart = np.minimum(spread[:, 1] - spread[:, 0], spread[:, 2] - spread[:, 1])
+    assert (apart < 0.2).mean() > 0.5  # two axes alike, as in the plane of slices
+    assert (np.ptp(moved, axis=1) > 0.4).mean() > 0.4
+    assert draw_spacing_per_axis(AugmentationConfig(), rng) == (1, 1, 1)
 
 
 def test_a_network_without_deep_entries_has_no_coarse_views(prepared):
     assert len(source(prepared, arch="unet", coarse_views=2).views((0, 0, "phantom_000"))) == 1
     assert len(source(prepared, num_depths=2, coarse_views=2).views((0, 0, "phantom_000"))) == 1
+    assert len(source(prepared, arch="unet", thick_views=2).views((0, 0, "phantom_000"))) == 1
+    assert len(source(prepared, num_depths=1, thick_views=2).views((0, 0, "phantom_000"))) == 1
 
 
 def test_an_epoch_shows_every_case_once_and_each_epoch_another_order():

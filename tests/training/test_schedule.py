@@ -2,7 +2,7 @@ import pytest
 
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.jobs.ranks import Ranks
-from rarecli.core.training.schedule import num_steps, plan_steps
+from rarecli.core.training.schedule import Scans, num_steps, plan_steps
 
 CASES = list("abcde")
 
@@ -36,8 +36,12 @@ def test_every_case_is_seen_once_per_epoch_whatever_the_ranks_and_parts(num, acc
 def test_a_case_counts_at_its_finest_depth_and_below():
     step, config = plan(Ranks(), batch_size=5)[0], load_train_config()
     depths = dict(zip(CASES, (0, 0, 2, 1, 2), strict=True))
-    assert step.scans(depths, config, 4) == {0: 2, 1: 3, 2: 5, 3: 5}
-    assert step.scans(dict.fromkeys(CASES, 1), config, 3) == {1: 5, 2: 5}
+    assert step.scans(depths, config, 4) == Scans({0: 2, 1: 3, 2: 5, 3: 5})
+    assert step.scans(dict.fromkeys(CASES, 1), config, 3) == Scans({1: 5, 2: 5})
     # with two additional coarse views of every case from depth 1 on
     more = load_train_config(overrides={"coarse_views": 2, "coarse_from": 1})
-    assert step.scans(depths, more, 4) == {0: 2, 1: 9, 2: 15, 3: 15}
+    assert step.scans(depths, more, 4) == Scans({0: 2, 1: 9, 2: 15, 3: 15})
+    # with three thick views of every case that is not at the deepest entry already
+    thick = load_train_config(overrides={"batch_size": 5, "thick_views": 3})
+    assert step.scans(depths, thick, 4).thick == 15
+    assert step.scans(depths, thick, 3).thick == 9

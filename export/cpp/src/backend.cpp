@@ -32,30 +32,28 @@ Backend::Backend(std::string name) : name_(std::move(name)) {
 
 std::vector<Grid> Backend::grids(const Manifest& manifest) const {
   std::vector<Grid> grids;
-  for (const EngineEntry& entry : manifest.engines) {
-    if (name_ == "openvino" || entry.plan) grids.push_back({entry.depth, entry.grid_spacing_mm});
+  for (const EngineFacts& engine : manifest.engines) {
+    if (name_ == "openvino" || engine.plan) grids.push_back({engine.entry, engine.grid_spacing_mm});
   }
   if (grids.empty()) throw Error(Fault::usage, "the bundle has no TensorRT plans", {{}, {}, "rare export --format onnx,tensorrt"});
   return grids;
 }
 
-std::unique_ptr<Engine> Backend::open(const Bundle& bundle, int depth, const Shape& window) const {
-  [[maybe_unused]] const EngineEntry& entry = engine_entry(bundle.manifest(), depth);
+std::unique_ptr<Engine> Backend::open(const Bundle& bundle, const Entry& entry, const Shape& window) const {
+  [[maybe_unused]] const EngineFacts& engine = engine_facts(bundle.manifest(), entry);
 #ifdef RARE_OPENVINO
-  if (name_ == "openvino") return open_openvino(bundle, entry, window);
+  if (name_ == "openvino") return open_openvino(bundle, engine, window);
 #endif
 #ifdef RARE_TENSORRT
-  if (name_ == "tensorrt") return open_tensorrt(bundle, entry, window);
+  if (name_ == "tensorrt") return open_tensorrt(bundle, engine, window);
 #endif
   throw Error(Fault::bug, "a backend was accepted but is not compiled in", {{}, name_, times(window)});
 }
 
-const EngineEntry& engine_entry(const Manifest& manifest, int depth) {
-  const auto found =
-      std::find_if(manifest.engines.begin(), manifest.engines.end(), [depth](const auto& entry) { return entry.depth == depth; });
-  if (found == manifest.engines.end()) {
-    throw Error(Fault::usage, "the bundle has no engine for this depth", {{}, std::to_string(depth), {}});
-  }
+const EngineFacts& engine_facts(const Manifest& manifest, const Entry& entry) {
+  const auto& engines = manifest.engines;
+  const auto found = std::find_if(engines.begin(), engines.end(), [&](const auto& engine) { return engine.entry == entry; });
+  if (found == engines.end()) throw Error(Fault::usage, "the bundle has no engine for this entry", {{}, entry_text(entry), {}});
   return *found;
 }
 

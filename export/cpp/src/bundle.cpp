@@ -24,41 +24,41 @@ constexpr int deepest = 64;
   throw Error(Fault::model, "the bundle's manifest is invalid", {{}, found, expected});
 }
 
-HashedFile hashed_file(const json& entry) { return {entry.at("file"), entry.at("sha256")}; }
+HashedFile hashed_file(const json& content) { return {content.at("file"), content.at("sha256")}; }
 
-PlanFacts plan_facts(const json& entry) {
-  PlanFacts plan{hashed_file(entry), entry.at("library"), entry.at("version"), {}, entry.at("shape_min"), entry.at("shape_max")};
-  if (!entry.at("gpu").is_null()) plan.compute_capability = entry.at("gpu").at("compute_capability").get<std::string>();
+PlanFacts plan_facts(const json& content) {
+  PlanFacts plan{hashed_file(content), content.at("library"), content.at("version"), {}, content.at("shape_min"), content.at("shape_max")};
+  if (!content.at("gpu").is_null()) plan.compute_capability = content.at("gpu").at("compute_capability").get<std::string>();
   return plan;
 }
 
-EngineEntry engine_entry(const json& entry) {
-  EngineEntry engine;
-  engine.file = hashed_file(entry);
-  engine.depth = entry.at("depth");
-  engine.grid_spacing_mm = entry.at("grid_spacing_mm");
-  engine.input_name = entry.at("input").at("name");
-  engine.output_name = entry.at("output").at("name");
-  engine.divisors = entry.at("divisors");
-  engine.min_shape = entry.at("min_shape");
-  engine.patch_shape = entry.at("patch_shape");
+EngineFacts engine_facts(const json& content) {
+  EngineFacts engine;
+  engine.file = hashed_file(content);
+  engine.entry = content.at("entry");
+  engine.grid_spacing_mm = content.at("grid_spacing_mm");
+  engine.input_name = content.at("input").at("name");
+  engine.output_name = content.at("output").at("name");
+  engine.divisors = content.at("divisors");
+  engine.min_shape = content.at("min_shape");
+  engine.patch_shape = content.at("patch_shape");
   for (std::size_t axis = 0; axis < 3; ++axis) {
     if (engine.min_shape[axis] % engine.divisors[axis] != 0 || engine.patch_shape[axis] % engine.divisors[axis] != 0 ||
         engine.min_shape[axis] > engine.patch_shape[axis]) {
       refuse("an engine's shapes " + times(engine.min_shape) + " and " + times(engine.patch_shape), "multiples of " + times(engine.divisors));
     }
   }
-  if (!entry.at("plan").is_null()) engine.plan = plan_facts(entry.at("plan"));
+  if (!content.at("plan").is_null()) engine.plan = plan_facts(content.at("plan"));
   return engine;
 }
 
-Normalisation normalisation(const json& entry, std::size_t num_channels) {
-  if (entry.at("kind") == "percentile") {
-    const PercentileNormalisation rule{entry.at("lower"), entry.at("upper")};
+Normalisation normalisation(const json& content, std::size_t num_channels) {
+  if (content.at("kind") == "percentile") {
+    const PercentileNormalisation rule{content.at("lower"), content.at("upper")};
     if (rule.lower >= rule.upper) refuse("percentiles " + std::to_string(rule.lower) + " and " + std::to_string(rule.upper), "lower < upper");
     return rule;
   }
-  const CtNormalisation rule{entry.at("lower"), entry.at("upper"), entry.at("mean"), entry.at("std")};
+  const CtNormalisation rule{content.at("lower"), content.at("upper"), content.at("mean"), content.at("std")};
   for (const auto* numbers : {&rule.lower, &rule.upper, &rule.mean, &rule.std}) {
     if (numbers->size() != num_channels) refuse(std::to_string(numbers->size()) + " numbers in ct", std::to_string(num_channels) + ", one per channel");
   }
@@ -88,14 +88,23 @@ void require_consistent(const json& spec) {
 }
 
 /// What routing, engines and network say of each other.
-void require_same_engines(const json& content, const std::vector<EngineEntry>& engines) {
+void require_same_engines(const json& content, const std::vector<EngineFacts>& engines) {
   const json& network = content.at("spec").at("network");
-  std::vector<int> routed = content.at("routing").at("depths"), depths;
-  for (const EngineEntry& engine : engines) depths.push_back(engine.depth);
-  std::sort(depths.begin(), depths.end());
+  const json& routing = content.at("routing");
+  std::vector<Entry> routed = routing.at("entries"), entries;
+  int most = 0;
+  for (const EngineFacts& engine : engines) {
+    entries.push_back(engine.entry);
+    most = std::max(most, *std::max_element(engine.entry.begin(), engine.entry.end()));
+  }
+  std::sort(entries.begin(), entries.end());
   std::sort(routed.begin(), routed.end());
-  if (routed != depths || std::adjacent_find(depths.begin(), depths.end()) != depths.end() || depths.back() >= network.at("num_depths")) {
-    refuse("routing to depths " + times(routed) + ", engines of " + times(depths), "the same, each once, below the network's");
+  if (routed != entries || std::adjacent_find(entries.begin(), entries.end()) != entries.end()) {
+    refuse("routing to other entries than those of the engines, or to one twice", "the same, each once");
+  }
+  if (most >= network.at("num_depths")) refuse("an engine of depth " + std::to_string(most), "depths of the network");
+  if (routing.at("by") == "finest" && std::none_of(entries.begin(), entries.end(), is_isotropic)) {
+    refuse("routing by the finest axis", "an entry with one depth along all axes");
   }
   for (const json& engine : content.at("engines")) {
     if (engine.at("input").at("shape").at(1) != network.at("in_channels") || engine.at("output").at("shape").at(1) != network.at("num_classes")) {
@@ -116,16 +125,20 @@ Manifest manifest_of(const json& content) {
   manifest.num_channels = plan.at("channel_names").size();
   manifest.label_values = plan.at("label_values").get<std::vector<int>>();
   manifest.normalisation = normalisation(plan.at("normalisation"), manifest.num_channels);
-  manifest.routing = {routing.at("trained_spacing_mm"), routing.at("tolerance"), routing.at("as_is_octaves"),
-                      routing.at("as_is_anisotropy_octaves"), routing.at("rounding_slack")};
+  manifest.routing = {routing.at("trained_spacing_mm"),
+                      routing.at("by") == "nearest" ? RouteBy::nearest : RouteBy::finest,
+                      routing.at("tolerance"),
+                      routing.at("as_is_octaves"),
+                      routing.at("as_is_anisotropy_octaves"),
+                      routing.at("rounding_slack")};
   manifest.resampling = {resampling.at("min_box_voxels"), resampling.at("max_step"), resampling.at("max_growth")};
   manifest.window = {window.at("overlap"), window.at("sigma"), window.at("min_weight"), window.at("padding_value")};
   if (!content.at("weights").is_null()) manifest.weights = hashed_file(content.at("weights"));
-  for (const json& entry : content.at("engines")) manifest.engines.push_back(engine_entry(entry));
+  for (const json& engine : content.at("engines")) manifest.engines.push_back(engine_facts(engine));
   require_same_engines(content, manifest.engines);
-  for (const json& entry : content.at("conformance")) {
+  for (const json& vector : content.at("conformance")) {
     manifest.conformance.push_back(
-        {entry.at("depth"), hashed_file(entry.at("scan")), hashed_file(entry.at("labels")), hashed_file(entry.at("arrays"))});
+        {vector.at("entry"), hashed_file(vector.at("scan")), hashed_file(vector.at("labels")), hashed_file(vector.at("arrays"))});
   }
   return manifest;
 }
@@ -167,21 +180,21 @@ Manifest read_manifest(const std::filesystem::path& path) {
 
 Bundle::Bundle(std::filesystem::path folder) : folder_(std::move(folder)), manifest_(read_manifest(folder_ / "manifest.json")) {}
 
-std::filesystem::path Bundle::file(const HashedFile& entry) const {
+std::filesystem::path Bundle::file(const HashedFile& hashed) const {
   // judged as text: a cache may lay out every file as a link, and the SHA-256 guards the content
-  const std::filesystem::path name(entry.file);
+  const std::filesystem::path name(hashed.file);
   const auto path = folder_ / name;
   if (name.is_absolute() || std::find(name.begin(), name.end(), "..") != name.end()) {
-    throw Error(Fault::model, "a path leaves the bundle", {(folder_ / "manifest.json").string(), entry.file, "a file inside"});
+    throw Error(Fault::model, "a path leaves the bundle", {(folder_ / "manifest.json").string(), hashed.file, "a file inside"});
   }
   if (!std::filesystem::is_regular_file(path)) throw Error(Fault::model, "a file of the bundle is missing", {path.string()});
-  if (const std::string found = sha256(path); found != entry.sha256) {
-    throw Error(Fault::model, "a file of the bundle was changed", {path.string(), "SHA-256 " + found, entry.sha256});
+  if (const std::string found = sha256(path); found != hashed.sha256) {
+    throw Error(Fault::model, "a file of the bundle was changed", {path.string(), "SHA-256 " + found, hashed.sha256});
   }
   return path;
 }
 
-std::filesystem::path Bundle::onnx_file(const EngineEntry& engine) const {
+std::filesystem::path Bundle::onnx_file(const EngineFacts& engine) const {
   if (manifest_.weights) file(*manifest_.weights);
   return file(engine.file);
 }

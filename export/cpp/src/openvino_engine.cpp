@@ -12,11 +12,11 @@ namespace {
 
 class OpenVinoEngine : public Engine {
  public:
-  OpenVinoEngine(const std::filesystem::path& graph, const EngineEntry& entry, std::size_t num_channels, const Shape& window) {
+  OpenVinoEngine(const std::filesystem::path& graph, const EngineFacts& engine, std::size_t num_channels, const Shape& window) {
     ov::Core core;
     const auto model = core.read_model(graph.string());
-    model->input(entry.input_name);  // throws unless the model has the manifest's tensors
-    model->output(entry.output_name);
+    model->input(engine.input_name);  // throws unless the model has the manifest's tensors
+    model->output(engine.output_name);
     const auto size = [&](std::size_t axis) { return ov::Dimension(static_cast<std::int64_t>(window[axis])); };
     // fixed sizes run faster
     model->reshape(ov::PartialShape{1, static_cast<std::int64_t>(num_channels), size(0), size(1), size(2)});
@@ -43,10 +43,10 @@ class OpenVinoEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineEntry& entry, const Shape& window) {
-  const std::filesystem::path graph = bundle.onnx_file(entry);
+std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineFacts& engine, const Shape& window) {
+  const std::filesystem::path graph = bundle.onnx_file(engine);
   try {
-    return std::make_unique<OpenVinoEngine>(graph, entry, bundle.manifest().num_channels, window);
+    return std::make_unique<OpenVinoEngine>(graph, engine, bundle.manifest().num_channels, window);
   } catch (const ov::Exception& error) {
     throw Error(Fault::model, "OpenVINO cannot open the engine", {graph.string(), error.what(), {}});
   }

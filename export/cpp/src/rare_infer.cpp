@@ -1,3 +1,4 @@
+#include <array>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -22,7 +23,7 @@ using rare::Error;
 using rare::Fault;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K] [--backend openvino|tensorrt] [--overwrite]
+constexpr const char* usage = R"(rare_infer SCAN -b BUNDLE -o LABELS [--depth K | --entry X,Y,Z] [--backend openvino|tensorrt] [--overwrite]
 
 Segment a NIfTI scan with a bundle of engines. LABELS are on the scan's own grid.
 
@@ -30,7 +31,8 @@ Segment a NIfTI scan with a bundle of engines. LABELS are on the scan's own grid
   -b, --bundle        folder written by `rare export`
   -o, --output        file to write, .nii or .nii.gz
   --overwrite         replace the output if it exists
-  --depth             force a routing depth; by default the scan's spacing decides
+  --depth             force one depth along all axes; by default the scan's spacing decides
+  --entry             force an entry: a depth per axis, e.g. 0,0,2
   --backend           openvino (default) or tensorrt
 
 Exit codes: 0 done, 2 usage, 3 the scan, 4 the bundle, 5 this machine.
@@ -39,21 +41,44 @@ Exit codes: 0 done, 2 usage, 3 the scan, 4 the bundle, 5 this machine.
 struct Options {
   std::filesystem::path scan, bundle, output;
   std::string backend = "openvino";
-  std::optional<int> depth;
+  std::optional<rare::Entry> entry;
   bool overwrite = false;
 };
 
-int whole_number(const std::string& text) {
-  int number = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (code != std::errc() || end != text.data() + text.size()) {
-    throw Error(Fault::usage, "--depth is not a whole number", {{}, text, "0, 1, ..."});
+/// `num` whole numbers with commas between them; nothing for any other text.
+template <std::size_t num>
+std::optional<std::array<int, num>> whole_numbers(const std::string& text) {
+  std::array<int, num> numbers{};
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (std::size_t index = 0; index < num; ++index) {
+    if (index > 0 && (at == end || *at++ != ',')) return {};
+    const auto [next, code] = std::from_chars(at, end, numbers[index]);
+    if (code != std::errc()) return {};
+    at = next;
   }
-  return number;
+  if (at != end) return {};
+  return numbers;
+}
+
+rare::Entry entry_of_depth(const std::string& text) {
+  const auto depth = whole_numbers<1>(text);
+  if (!depth) throw Error(Fault::usage, "--depth is not a whole number", {{}, text, "0, 1, ..."});
+  return {depth->front(), depth->front(), depth->front()};
+}
+
+rare::Entry entry_of_depths(const std::string& text) {
+  const auto depths = whole_numbers<3>(text);
+  if (!depths) throw Error(Fault::usage, "--entry is not three whole numbers", {{}, text, "a depth per axis, e.g. 0,0,2"});
+  return *depths;
 }
 
 Options parse(const std::vector<std::string>& words) {
   Options options;
+  const auto force = [&](const rare::Entry& entry) {
+    if (options.entry) throw Error(Fault::usage, "an entry can be forced once, with --depth or --entry");
+    options.entry = entry;
+  };
   for (std::size_t index = 0; index < words.size(); ++index) {
     const std::string& word = words[index];
     const auto value = [&]() -> const std::string& {
@@ -65,7 +90,9 @@ Options parse(const std::vector<std::string>& words) {
     } else if (word == "-o" || word == "--output") {
       options.output = value();
     } else if (word == "--depth") {
-      options.depth = whole_number(value());
+      force(entry_of_depth(value()));
+    } else if (word == "--entry") {
+      force(entry_of_depths(value()));
     } else if (word == "--backend") {
       options.backend = value();
     } else if (word == "--overwrite") {
@@ -112,14 +139,14 @@ void infer(const Options& options) {
   const rare::Bundle bundle(options.bundle);
   const rare::Manifest& manifest = bundle.manifest();
   const auto grids = backend.grids(manifest);
-  rare::affordable_route(rare::read_geometry(options.scan), manifest, grids, options.depth);
+  rare::affordable_route(rare::read_geometry(options.scan), manifest, grids, options.entry);
   const rare::Volume scan = rare::read_volume(options.scan);
-  const rare::RoutedScan routed = rare::prepare(scan, manifest, grids, options.depth);
+  const rare::RoutedScan routed = rare::prepare(scan, manifest, grids, options.entry);
   const double prepare_ms = ms_since(started);
 
   const auto opening = Clock::now();
-  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, routed.route.depth));
-  const auto engine = backend.open(bundle, routed.route.depth, window);
+  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_facts(manifest, routed.route.entry));
+  const auto engine = backend.open(bundle, routed.route.entry, window);
   const double open_ms = ms_since(opening);
 
   const auto computing = Clock::now();
@@ -127,8 +154,9 @@ void infer(const Options& options) {
   const double compute_ms = ms_since(computing);
 
   rare::write_labels(options.output, rare::segment(std::move(logits), manifest, routed), scan);
-  std::printf("depth %d, windows of %s; prepare %.0f ms, open %.0f ms, compute %.1f ms, all %.0f ms\n", routed.route.depth,
-              rare::times(window).c_str(), prepare_ms, open_ms, compute_ms, ms_since(started));
+  const std::string where = rare::entry_text(routed.route.entry) + ", windows of " + rare::times(window);
+  std::printf("%s; prepare %.0f ms, open %.0f ms, compute %.1f ms, all %.0f ms\n", where.c_str(), prepare_ms, open_ms, compute_ms,
+              ms_since(started));
 }
 
 }  // namespace

@@ -29,8 +29,8 @@ void softmax(Image& image) {
 
 }  // namespace
 
-RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth) {
-  const Route route = affordable_route({scan.num_channels, scan.shape, scan.affine_mm}, manifest, grids, depth);
+RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry) {
+  const Route route = affordable_route({scan.num_channels, scan.shape, scan.affine_mm}, manifest, grids, entry);
   const Orientation orientation(scan.affine_mm);
   Image image = resample(to_ras(scan, orientation), route.zoom, manifest.resampling);
   normalise(image, manifest.normalisation);

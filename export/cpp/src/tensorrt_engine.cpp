@@ -110,7 +110,7 @@ void require_in_profile(const PlanFacts& plan, const std::string& path, const st
 
 class TensorRtEngine : public Engine {
  public:
-  TensorRtEngine(const std::string& path, const EngineEntry& entry, const std::vector<std::size_t>& shape, std::size_t num_logits)
+  TensorRtEngine(const std::string& path, const EngineFacts& engine, const std::vector<std::size_t>& shape, std::size_t num_logits)
       : path_(path), input_(num_floats(shape)), output_(num_logits) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
@@ -123,10 +123,10 @@ class TensorRtEngine : public Engine {
     nvinfer1::Dims dims{};
     dims.nbDims = static_cast<std::int32_t>(shape.size());
     std::copy(shape.begin(), shape.end(), dims.d);
-    require(context_->setInputShape(entry.input_name.c_str(), dims), "the plan does not accept this shape");
-    require(context_->setTensorAddress(entry.input_name.c_str(), input_.get()), "the plan has no such input");
-    require(context_->setTensorAddress(entry.output_name.c_str(), output_.get()), "the plan has no such output");
-    const nvinfer1::Dims answer = context_->getTensorShape(entry.output_name.c_str());
+    require(context_->setInputShape(engine.input_name.c_str(), dims), "the plan does not accept this shape");
+    require(context_->setTensorAddress(engine.input_name.c_str(), input_.get()), "the plan has no such input");
+    require(context_->setTensorAddress(engine.output_name.c_str(), output_.get()), "the plan has no such output");
+    const nvinfer1::Dims answer = context_->getTensorShape(engine.output_name.c_str());
     std::int64_t size = 1;
     for (std::int32_t axis = 0; axis < answer.nbDims; ++axis) size *= answer.d[axis];
     require(size == static_cast<std::int64_t>(num_logits), "the plan returned a different shape");
@@ -162,13 +162,13 @@ class TensorRtEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineEntry& entry, const Shape& window) {
-  const PlanFacts& plan = entry.plan.value();
+std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineFacts& engine, const Shape& window) {
+  const PlanFacts& plan = engine.plan.value();
   const std::string path = bundle.file(plan.file).string();
   require_same_machine(plan, path);
   const std::vector<std::size_t> shape{1, bundle.manifest().num_channels, window[0], window[1], window[2]};
   require_in_profile(plan, path, shape);
-  return std::make_unique<TensorRtEngine>(path, entry, shape, bundle.manifest().label_values.size() * num_voxels(window));
+  return std::make_unique<TensorRtEngine>(path, engine, shape, bundle.manifest().label_values.size() * num_voxels(window));
 }
 
 }  // namespace rare

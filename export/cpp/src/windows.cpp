@@ -54,12 +54,12 @@ Image cut(const std::vector<float>& logits, std::size_t num_classes, const Shape
 
 }  // namespace
 
-Shape window_shape(const Shape& shape, const EngineEntry& entry) {
+Shape window_shape(const Shape& shape, const EngineFacts& engine) {
   Shape window{};
   for (std::size_t axis = 0; axis < 3; ++axis) {
-    const std::size_t divisor = entry.divisors[axis];
-    const std::size_t enlarged = std::max(entry.min_shape[axis], (shape[axis] + divisor - 1) / divisor * divisor);
-    window[axis] = std::min(enlarged, entry.patch_shape[axis]);
+    const std::size_t divisor = engine.divisors[axis];
+    const std::size_t enlarged = std::max(engine.min_shape[axis], (shape[axis] + divisor - 1) / divisor * divisor);
+    window[axis] = std::min(enlarged, engine.patch_shape[axis]);
   }
   return window;
 }

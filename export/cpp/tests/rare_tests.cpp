@@ -24,6 +24,7 @@
 namespace {
 
 using nlohmann::json;
+using rare::RouteBy;
 
 void check(bool holds, const std::string& what) {
   if (!holds) throw std::runtime_error(what);
@@ -38,39 +39,74 @@ int exit_code_of(const std::function<void()>& action) {
   return 0;
 }
 
-void routing_follows_the_golden_cases(const std::string& file) {
-  std::ifstream stream(file);
-  const json golden = json::parse(stream);
-  const rare::Triple trained = golden.at("trained_spacing_mm");
+/// The grids of entries on a trained grid of `trained` mm.
+std::vector<rare::Grid> grids_of(const rare::Triple& trained, const std::vector<rare::Entry>& entries) {
   std::vector<rare::Grid> grids;
-  for (int depth = 0; depth < golden.at("num_depths").get<int>(); ++depth) {
-    const double factor = std::pow(2.0, depth);
-    grids.push_back({depth, {trained[0] * factor, trained[1] * factor, trained[2] * factor}});
+  for (const rare::Entry& entry : entries) {
+    rare::Grid grid{entry, trained};
+    for (std::size_t axis = 0; axis < 3; ++axis) grid.spacing_mm[axis] *= std::pow(2.0, entry[axis]);
+    grids.push_back(grid);
   }
-  const rare::Router router({trained, golden.at("tolerance"), 0, 0.2, 1e-6}, grids);
-  const rare::Router learned({trained, golden.at("tolerance"), golden.at("as_is_octaves"), 0.2, 1e-6}, grids);
+  return grids;
+}
+
+void require_route(const rare::Router& router, const json& each, const rare::Entry& entry) {
+  const std::string why = each.at("why");
+  const rare::Route route = router.route(each.at("spacing_mm"));
+  check(route.entry == entry, why + ": " + rare::entry_text(route.entry));
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    check((route.zoom[axis] != 1) == each.at("resampled").at(axis).get<bool>(), why + ": resampled");
+  }
+}
+
+void the_finest_axis_follows_the_golden_cases(const json& golden) {
+  const rare::Triple trained = golden.at("trained_spacing_mm");
+  const auto grids = grids_of(trained, {{0, 0, 0}, {1, 1, 1}, {2, 2, 2}, {3, 3, 3}});
+  const rare::Router router({trained, RouteBy::finest, golden.at("tolerance"), 0, 0.2, 1e-6}, grids);
+  const rare::Router learned({trained, RouteBy::finest, golden.at("tolerance"), golden.at("as_is_octaves"), 0.2, 1e-6}, grids);
   check(golden.at("cases").size() >= 20 && golden.at("as_is_cases").size() >= 9, "the golden cases are there");
   for (const auto& [list, one] : {std::pair{"cases", &router}, std::pair{"as_is_cases", &learned}}) {
     for (const json& each : golden.at(list)) {
-      const std::string why = each.at("why");
-      const rare::Route route = one->route(each.at("spacing_mm"));
-      check(route.depth == each.at("depth").get<int>(), why + ": depth");
-      for (std::size_t axis = 0; axis < 3; ++axis) {
-        check((route.zoom[axis] != 1) == each.at("resampled").at(axis).get<bool>(), why + ": resampled");
-      }
+      const int depth = each.at("depth");
+      require_route(*one, each, {depth, depth, depth});
     }
   }
-  check(learned.route({1.4, 1.4, 2.8}, 0).zoom[0] != 1, "a forced depth brings the scan to its grid");
+  check(learned.route({1.4, 1.4, 2.8}, rare::Entry{0, 0, 0}).zoom[0] != 1, "a forced entry brings the scan to its grid");
   check(exit_code_of([&] { router.route({1, 0, 1}); }) == 3, "a spacing of 0 is refused");
-  check(exit_code_of([&] { router.route({1, 1, 1}, 9); }) == 2, "a depth that is not there is refused");
-  check(router.route({1, 1, 2}, 2).depth == 2, "a depth can be forced");
+  check(exit_code_of([&] { router.route({1, 1, 1}, rare::Entry{9, 9, 9}); }) == 2, "an entry that is not there is refused");
+  check(router.route({1, 1, 2}, rare::Entry{2, 2, 2}).entry == rare::Entry{2, 2, 2}, "an entry can be forced");
+}
+
+void the_nearest_entry_follows_the_golden_cases(const json& golden) {
+  const rare::Triple trained = golden.at("trained_spacing_mm");
+  const json& nearest = golden.at("nearest");
+  const rare::RoutingRule rule{trained, RouteBy::nearest, golden.at("tolerance"), nearest.at("as_is_octaves"), 0.2, 1e-6};
+  const rare::Router router(rule, grids_of(trained, nearest.at("entries")));
+  check(nearest.at("cases").size() >= 22 && nearest.at("other_entries").size() >= 8, "the golden cases are there");
+  for (const json& each : nearest.at("cases")) require_route(router, each, each.at("entry"));
+  for (const json& each : nearest.at("other_entries")) {
+    require_route(rare::Router(rule, grids_of(trained, each.at("entries"))), each, each.at("entry"));
+  }
+  check(router.route({1.4, 1.4, 2.8}, rare::Entry{0, 0, 0}).zoom[0] != 1, "a forced entry brings the scan to its grid");
 }
 
 void a_missing_depth_gives_way_to_the_nearest_the_finer_of_two() {
-  const rare::Router router({{1, 1, 1}, 0.1, 0, 0.2, 1e-6}, {{3, {8, 8, 8}}, {1, {2, 2, 2}}});
-  check(router.route({1, 1, 1}).depth == 1, "0 -> 1");
-  check(router.route({4, 4, 4}).depth == 1, "2 -> 1, not 3");
-  check(router.route({8, 8, 8}).depth == 3, "3 -> 3");
+  const rare::Router router({{1, 1, 1}, RouteBy::finest, 0.1, 0, 0.2, 1e-6}, grids_of({1, 1, 1}, {{0, 0, 3}, {3, 3, 3}, {1, 1, 1}}));
+  check(router.route({1, 1, 1}).entry == rare::Entry{1, 1, 1}, "0 -> 1, not 0,0,3");
+  check(router.route({4, 4, 4}).entry == rare::Entry{1, 1, 1}, "2 -> 1, not 3");
+  check(router.route({8, 8, 8}).entry == rare::Entry{3, 3, 3}, "3 -> 3");
+}
+
+void a_short_axis_is_enlarged_to_a_valid_size() {
+  rare::EngineFacts engine;
+  engine.divisors = {16, 16, 4};
+  engine.min_shape = {32, 32, 8};
+  engine.patch_shape = {64, 64, 16};
+  check(rare::window_shape({33, 5, 9}, engine) == rare::Shape{48, 32, 12}, "multiples of the divisors");
+  check(rare::window_shape({65, 64, 1}, engine) == rare::Shape{64, 64, 8}, "at most the patch");
+  engine.divisors = {1, 1, 1};
+  engine.min_shape = {17, 17, 5};
+  check(rare::window_shape({33, 5, 9}, engine) == rare::Shape{33, 17, 9}, "any size, at least the least");
 }
 
 void windows_start_evenly() {
@@ -130,13 +166,18 @@ void the_mean_probability_decides_where_a_voxel_holds_several() {
 void what_a_scan_costs_is_known_from_its_sizes() {
   // one filter, one level: 28 + 28 + 4 weights at level 0, 56 + 110 + 8 at level 1, 55 + 55 + 2 on the way up, 4 in the head: 350;
   // the largest layer reads two maps of eight voxels and writes one: 24
-  check(rare::least_engine_bytes({1, 2, 1, 1}, 0, {2, 2, 2}) == 4 * (350 + 24), "weights and largest layer");
-  rare::EngineEntry entry;
-  entry.divisors = {16, 16, 16};
-  entry.min_shape = {32, 32, 32};
-  entry.patch_shape = {64, 64, 64};
+  check(rare::least_engine_bytes({1, 2, 1, 1}, {0, 0, 0}, {2, 2, 2}) == 4 * (350 + 24), "weights and largest layer");
+  // a lone voxel is still one at level 1, where a convolution reads and writes two maps of it
+  check(rare::least_engine_bytes({1, 2, 1, 1}, {0, 0, 0}, {1, 1, 1}) == 4 * (350 + 4), "sizes are rounded up");
+  // two levels: 60 + 174 + 672 weights on the way down, 440 + 112 on the way up, 4 in the head. z is not halved before level 1, where a
+  // convolution reads four maps of four voxels and writes two
+  check(rare::least_engine_bytes({1, 2, 1, 2}, {0, 0, 1}, {1, 1, 4}) == 4 * (1462 + 24), "a coarse axis is halved later");
+  rare::EngineFacts engine;
+  engine.divisors = {16, 16, 16};
+  engine.min_shape = {32, 32, 32};
+  engine.patch_shape = {64, 64, 64};
   const rare::WindowRule rule{0.5, 0.125, 1e-4, 0};
-  const auto code = [&](const rare::Shape& shape) { return exit_code_of([&] { rare::require_no_thread(shape, entry, rule); }); };
+  const auto code = [&](const rare::Shape& shape) { return exit_code_of([&] { rare::require_no_thread(shape, engine, rule); }); };
   check(code({8224, 1, 1}) == 0 && code({8225, 1, 1}) == 3, "256 windows of 64, 32 apart, and 257");
   check(code({32767, 32, 1}) == 0 && code({32767, 31, 1}) == 3, "padding makes it 32 times as many voxels, and more");
   check(code({512, 512, 1}) == 0, "a slice");
@@ -197,22 +238,22 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
   const auto content = nlohmann::json::parse(std::ifstream(folder + "/manifest.json"));
   const float share = content.at("engines").at(0).at("parity").at("tolerance_rel");  // that of the bundle's precision
   for (const rare::ConformanceVector& vector : manifest.conformance) {
-    const std::string depth = "depth " + std::to_string(vector.depth) + ": ";
+    const std::string where = rare::entry_text(vector.entry) + ": ";
     const rare::Volume scan = rare::read_volume(bundle.file(vector.scan));
     const rare::RoutedScan routed = rare::prepare(scan, manifest, backend.grids(manifest));
-    check(routed.route.depth == vector.depth, depth + "routed to a different depth");
+    check(routed.route.entry == vector.entry, where + "routed to a different entry");
     const auto arrays = bundle.file(vector.arrays);
-    check(largest_difference(routed.image.values, read_array(arrays, "image")) <= 1e-5F, depth + "the scan is prepared differently");
+    check(largest_difference(routed.image.values, read_array(arrays, "image")) <= 1e-5F, where + "the scan is prepared differently");
 
-    const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, vector.depth));
-    const auto engine = backend.open(bundle, vector.depth, window);
+    const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_facts(manifest, vector.entry));
+    const auto engine = backend.open(bundle, vector.entry, window);
     const std::size_t num_classes = manifest.label_values.size();
     const rare::Image logits = rare::sliding_logits(routed.image, num_classes, window, manifest.window, *engine);
     const std::vector<float> expected = read_array(arrays, "logits");
     float tolerance = 0;
     for (const float logit : expected) tolerance = std::max(tolerance, share * std::abs(logit));
     const float off = largest_difference(logits.values, expected);
-    check(off <= tolerance, depth + "logits off by " + std::to_string(off));
+    check(off <= tolerance, where + "logits off by " + std::to_string(off));
 
     const auto labels = rare::segment(logits, manifest, routed);
     const rare::Image scores = rare::voxel_scores({num_classes, routed.image.shape, expected}, manifest, routed);
@@ -220,9 +261,9 @@ void the_bundle_conforms(const std::string& folder, const std::string& backend_n
     const auto open = rare::restore(open_voxels(scores, 2 * tolerance), scores.shape, routed);
     const rare::Volume right = rare::read_volume(bundle.file(vector.labels));
     for (std::size_t voxel = 0; voxel < labels.size(); ++voxel) {
-      check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), depth + "a label is wrong");
+      check(open[voxel] == 1 || static_cast<float>(labels[voxel]) == right.voxels.at(voxel), where + "a label is wrong");
     }
-    std::cout << depth << "logits within " << off << ", labels correct\n";
+    std::cout << where << "logits within " << off << ", labels correct\n";
   }
 }
 
@@ -235,8 +276,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    routing_follows_the_golden_cases(words[0]);
+    const json golden = json::parse(std::ifstream(words[0]));
+    the_finest_axis_follows_the_golden_cases(golden);
+    the_nearest_entry_follows_the_golden_cases(golden);
     a_missing_depth_gives_way_to_the_nearest_the_finer_of_two();
+    a_short_axis_is_enlarged_to_a_valid_size();
     windows_start_evenly();
     percentiles_are_linear_between_order_statistics();
     ct_is_clipped_and_standardised();

@@ -1,5 +1,5 @@
 // rare_verdicts BUNDLE: reads paths from stdin, one a line, and prints the verdict on each file as one line of JSON. For tests of many files.
-// A scan: exit code and problem, or shape, affine, checksum of the voxels, depth and shape in the bundle.
+// A scan: exit code and problem, or shape, affine, checksum of the voxels, entry and shape in the bundle.
 // A manifest.json: exit code and problem; an accepted one is put to work.
 
 #include <ctime>
@@ -26,7 +26,7 @@ using nlohmann::json;
 
 std::vector<rare::Grid> grids_of(const rare::Manifest& manifest) {
   std::vector<rare::Grid> grids;
-  for (const rare::EngineEntry& entry : manifest.engines) grids.push_back({entry.depth, entry.grid_spacing_mm});
+  for (const rare::EngineFacts& engine : manifest.engines) grids.push_back({engine.entry, engine.grid_spacing_mm});
   return grids;
 }
 
@@ -42,7 +42,7 @@ json read_scan(const std::filesystem::path& path, const rare::Manifest& manifest
   const rare::Orientation orientation(volume.affine_mm);
   const rare::Route route = rare::Router(manifest.routing, grids_of(manifest)).route(rare::ras_spacing_mm(volume.affine_mm, orientation));
   const rare::Shape routed = rare::resampled_shape(orientation.ras(volume.shape), route.zoom, manifest.resampling);
-  return {{"shape", shape}, {"affine", volume.affine_mm}, {"crc32", sum}, {"depth", route.depth}, {"routed_shape", routed}};
+  return {{"shape", shape}, {"affine", volume.affine_mm}, {"crc32", sum}, {"entry", route.entry}, {"routed_shape", routed}};
 }
 
 class NoEngine : public rare::Engine {
@@ -55,14 +55,14 @@ void use_grid(const rare::Manifest& manifest, const std::vector<rare::Grid>& gri
   const rare::Shape shape{12, 10, 9};
   const rare::Triple spacing{grid.spacing_mm[0] * 0.7, grid.spacing_mm[1] * 1.9, grid.spacing_mm[2]};
   const rare::Affine affine{{{spacing[0], 0, 0, 0}, {0, spacing[1], 0, 0}, {0, 0, spacing[2], 0}}};
-  const rare::Route route = rare::affordable_route({manifest.num_channels, shape, affine}, manifest, grids, grid.depth);
+  const rare::Route route = rare::affordable_route({manifest.num_channels, shape, affine}, manifest, grids, grid.entry);
   rare::Image image{manifest.num_channels, shape, std::vector<float>(manifest.num_channels * rare::num_voxels(shape), 1.0F)};
   image.values[0] = 2;
   image = rare::resample(std::move(image), route.zoom, manifest.resampling);
   rare::normalise(image, manifest.normalisation);
   const rare::RoutedScan routed{std::move(image), route, rare::Orientation(affine), shape};
   NoEngine engine;
-  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_entry(manifest, grid.depth));
+  const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_facts(manifest, grid.entry));
   rare::segment(rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, engine), manifest, routed);
 }
 

@@ -14,7 +14,7 @@ from rarecli.core.benchmarking.timing import END_TO_END
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import read_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def load_result(path: Path) -> Record:
@@ -39,7 +39,7 @@ def compare(records: Sequence[Record], earlier: Record) -> dict[str, Any]:
     return {
         "median_ratio": overall,
         "rows": [
-            {key: new[key] for key in ("backend", "precision", "threads", "batch", "method", "depth")}
+            {key: new[key] for key in ("backend", "precision", "threads", "batch", "method", "entry")}
             | {"ratio": ratio, "relative": ratio / overall, "stable": new["stable"] and old["stable"]}
             for (new, old), ratio in zip(pairs, ratios, strict=True)
             if overall
@@ -54,7 +54,7 @@ def fitting(records: Sequence[Record], max_latency_ms: float | None, max_memory_
     max_latency_ms: limit for the 95th percentile of the end-to-end latency. max_memory_mb: limit for the peak memory of the process; a row
     without measured memory does not fit. dice_cost: the Dice lost against depth 0, if both are known.
     """
-    dice_at_0 = {r["precision"]: r.get("dice") for r in records if r["method"] == ROUTED and r["depth"] == 0}
+    dice_at_0 = {r["precision"]: r.get("dice") for r in records if r["method"] == ROUTED and r["entry"] == [0, 0, 0]}
     chosen = []
     for record in records:
         if record["status"] != OK or record["method"] != ROUTED:
@@ -71,5 +71,5 @@ def fitting(records: Sequence[Record], max_latency_ms: float | None, max_memory_
             "dice": dice,
             "dice_cost": None if dice is None or best is None else best - dice,
         }
-        chosen.append({key: record[key] for key in ("backend", "precision", "threads", "batch", "depth")} | facts)
+        chosen.append({key: record[key] for key in ("backend", "precision", "threads", "batch", "entry")} | facts)
     return sorted(chosen, key=lambda record: float(record["p95_ms"]))

@@ -13,7 +13,7 @@ from rarecli.core.benchmarking.accuracy import join_accuracy
 from rarecli.core.benchmarking.measure import measure
 from rarecli.core.benchmarking.models import artefact_bytes, find_models
 from rarecli.core.benchmarking.options import BenchmarkOptions
-from rarecli.core.benchmarking.records import compare_methods, compare_with_paper, describe_row, notes, title
+from rarecli.core.benchmarking.records import compare_methods, compare_with_paper, describe_row, entry_label, notes, title
 from rarecli.core.benchmarking.rows import OK, Task
 from rarecli.core.benchmarking.suites import (
     Effort,
@@ -111,7 +111,7 @@ def require_success(result: dict[str, Any], output: Path) -> None:
         raise SomeCasesFailed(
             f"{len(slower)} of {len(earlier['rows'])} rows are slower than before",
             path=table,
-            found=f"{title(worst)}, {worst['method']}, depth {worst['depth']}: {worst['ratio']:.2f} times as long",
+            found=f"{title(worst)}, {worst['method']}, entry {entry_label(worst)}: {worst['ratio']:.2f} times as long",
             expected=f"at most {earlier['threshold']:g} times",
         )
 
@@ -134,7 +134,7 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
     return Task(
         sets=[validate(RowSet, rows.model_dump() | update, "the selection of rows", UsageError) for rows in sets],
         effort=options.effort or (suite.effort if suite else Effort()),
-        depths=options.depths,
+        entries=options.entries,
         shape=options.shape,
         device=options.device,
         one_by_one=suite is not None and suite.sessions == "one by one",
@@ -145,7 +145,7 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
 
 def _blame_what_was_asked_for(records: list[dict[str, Any]], options: BenchmarkOptions) -> None:
     """Mark a backend as failed, not skipped, if it was named by option and could not be opened."""
-    opened = {record["backend"] for record in records if record["depth"] is not None}
+    opened = {record["backend"] for record in records if record["entry"] is not None}
     for record in records:
         if record["backend"] in (options.backends or ()) and record["backend"] not in opened:
             record["status"] = record["status"].replace("skipped", "failed", 1)
@@ -186,6 +186,7 @@ def _write(result: dict[str, Any], output: Path, reporter: Reporter) -> None:
     try:
         figures.draw_latency(result["rows"], output / "latency.png")
         figures.draw_cost(result["rows"], output / "cost.png")
+        figures.draw_cost_of_slices(result["rows"], output / "cost_of_slices.png")
         figures.draw_roofline(result, output / "roofline.png")
         if any(record.get("dice") is not None for record in result["rows"]):
             figures.draw_dice_over_latency(result["rows"], output / "dice_over_latency.png")

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rarecli.core.errors import RareError
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 
 @dataclass(frozen=True)
 class ColdStart:
-    """The task of the process. shape: that of the scan, whose own depth is `depth`. entry: the depth where the scan enters the network."""
+    """The task of the process. shape: that of the scan, which is on the grid of `own`. entry: where it enters the network."""
 
     model: str
     backend: str
@@ -28,8 +28,8 @@ class ColdStart:
     num_threads: int | None
     device: str
     batch: int
-    depth: int
-    entry: int
+    own: Entry
+    entry: Entry
     shape: Shape
 
 
@@ -67,10 +67,10 @@ def _main() -> None:
 
     task = ColdStart(**json.loads(sys.argv[1]))
     opened = open_steps(Path(task.model), task.backend, task.precision, task.num_threads, task.device)
-    x, y, z = task.shape
+    (x, y, z), (a, b, c), (d, e, f) = task.shape, task.own, task.entry  # lists in JSON
     with opened.runner:
-        scan = random_scan(opened.spec, task.depth, (x, y, z))
-        segment([scan] * task.batch, opened.rules, task.entry, opened.steps, lambda _: None)
+        scan = random_scan(opened.spec, (a, b, c), (x, y, z))
+        segment([scan] * task.batch, opened.rules, (d, e, f), opened.steps, lambda _: None)
         sys.stdout.write(f"{_peak_memory_bytes()}\n")
         sys.stdout.flush()
 

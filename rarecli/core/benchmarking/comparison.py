@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.benchmarking.stages import Opened
-from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import background_image, large_shape, random_image
 from rarecli.core.engines.runner import Runner
-from rarecli.core.types import FloatArray
+from rarecli.core.types import Entry, FloatArray
 
 
 class Comparison:
@@ -23,20 +22,20 @@ class Comparison:
 
     def __init__(self, model: Path, stack: ExitStack) -> None:
         self._model, self._stack = model, stack
-        self._expected: dict[int, list[FloatArray]] = {}
+        self._expected: dict[Entry, list[FloatArray]] = {}
 
-    def off(self, opened: Opened, depths: Sequence[int]) -> dict[int, float]:
-        """Returns, by depth, the largest difference of a logit as a share of the image's largest logit. A depth that fails is left out."""
-        found: dict[int, float] = {}
-        for depth in depths:
+    def off(self, opened: Opened, entries: Sequence[Entry]) -> dict[Entry, float]:
+        """Returns, by entry, the largest difference of a logit as a share of the image's largest logit. An entry that fails is left out."""
+        found: dict[Entry, float] = {}
+        for entry in entries:
             try:
-                images = _images(opened.spec, depth)
-                answers = [opened.steps.forward(opened.steps.put(image), depth) for image in images]
-            except Exception:  # the row of this depth will report the error
+                images = _images(opened.spec, entry)
+                answers = [opened.steps.forward(opened.steps.put(image), entry) for image in images]
+            except Exception:  # the row of this entry will report the error
                 continue
-            if depth not in self._expected:
-                self._expected[depth] = [self._reference.run(image, depth) for image in images]
-            found[depth] = max(map(_share, answers, self._expected[depth]))
+            if entry not in self._expected:
+                self._expected[entry] = [self._reference.run(image, entry) for image in images]
+            found[entry] = max(map(_share, answers, self._expected[entry]))
         return found
 
     @cached_property
@@ -45,9 +44,8 @@ class Comparison:
         return self._stack.enter_context(open_model(self._model, "torch", "cpu")[1])
 
 
-def _images(spec: ModelSpec, depth: int) -> list[FloatArray]:
-    least = geometry.min_axis(spec.network.num_levels, depth)
-    return [random_image(spec, (least,) * 3, depth, 1), background_image(spec, large_shape(spec, depth))]
+def _images(spec: ModelSpec, entry: Entry) -> list[FloatArray]:
+    return [random_image(spec, spec.min_shape(entry), max(entry), 1), background_image(spec, large_shape(spec, entry))]
 
 
 def _share(answer: FloatArray, expected: FloatArray) -> float:

@@ -21,7 +21,7 @@ def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for (name, method), line, colour in _lines(rows):
         style = "o-" if method == "routed" else "x--"
         latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
-        panel.plot([row["depth"] for row in line], latency, style, color=colour, label=f"{name}, {method}")
+        panel.plot([_depth(row) for row in line], latency, style, color=colour, label=f"{name}, {method}")
     _label_depths(panel, rows)
     panel.set(ylabel="latency end to end, median (ms)", yscale="log", title="latency over routing depth")
     _finish(figure, panel, path)
@@ -35,7 +35,7 @@ def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
         latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
         panel.plot(latency, [row["dice"] for row in line], "o-", color=colour, label=name)
         for x, row in zip(latency, line, strict=True):
-            panel.annotate(resolution_label(row["depth"]), (x, row["dice"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
+            panel.annotate(resolution_label(_depth(row)), (x, row["dice"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
     panel.set(xlabel="latency end to end, median (ms)", ylabel="Dice, foreground mean", xscale="log", title="Dice over latency")
     _finish(figure, panel, path)
 
@@ -47,17 +47,43 @@ def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
-    lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if item[1][0]["depth"] == 0]
+    lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if _depth(item[1][0]) == 0]
     for (name, _), line, colour in lines:
         times = [row["statistics"]["compute"]["p50_ms"] for row in line]
-        panel.plot([row["depth"] for row in line], [time / times[0] for time in times], "o-", color=colour, label=name)
+        panel.plot([_depth(row) for row in line], [time / times[0] for time in times], "o-", color=colour, label=name)
     if lines:
         longest = max((line for _, line, _ in lines), key=len)
         for key, label, style in (("gflop", "FLOP", ":"), ("gbyte", "bytes moved", "--")):
             work = [row["work"][key] for row in longest]
-            panel.plot([row["depth"] for row in longest], [value / work[0] for value in work], style, color="black", label=label)
+            panel.plot([_depth(row) for row in longest], [value / work[0] for value in work], style, color="black", label=label)
     _label_depths(panel, rows)
     panel.set(ylabel="relative to depth 0", yscale="log", title="cost of the network over routing depth")
+    _finish(figure, panel, path)
+
+
+def draw_cost_of_slices(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the median time of the network over slice spacing, relative to depth 0, where slices have entries; else nothing.
+
+    Slices are thick along Z. FLOP are drawn for comparison.
+    """
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "ok" and row["method"] == "routed" and row["entry"][:2] == [0, 0] and row["batch"] == 1:
+            lines.setdefault(f"{row['backend']} {row['precision']}", {})[row["entry"][2]] = row
+    lines = {name: line for name, line in lines.items() if 0 in line and len(line) > 1}
+    if not lines:
+        return
+    figure = new_figure(6.5, 5)
+    panel = figure.subplots()
+    for (name, line), colour in zip(lines.items(), COLOURS * len(lines), strict=False):
+        times = {2**depth: line[depth]["statistics"]["compute"]["p50_ms"] for depth in sorted(line)}
+        panel.plot(list(times), [time / times[1] for time in times.values()], "o-", color=colour, label=name)
+    longest = max(lines.values(), key=len)
+    work = {2**depth: longest[depth]["work"]["gflop"] for depth in sorted(longest)}
+    panel.plot(list(work), [value / work[1] for value in work.values()], ":", color="black", label="FLOP")
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(list(work), [f"{slices:g}" for slices in work])
+    panel.set(xlabel="slice spacing, in multiples of the trained spacing", ylabel="relative to depth 0", title="cost of the network")
     _finish(figure, panel, path)
 
 
@@ -70,7 +96,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
         intensity, rate = ([row["work"][key] for row in line] for key in ("flop_per_byte", "gflop_per_s"))
         panel.plot(intensity, rate, "o", color=colour, label=name)
         for x, y, row in zip(intensity, rate, line, strict=True):
-            panel.annotate(str(row["depth"]), (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
+            panel.annotate(str(_depth(row)), (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
     if reached := [row["work"]["flop_per_byte"] for _, line, _ in lines for row in line]:
         scale = np.geomspace(min(reached) / 4, max(reached) * 4, 200)
         for peak in result["peaks"]:
@@ -84,21 +110,30 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:
-    """Returns the successful rows by backend (with its non-default settings) and method, in order of depth. A backend has one colour."""
+    """Returns the successful rows of isotropic entries by backend (with its non-default settings) and method, in order of depth.
+
+    A backend has one colour.
+    """
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        if row["status"] == "ok":
+        if row["status"] == "ok" and _is_isotropic(row):
             threads = f", {row['threads']} threads" if row["threads"] else ""
             batch = f", batch {row['batch']}" if row["batch"] > 1 else ""
             lines.setdefault((f"{row['backend']} {row['precision']}{threads}{batch}", row["method"]), []).append(row)
     names = list(dict.fromkeys(name for name, _ in lines))
-    return [
-        (key, sorted(line, key=lambda row: int(row["depth"])), COLOURS[names.index(key[0]) % len(COLOURS)]) for key, line in lines.items()
-    ]
+    return [(key, sorted(line, key=_depth), COLOURS[names.index(key[0]) % len(COLOURS)]) for key, line in lines.items()]
+
+
+def _is_isotropic(row: dict[str, Any]) -> bool:
+    return len(set(row["entry"])) == 1
+
+
+def _depth(row: dict[str, Any]) -> int:
+    return int(row["entry"][0])
 
 
 def _label_depths(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
-    ticks = sorted({row["depth"] for row in rows if row["status"] == "ok"})
+    ticks = sorted({_depth(row) for row in rows if row["status"] == "ok" and _is_isotropic(row)})
     panel.set_xticks(ticks, [resolution_label(k) for k in ticks])
     panel.set_xlabel("resolution of the scan")
 

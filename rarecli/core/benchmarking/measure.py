@@ -13,16 +13,15 @@ from rarecli.core.benchmarking import machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.comparison import Comparison
 from rarecli.core.benchmarking.models import Models
-from rarecli.core.benchmarking.rows import OK, Key, Row, Task, keys_of, reason_of, rows_of
+from rarecli.core.benchmarking.rows import OK, Key, Row, Task, entries_of, keys_of, reason_of, rows_of
 from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.benchmarking.timing import Mark, Sample, sample_stages
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.network_cost import least_memory_bytes
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.progress import Reporter
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Session:
     key: Key
     opened: Opened
     open_s: float
-    first_runs_s: dict[tuple[int, Shape, int], float] = field(default_factory=dict)
+    first_runs_s: dict[tuple[Entry, Shape, int], float] = field(default_factory=dict)
 
     def activate(self, default_threads: int | None) -> None:
         """Set the number of threads of PyTorch, which is global to the process."""
@@ -85,7 +84,7 @@ def _measure_group(
             verdict = "skipped" if isinstance(error, RareError) else "failed"
             rows.append(Row(key, "", 0, None, f"{verdict}: {reason_of(error)}"))
             continue
-        off = comparison.off(session.opened, _depths(session.opened.spec, task)) if comparison and _may_differ(key) else {}
+        off = comparison.off(session.opened, entries_of(session.opened.spec, task.entries)) if comparison and _may_differ(key) else {}
         session.activate(default_threads)
         for row in rows_of(task, key, session.opened.spec):
             rows.append(row)
@@ -121,10 +120,10 @@ def _open(models: Models, key: Key, device: str, stack: ExitStack) -> Session:
 
 
 def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
-    """Check the shape and the memory, load the engine of the depth, warm up; return the scans."""
+    """Check the shape and the memory, load the engine of the entry, warm up; return the scans."""
     spec = session.opened.spec
-    assert row.depth is not None
-    row.shape = entry_shape(spec, row.depth, task.shape)
+    assert row.own is not None
+    row.shape = entry_shape(spec, row.own, task.shape)
     row.entry_shape = entry_shape(spec, row.entry, task.shape)
     needed = least_memory_bytes(spec.network, row.entry, row.entry_shape, row.batch, row.key.precision)
     free = machine.available_memory_bytes()
@@ -133,7 +132,7 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
             f"out of memory: at least {needed / 2**30:.1f} GB needed, {free / 2**30:.1f} GB free",
             remedy="a smaller --shape or --batch",
         )
-    scans = [random_scan(spec, row.depth, row.shape)] * row.batch
+    scans = [random_scan(spec, row.own, row.shape)] * row.batch
     place = (row.entry, row.entry_shape, row.batch)
     warmed_up = 0
     if place not in session.first_runs_s:
@@ -164,22 +163,18 @@ def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, se
     return sample_stages(iteration, min_iterations=iterations, min_seconds=seconds)
 
 
-def _depths(spec: ModelSpec, task: Task) -> Sequence[int]:
-    return range(spec.network.num_depths) if task.depths is None else task.depths
-
-
 def _may_differ(key: Key) -> bool:
     return key.backend != "torch" or key.precision != "fp32"
 
 
 def _start_cold(models: Models, task: Task, row: Row) -> None:
-    assert row.depth is not None
+    assert row.own is not None
     assert row.shape is not None
     key = row.key
     path = str(models.path(key.backend))
     try:
         row.cold_start_s, row.peak_memory_bytes = measure_cold_start(
-            ColdStart(path, key.backend, key.precision, key.num_threads, task.device, row.batch, row.depth, row.entry, row.shape)
+            ColdStart(path, key.backend, key.precision, key.num_threads, task.device, row.batch, row.own, row.entry, row.shape)
         )
     except RareError as error:
         row.status = f"failed: cold start: {error.problem}"

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rarecli.core.benchmarking.options import BenchmarkOptions
-from rarecli.core.benchmarking.rows import Row
+from rarecli.core.benchmarking.rows import Row, entries_of
 from rarecli.core.benchmarking.stages import IN_TORCH
 from rarecli.core.benchmarking.suites import Suite, random_spec, write_random_run
+from rarecli.core.config.geometry import entry_name
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import RareError, missing_extra
 from rarecli.core.jobs.progress import Reporter
+from rarecli.core.types import Entry
 
 
 class Models:
@@ -43,24 +45,24 @@ def find_models(
     spec = random_spec(suite)
     run, bundle = folder / "run", folder / "bundle"
     write_random_run(spec, run)
-    wanted = [depth for depth in options.depths or range(spec.network.num_depths) if 0 <= depth < spec.network.num_depths]
+    wanted = [entry for entry in entries_of(spec, options.entries) if entry in spec.entries]
     backends = options.backends or [backend for rows in suite.rows for backend in rows.backends]
     if not set(backends) <= set(IN_TORCH):
         reporter.say("exporting the engines of a network with random weights")
         try:
-            _export_unchecked(run, bundle, sorted({0, *wanted}))
+            _export_unchecked(run, bundle, [(0, 0, 0), *wanted])
         except RareError as error:
             reporter.warn(f"no engines: {error.problem}")
             bundle = run
     return Models(run, bundle), spec
 
 
-def _export_unchecked(run: Path, bundle: Path, depths: Sequence[int]) -> None:
+def _export_unchecked(run: Path, bundle: Path, entries: Sequence[Entry]) -> None:
     try:
         from rarecli.core.engines.export import ExportOptions, export
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    export(run, bundle, ExportOptions(depths=depths, check=False))
+    export(run, bundle, ExportOptions(entries=entries, check=False))
 
 
 def artefact_bytes(model: Path, row: Row) -> int:
@@ -69,6 +71,6 @@ def artefact_bytes(model: Path, row: Row) -> int:
     if model.is_file():
         return model.stat().st_size
     in_torch = row.key.backend in IN_TORCH
-    names = [f"depth{row.entry}.plan"] if row.key.backend == "tensorrt" else ["weights.safetensors"]
-    names += [] if in_torch or row.key.backend == "tensorrt" else [f"depth{row.entry}.onnx"]
+    names = [f"{entry_name(row.entry)}.plan"] if row.key.backend == "tensorrt" else ["weights.safetensors"]
+    names += [] if in_torch or row.key.backend == "tensorrt" else [f"{entry_name(row.entry)}.onnx"]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())

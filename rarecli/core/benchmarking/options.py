@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rarecli.core.benchmarking.suites import Effort
+from rarecli.core.config.geometry import EntrySet
 from rarecli.core.evaluation.resolutions import Protocol
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """What to measure.
 
-    None means the value of the suite. Without a suite it means every backend, fp32, all threads, one scan at a time, all depths.
+    None means the value of the suite. Without a suite it means every backend, fp32, all threads, one scan at a time, the isotropic
+    entries.
     shape: the shape at depth 0. upsampled: also measure the scan upsampled to depth 0. cold_start: also start every row in a separate
     process. dataset: labelled scans, to compute the Dice of every depth. cases, protocol: as for `evaluate`.
     max_latency_ms, max_memory_mb: report the rows that fit these limits. against: an earlier results.json; a row then fails if it takes
@@ -27,7 +29,7 @@ class BenchmarkOptions:
     precisions: Sequence[str] | None = None
     threads: Sequence[int] | None = None
     batches: Sequence[int] | None = None
-    depths: Sequence[int] | None = None
+    entries: EntrySet | Sequence[Entry] | None = None
     shape: Shape | None = None
     upsampled: bool | None = None
     cold_start: bool | None = None

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
 """Seconds per case at 1/2^k divided by those at full resolution. Source: arXiv 2507.15524, the brain-tumour table."""
 FEW_ITERATIONS = 10
-_IDENTITY = ("backend", "precision", "threads", "batch", "method", "depth")
+_IDENTITY = ("backend", "precision", "threads", "batch", "method", "entry")
 
 
 def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float | None] | None) -> Record:
@@ -27,7 +27,7 @@ def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float
         "threads": row.key.num_threads,
         "batch": row.batch or None,
         "method": row.method or None,
-        "depth": row.depth,
+        "entry": list(row.own) if row.own else None,
         "status": row.status,
         "shape": list(row.shape) if row.shape else None,
     }
@@ -57,7 +57,7 @@ def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float
 
 
 def compare_methods(records: Sequence[Record]) -> list[Record]:
-    """Returns, per depth, how many times slower than routing it is to upsample the scan and run the full network."""
+    """Returns, per entry, how many times slower than routing it is to upsample the scan and run the full network."""
     good = {identity(record): record for record in records if record["status"] == OK}
     pairs = []
     for record in good.values():
@@ -71,24 +71,31 @@ def compare_methods(records: Sequence[Record]) -> list[Record]:
 
 
 def compare_with_paper(records: Sequence[Record]) -> list[Record]:
-    """Returns the time of network, argmax and copy back at each depth relative to depth 0, next to the paper's ratios.
+    """Returns the time of network, argmax and copy back at each isotropic entry relative to depth 0, next to the paper's ratios.
 
     The paper measured its ratios on another GPU with another network.
     """
     good = {identity(record): record for record in records if record["status"] == OK and record["method"] == ROUTED}
     result = []
     for record in good.values():
-        first = good.get(identity(record | {"depth": 0}))
-        if first is not None:
+        first = good.get(identity(record | {"entry": [0, 0, 0]}))
+        depth = record["entry"][0]
+        if first is not None and record["entry"] == [depth] * 3:
             own = record["paper_timing"]["p50_ms"]
-            facts = {"p50_ms": own, "ratio": own / first["paper_timing"]["p50_ms"], "paper_ratio": PAPER_RATIOS.get(record["depth"])}
+            facts = {"p50_ms": own, "ratio": own / first["paper_timing"]["p50_ms"], "paper_ratio": PAPER_RATIOS.get(depth)}
             result.append({key: record[key] for key in _IDENTITY if key != "method"} | facts)
     return result
 
 
 def identity(record: Record) -> tuple[Any, ...]:
     """Returns the values that identify a row across results."""
-    return tuple(record[key] for key in _IDENTITY)
+    return tuple(tuple(value) if isinstance(value := record[key], list) else value for key in _IDENTITY)
+
+
+def entry_label(record: Record) -> str:
+    """Returns the entry of a row in a table: `2` for one depth along all axes, else `0,0,2`."""
+    entry = record["entry"]
+    return "" if entry is None else str(entry[0]) if len(set(entry)) == 1 else ",".join(map(str, entry))
 
 
 def title(record: Record) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.benchmarking.records import Record, title
+from rarecli.core.benchmarking.records import Record, entry_label, title
 from rarecli.core.benchmarking.rows import OK
 from rarecli.core.benchmarking.timing import END_TO_END
 from rarecli.core.jobs.files import atomic_file
@@ -49,12 +49,12 @@ def write_markdown(result: Record, path: Path) -> None:
     ]
     if result["speed_up"]:
         lines += ["", "## Upsampling over routing", ""]
-        cells = ([title(r), str(r["depth"]), f"{r['compute']:.1f}", f"{r[END_TO_END]:.1f}"] for r in result["speed_up"])
-        lines += _table(["backend", "depth", "network alone", "end to end"], cells)
+        cells = ([title(r), entry_label(r), f"{r['compute']:.1f}", f"{r[END_TO_END]:.1f}"] for r in result["speed_up"])
+        lines += _table(["backend", "entry", "network alone", "end to end"], cells)
     if result["paper_timing"]:
         lines += ["", "## What the paper timed: network, argmax, copy back", ""]
         rows = (
-            [title(r), str(r["depth"]), f"{r['p50_ms']:.2f}", f"{r['ratio']:.3f}", f"{r['paper_ratio'] or float('nan'):.3f}"]
+            [title(r), entry_label(r), f"{r['p50_ms']:.2f}", f"{r['ratio']:.3f}", f"{r['paper_ratio'] or float('nan'):.3f}"]
             for r in result["paper_timing"]
         )
         lines += _table(["backend", "depth", "p50 (ms)", "over depth 0", "paper's GPU"], rows)
@@ -65,7 +65,7 @@ def write_markdown(result: Record, path: Path) -> None:
 def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """Returns column names and cells for readers. Times are in milliseconds, stages are medians. Empty columns are left out."""
     columns = [
-        *("backend", "method", "depth", "shape", "end to end", "p95", "preprocess", "compute", "postprocess"),
+        *("backend", "method", "entry", "shape", "end to end", "p95", "preprocess", "compute", "postprocess"),
         *("cold start", "memory (MB)", "GFLOP/s (of matmul)", "Dice", "status"),
     ]
     cells = [_cells(record) for record in records]
@@ -77,7 +77,7 @@ def _cells(record: Record) -> list[str]:
     start = [
         title(record),
         record["method"] or "",
-        "" if record["depth"] is None else str(record["depth"]),
+        entry_label(record),
         "x".join(map(str, record["shape"] or [])),
     ]
     if record["status"] != OK:

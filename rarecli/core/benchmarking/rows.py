@@ -8,9 +8,10 @@ from itertools import product
 
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
 from rarecli.core.benchmarking.timing import END_TO_END, Sample
+from rarecli.core.config.geometry import EntrySet, entry_set
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import RareError
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 OK = "ok"
 
@@ -26,19 +27,19 @@ class Key:
 
 @dataclass
 class Row:
-    """One row of the table: a scan whose own depth is `depth`, measured with one method."""
+    """One row of the table: a scan on the grid of the entry `own`, measured with one method."""
 
     key: Key
     method: str
     batch: int
-    depth: int | None
+    own: Entry | None
     status: str = OK
     shape: Shape | None = None
     """The shape of the scan."""
     entry_shape: Shape | None = None
     """The shape of the network's input."""
     load_s: float | None = None
-    """Seconds to open the model and run its first pass at this depth: reading, checking, compiling, tuning."""
+    """Seconds to open the model and run its first pass at this entry: reading, checking, compiling, tuning."""
     cold_start_s: float | None = None
     peak_memory_bytes: int | None = None
     on_gpu: bool = False
@@ -47,10 +48,10 @@ class Row:
     rounds: list[list[Sample]] = field(default_factory=list)
 
     @property
-    def entry(self) -> int:
-        """The depth where the scan enters the network: its own depth if it is routed, 0 if it is upsampled."""
-        assert self.depth is not None
-        return self.depth if self.method == ROUTED else 0
+    def entry(self) -> Entry:
+        """Where the scan enters the network: on its own grid if it is routed, at depth 0 if it is upsampled."""
+        assert self.own is not None
+        return self.own if self.method == ROUTED else (0, 0, 0)
 
     def seconds(self, stage: str = END_TO_END) -> list[float]:
         """Returns the seconds of all samples of a stage."""
@@ -59,11 +60,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """What to measure. depths: None for all depths. shape: at depth 0; None for the patch."""
+    """What to measure. entries: a set, or chosen ones; None for the isotropic ones. shape: at depth 0; None for the patch."""
 
     sets: Sequence[RowSet]
     effort: Effort
-    depths: Sequence[int] | None
+    entries: EntrySet | Sequence[Entry] | None
     shape: Shape | None
     device: str
     one_by_one: bool
@@ -80,15 +81,20 @@ def keys_of(rows: RowSet) -> Iterator[Key]:
 
 def rows_of(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
     """Returns the rows of a task that use one key."""
-    depths = range(spec.network.num_depths) if task.depths is None else task.depths
+    entries = entries_of(spec, task.entries)
     wanted = dict.fromkeys(
-        (method, batch, depth)
+        (method, batch, entry)
         for rows in task.sets
         if key in keys_of(rows)
-        for method, batch, depth in product(rows.methods, rows.batches, depths)
-        if method == ROUTED or depth > 0
+        for method, batch, entry in product(rows.methods, rows.batches, entries)
+        if method == ROUTED or max(entry) > 0
     )
-    return [Row(key, method, batch, depth) for method, batch, depth in wanted]
+    return [Row(key, method, batch, entry) for method, batch, entry in wanted]
+
+
+def entries_of(spec: ModelSpec, asked: EntrySet | Sequence[Entry] | None) -> Sequence[Entry]:
+    """Returns the entries to measure; the isotropic ones by default."""
+    return entry_set(asked or "isotropic", spec.network.num_depths) if asked is None or isinstance(asked, str) else asked
 
 
 def reason_of(error: BaseException) -> str:

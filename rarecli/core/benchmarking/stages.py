@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rarecli.core.benchmarking.timing import Mark
+from rarecli.core.config.geometry import coarsened, entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import BACKENDS, open_model
 from rarecli.core.engines.runner import Runner
@@ -29,9 +30,9 @@ from rarecli.core.errors import EnvironmentFault, UsageError
 from rarecli.core.imaging.padding import pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import best_classes, label_values
-from rarecli.core.imaging.scan_rules import ScanRules
+from rarecli.core.imaging.scan_rules import RouteChoice, ScanRules
 from rarecli.core.imaging.volume import Volume
-from rarecli.core.types import FloatArray, IntArray, Shape
+from rarecli.core.types import Entry, FloatArray, IntArray, Shape
 
 PAPER_STAGES = ("compute", "argmax", "copy_out")
 COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"
@@ -49,7 +50,7 @@ class Steps(Protocol):
     def put(self, image: FloatArray) -> Any:
         """Image (B, C, X, Y, Z) float32 on the host -> image on the device."""
 
-    def forward(self, image: Any, depth: int) -> Any:
+    def forward(self, image: Any, entry: Entry) -> Any:
         """Image on the device -> logits (B, K, X, Y, Z)."""
 
     def best(self, logits: Any) -> Any:
@@ -71,9 +72,9 @@ class HostSteps:
         """Return the image unchanged."""
         return image
 
-    def forward(self, image: FloatArray, depth: int) -> FloatArray:
+    def forward(self, image: FloatArray, entry: Entry) -> FloatArray:
         """Run the network."""
-        return self._run(image, depth)
+        return self._run(image, entry)
 
     def best(self, logits: FloatArray) -> IntArray:
         """Argmax in numpy, as in `predict`."""
@@ -85,7 +86,7 @@ class HostSteps:
 
 
 class CudaSteps:
-    """The steps of PyTorch on a GPU. as_graph: record the kernels once per depth and shape, then replay them as one CUDA graph."""
+    """The steps of PyTorch on a GPU. as_graph: record the kernels once per entry and shape, then replay them as one CUDA graph."""
 
     copies = True
 
@@ -93,20 +94,20 @@ class CudaSteps:
         import torch
 
         self._torch, self._network, self._device, self._as_graph = torch, network, device, as_graph
-        self._graphs: dict[tuple[int, tuple[int, ...]], tuple[Any, Any, Any]] = {}
+        self._graphs: dict[tuple[Entry, tuple[int, ...]], tuple[Any, Any, Any]] = {}
 
     def put(self, image: FloatArray) -> Any:
         """Copy to the device."""
         return self._done(self._torch.from_numpy(image).to(self._device))
 
-    def forward(self, image: Any, depth: int) -> Any:
+    def forward(self, image: Any, entry: Entry) -> Any:
         """Run the network, or replay its graph."""
         with self._torch.inference_mode():
             if not self._as_graph:
-                return self._done(self._network(image, depth))
-            key = (depth, tuple(image.shape))
+                return self._done(self._network(image, entry))
+            key = (entry, tuple(image.shape))
             if key not in self._graphs:
-                self._graphs[key] = self._record(image, depth)
+                self._graphs[key] = self._record(image, entry)
             graph, source, logits = self._graphs[key]
             source.copy_(image)
             graph.replay()
@@ -121,18 +122,18 @@ class CudaSteps:
         result: IntArray = classes.cpu().numpy()
         return result
 
-    def _record(self, image: Any, depth: int) -> tuple[Any, Any, Any]:
+    def _record(self, image: Any, entry: Entry) -> tuple[Any, Any, Any]:
         torch = self._torch
         source = image.clone()
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):  # warm-up, so that libraries choose their kernels before the recording
             for _ in range(3):
-                self._network(source, depth)
+                self._network(source, entry)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._network(source, depth)
+            logits = self._network(source, entry)
         return graph, source, logits
 
     def _done(self, result: Any) -> Any:
@@ -182,35 +183,36 @@ def _has_cuda_onnx() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def entry_shape(spec: ModelSpec, depth: int, shape: Shape | None) -> Shape:
-    """Returns the shape of the network's input at `depth`, from `shape` (at depth 0) or from the patch.
+def entry_shape(spec: ModelSpec, entry: Entry, shape: Shape | None) -> Shape:
+    """Returns the shape of the network's input at an entry, from `shape` (at depth 0) or from the patch.
 
-    Raises UsageError for a depth that the model does not have, and for a shape that needs padding.
+    Raises UsageError for an entry that the model does not have, and for a shape that needs padding.
     """
-    if not 0 <= depth < spec.network.num_depths:
-        raise UsageError("the model has no such depth", field="depth", found=depth, expected=f"0 to {spec.network.num_depths - 1}")
-    x, y, z = spec.patch_shape(depth) if shape is None else (size // 2**depth for size in shape)
-    takes = spec.engine_shape((x, y, z), depth)
-    exact = shape is None or all(size % 2**depth == 0 for size in shape)
-    if (x, y, z) != takes or not exact:
+    if entry not in spec.entries:
+        expected = "; ".join(entry_text(there) for there in spec.entries)
+        raise UsageError("the model has no such entry", field="entry", found=entry_text(entry), expected=expected)
+    found = spec.patch_shape(entry) if shape is None else coarsened(shape, entry)
+    takes = spec.engine_shape(found, entry)
+    exact = shape is None or all(size % 2**depth == 0 for size, depth in zip(shape, entry, strict=True))
+    if found != takes or not (exact or spec.any_size):
         raise UsageError(
             "the engine does not accept this shape",
-            field=f"shape at depth {depth}",
-            found=(x, y, z) if exact else tuple(size / 2**depth for size in shape or ()),
+            field=f"shape at {entry_text(entry)}",
+            found=found if exact else tuple(size / 2**depth for size, depth in zip(shape or (), entry, strict=True)),
             expected=f"a shape that needs no padding, e.g. {takes}",
         )
-    return x, y, z
+    return found
 
 
-def random_scan(spec: ModelSpec, depth: int, shape: Shape) -> Volume:
-    """Returns a scan of `shape` on the grid of `depth`. Its intensities are random, since they do not affect the time."""
+def random_scan(spec: ModelSpec, entry: Entry, shape: Shape) -> Volume:
+    """Returns a scan of `shape` on the grid of an entry. Its intensities are random, since they do not affect the time."""
     data = np.random.default_rng(0).random((spec.network.in_channels, *shape), dtype=np.float32)
-    return Volume(data, np.diag([*spec.grid_spacing_mm(depth), 1.0]))
+    return Volume(data, np.diag([*spec.grid_spacing_mm(entry), 1.0]))
 
 
-def segment(scans: Sequence[Volume], rules: ScanRules, entry: int, steps: Steps, mark: Mark) -> list[IntArray]:
-    """Returns the labels of scans of one shape, processed as one batch that enters at depth `entry`. Calls `mark` after every stage."""
-    routed = [prepare_scan(scan, rules, entry) for scan in scans]
+def segment(scans: Sequence[Volume], rules: ScanRules, entry: Entry, steps: Steps, mark: Mark) -> list[IntArray]:
+    """Returns the labels of scans of one shape, processed as one batch at one entry. Calls `mark` after every stage."""
+    routed = [prepare_scan(scan, rules, RouteChoice(entry)) for scan in scans]
     x, y, z = routed[0].image.shape[1:]
     whole = rules.entry(entry).enlarged((x, y, z))
     image = np.ascontiguousarray(np.stack([pad_to(item.image, whole, rules.window.padding_value) for item in routed]))

@@ -15,6 +15,7 @@ Millimetres = Annotated[float, Field(gt=0, le=1e3)]
 Spacing = tuple[Millimetres, Millimetres, Millimetres]
 Real = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
 """A number that float32 holds."""
+Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(max_length=1024)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Targets = Literal["centred", "paper"]

@@ -3,38 +3,81 @@
 from __future__ import annotations
 
 import math
+from itertools import product
+from typing import Literal
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
+Entry = tuple[int, int, int]
+EntrySet = Literal["isotropic", "thick", "all"]
 
 MIN_BOTTLENECK = 2
 """Voxels per axis that the bottleneck needs. With one voxel, instance norm differs between torch and other backends."""
 
 
-def grid_spacing(trained_spacing_mm: Triple, depth: int) -> Triple:
-    """Return the spacing of the grid at `depth`, in mm: 2^depth times the trained spacing."""
-    x, y, z = (spacing * 2.0**depth for spacing in trained_spacing_mm)
+def isotropic(depth: int) -> Entry:
+    """Return the entry with one depth along all axes: the paper's."""
+    return depth, depth, depth
+
+
+def is_isotropic(entry: Entry) -> bool:
+    """Return whether all axes enter at one depth."""
+    return len(set(entry)) == 1
+
+
+def entry_text(entry: Entry) -> str:
+    """Return an entry in words: `depth 1`, or `entry 0,0,2`."""
+    return f"depth {entry[0]}" if is_isotropic(entry) else f"entry {','.join(map(str, entry))}"
+
+
+def entry_name(entry: Entry) -> str:
+    """Return an entry as part of a file name: `entry_0_0_2`."""
+    return "entry_" + "_".join(map(str, entry))
+
+
+def entry_set(kind: EntrySet, num_depths: int) -> tuple[Entry, ...]:
+    """Return the entries of a kind, ordered by total depth.
+
+    isotropic: one for each depth. thick: also those where one axis is coarser than the other two, which share a depth. all: every vector.
+    """
+
+    def belongs(entry: Entry) -> bool:
+        low, middle, _ = sorted(entry)
+        return kind == "all" or is_isotropic(entry) or (kind == "thick" and low == middle)
+
+    entries = [(x, y, z) for x, y, z in product(range(num_depths), repeat=3) if belongs((x, y, z))]
+    return tuple(sorted(entries, key=lambda entry: (sum(entry), entry)))
+
+
+def grid_spacing(trained_spacing_mm: Triple, entry: Entry) -> Triple:
+    """Return the spacing of an entry's grid, in mm: 2^depth times the trained spacing, per axis."""
+    x, y, z = (spacing * 2.0**depth for spacing, depth in zip(trained_spacing_mm, entry, strict=True))
     return x, y, z
 
 
-def divisor(num_levels: int, depth: int) -> int:
-    """Return the number of which every axis must be a multiple to enter at `depth`."""
-    return int(2 ** (num_levels - depth))
+def divisors(num_levels: int, entry: Entry) -> Shape:
+    """Return the numbers of which the axes must be multiples so that every pooling halves them exactly."""
+    x, y, z = (int(2 ** (num_levels - depth)) for depth in entry)
+    return x, y, z
 
 
-def min_axis(num_levels: int, depth: int) -> int:
-    """Return the smallest number of voxels per axis that can enter at `depth`."""
-    return MIN_BOTTLENECK * divisor(num_levels, depth)
+def min_shape(num_levels: int, entry: Entry, any_size: bool) -> Shape:
+    """Return the smallest sizes that leave MIN_BOTTLENECK voxels per axis in the bottleneck.
 
-
-def engine_shape(shape: Shape, num_levels: int, depth: int) -> Shape:
-    """Return `shape` enlarged to a valid input at `depth`: the next multiple of the divisor, at least `min_axis`."""
-    step, least = divisor(num_levels, depth), min_axis(num_levels, depth)
-    return enlarged(shape, (step, step, step), (least, least, least))
+    any_size: an odd axis is rounded up where it is halved, instead of being padded to a multiple of its divisor.
+    """
+    x, y, z = ((MIN_BOTTLENECK - 1) * step + 1 if any_size else MIN_BOTTLENECK * step for step in divisors(num_levels, entry))
+    return x, y, z
 
 
 def enlarged(shape: Shape, divisors: Shape, min_shape: Shape) -> Shape:
     """Return `shape` enlarged, per axis, to the next multiple of the divisor, at least the least size."""
     axes = zip(shape, divisors, min_shape, strict=True)
     x, y, z = (max(least, math.ceil(size / divisor) * divisor) for size, divisor, least in axes)
+    return x, y, z
+
+
+def coarsened(shape: Shape, entry: Entry) -> Shape:
+    """Return the size of a scan of `shape` at depth 0 on the grid of an entry, rounded up."""
+    x, y, z = (-(-size // 2**depth) for size, depth in zip(shape, entry, strict=True))
     return x, y, z

@@ -43,7 +43,11 @@ class ModelSpec(Frozen):
     network: NetworkConfig
     targets: Targets = "centred"
     as_is_octaves: float = Field(default=0.0, ge=0, le=1)
-    """A scan within this distance of the routed grid, about equal along all axes, is not resampled; the model was trained on such scans."""
+    """An axis within this distance of the routed grid is not resampled; the model was trained on such scans."""
+    per_axis: bool = False
+    """Trained for entries whose axes differ in depth. False: isotropic entries only, and the finest axis routes."""
+    any_size: bool = False
+    """Trained without padding: images of any size enter, at least `min_shape`. False: padded to multiples of the divisors."""
 
     @field_validator("schema_version", mode="before")
     @classmethod
@@ -52,18 +56,30 @@ class ModelSpec(Frozen):
             raise ValueError("a version is a number")
         return value
 
-    def grid_spacing_mm(self, depth: int) -> geometry.Triple:
-        """Return the spacing of the grid at `depth`, in mm."""
-        return geometry.grid_spacing(self.plan.spacing_mm, depth)
+    def grid_spacing_mm(self, entry: geometry.Entry) -> geometry.Triple:
+        """Return the spacing of an entry's grid, in mm."""
+        return geometry.grid_spacing(self.plan.spacing_mm, entry)
 
-    def patch_shape(self, depth: int) -> geometry.Shape:
-        """Return the patch at `depth`, in voxels of its grid."""
-        x, y, z = (size // 2**depth for size in self.plan.patch_size)
-        return x, y, z
+    def patch_shape(self, entry: geometry.Entry) -> geometry.Shape:
+        """Return the patch in voxels of an entry's grid: the same field of view at all entries."""
+        return geometry.coarsened(self.plan.patch_size, entry)
 
-    def engine_shape(self, shape: geometry.Shape, depth: int) -> geometry.Shape:
-        """Return `shape` enlarged to a valid input at `depth`."""
-        return geometry.engine_shape(shape, self.network.num_levels, depth)
+    def divisors(self, entry: geometry.Entry) -> geometry.Shape:
+        """Return the numbers of which the axes of an input must be multiples."""
+        return (1, 1, 1) if self.any_size else geometry.divisors(self.network.num_levels, entry)
+
+    def min_shape(self, entry: geometry.Entry) -> geometry.Shape:
+        """Return the smallest valid input."""
+        return geometry.min_shape(self.network.num_levels, entry, self.any_size)
+
+    def engine_shape(self, shape: geometry.Shape, entry: geometry.Entry) -> geometry.Shape:
+        """Return `shape` enlarged to a valid input at an entry."""
+        return geometry.enlarged(shape, self.divisors(entry), self.min_shape(entry))
+
+    @property
+    def entries(self) -> tuple[geometry.Entry, ...]:
+        """The entries that the model was trained for."""
+        return geometry.entry_set("all" if self.per_axis else "isotropic", self.network.num_depths)
 
 
 def load_spec(content: Any, path: Path) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""Computes arithmetic, memory traffic and memory of the network at each depth from its configuration, without running it.
+"""Computes arithmetic, memory traffic and memory of the network at each entry from its configuration, without running it.
 
 FLOP: two per multiply-add of convolutions and transposed convolutions. All other operations are less than 1 %.
 Bytes: every convolution, instance norm (with its activation) and pooling reads its input and weights once and writes its output
@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rarecli.core.config.geometry import coarsened
 from rarecli.core.config.model_spec import NetworkConfig
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 _MAX_FILTERS = 320  # as in model/rare_unet.py, which cannot be imported without torch
 BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -31,26 +32,27 @@ class Work:
         return (self.weights + self.values) * BYTES_PER_VALUE[precision]
 
 
-def count(network: NetworkConfig, depth: int, shape: Shape, batch: int = 1) -> Work:
-    """Returns the work of one forward pass entered at `depth`. shape: (X, Y, Z) of the images on that depth's grid."""
-    layers = list(_layers(network, depth, shape, batch))
+def count(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1) -> Work:
+    """Returns the work of one forward pass at an entry. shape: (X, Y, Z) of the images on its grid."""
+    layers = list(_layers(network, entry, shape, batch))
     return Work(*(sum(getattr(layer, name) for layer in layers) for name in ("flop", "weights", "values")))
 
 
-def least_memory_bytes(network: NetworkConfig, depth: int, shape: Shape, batch: int = 1, precision: str = "fp32") -> int:
+def least_memory_bytes(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1, precision: str = "fp32") -> int:
     """Returns the least memory that any engine needs: the weights, and the input and output of the largest layer."""
-    layers = list(_layers(network, depth, shape, batch))
+    layers = list(_layers(network, entry, shape, batch))
     values = sum(layer.weights for layer in layers) + max(layer.values for layer in layers)
     return values * BYTES_PER_VALUE[precision]
 
 
-def _layers(network: NetworkConfig, depth: int, shape: Shape, batch: int) -> Iterator[Work]:
+def _layers(network: NetworkConfig, entry: Entry, shape: Shape, batch: int) -> Iterator[Work]:
     """Yields the work of every layer, in the order of `RareUNet.forward`."""
+    first = min(entry)
     channels = [min(network.num_filters * 2**level, _MAX_FILTERS) for level in range(network.num_levels + 1)]
 
     def voxels(level: int) -> int:
-        step: int = 2 ** (level - depth)
-        return batch * math.prod(size // step for size in shape)
+        x, y, z = (max(level - depth, 0) for depth in entry)
+        return batch * math.prod(coarsened(shape, (x, y, z)))
 
     def convolution(inputs: int, outputs: int, level: int, kernel: int = 27) -> Work:
         weights = kernel * inputs * outputs
@@ -61,14 +63,14 @@ def _layers(network: NetworkConfig, depth: int, shape: Shape, batch: int) -> Ite
             yield convolution(inputs if index == 0 else outputs, outputs, level)
             yield Work(0, 2 * outputs, 2 * outputs * voxels(level))
 
-    for level in range(depth, network.num_levels + 1):
-        if level > depth:
+    for level in range(first, network.num_levels + 1):
+        if level > first:
             yield Work(0, 0, channels[level - 1] * (voxels(level - 1) + voxels(level)))
-        yield from block(network.in_channels if level == depth else channels[level - 1], channels[level], level)
-    for level in range(network.num_levels - 1, depth - 1, -1):
+        yield from block(network.in_channels if level == first else channels[level - 1], channels[level], level)
+    for level in range(network.num_levels - 1, first - 1, -1):
         above, below = channels[level], channels[level + 1]
         weights = 27 * below * above
-        # in a transposed convolution of stride 2 every input voxel meets every tap once
+        # in a transposed convolution every input voxel meets every tap once
         yield Work(2 * weights * voxels(level + 1), weights + above, below * voxels(level + 1) + above * voxels(level))
         yield from block(2 * above, above, level, num_convs=1)
-    yield convolution(channels[depth], network.num_classes, depth, kernel=1)
+    yield convolution(channels[first], network.num_classes, first, kernel=1)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Size, Targets
+from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Share, Size, Targets
 from rarecli.core.config.loading import validate
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.safe_text import read_yaml
@@ -88,6 +88,14 @@ class TrainConfig(Frozen):
     coarse_from: PositiveInt = 2
     coarse_strength: float = Field(default=1.0, ge=0, le=4)
     """The augmentation ranges of coarse views, relative to those of other samples."""
+    thick_views: int = Field(default=0, ge=0, le=1000)
+    """Additional samples of every case per epoch, each at an entry whose axes differ in depth, mostly with thick slices along one axis."""
+    thick_weight: float = Field(default=1.0, ge=0)
+    """Weight of the mean loss of thick views, beside the mean over the depths."""
+    thin_slices: Share = 0.3
+    """Share of the thick views whose slices are thinner than their distance, as scans with gaps have."""
+    any_size: bool = False
+    """Train without padding: scans of different sizes are processed one after another, and prediction pads nothing either."""
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     """Share of the patches centred on a foreground voxel."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
@@ -108,6 +116,10 @@ class TrainConfig(Frozen):
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+
+    def thick_views_at(self, depth: int, deepest: int) -> int:
+        """Return how many thick views an epoch draws of a case that can enter from `depth` on. The plain networks have one entry."""
+        return self.thick_views * (self.arch == "rare-unet" and depth < deepest)
 
     def views_at(self, depth: int) -> int:
         """Return how many samples an epoch draws of a case at a depth where it can enter."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.config.plan import Fingerprint, Plan
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import normalise
@@ -28,7 +29,7 @@ def intensity_statistics(image: FloatArray, depth: int, plan: Plan) -> FloatArra
 
     image: (C, X, Y, Z), not normalised, on the grid of `depth`.
     """
-    views = (downsample(edge_pad(image, 2**deeper), deeper, "centred") for deeper in range(plan.num_levels - depth))
+    views = (downsample(edge_pad(image, 2**deeper), isotropic(deeper), "centred") for deeper in range(plan.num_levels - depth))
     return np.stack([_statistics(normalise(view, plan.normalisation)) for view in views])
 
 
@@ -54,10 +55,10 @@ def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
         return tuple(found)
     for axis, zoom, spacing, grid in zip("xyz", scan.route.zoom, scan.spacing_mm, scan.route.grid_spacing_mm, strict=True):
         if not 1 / _MOST_ZOOM <= zoom <= _MOST_ZOOM:
-            found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of depth {scan.route.depth}")
+            found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of {entry_text(scan.route.entry)}")
     if not any("spacing" in text for text in found) and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
         found.append(
-            f"its finest spacing is {min(scan.spacing_mm):.3g} mm, but depth {scan.route.depth} was trained at about "
+            f"its finest spacing is {min(scan.spacing_mm):.3g} mm, but {entry_text(scan.route.entry)} was trained at about "
             f"{min(scan.route.grid_spacing_mm):.3g} mm"
         )
     for axis, extent, (low, high) in zip("xyz", scan.extent_mm, known.extent_mm, strict=True):

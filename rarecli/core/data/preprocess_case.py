@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rarecli.core.config.geometry import entry_set, isotropic
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import PercentileNormalisation, Plan
 from rarecli.core.data.cases import Case, read_case
@@ -32,7 +33,7 @@ from rarecli.core.imaging.resampling import resample, resample_labels, resampled
 from rarecli.core.jobs.files import atomic_file, cannot_write
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.jobs.memory import require_memory
-from rarecli.core.types import FloatArray, IntArray
+from rarecli.core.types import FloatArray, IntArray, Triple
 
 _SAMPLES_PER_CASE = 2000
 
@@ -87,8 +88,8 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
         depth = 0
         image, labels = fit_shape(image, plan.patch_size), fit_shape(labels, plan.patch_size)
     else:
-        way = routing.route(scan.spacing_mm, plan.spacing_mm, range(plan.num_levels))
-        depth = way.depth
+        way = _route(scan.spacing_mm, plan)
+        depth = way.entry[0]
         image, labels = resample(image, way.zoom), resample_labels(labels, way.zoom, plan.num_classes)
     image = np.ascontiguousarray(image, dtype=np.float32)
     labels = np.ascontiguousarray(labels, dtype=np.uint8)
@@ -111,9 +112,14 @@ def _require_affordable(case: Case, plan: Plan) -> None:
     shape, spacing_mm, _ = ras_geometry(case.images[0])
     goal = plan.patch_size
     if not plan.fixed_shape:
-        goal = resampled_shape(shape, routing.route(spacing_mm, plan.spacing_mm, range(plan.num_levels)).zoom)
+        goal = resampled_shape(shape, _route(spacing_mm, plan).zoom)
     # image and labels on both grids
     require_memory(4 * (len(plan.channel_names) + 1) * (math.prod(shape) + math.prod(goal)), "preparing the case")
+
+
+def _route(spacing_mm: Triple, plan: Plan) -> routing.Route:
+    """Return where a training case enters: it is kept at the depth of its finest axis."""
+    return routing.route(spacing_mm, plan.spacing_mm, entry_set("isotropic", plan.num_levels))
 
 
 def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
@@ -133,7 +139,7 @@ def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
     for deeper in range(plan.num_levels - depth):
         step = 2**deeper
         padded = edge_pad(image, step)
-        result.append(percentile_limits(downsample(padded, deeper, "centred"), rule.lower, rule.upper))
+        result.append(percentile_limits(downsample(padded, isotropic(deeper), "centred"), rule.lower, rule.upper))
     return tuple(result)
 
 

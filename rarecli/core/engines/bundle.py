@@ -10,6 +10,7 @@ from rarecli.core.engines.manifest import MANIFEST, HashedFile, Manifest
 from rarecli.core.errors import ModelError
 from rarecli.core.jobs.files import read_json, sha256
 from rarecli.core.jobs.safe_text import is_inside
+from rarecli.core.types import Entry
 
 
 def load_manifest(bundle: Path) -> Manifest:
@@ -31,32 +32,32 @@ class Bundle:
         self.path, self.manifest = path, load_manifest(path)
         self._verified: set[str] = set()
 
-    def engine_file(self, depth: int) -> Path:
-        """Return the path of a depth's ONNX engine. The engine and its shared weights are compared with the manifest."""
+    def engine_file(self, entry: Entry) -> Path:
+        """Return the path of an entry's ONNX engine. The engine and its shared weights are compared with the manifest."""
         if self.manifest.weights:
             self.file(self.manifest.weights)
-        return self.file(self.manifest.engine(depth))
+        return self.file(self.manifest.engine(entry))
 
     def verify(self) -> None:
         """Compare every file with the manifest. Raises ModelError at the first missing or changed file."""
         manifest = self.manifest
         plans = [engine.plan for engine in manifest.engines if engine.plan]
-        vectors = [entry for vector in manifest.conformance for entry in (vector.scan, vector.labels, vector.arrays)]
-        for entry in (*([manifest.weights] if manifest.weights else []), *manifest.engines, *plans, *vectors):
-            self.file(entry)
+        vectors = [file for vector in manifest.conformance for file in (vector.scan, vector.labels, vector.arrays)]
+        for file in (*([manifest.weights] if manifest.weights else []), *manifest.engines, *plans, *vectors):
+            self.file(file)
 
-    def file(self, entry: HashedFile) -> Path:
+    def file(self, hashed: HashedFile) -> Path:
         """Return the path of a file. Raises ModelError if it is missing, was changed, or is outside the bundle."""
-        path = self.path / entry.file
-        if entry.file in self._verified:
+        path = self.path / hashed.file
+        if hashed.file in self._verified:
             return path
-        if not is_inside(entry.file):
-            raise ModelError("a path leaves the bundle", path=self.path / MANIFEST, found=entry.file)
+        if not is_inside(hashed.file):
+            raise ModelError("a path leaves the bundle", path=self.path / MANIFEST, found=hashed.file)
         if not path.is_file():
             raise ModelError("a file of the bundle is missing", path=path, remedy="copy the bundle as a whole")
-        if (found := sha256(path)) != entry.sha256:
+        if (found := sha256(path)) != hashed.sha256:
             raise ModelError(
-                "a file of the bundle was changed", path=path, field="sha256", found=found, expected=entry.sha256, remedy="export again"
+                "a file of the bundle was changed", path=path, field="sha256", found=found, expected=hashed.sha256, remedy="export again"
             )
-        self._verified.add(entry.file)
+        self._verified.add(hashed.file)
         return path

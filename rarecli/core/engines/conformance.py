@@ -1,9 +1,9 @@
 """Conformance vectors: small phantom scans with the result of every step, to test a consumer of the bundle.
 
 BUNDLE/conformance/
-  depthK_scan.nii.gz       a scan that routes to depth K: axes not in RAS order, one of them coarser than the grid and one finer
-  depthK_labels.nii.gz     its labels, on its own grid
-  depthK.safetensors       image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): on the same grid
+  ENTRY_scan.nii.gz        a scan that routes to the entry: axes not in RAS order, one of them coarser than the grid and one finer
+  ENTRY_labels.nii.gz      its labels, on its own grid
+  ENTRY.safetensors        image (C, X, Y, Z): on the routed grid, normalised, not padded; logits (K, X, Y, Z): on the same grid
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from rarecli.core.config.geometry import entry_name, entry_text, is_isotropic
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import ConformanceVector, HashedFile
@@ -22,41 +23,54 @@ from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, mean_probabilities
-from rarecli.core.imaging.scan_rules import ScanRules
+from rarecli.core.imaging.scan_rules import EntryRule, ScanRules
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
 from rarecli.core.jobs.files import sha256
+from rarecli.core.types import Entry
 
 FOLDER = "conformance"
-_MOST_VOXELS_PER_AXIS = 35
+_MOST_VOXELS_PER_AXIS = 34
 """Keeps the bundle small, while windows of 32 still overlap."""
 
 
 def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[ConformanceVector, ...]:
-    """Write the vectors of every depth, computed by `runner` (PyTorch), and return their entries for the manifest."""
+    """Write the vectors, computed by `runner` (PyTorch), and return their entries for the manifest.
+
+    There is one for each isotropic entry, and three for entries with thick slices: one along each axis.
+    """
     vectors = []
     (bundle / FOLDER).mkdir()
-    for entry in rules.entries:
-        spec, depth = rules.spec, entry.depth
-        x, y, z = entry.grid_spacing_mm
+    for number, rule in enumerate(_chosen(rules)):
+        x, y, z = rule.grid_spacing_mm
         # a little more than a patch, so that windows overlap where the patch is small enough
-        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(entry.patch_shape, (x, y, z), strict=True))
-        phantom, _ = Phantom(depth, (a, b, c), spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
+        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(rule.patch_shape, (x, y, z), strict=True))
+        phantom, _ = Phantom(number, (a, b, c), rules.spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
         scan_file, labels_file, arrays_file = (
-            Path(FOLDER) / f"depth{depth}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
+            Path(FOLDER) / f"{entry_name(rule.entry)}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
         )
         write_image(bundle / scan_file, phantom.data if phantom.num_channels > 1 else phantom.data[0], phantom)
         scan = read_volume(bundle / scan_file)
         routed = prepare_scan(scan, rules)
-        assert routed.route.depth == depth
-        logits = sliding_logits(routed.image, rules, depth, runner.run)
-        write_labels(bundle / labels_file, label_values(classes_of(logits, routed), spec), scan)
+        assert routed.route.entry == rule.entry
+        logits = sliding_logits(routed.image, rules, rule.entry, runner.run)
+        write_labels(bundle / labels_file, label_values(classes_of(logits, routed), rules.spec), scan)
         save_file({"image": np.ascontiguousarray(routed.image), "logits": np.ascontiguousarray(logits)}, bundle / arrays_file)
-        scan_entry, labels_entry, arrays_entry = (
+        scan_hash, labels_hash, arrays_hash = (
             HashedFile(file=name.as_posix(), sha256=sha256(bundle / name)) for name in (scan_file, labels_file, arrays_file)
         )
-        vectors.append(ConformanceVector(depth=depth, scan=scan_entry, labels=labels_entry, arrays=arrays_entry))
+        vectors.append(ConformanceVector(entry=rule.entry, scan=scan_hash, labels=labels_hash, arrays=arrays_hash))
     return tuple(vectors)
+
+
+def _chosen(rules: ScanRules) -> list[EntryRule]:
+    """Return the entries that have a vector: the isotropic ones, and the thickest slices along each axis."""
+    thick: dict[int, EntryRule] = {}
+    for rule in rules.entries:
+        axis = int(np.argmax(rule.entry))
+        if not is_isotropic(rule.entry) and (axis not in thick or max(rule.entry) > max(thick[axis].entry)):
+            thick[axis] = rule
+    return [rule for rule in rules.entries if is_isotropic(rule.entry)] + [thick[axis] for axis in sorted(thick)]
 
 
 def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> list[str]:
@@ -69,19 +83,20 @@ def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> l
     lines = [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
     if reference is None:
         return [*lines, "large images: not compared, there is no other backend here"]
-    return lines + [_verify_on_background(bundle, depth, runner, reference) for depth in runner.depths]
+    return lines + [_verify_on_background(bundle, entry, runner, reference) for entry in runner.entries]
 
 
-def _verify_on_background(bundle: Bundle, depth: int, runner: Runner, reference: Runner) -> str:
+def _verify_on_background(bundle: Bundle, entry: Entry, runner: Runner, reference: Runner) -> str:
     """Compare an engine on a large constant background, where engines that are right on small images have failed."""
     manifest = bundle.manifest
-    spec, plan = manifest.spec, manifest.engine(depth).plan
-    shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, depth)
+    spec, plan = manifest.spec, manifest.engine(entry).plan
+    shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, entry)
     image = background_image(spec, shape)
-    name = f"{manifest.engine(depth).file}, {runner.backend}, on a large image"
-    gate = Gate(name, spec, depth, manifest.precision, "use another backend, or export again")
-    agreement = gate.compare(runner.run(image, depth), reference.run(image, depth))
-    return f"depth {depth}: {' x '.join(map(str, shape))} voxels within {agreement.max_abs:.1e} of {reference.backend} ({runner.backend})"
+    name = f"{manifest.engine(entry).file}, {runner.backend}, on a large image"
+    gate = Gate(name, spec, entry, manifest.precision, "use another backend, or export again")
+    agreement = gate.compare(runner.run(image, entry), reference.run(image, entry))
+    size = " x ".join(map(str, shape))
+    return f"{entry_text(entry)}: {size} voxels within {agreement.max_abs:.1e} of {reference.backend} ({runner.backend})"
 
 
 def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) -> str:
@@ -90,25 +105,26 @@ def _verify_vector(bundle: Bundle, vector: ConformanceVector, runner: Runner) ->
     expected_labels = read_labels(bundle.file(vector.labels)).data[0]
     arrays = load_file(bundle.file(vector.arrays))
     routed = prepare_scan(scan, rules)
-    if routed.route.depth != vector.depth:
-        raise ModelError("the scan is routed to a different depth", path=vector.scan.file, found=routed.route.depth, expected=vector.depth)
+    if routed.route.entry != vector.entry:
+        found, expected = entry_text(routed.route.entry), entry_text(vector.entry)
+        raise ModelError("the scan is routed to a different entry", path=vector.scan.file, found=found, expected=expected)
     image_off = float(np.abs(routed.image - arrays["image"]).max())
     if image_off > 1e-5:
         raise ModelError("the scan is prepared differently", path=vector.arrays.file, field="image", found=f"off by {image_off:.1e}")
-    logits = sliding_logits(routed.image, rules, vector.depth, runner.run)
-    expected = arrays["logits"]
-    tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(expected).max())
-    off = float(np.abs(logits - expected).max())
+    logits = sliding_logits(routed.image, rules, vector.entry, runner.run)
+    reference = arrays["logits"]
+    tolerance = RELATIVE_TOLERANCE[bundle.manifest.precision] * float(np.abs(reference).max())
+    off = float(np.abs(logits - reference).max())
     # an error of the logits changes a probability by at most half of it
-    two_best = np.sort(mean_probabilities(expected, routed), axis=0)[-2:]
+    two_best = np.sort(mean_probabilities(reference, routed), axis=0)[-2:]
     uncertain = routed.restore_labels((two_best[1] - two_best[0] <= tolerance).astype(np.uint8)).astype(bool)
     wrong = (label_values(classes_of(logits, routed), spec) != expected_labels) & ~uncertain
     if not off <= tolerance or wrong.any():
         raise ModelError(
             "the engine does not reproduce the conformance vector",
             path=vector.arrays.file,
-            field=f"depth {vector.depth}, {runner.backend}",
+            field=f"{entry_text(vector.entry)}, {runner.backend}",
             found=f"logits off by {off:.1e}, {int(wrong.sum())} labels wrong",
             expected=f"at most {tolerance:.1e}, none",
         )
-    return f"depth {vector.depth}: logits within {off:.1e}, labels correct ({runner.backend})"
+    return f"{entry_text(vector.entry)}: logits within {off:.1e}, labels correct ({runner.backend})"

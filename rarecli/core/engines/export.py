@@ -2,9 +2,9 @@
 
 BUNDLE/
   manifest.json                    the contract
-  depth0.onnx, depth1.onnx, ...    one graph per routing depth
+  entry_0_0_0.onnx, ...            one graph per entry
   weights.safetensors              their weights (absent with --self-contained)
-  depth0.plan, depth0.plan.json, ...   TensorRT plans for this machine, with --format tensorrt
+  entry_0_0_0.plan, .plan.json, ...   TensorRT plans for this machine, with --format tensorrt
   conformance/                     vectors to test a consumer
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from rarecli.core.config.geometry import EntrySet, entry_name, entry_set, entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
 from rarecli.core.engines.bundle import Bundle
@@ -40,7 +41,7 @@ from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.model import build_network, checkpoint
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 from rarecli.core.versions import installed_versions
 
 WEIGHTS = "weights.safetensors"
@@ -61,11 +62,12 @@ class TensorRtOptions:
 class ExportOptions:
     """What to write. onnx is always written; tensorrt plans are built from it on this machine's GPU.
 
-    depths: all by default. self_contained: keep the weights inside each graph. check: False skips the comparison with PyTorch and the
+    entries: a set of entries or chosen ones; by default thick for a model that was trained for thick slices, else isotropic.
+    self_contained: keep the weights inside each graph. check: False skips the comparison with PyTorch and the
     conformance vectors; only for timing, where they would take longer than the measurement.
     """
 
-    depths: Sequence[int] | None = None
+    entries: EntrySet | Sequence[Entry] | None = None
     formats: Sequence[str] = ("onnx",)
     precision: Precision = "fp32"
     self_contained: bool = False
@@ -77,7 +79,7 @@ class ExportOptions:
 def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), reporter: Reporter = Silent()) -> Manifest:
     """Write the bundle of a model, whole or not at all, and only if every engine agrees with PyTorch. Return its manifest.
 
-    Raises ModelError if an engine fails its parity gate, UsageError for a depth that the model does not have, an unknown format, or a
+    Raises ModelError if an engine fails its parity gate, UsageError for an entry that the model does not have, an unknown format, or a
     self-contained bundle as the model, EnvironmentFault if TensorRT or a GPU is missing.
     """
     if stray := sorted(set(options.formats) - set(FORMATS)):
@@ -86,24 +88,24 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     source = find_model(model)
     require_new_folder(bundle, MANIFEST, "a bundle", again=options.overwrite, resumable=False)
     spec, precision = source.spec, options.precision
-    depths = _choose_depths(spec, options.depths)
-    rules = rules_of(spec, depths)
+    entries = choose_entries(spec, options.entries)
+    rules = rules_of(spec, entries)
     network = build_network(spec.network)
     checkpoint.load_weights(network, source.weights)
     network.eval()
-    with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu")) as reference:
-        graphs = {depth: onnx_export.trace(network, spec, depth, precision) for depth in reporter.track(depths, "trace", len(depths))}
+    with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
+        graphs = {entry: onnx_export.trace(network, spec, entry, precision) for entry in reporter.track(entries, "trace", len(entries))}
         shared = None
         if not options.self_contained:
-            onnx_export.save_shared_weights(onnx_export.weights_of(graphs, network), folder / WEIGHTS)
+            onnx_export.save_shared_weights(onnx_export.weights_of(graphs.values(), network), folder / WEIGHTS)
             shared = HashedFile(file=WEIGHTS, sha256=sha256(folder / WEIGHTS))
         engines = []
-        for depth, graph in graphs.items():
-            file = folder / f"depth{depth}.onnx"
+        for entry, graph in graphs.items():
+            file = folder / f"{entry_name(entry)}.onnx"
             if shared:
                 onnx_export.share_weights(graph, folder / WEIGHTS)
             onnx_export.save_graph(graph, file)
-            engines.append(_describe(rules, depth, file))
+            engines.append(_describe(rules, entry, file))
         manifest = Manifest(
             spec=spec,
             precision=precision,
@@ -142,21 +144,26 @@ def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -
         parities = {}
         for runner in runners:
             with runner:
-                run = partial(runner.run, depth=engine.depth)
+                run = partial(runner.run, entry=engine.entry)
                 name = f"{engine.file}, {runner.backend}"
-                parities[runner.backend] = check_parity(name, run, manifest.spec, engine.depth, manifest.precision, reference)
+                parities[runner.backend] = check_parity(name, run, manifest.spec, engine.entry, manifest.precision, reference)
         parity = worst(parities)
         checked.append(engine.model_copy(update={"parity": parity}))
         off, names = max(parity.max_abs, parity.large_max_abs or 0), " and ".join(parity.runners)
-        reporter.say(f"depth {engine.depth}: logits within {off:.1e} of PyTorch in {names}, {parity.label_changes} labels changed")
+        reporter.say(f"{entry_text(engine.entry)}: logits within {off:.1e} of PyTorch in {names}, {parity.label_changes} labels changed")
     return checked
 
 
-def _choose_depths(spec: ModelSpec, depths: Sequence[int] | None) -> list[int]:
-    chosen = list(range(spec.network.num_depths)) if depths is None else sorted(set(depths))
-    if stray := [depth for depth in chosen if not 0 <= depth < spec.network.num_depths]:
-        raise UsageError("the model has no such depth", field="depths", found=stray, expected=f"0 to {spec.network.num_depths - 1}")
-    return chosen
+def choose_entries(spec: ModelSpec, asked: EntrySet | Sequence[Entry] | None) -> tuple[Entry, ...]:
+    """Return the entries to export, by total depth. Raises UsageError for one that the model does not have."""
+    if asked is None:
+        asked = "thick" if spec.per_axis else "isotropic"
+    chosen = entry_set(asked, spec.network.num_depths) if isinstance(asked, str) else tuple(asked)
+    there = spec.entries
+    if stray := [entry for entry in chosen if entry not in there]:
+        found, expected = ("; ".join(map(entry_text, entries)) for entries in (stray, there))
+        raise UsageError("the model has no such entry", field="entries", found=found, expected=expected)
+    return tuple(sorted(set(chosen), key=lambda entry: (sum(entry), entry)))
 
 
 def _build_plan(
@@ -169,7 +176,7 @@ def _build_plan(
     gpu: Gpu | None,
     options: TensorRtOptions,
 ) -> PlanFacts:
-    """Build a depth's plan, and compare it with PyTorch if there is a GPU to run it."""
+    """Build an entry's plan, and compare it with PyTorch if there is a GPU to run it."""
     profile = profile_for(engine, options.shape_min, options.shape_opt, options.shape_max)
 
     def check(plan: Path) -> Parity:
@@ -179,7 +186,7 @@ def _build_plan(
                 plan.name,
                 lambda image: context.infer({INPUT: image})[OUTPUT],
                 spec,
-                engine.depth,
+                engine.entry,
                 precision,
                 reference,
                 shapes=shapes,
@@ -190,10 +197,10 @@ def _build_plan(
     return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
 
 
-def _describe(rules: ScanRules, depth: int, file: Path) -> Engine:
+def _describe(rules: ScanRules, entry: Entry, file: Path) -> Engine:
     network = rules.spec.network
     return Engine(
-        **rules.entry(depth).model_dump(),
+        **rules.entry(entry).model_dump(),
         file=file.name,
         sha256=sha256(file),
         input=TensorInfo(name=INPUT, shape=(-1, network.in_channels, -1, -1, -1)),

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rarecli.core.config.base import Count, Frozen, Name, Size
+from rarecli.core.config.geometry import Entry, entry_text, is_isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
-from rarecli.core.imaging.scan_rules import Depth, Entry, ResamplingRule, RoutingRule, ScanRules, Share, WindowRule
+from rarecli.core.imaging.scan_rules import Depths, EntryRule, ResamplingRule, RoutingRule, ScanRules, Share, WindowRule
 
 MANIFEST = "manifest.json"
 
@@ -73,7 +74,7 @@ class Parity(Frozen):
 class ConformanceVector(Frozen):
     """One scan with the result of every step: `rarecli/core/engines/conformance.py`."""
 
-    depth: Depth
+    entry: Depths
     scan: HashedFile
     labels: HashedFile
     arrays: HashedFile
@@ -87,7 +88,7 @@ class Gpu(Frozen):
 
 
 class PlanFacts(HashedFile):
-    """A TensorRT plan and the machine and shapes it is for. `depthK.plan.json` beside the plan holds the same content."""
+    """A TensorRT plan and the machine and shapes it is for. `ENTRY.plan.json` beside the plan holds the same content."""
 
     library: Name
     version: Name
@@ -102,7 +103,7 @@ class PlanFacts(HashedFile):
     """The comparison with PyTorch; null: built but never run, which proves only that the plan compiles."""
 
 
-class Engine(HashedFile, Entry):
+class Engine(HashedFile, EntryRule):
     """One entry into the network, as an ONNX graph and optionally also as a TensorRT plan."""
 
     input: TensorInfo
@@ -115,7 +116,7 @@ class Engine(HashedFile, Entry):
 class Manifest(Frozen):
     """The content of manifest.json."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     spec: ModelSpec
     precision: Precision
     opset: int = Field(ge=1, le=100)
@@ -124,15 +125,18 @@ class Manifest(Frozen):
     window: WindowRule = WindowRule()
     weights: HashedFile | None
     """The file with the weights of all graphs; null if each graph holds its own."""
-    engines: tuple[Engine, ...] = Field(min_length=1, max_length=10)
+    engines: tuple[Engine, ...] = Field(min_length=1, max_length=1000)
     conformance: tuple[ConformanceVector, ...] = Field(max_length=100)
     versions: dict[Name, Name] = Field(max_length=100)
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        depths = [engine.depth for engine in self.engines]
-        if sorted(self.routing.depths) != sorted(depths) or len(set(depths)) < len(depths) or max(depths) >= self.spec.network.num_depths:
-            raise ValueError(f"routing to depths {self.routing.depths}, engines {depths}, entries {self.spec.network.num_depths}")
+        entries = [engine.entry for engine in self.engines]
+        deepest = max(max(entry) for entry in entries)
+        if sorted(self.routing.entries) != sorted(entries) or len(set(entries)) < len(entries) or deepest >= self.spec.network.num_depths:
+            raise ValueError(f"routing to {self.routing.entries}, engines {entries}, {self.spec.network.num_depths} depths")
+        if self.routing.by == "finest" and not any(is_isotropic(entry) for entry in entries):
+            raise ValueError("the finest axis routes to entries with one depth along all axes, and there is none")
         network, plan = self.spec.network, self.spec.plan
         channels = {network.in_channels, len(plan.channel_names), *(engine.input.shape[1] for engine in self.engines)}
         classes = {network.num_classes, plan.num_classes, *(engine.output.shape[1] for engine in self.engines)}
@@ -143,25 +147,25 @@ class Manifest(Frozen):
     @property
     def rules(self) -> ScanRules:
         """How a scan becomes labels with these engines."""
-        entries = tuple(Entry(**{name: getattr(engine, name) for name in Entry.model_fields}) for engine in self.engines)
+        entries = tuple(EntryRule(**{name: getattr(engine, name) for name in EntryRule.model_fields}) for engine in self.engines)
         return ScanRules(spec=self.spec, routing=self.routing, resampling=self.resampling, window=self.window, entries=entries)
 
     @property
-    def depths(self) -> tuple[int, ...]:
-        """The depths for which the bundle has engines."""
-        return self.routing.depths
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries for which the bundle has engines."""
+        return self.routing.entries
 
-    def engine(self, depth: int) -> Engine:
-        """Return the engine of a depth. Raises UsageError if the bundle has none."""
+    def engine(self, entry: Entry) -> Engine:
+        """Return the engine of an entry. Raises UsageError if the bundle has none."""
         for engine in self.engines:
-            if engine.depth == depth:
+            if engine.entry == entry:
                 return engine
         raise UsageError(
-            "the bundle has no engine for this depth",
-            field="depth",
-            found=depth,
-            expected=", ".join(str(engine.depth) for engine in self.engines),
-            remedy="export again with --depths",
+            "the bundle has no engine for this entry",
+            field="entry",
+            found=entry_text(entry),
+            expected="; ".join(entry_text(engine.entry) for engine in self.engines),
+            remedy="export again with --entries",
         )
 
 

@@ -1,8 +1,9 @@
 """Exports the entries of the network as ONNX graphs that share one file of weights.
 
 The graphs of a bundle hold no weights: each initializer points by offset into one safetensors file as ONNX external data.
-Four entries need one set of weights, in a file that PyTorch loads as well.
-Decision: docs/decisions/0004-static-trace-dynamic-engine.md.
+All entries need one set of weights, in a file that PyTorch loads as well. Where an axis is coarse, the graph computes the adapted kernels
+from the shared weights.
+Decisions: docs/decisions/0004-static-trace-dynamic-engine.md, docs/decisions/0019-resolution-is-a-vector.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
@@ -25,47 +27,53 @@ from rarecli.core.engines import instance_norm
 from rarecli.core.engines.manifest import Precision
 from rarecli.core.errors import ModelError, missing_extra
 from rarecli.core.model import RareUNet
-from rarecli.core.types import AnyArray
+from rarecli.core.types import AnyArray, Entry, Shape
 
 OPSET = 20
 INPUT, OUTPUT = "image", "logits"
 SHAPE_FREE_OPS = {"Conv", "InstanceNormalization", "LeakyRelu", "MaxPool", "ConvTranspose", "Concat"}
-_PREFIX = "network."
+_KERNEL_OPS = {"Reshape", "MatMul"}
+"""Adapt the kernels of coarse axes. They work on weights, whose sizes are fixed, and are computed once, when an engine is opened."""
 
 Graph = Any  # onnx.ModelProto; onnx is imported when the first graph is made
 
 
 class EntryPoint(nn.Module):
-    """The network with one fixed depth of entry, as an engine computes it."""
+    """The network with one fixed entry, as an engine computes it.
 
-    def __init__(self, network: RareUNet, depth: int) -> None:
+    The weights are inputs, so that the exporter does not compute what depends on them alone: each graph would hold adapted kernels then.
+    """
+
+    def __init__(self, network: RareUNet, entry: Entry) -> None:
         super().__init__()
-        self.network, self.depth = network, depth
+        self.held, self.names, self.entry = (network,), list(network.state_dict()), entry
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, weights: list[Tensor]) -> Tensor:
         """Return logits (B, K, X, Y, Z) for an image (B, C, X, Y, Z)."""
-        logits: Tensor = self.network(image, self.depth)
+        (network,) = self.held
+        logits: Tensor = functional_call(network, dict(zip(self.names, weights, strict=True)), (image, self.entry))
         return logits
 
 
-def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) -> Graph:
-    """Return one entry as a graph with its weights inside. The batch is dynamic, spatial sizes in multiples of the depth's divisor.
+def trace(network: RareUNet, spec: ModelSpec, entry: Entry, precision: Precision) -> Graph:
+    """Return one entry as a graph with its weights inside. The batch is dynamic, spatial sizes in multiples of the entry's divisors.
 
     fp16 keeps instance norms and the graph's input and output in float32. Raises ModelError for an operator that may hold a size.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would warn that torchvision is not installed
-    step = geometry.divisor(spec.network.num_levels, depth)
-    least = geometry.min_axis(spec.network.num_levels, depth)
-    example = torch.zeros(2, spec.network.in_channels, least, least + step, least + 2 * step)
+    weights = network.state_dict()
+    # every axis has another size, and every pooling halves it exactly
+    least = zip(geometry.min_shape(spec.network.num_levels, entry, any_size=False), (0, 1, 2), strict=True)
+    x, y, z = (size + more * size // geometry.MIN_BOTTLENECK for size, more in least)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
             program = torch.onnx.export(
-                EntryPoint(network, depth).eval(),
-                (example,),
+                EntryPoint(network, entry).eval(),
+                (torch.zeros(2, spec.network.in_channels, x, y, z), list(weights.values())),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[INPUT, *weights],
                 output_names=[OUTPUT],
                 external_data=False,
                 verbose=False,
@@ -75,27 +83,28 @@ def trace(network: RareUNet, spec: ModelSpec, depth: int, precision: Precision) 
     assert program is not None
     graph = program.model_proto
     _strip(graph)
-    _free_shapes(graph, step)
+    _hold_weights(graph, weights)
+    _free_shapes(graph, spec.divisors(entry))
+    if spec.any_size:
+        _crop_to_skips(graph)
     if precision == "fp16":
         graph = _to_float16(graph)
-    instance_norm.write_out(graph, depth, spec.network.num_levels)
-    facts = {"depth": depth, "grid_spacing_mm": spec.grid_spacing_mm(depth), "precision": precision}
+    instance_norm.write_out(graph)
+    facts = {"entry": entry, "grid_spacing_mm": spec.grid_spacing_mm(entry), "precision": precision}
     names = {"labels": spec.plan.label_names, "channels": spec.plan.channel_names}
     _set_metadata(graph, {f"rare.{key}": json.dumps(value) for key, value in (facts | names).items()})
     return graph
 
 
-def weights_of(graphs: Mapping[int, Graph], network: RareUNet) -> dict[str, AnyArray]:
+def weights_of(graphs: Iterable[Graph], network: RareUNet) -> dict[str, AnyArray]:
     """Return the weights of all graphs by their names in the network's state dict, each in the dtype of the graphs."""
     from onnx import numpy_helper
 
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    for graph in graphs.values():
+    for graph in graphs:
         for tensor in graph.graph.initializer:
-            name = tensor.name.removeprefix(_PREFIX)
-            if name not in weights:
-                raise ModelError("the exporter made a tensor that is not a weight", found=tensor.name, remedy="another version of torch")
-            weights[name] = numpy_helper.to_array(tensor).reshape(weights[name].shape)
+            if tensor.name in weights:
+                weights[tensor.name] = numpy_helper.to_array(tensor).reshape(weights[tensor.name].shape)
     return weights
 
 
@@ -110,7 +119,9 @@ def share_weights(graph: Graph, file: Path) -> None:
 
     places = _places(file)
     for tensor in graph.graph.initializer:
-        offset, length = places[tensor.name.removeprefix(_PREFIX)]
+        if tensor.name not in places:  # a constant
+            continue
+        offset, length = places[tensor.name]
         tensor.ClearField("raw_data")
         tensor.ClearField("int32_data")  # onnx may keep float16 here
         tensor.data_location = TensorProto.EXTERNAL
@@ -126,21 +137,57 @@ def save_graph(graph: Graph, file: Path) -> None:
     onnx.checker.check_model(str(file), full_check=True)
 
 
-def _free_shapes(graph: Graph, step: int) -> None:
-    """Make batch and spatial sizes dynamic, spatial sizes in multiples of `step`.
+def _hold_weights(graph: Graph, weights: Mapping[str, Tensor]) -> None:
+    """Turn the inputs that are weights into initializers; an entry needs only some of them."""
+    from onnx import numpy_helper
+
+    used = {name for node in graph.graph.node for name in node.input}
+    image = [value for value in graph.graph.input if value.name not in weights]
+    del graph.graph.input[:]
+    graph.graph.input.extend(image)
+    graph.graph.initializer.extend(numpy_helper.from_array(tensor.numpy(), name) for name, tensor in weights.items() if name in used)
+
+
+def _free_shapes(graph: Graph, divisors: Shape) -> None:
+    """Make batch and spatial sizes dynamic, spatial sizes in multiples of `divisors`.
 
     The graph was traced with fixed sizes, which takes a tenth of the time of tracing with symbolic sizes. The operators in
-    SHAPE_FREE_OPS hold no sizes, so only the declared shapes have to change; other operators are refused.
+    SHAPE_FREE_OPS hold no sizes, so only the declared shapes have to change; other operators on the image are refused.
     """
-    if stray := {node.op_type for node in graph.graph.node} - SHAPE_FREE_OPS:
-        expected = ", ".join(sorted(SHAPE_FREE_OPS))
-        raise ModelError("the exporter used operators that may hold a size", found=", ".join(sorted(stray)), expected=expected)
+    on_image = {value.name for value in graph.graph.input}
+    for node in graph.graph.node:
+        allowed = _KERNEL_OPS
+        if on_image & set(node.input):
+            on_image |= set(node.output)
+            allowed = SHAPE_FREE_OPS
+        if node.op_type not in allowed:
+            expected = ", ".join(sorted(allowed))
+            raise ModelError("the exporter used an operator that may hold a size", found=node.op_type, expected=expected)
     del graph.graph.value_info[:]
     for value in (*graph.graph.input, *graph.graph.output):
         batch, _, *space = value.type.tensor_type.shape.dim
         batch.dim_param = "batch"
-        for dim, axis in zip(space, "xyz", strict=True):
-            dim.dim_param = f"{step}*{axis}"
+        for dim, axis, step in zip(space, "xyz", divisors, strict=True):
+            dim.dim_param = f"{step}*{axis}" if step > 1 else axis
+
+
+def _crop_to_skips(graph: Graph) -> None:
+    """Crop upsampled features to the size of their skip connection, as the network does where an axis is odd."""
+    from onnx import helper, numpy_helper
+
+    constants = {"crop_from": [0, 0, 0], "crop_axes": [2, 3, 4]}
+    graph.graph.initializer.extend(numpy_helper.from_array(np.array(values, dtype=np.int64), name) for name, values in constants.items())
+    nodes = []
+    for node in graph.graph.node:
+        if node.op_type == "Concat":
+            above, skip = node.input
+            size, cropped = f"{node.name}_size", f"{node.name}_cropped"
+            nodes.append(helper.make_node("Shape", [skip], [size], name=size, start=2))
+            nodes.append(helper.make_node("Slice", [above, "crop_from", size, "crop_axes"], [cropped], name=cropped))
+            node.input[0] = cropped
+        nodes.append(node)
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def _to_float16(graph: Graph) -> Graph:

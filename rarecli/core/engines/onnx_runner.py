@@ -9,11 +9,11 @@ from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.jobs.safe_text import utf8_path
-from rarecli.core.types import FloatArray
+from rarecli.core.types import Entry, FloatArray
 
 
 class OnnxRunner:
-    """One onnxruntime session per depth, opened at its first use. See `runner.Runner`."""
+    """One onnxruntime session per entry, opened at its first use. See `runner.Runner`."""
 
     backend = "onnx"
 
@@ -24,9 +24,9 @@ class OnnxRunner:
             raise missing_extra("onnxruntime", "cpu") from None
         self._ort = onnxruntime
         self._bundle, self._num_threads = bundle, num_threads
-        self.depths = bundle.manifest.depths
+        self.entries = bundle.manifest.entries
         self._providers = self._choose_providers(device)
-        self._sessions: dict[int, Any] = {}
+        self._sessions: dict[Entry, Any] = {}
 
     def __enter__(self) -> OnnxRunner:
         return self
@@ -34,24 +34,24 @@ class OnnxRunner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._sessions.clear()
 
-    def run(self, image: FloatArray, depth: int) -> FloatArray:
+    def run(self, image: FloatArray, entry: Entry) -> FloatArray:
         """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
-        engine = self._bundle.manifest.engine(depth)
+        engine = self._bundle.manifest.engine(entry)
         with engine_errors(self._bundle.path / engine.file):
-            session = self._sessions.get(depth) or self._open(depth)
+            session = self._sessions.get(entry) or self._open(entry)
             logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]
         return logits
 
-    def _open(self, depth: int) -> Any:
+    def _open(self, entry: Entry) -> Any:
         options = self._ort.SessionOptions()
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if self._num_threads:
             options.intra_op_num_threads = self._num_threads
-        with utf8_path(self._bundle.engine_file(depth)) as path:
+        with utf8_path(self._bundle.engine_file(entry)) as path:
             session = self._ort.InferenceSession(str(path), options, providers=self._providers)
-        engine = self._bundle.manifest.engine(depth)
+        engine = self._bundle.manifest.engine(entry)
         require_tensors(engine, [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
-        self._sessions[depth] = session
+        self._sessions[entry] = session
         return session
 
     def _choose_providers(self, device: str) -> list[Any]:

@@ -21,7 +21,7 @@ _PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 def open_model(
     model: Path, backend: str = "auto", device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
 ) -> tuple[ScanRules, Runner]:
-    """A model's rules and a runner for it. Engines are opened when a depth is first needed.
+    """A model's rules and a runner for it. Engines are opened when an entry is first needed.
 
     backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, and the fastest installed backend for a bundle.
     num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that supports it.
@@ -106,4 +106,4 @@ def _open_torch(files: ModelFiles, device: str, num_threads: int | None) -> Runn
         torch.set_num_threads(num_threads)
     network = build_network(files.spec.network)
     load_weights(network, files.weights)
-    return TorchRunner(network, choose_device(device), files.bundle.manifest.depths if files.bundle else None)
+    return TorchRunner(network, choose_device(device), files.bundle.manifest.entries if files.bundle else files.spec.entries)

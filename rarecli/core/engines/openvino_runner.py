@@ -15,14 +15,14 @@ from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.probes import phantom_image
 from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
-from rarecli.core.types import FloatArray
+from rarecli.core.types import Entry, FloatArray
 
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}
 _NUM_CALIBRATION_IMAGES = 10
 
 
 class OpenVinoRunner:
-    """One compiled model per depth and shape, compiled at its first use, because fixed sizes run faster. See `runner.Runner`.
+    """One compiled model per entry and shape, compiled at its first use, because fixed sizes run faster. See `runner.Runner`.
 
     precision: fp32; bf16 or int8 on a CPU that supports it. For int8 an engine is quantised when it is opened. The ranges of activations
     come from phantoms, so they do not depend on the predicted scans; int8 costs some accuracy.
@@ -45,7 +45,7 @@ class OpenVinoRunner:
         if precision == "int8" and find_spec("nncf") is None:
             raise missing_extra("nncf", "int8")
         self._precision = precision
-        self._bundle, self.depths = bundle, bundle.manifest.depths
+        self._bundle, self.entries = bundle, bundle.manifest.entries
         self._options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
@@ -53,7 +53,7 @@ class OpenVinoRunner:
         }
         if num_threads:
             self._options["INFERENCE_NUM_THREADS"] = num_threads
-        self._requests: dict[tuple[int, tuple[int, ...]], Any] = {}
+        self._requests: dict[tuple[Entry, tuple[int, ...]], Any] = {}
 
     def __enter__(self) -> OpenVinoRunner:
         return self
@@ -61,23 +61,23 @@ class OpenVinoRunner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._requests.clear()
 
-    def run(self, image: FloatArray, depth: int) -> FloatArray:
+    def run(self, image: FloatArray, entry: Entry) -> FloatArray:
         """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
-        engine = self._bundle.manifest.engine(depth)
+        engine = self._bundle.manifest.engine(entry)
         with engine_errors(self._bundle.path / engine.file):
-            request = self._requests.get((depth, image.shape)) or self._open(depth, image.shape)
+            request = self._requests.get((entry, image.shape)) or self._open(entry, image.shape)
             # a copy, because the request reuses the memory of its output
             return np.array(request.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
-    def _open(self, depth: int, shape: tuple[int, ...]) -> Any:
-        model = self._core.read_model(str(self._bundle.engine_file(depth)))
-        engine = self._bundle.manifest.engine(depth)
+    def _open(self, entry: Entry, shape: tuple[int, ...]) -> Any:
+        model = self._core.read_model(str(self._bundle.engine_file(entry)))
+        engine = self._bundle.manifest.engine(entry)
         require_tensors(engine, _names_of(model.inputs), _names_of(model.outputs))
         model.reshape(list(shape))
         if self._precision == "int8":
             model = self._quantise(model, shape)
-        self._requests[depth, shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-        return self._requests[depth, shape]
+        self._requests[entry, shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        return self._requests[entry, shape]
 
     def _quantise(self, model: Any, shape: tuple[int, ...]) -> Any:
         import nncf

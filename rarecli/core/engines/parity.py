@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rarecli.core.config import geometry
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.manifest import Parity, Precision
 from rarecli.core.engines.probes import background_image, large_shape, phantom_image, random_image
 from rarecli.core.engines.runner import Runner
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging.overlap import dice
-from rarecli.core.types import FloatArray, Shape
+from rarecli.core.types import Entry, FloatArray, Shape
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
 """The largest difference of a logit, as a share of the largest logit of the same image."""
@@ -27,7 +28,7 @@ def check_parity(
     name: str,
     run: Callable[[FloatArray], FloatArray],
     spec: ModelSpec,
-    depth: int,
+    entry: Entry,
     precision: Precision,
     reference: Runner,
     *,
@@ -42,17 +43,17 @@ def check_parity(
     Raises ModelError unless all logits are finite and within the tolerance, the margin between PyTorch's two best logits is
     below twice the tolerance at every voxel whose label differs, and the Dice of every class is at least MIN_DICE.
     """
-    large = None if shapes else large_shape(spec, depth)
-    shapes = tuple(shapes or _shapes(spec, depth))
+    large = None if shapes else large_shape(spec, entry)
+    shapes = tuple(shapes or _shapes(spec, entry))
     small_images = [
         image
         for seed, shape in enumerate(shapes)
         for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch))
     ]
-    gate = Gate(name, spec, depth, precision, "nothing was written; try --precision fp32, or other versions of torch and onnxruntime")
-    small = [gate.compare(run(image), reference.run(image, depth)) for image in small_images]
+    gate = Gate(name, spec, entry, precision, "nothing was written; try --precision fp32, or other versions of torch and onnxruntime")
+    small = [gate.compare(run(image), reference.run(image, entry)) for image in small_images]
     background = background_image(spec, large) if large else None
-    on_large = [] if background is None else [gate.compare(run(background), reference.run(background, depth))]
+    on_large = [] if background is None else [gate.compare(run(background), reference.run(background, entry))]
     return Parity(
         runners=(),
         shapes=shapes,
@@ -93,7 +94,7 @@ class Gate:
 
     name: str
     spec: ModelSpec
-    depth: int
+    entry: Entry
     precision: Precision
     remedy: str
 
@@ -114,7 +115,7 @@ class Gate:
             raise ModelError(
                 "the engine does not agree with PyTorch",
                 path=self.name,
-                field=f"depth {self.depth}, {self.precision}, shape {expected.shape[2:]}",
+                field=f"{entry_text(self.entry)}, {self.precision}, shape {expected.shape[2:]}",
                 found=f"logits off by {off:.2e}, {unexplained} labels changed despite a clear margin, lowest Dice {worst_dice:.4f}",
                 expected=f"at most {tolerance:.2e}, none, at least {MIN_DICE[self.precision]}",
                 remedy=self.remedy,
@@ -122,7 +123,10 @@ class Gate:
         return Agreement(off, off / float(np.abs(expected).max()), int(differs.sum()), worst_dice)
 
 
-def _shapes(spec: ModelSpec, depth: int) -> tuple[Shape, ...]:
-    """Return the patch and two shapes that were never traced."""
-    least, step = geometry.min_axis(spec.network.num_levels, depth), geometry.divisor(spec.network.num_levels, depth)
-    return spec.patch_shape(depth), (least + step, least, least + 3 * step), (least + 2 * step, least + step, least)
+def _shapes(spec: ModelSpec, entry: Entry) -> tuple[Shape, ...]:
+    """Return the patch and two shapes that were never traced; with odd axes where the model takes any size."""
+    (x, y, z), (a, b, c) = spec.min_shape(entry), geometry.divisors(spec.network.num_levels, entry)
+    steps = (a, b, c) if not spec.any_size else (a - 1, b - 1, c - 1)
+    more = [(1, 0, 3), (2, 1, 0)]
+    others = [tuple(least + count * step for least, count, step in zip((x, y, z), counts, steps, strict=True)) for counts in more]
+    return spec.patch_shape(entry), *((x, y, z) for x, y, z in others)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from rarecli.core.config.geometry import coarsened, is_isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.resampling import resample
-from rarecli.core.types import FloatArray, Shape
+from rarecli.core.types import Entry, FloatArray, Shape
 
 _HEAD = (160, 192, 144)
 _BODY_RADIUS = 0.725
@@ -22,10 +23,14 @@ def phantom_image(spec: ModelSpec, shape: Shape, seed: int) -> FloatArray:
     return normalise(resample(scan.data, (x, y, z), shape), spec.plan.normalisation)[None]
 
 
-def large_shape(spec: ModelSpec, depth: int) -> Shape:
-    """Return the shape of the large test image at `depth`: four patches along each axis, at most a head of 160 x 192 x 144 at depth 0."""
-    x, y, z = (min(4 * size, most >> depth) for size, most in zip(spec.patch_shape(depth), _HEAD, strict=True))
-    return spec.engine_shape((x, y, z), depth)
+def large_shape(spec: ModelSpec, entry: Entry) -> Shape:
+    """Return the shape of the large test image at an entry: four patches along each axis, at most a head of 160 x 192 x 144 at depth 0.
+
+    Entries whose axes differ share their operators with the isotropic ones: half the head is enough for them.
+    """
+    head = _HEAD if is_isotropic(entry) else coarsened(_HEAD, (1, 1, 1))
+    x, y, z = (min(4 * size, most) for size, most in zip(spec.patch_shape(entry), coarsened(head, entry), strict=True))
+    return spec.engine_shape((x, y, z), entry)
 
 
 def background_image(spec: ModelSpec, shape: Shape) -> FloatArray:

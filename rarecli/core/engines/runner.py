@@ -1,4 +1,4 @@
-"""The interface of all backends: run the network at any depth."""
+"""The interface of all backends: run the network at any entry."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 
 from rarecli.core.engines.manifest import Engine
 from rarecli.core.errors import EnvironmentFault, ModelError, RareError, meaning
-from rarecli.core.types import FloatArray
+from rarecli.core.types import Entry, FloatArray
 
 
 class Runner(Protocol):
-    """Runs the network at any depth, inside the context."""
+    """Runs the network at any entry, inside the context."""
 
     backend: str
-    depths: tuple[int, ...]
-    """The depths that can be run."""
+    entries: tuple[Entry, ...]
+    """The entries that can be run."""
 
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
-    def run(self, image: FloatArray, depth: int) -> FloatArray:
-        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32; axes are multiples of the depth's divisors."""
+    def run(self, image: FloatArray, entry: Entry) -> FloatArray:
+        """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32; axes are multiples of the entry's divisors."""
 
 
 @contextmanager

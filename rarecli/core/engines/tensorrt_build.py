@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from rarecli.core.config.geometry import coarsened, entry_text
 from rarecli.core.engines.manifest import Engine, Gpu, Parity, PlanFacts
 from rarecli.core.errors import EnvironmentFault, ModelError, missing_extra
 from rarecli.core.jobs.files import atomic_file, sha256, write_json
@@ -83,20 +84,20 @@ def profile_for(
     """Return the profile of an engine: only its patch, or shapes given at depth 0. Raises ModelError for shapes it does not accept."""
     channels = engine.input.shape[1]
 
-    def at_depth(shape: Shape | None) -> tuple[int, int, int, int, int]:
-        x, y, z = engine.patch_shape if shape is None else (size // 2**engine.depth for size in shape)
+    def at_entry(shape: Shape | None) -> tuple[int, int, int, int, int]:
+        x, y, z = engine.patch_shape if shape is None else coarsened(shape, engine.entry)
         for axis, size, divisor, least_size in zip("xyz", (x, y, z), engine.divisors, engine.min_shape, strict=True):
             if size % divisor or size < least_size:
                 raise ModelError(
                     "the engine does not accept this shape",
-                    field=f"depth {engine.depth}, {axis}",
+                    field=f"{entry_text(engine.entry)}, {axis}",
                     found=size,
                     expected=f"a multiple of {divisor}, at least {least_size}",
                 )
         return batch, channels, x, y, z
 
     usual = usual or most or least
-    profile = Profile(at_depth(least or usual), at_depth(usual), at_depth(most or usual))
+    profile = Profile(at_entry(least or usual), at_entry(usual), at_entry(most or usual))
     if not all(a <= b <= c for a, b, c in zip(profile.least, profile.usual, profile.most, strict=True)):
         raise ModelError("the shapes of the profile are not in order", found=profile, expected="least <= usual <= most on every axis")
     return profile
@@ -111,7 +112,7 @@ def build_plan(
     cache: Path | None = None,
     check: Callable[[Path], Parity] | None = None,
 ) -> PlanFacts:
-    """Build a depth's plan into `depthK.plan` and its facts into `depthK.plan.json`, beside the ONNX engine.
+    """Build an entry's plan and its facts, `ENTRY.plan` and `ENTRY.plan.json`, beside the ONNX engine.
 
     TF32 is off, so fp32 means fp32. cache: keeps the timings of tuning for the next build on this machine. check: runs the plan and
     compares it with PyTorch; without it the facts state that the plan has never run.
@@ -140,7 +141,7 @@ def build_plan(
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ModelError("TensorRT cannot build the engine", path=onnx_file, found="; ".join(log.errors) or "no reason given")
-    plan_file = bundle / f"depth{engine.depth}.plan"
+    plan_file = onnx_file.with_suffix(".plan")
     _write_bytes(plan_file, plan)
     if cache is not None:
         _write_bytes(cache, config.get_timing_cache().serialize())

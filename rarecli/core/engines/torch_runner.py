@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from rarecli.core.model import RareUNet
-from rarecli.core.types import FloatArray
+from rarecli.core.types import Entry, FloatArray
 
 
 class TorchRunner:
-    """A network in evaluation mode, float32. depths: the depths that can be run, all by default. See `runner.Runner`."""
+    """A network in evaluation mode, float32. entries: those that can be run. See `runner.Runner`."""
 
     backend = "torch"
 
-    def __init__(self, network: RareUNet, device: torch.device, depths: tuple[int, ...] | None = None) -> None:
+    def __init__(self, network: RareUNet, device: torch.device, entries: tuple[Entry, ...]) -> None:
         self.network, self.device = network.to(device).eval(), device
-        self.depths = depths or tuple(range(network.num_depths))
+        self.entries = entries
 
     def __enter__(self) -> TorchRunner:
         # denormal numbers of a saturated network make a CPU many times slower
@@ -28,14 +28,14 @@ class TorchRunner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         torch.set_flush_denormal(False)
 
-    def run(self, image: FloatArray, depth: int) -> FloatArray:
+    def run(self, image: FloatArray, entry: Entry) -> FloatArray:
         """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
-        logits: FloatArray = self.run_there(torch.from_numpy(image).to(self.device), depth).cpu().numpy()
+        logits: FloatArray = self.run_there(torch.from_numpy(image).to(self.device), entry).cpu().numpy()
         return logits
 
-    def run_there(self, image: Tensor, depth: int) -> Tensor:
+    def run_there(self, image: Tensor, entry: Entry) -> Tensor:
         """Like `run`, with tensors that stay on the device."""
         self.network.eval()
         with torch.inference_mode():
-            logits: Tensor = self.network(image, depth).float()
+            logits: Tensor = self.network(image, entry).float()
         return logits

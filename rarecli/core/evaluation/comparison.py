@@ -59,14 +59,14 @@ def result_of(summary: dict[str, Any], path: Path) -> Result:
     for item in summary["metric_per_case"]:
         if item["method"] == ROUTED:
             # in a result of `rare score`, the depth is the one that a model chose, not the resolution of the case
-            column = resolution_name(item["depth"], item.get("spacing_mm")) if "protocol" in summary else ""
+            column = resolution_name(item.get("depth"), item.get("spacing_mm")) if "protocol" in summary else ""
             dice.setdefault(column, {})[item["case"]] = foreground_mean(item["metrics"])
     return Result(path, summary.get("protocol", "none: label files"), tuple(summary["mean"]), dice)
 
 
-def resolution_name(depth: int, spacing_mm: float | None) -> str:
+def resolution_name(depth: int | None, spacing_mm: str | None) -> str:
     """Returns the name of a resolution in a comparison: a depth, or a spacing with its unit."""
-    return str(depth) if spacing_mm is None else f"{spacing_mm:g} mm"
+    return str(depth) if spacing_mm is None else f"{spacing_mm} mm"
 
 
 def require_comparable(against: Result, *, protocol: str, labels: Iterable[str], resolutions: Iterable[str], cases: Iterable[str]) -> None:

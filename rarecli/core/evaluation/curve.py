@@ -17,19 +17,21 @@ GRIDS = ("acquired", "restored")
 
 
 def dice_curve(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution]) -> list[dict[str, Any]]:
-    """Returns one point per spacing: spacing_mm, depth, num_cases, and for each grid the mean Dice routed and upsampled.
+    """Returns one point per isotropic spacing: spacing_mm, depth, num_cases, and for each grid the mean Dice routed and upsampled.
 
     The restored grid also has the ceiling. Where routing itself upsamples to depth 0, routed and upsampled share one value.
     upsampled is null where it was not requested.
     """
     points = []
     for resolution in resolutions:
+        if resolution.spacing_mm is None or len(set(resolution.spacing_mm)) > 1:
+            continue
         routed = per_method[ROUTED][resolution.key]
-        upsampled = per_method.get(UPSAMPLED, {}).get(resolution.key, routed if resolution.depth == 0 else None)
+        upsampled = per_method.get(UPSAMPLED, {}).get(resolution.key, routed if resolution.entry == (0, 0, 0) else None)
         points.append(
             {
-                "spacing_mm": resolution.spacing_mm,
-                "depth": resolution.depth,
+                "spacing_mm": resolution.spacing_mm[0],
+                "depth": resolution.entry[0],
                 "num_cases": routed["num_cases"],
                 "acquired": {ROUTED: routed["dice"], UPSAMPLED: upsampled and upsampled["dice"]},
                 "restored": {

@@ -22,9 +22,11 @@ from rarecli.core.evaluation.case_selection import choose_cases, held_out_names,
 from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
-from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thresholds_mm
+from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thick_slice_grid, thresholds_mm
 from rarecli.core.evaluation.summary import Column, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import require_monai
+from rarecli.core.evaluation.thick_slices import thick_slice_table
+from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
@@ -34,6 +36,7 @@ from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
+from rarecli.core.types import Triple
 
 _NUM_PICTURES = 3
 
@@ -42,8 +45,10 @@ _NUM_PICTURES = 3
 class EvaluateOptions:
     """What to score, and how to process the cases.
 
-    depths: resolutions as depths; all by default. spacings_mm: instead of depths, reacquire every scan at these isotropic spacings, and
-    just below and above each spacing where the depth changes; the summary then has the Dice over spacing as `curve`, and `curve_facts`.
+    depths: resolutions as depths; all by default. spacings_mm: instead of depths, reacquire every scan at these spacings, and just below
+    and above each isotropic spacing where the depth changes. Of isotropic spacings the summary then has the Dice over spacing as `curve`,
+    and `curve_facts`; of others it has `thick_slices`. grid: the spacings of `resolutions.thick_slice_grid`, beside `spacings_mm`.
+    route: choose entries by another rule than the model's.
     names: only these cases. all_cases: without `names`, all cases, and not only those that the model was not trained on.
     pool_folds: the models are runs of one cross-validation, and each scores the cases that it held out.
     upsampled: also score the usual baseline: the same weights on the scan upsampled to depth 0.
@@ -54,7 +59,9 @@ class EvaluateOptions:
     """
 
     depths: Sequence[int] | None = None
-    spacings_mm: Sequence[float] | None = None
+    spacings_mm: Sequence[Triple] | None = None
+    grid: bool = False
+    route: RouteBy | None = None
     protocol: Protocol = "native"
     names: Sequence[str] | None = None
     all_cases: bool = False
@@ -88,8 +95,10 @@ def evaluate(
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
         rules, spec = predictor.rules, predictor.spec
-        resolutions = choose_resolutions(predictor, options.depths, options.spacings_mm, options.protocol)
-        scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface)
+        grid = thick_slice_grid(spec.plan.spacing_mm) if options.grid else []
+        spacings = [*grid, *(options.spacings_mm or ())] or None
+        resolutions = choose_resolutions(predictor, options.depths, spacings, options.protocol, options.route)
+        scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface, options.route)
         require_same_labels(source.label_names, spec, dataset)
         other = _load_comparable(options, spec, resolutions, cases)
         _warn_of_another_protocol(options.protocol, spec, reporter)
@@ -99,7 +108,7 @@ def evaluate(
         require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
         require_writable(output)
         part = options.shard.of(cases)
-        pictured = {case.name for case in cases[:_NUM_PICTURES]} if options.spacings_mm is None else set()
+        pictured = {case.name for case in cases[:_NUM_PICTURES]} if spacings is None else set()
         scored, failures = _score(part, predictor, scoring, options, output, pictured, reporter)
         facts = {
             "model": spec.name,
@@ -107,7 +116,7 @@ def evaluate(
             "backend": predictor.runner.backend,
             "failed": {name: error.brief for name, error in failures.items()},
         }
-        depths = predictor.runner.depths
+        entries = predictor.runner.entries
     if options.shard != WHOLE:
         facts |= {"shard": str(options.shard), "cases": [case.name for case in part]}
         if failures:
@@ -117,23 +126,20 @@ def evaluate(
     if not scored:
         raise some_failed(failures, len(cases), dataset, None)
     scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
-    column: Column = "depth" if options.spacings_mm is None else "spacing_mm"
+    column: Column = "depth" if spacings is None else "spacing_mm"
     summary = summarise(scored, ["background", *labels], column) | facts
-    if column == "spacing_mm":
-        points = dice_curve(summary["per_method"], resolutions)
-        summary |= {"curve": points, "curve_facts": curve_facts(points)}
+    summary |= _tables_of_spacings(summary["per_method"], resolutions)
     write_result(scored, summary, output)
-    _draw(summary, thresholds_mm(rules, depths), output)
+    figures.draw(summary, thresholds_mm(rules, entries), output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return _compared(summary, other, output) if other else summary
 
 
-def _draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
-    if "curve" in summary:
-        figures.draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
-    else:
-        figures.draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
+def _tables_of_spacings(per_method: dict[str, Any], resolutions: Sequence[Resolution]) -> dict[str, Any]:
+    points, rows = dice_curve(per_method, resolutions), thick_slice_table(per_method, resolutions)
+    tables: dict[str, Any] = {"curve": points, "curve_facts": curve_facts(points)} if points else {}
+    return tables | ({"thick_slices": rows} if rows else {})
 
 
 def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> AbstractContextManager[Predictor | Folds]:
@@ -163,7 +169,7 @@ def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Seq
         protocol=options.protocol,
         # labels that are in no reference are dropped from both results; `compare` checks the labels that remain
         labels=other.labels if set(other.labels) <= set(spec.plan.label_names) else spec.plan.label_names[1:],
-        resolutions=[resolution_name(item.depth, item.spacing_mm) for item in resolutions],
+        resolutions=[resolution_name(item.depth, item.key if item.spacing_mm else None) for item in resolutions],
         cases=[case.name for case in cases],
     )
     return other

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.evaluation.protocols import Reacquired, reacquire
 from rarecli.core.evaluation.resolutions import Protocol, Resolution
@@ -19,12 +20,13 @@ from rarecli.core.evaluation.surfaces import measure
 from rarecli.core.imaging.downsampling import downsample_labels
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.resampling import resample
+from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.predictor import Predictor
-from rarecli.core.types import IntArray
+from rarecli.core.types import Entry, IntArray
 
-_SCORING = 4
+_SCORING = 5
 """Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
 
 
@@ -36,13 +38,14 @@ class Scoring:
     protocol: Protocol
     upsampled: bool
     surface: bool
+    route: RouteBy | None = None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The input of a slice figure, for one case at one depth: image, reference and prediction, each (X, Y, Z)."""
+    """The input of a slice figure, for one case at one resolution: image, reference and prediction, each (X, Y, Z)."""
 
-    depth: int
+    resolution: str
     image: Any
     reference: IntArray
     prediction: IntArray
@@ -60,34 +63,36 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
     scored: list[Score] = []
     pictures: list[Picture] = []
     for resolution in scoring.resolutions:
-        depth = resolution.depth
+        depth = resolution.entry[0]
         acquired = reacquire(scan, labels, spec, resolution, scoring.protocol)
         own_mm, full_mm = (acquired.scan.spacing_mm, scan.spacing_mm) if scoring.surface else (None, None)
-        methods: dict[str, int | None] = {ROUTED: None}
+        methods: dict[str, Entry | None] = {ROUTED: None}
         if scoring.protocol == "paper":  # it has no spacings; a network with one entry is given all scans at full resolution
-            methods[ROUTED] = depth if depth < spec.network.num_depths else 0
+            methods[ROUTED] = isotropic(depth if depth < spec.network.num_depths else 0)
         # routing may leave such a scan as it is, even at depth 0
         between = resolution.spacing_mm is not None and predictor.rules.routing.as_is_octaves > 0
-        if scoring.upsampled and (depth > 0 or between) and spec.network.num_depths > 1 and 0 in predictor.runner.depths:
-            methods[UPSAMPLED] = 0
+        coarse = max(resolution.entry) > 0
+        if scoring.upsampled and (coarse or between) and spec.network.num_depths > 1 and (0, 0, 0) in predictor.runner.entries:
+            methods[UPSAMPLED] = (0, 0, 0)
         for method, forced in methods.items():
-            prediction = _predict(predictor, acquired, forced, depth)
+            prediction = _predict(predictor, acquired, forced, depth, scoring.route)
             metrics = measure(prediction, acquired.reference, names, own_mm)
             restored = ceiling = None
             if acquired.zoom is not None:
                 restored = measure(acquired.restore(prediction), acquired.full, names, full_mm)
                 ceiling = measure(acquired.restore(acquired.reference), acquired.full, names, full_mm) if method == ROUTED else None
-            scored.append(Score(case.name, method, metrics, depth, resolution.spacing_mm, restored, ceiling))
+            spacing = resolution.key if resolution.spacing_mm else None
+            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(resolution.entry), restored, ceiling))
             if method == ROUTED:
-                pictures.append(Picture(depth, acquired.scan.data[0], acquired.reference, prediction))
+                pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction))
     return scored, pictures
 
 
-def _predict(predictor: Predictor, acquired: Reacquired, forced: int | None, depth: int) -> IntArray:
-    """Returns the class indices that `rare predict` finds, on the grid of a scan reacquired at `depth`. forced: the depth of entry."""
+def _predict(predictor: Predictor, acquired: Reacquired, forced: Entry | None, depth: int, route: RouteBy | None) -> IntArray:
+    """Returns the class indices that `rare predict` finds, on the grid of a scan reacquired at `depth`. forced: the entry, if it is."""
     plan = predictor.spec.plan
-    if acquired.zoom is None and forced != depth:  # protocol paper keeps every 2^depth-th label of the upsampled scan
+    if acquired.zoom is None and forced != isotropic(depth):  # protocol paper keeps every 2^depth-th label of the upsampled scan
         upsampled = Volume(resample(acquired.scan.data, (2.0**depth,) * 3), np.diag([*plan.spacing_mm, 1.0]))
-        fine = predictor.predict(upsampled, depth=forced)
-        return downsample_labels(class_indices(fine.labels, plan.label_values), depth, "paper", plan.num_classes)
-    return class_indices(predictor.predict(acquired.scan, depth=forced).labels, plan.label_values)
+        fine = predictor.predict(upsampled, entry=forced)
+        return downsample_labels(class_indices(fine.labels, plan.label_values), isotropic(depth), "paper", plan.num_classes)
+    return class_indices(predictor.predict(acquired.scan, entry=forced, route=route).labels, plan.label_values)

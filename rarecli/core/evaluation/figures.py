@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 _SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)
 
 
+def draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
+    """Draw the figures of what a summary holds into `output`. thresholds_mm: the isotropic spacings where the depth changes."""
+    if "curve" in summary:
+        draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
+    if "thick_slices" in summary:
+        draw_thick_slices(summary, output / "dice_over_slices.png")
+    if "per_depth" in summary:
+        draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
+
+
 def draw_dice_over_resolution(summary: dict[str, Any], path: Path) -> None:
     """Draw mean Dice over resolution, one line per method, with one standard deviation shaded."""
     figure = new_figure(6, 4)
@@ -75,6 +85,38 @@ def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[floa
     save_figure(figure, path)
 
 
+def draw_thick_slices(summary: dict[str, Any], path: Path) -> None:
+    """Draw a heat map of Dice over slice spacing, one row per spacing in the plane and slice axis: routed, upsampled, the difference."""
+    rows = [row for row in summary["thick_slices"] if len(set(row["spacing_mm"])) == 2]
+    if not rows:
+        return
+    names = sorted({(min(row["spacing_mm"]), row["slice_axis"]) for row in rows})
+    thick = sorted({max(row["spacing_mm"]) for row in rows})
+    maps = {method: np.full((len(names), len(thick)), np.nan) for method in ("routed", "upsampled")}
+    for row in rows:
+        place = names.index((min(row["spacing_mm"]), row["slice_axis"])), thick.index(max(row["spacing_mm"]))
+        for method, values in maps.items():
+            values[place] = row["acquired"].get(method, np.nan)
+    if not np.isnan(maps["upsampled"]).all():
+        maps["routed - upsampled"] = maps["routed"] - maps["upsampled"]
+    else:
+        del maps["upsampled"]
+    figure = new_figure(4.5 * len(maps), 0.5 * len(names) + 1.8)
+    for panel, (title, values) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+        limits = {"vmin": -0.3, "vmax": 0.3, "cmap": "RdBu"} if "-" in title else {"vmin": 0.3, "vmax": 1, "cmap": "viridis"}
+        panel.imshow(values, aspect="auto", **limits)
+        for (y, x), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                light = "-" not in title and value < 0.7
+                panel.text(x, y, f"{value:+.2f}" if "-" in title else f"{value:.2f}", ha="center", va="center", color="w" if light else "k")
+        panel.set_xticks(range(len(thick)), [f"{spacing:g}" for spacing in thick])
+        panel.set_yticks(range(len(names)), [f"{in_plane:g} mm, {axis}" for in_plane, axis in names])
+        panel.set(title=title, xlabel="slice spacing (mm)")
+    figure.axes[0].set_ylabel("spacing in the plane, slice axis")
+    figure.suptitle(f"{summary['model']}, {rows[0]['num_cases']} cases: Dice at the scan's own resolution")
+    save_figure(figure, path)
+
+
 def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[str], path: Path) -> None:
     """Draw reference next to prediction at every depth, in the sagittal slice with the most foreground at the finest depth."""
     figure = new_figure(6.5, 2.2 * len(pictures) + 0.5)
@@ -86,7 +128,7 @@ def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[st
         for panel, labels, what in zip(row, (picture.reference, picture.prediction), ("reference", "prediction"), strict=True):
             panel.imshow(picture.image[x].T, cmap="gray", origin="lower")
             panel.imshow(_overlay(labels[x].T), origin="lower")
-            panel.set(title=f"{what}, {resolution_label(picture.depth)}", xticks=[], yticks=[])
+            panel.set(title=f"{what}, {resolution_label(int(picture.resolution))}", xticks=[], yticks=[])
     patches = [_patch(COLOURS[index % len(COLOURS)], name) for index, name in enumerate(label_names[1:])]
     figure.legend(handles=patches, loc="outside lower center", ncol=len(patches), fontsize=8)
     figure.suptitle(case)

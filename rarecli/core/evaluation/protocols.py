@@ -2,7 +2,7 @@
 
 native  The scan as a scanner would have acquired it: averaged over each voxel (a box as slice profile, so nothing aliases; linear
         interpolation where the new grid is finer), labels by majority of volume. The resolution is 1/2^depth of the scan's own
-        grid, or an isotropic spacing in mm. The first voxel begins where the scan begins. The scan's last voxels are repeated to
+        grid, or a spacing in mm. The first voxel begins where the scan begins. The scan's last voxels are repeated to
         complete the last voxel. At 1/2^depth the new voxels are the blocks that training uses.
 paper   The scan cropped or padded to the patch, trilinear downsampling, nearest labels (arXiv 2507.15524, section 3). Labels that a
         network predicts for the scan upsampled back are sampled nearest as well.
@@ -19,7 +19,7 @@ import numpy as np
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.resolutions import Protocol, Resolution
+from rarecli.core.evaluation.resolutions import Protocol, Resolution, spacing_text
 from rarecli.core.imaging.downsampling import downsample, downsample_labels
 from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_affine, restore_nearest
@@ -57,15 +57,15 @@ def reacquire(scan: Volume, labels: Volume, spec: ModelSpec, resolution: Resolut
     """
     full = labels.data[0]
     if protocol == "paper":
-        patch, depth = spec.plan.patch_size, resolution.depth
-        image = downsample(fit_shape(scan.data, patch), depth, "paper")
-        reference = downsample_labels(fit_shape(full, patch), depth, "paper", spec.plan.num_classes)
+        patch, entry = spec.plan.patch_size, resolution.entry
+        image = downsample(fit_shape(scan.data, patch), entry, "paper")
+        reference = downsample_labels(fit_shape(full, patch), entry, "paper", spec.plan.num_classes)
         # the protocol has no spacings: the model was trained on volumes of this shape, with the spacing of their depth's grid
-        return Reacquired(Volume(image, np.diag([*spec.grid_spacing_mm(depth), 1.0])), reference, full, None)
+        return Reacquired(Volume(image, np.diag([*spec.grid_spacing_mm(entry), 1.0])), reference, full, None)
     if resolution.spacing_mm is None:
-        zoom = (0.5**resolution.depth,) * 3
+        zoom = (0.5 ** resolution.entry[0],) * 3
     else:
-        x, y, z = (spacing / resolution.spacing_mm for spacing in scan.spacing_mm)
+        x, y, z = (spacing / new for spacing, new in zip(scan.spacing_mm, resolution.spacing_mm, strict=True))
         zoom = x, y, z
         _require_coverable(scan, resolution.spacing_mm, zoom)
     image, reference = _acquired(scan.data, full, zoom, spec.plan.num_classes)
@@ -85,14 +85,15 @@ def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
     return restore_nearest(labels, shape, (other_x, other_y, other_z))
 
 
-def _require_coverable(scan: Volume, spacing_mm: float, zoom: Triple) -> None:
+def _require_coverable(scan: Volume, spacing_mm: Triple, zoom: Triple) -> None:
     """Raise DataError if one voxel would exceed the full scan, or if padding would exceed `_MOST_VOXELS`."""
     extent = [size * step for size, step in zip(scan.shape, scan.spacing_mm, strict=True)]
-    if spacing_mm > max(extent) or math.prod(_covering_shape(scan.shape, zoom)) > max(_MOST_VOXELS, math.prod(scan.shape)):
+    too_coarse = all(spacing > size for spacing, size in zip(spacing_mm, extent, strict=True))
+    if too_coarse or math.prod(_covering_shape(scan.shape, zoom)) > max(_MOST_VOXELS, math.prod(scan.shape)):
         raise DataError(
             "the spacing is too large for the scan",
             field="spacing",
-            found=f"{spacing_mm:g} mm",
+            found=f"{spacing_text(spacing_mm)} mm",
             expected=f"well below the scan's {' x '.join(f'{mm:.4g}' for mm in extent)} mm",
             remedy="leave it out of --spacings",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ Column = Literal["depth", "spacing_mm"]
 class Score:
     """The score of one case at one resolution with one method.
 
-    depth: the resolution is 1/2^depth of the case's own grid; with `spacing_mm`, the depth that the spacing is routed to.
+    depth: the resolution is 1/2^depth of the case's own grid; None if it is `spacing_mm`, as `resolutions.spacing_text` writes it.
+    entry: where such a scan enters.
     restored: the metrics of the same labels after restoring them to the case's own grid.
     ceiling: the metrics of perfect labels of this resolution after restoring them in the same way.
     """
@@ -32,7 +34,8 @@ class Score:
     method: str
     metrics: Record
     depth: int | None
-    spacing_mm: float | None = None
+    spacing_mm: str | None = None
+    entry: list[int] | None = None
     restored: Record | None = None
     ceiling: Record | None = None
 
@@ -48,7 +51,7 @@ class Score:
     def column(self, column: Column) -> str | None:
         """Returns the resolution as the key of a table."""
         value = getattr(self, column)
-        return None if value is None else f"{value:g}"
+        return None if value is None else str(value)
 
 
 def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Column = "depth") -> dict[str, Any]:
@@ -63,7 +66,7 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
         for item in scored:
             if item.method == method and (key := item.column(column)) is not None:
                 groups.setdefault(key, []).append(item)
-        tables[method] = {key: _resolution(groups[key], label_names) for key in sorted(groups, key=float)}
+        tables[method] = {key: _resolution(groups[key], label_names) for key in sorted(groups, key=_size)}
     whole = _aggregate([item.metrics for item in scored if item.method == ROUTED], label_names)
     return {
         "mean": whole["mean"],
@@ -72,7 +75,7 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
         **({"hd95_null": whole["hd95_null"]} if "hd95_null" in whole else {}),
         "per_depth" if column == "depth" else "per_spacing": tables[ROUTED],
         "per_method": tables,
-        "metric_per_case": [{key: value for key, value in vars(item).items() if value is not None or key == "depth"} for item in scored],
+        "metric_per_case": [{key: value for key, value in vars(item).items() if value is not None} for item in scored],
     }
 
 
@@ -92,15 +95,20 @@ def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path)
 def _rows(item: Score) -> list[dict[str, Any]]:
     rows = []
     for label, values in item.metrics.items():
-        row: dict[str, Any] = {"case": item.case, "depth": item.depth}
-        if item.spacing_mm is not None:
-            row["spacing_mm"] = item.spacing_mm
+        row: dict[str, Any] = {"case": item.case}
+        row |= {"depth": item.depth} if item.spacing_mm is None else {"spacing_mm": item.spacing_mm}
         row |= {"method": item.method, "label": label, **values}
         for name, record in (("restored", item.restored), ("ceiling", item.ceiling)):
             if record is not None:
                 row |= {f"{name}_{metric}": value for metric, value in record[label].items() if not metric.startswith("n_")}
         rows.append(row)
     return rows
+
+
+def _size(key: str) -> tuple[float, list[float]]:
+    """Returns what orders the resolutions: depths, or spacings by their voxel's volume."""
+    parts = [float(part) for part in key.split("x")]
+    return math.prod(parts * 3 if len(parts) == 1 else parts), parts
 
 
 def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str, Any]:

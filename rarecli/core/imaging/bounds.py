@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.config.network_cost import least_memory_bytes
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.resampling import resampled_shape
 from rarecli.core.imaging.routing import Route
-from rarecli.core.imaging.scan_rules import Entry, ScanRules, WindowRule
+from rarecli.core.imaging.scan_rules import EntryRule, RouteChoice, ScanRules, WindowRule
 from rarecli.core.imaging.sliding_window import num_windows
 from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import Shape
@@ -26,31 +27,28 @@ def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanR
     shape: of the scan along RAS axes.
     """
     routed = resampled_shape(shape, way.zoom, rules.resampling)
-    entry = rules.entry(way.depth)
+    entry = rules.entry(way.entry)
     _require_no_thread(routed, entry, rules.window)
     require_memory(prediction_bytes(shape, routed, num_channels, entry, rules), "predicting the scan")
 
 
-def require_affordable_files(images: Sequence[Path], rules: ScanRules, depth: int | None, depths: Sequence[int] | None = None) -> None:
-    """Apply `require_affordable` to the files of a scan, one file or one per channel. Only the header of the first is read.
-
-    depth, depths: as for `ScanRules.route`.
-    """
+def require_affordable_files(images: Sequence[Path], rules: ScanRules, choice: RouteChoice = RouteChoice()) -> None:
+    """Apply `require_affordable` to the files of a scan, one file or one per channel. Only the header of the first is read."""
     shape, spacing_mm, num_channels = ras_geometry(images[0])
-    require_affordable(shape, max(num_channels, len(images)), rules.route(spacing_mm, depth, depths), rules)
+    require_affordable(shape, max(num_channels, len(images)), rules.route(spacing_mm, choice), rules)
 
 
-def prediction_bytes(shape: Shape, routed: Shape, num_channels: int, entry: Entry, rules: ScanRules) -> int:
+def prediction_bytes(shape: Shape, routed: Shape, num_channels: int, entry: EntryRule, rules: ScanRules) -> int:
     """Return the least memory that predicting a scan takes.
 
     Held at once: the scan, its image on the routed grid of shape `routed`, the logits, and the network's memory for one window.
     """
     num_logits = rules.spec.network.num_classes * math.prod(entry.padded(routed))
     values = num_channels * (math.prod(shape) + math.prod(routed)) + num_logits
-    return 4 * values + least_memory_bytes(rules.spec.network, entry.depth, entry.window(routed))
+    return 4 * values + least_memory_bytes(rules.spec.network, entry.entry, entry.window(routed))
 
 
-def _require_no_thread(shape: Shape, entry: Entry, rule: WindowRule) -> None:
+def _require_no_thread(shape: Shape, entry: EntryRule, rule: WindowRule) -> None:
     """Raise DataError for a long scan that is thin along two axes: padding would dominate its cost.
 
     A single slice of any size passes: padding makes it at most `min_shape` times as many voxels.
@@ -62,8 +60,8 @@ def _require_no_thread(shape: Shape, entry: Entry, rule: WindowRule) -> None:
         raise DataError(
             "the scan is too thin for its length",
             field="dim",
-            found=f"{' x '.join(map(str, shape))} voxels on the grid of depth {entry.depth}: padding makes them {padding:.0f} times as "
-            f"many, in {windows} windows",
+            found=f"{' x '.join(map(str, shape))} voxels on the grid of {entry_text(entry.entry)}: "
+            f"padding makes them {padding:.0f} times as many, in {windows} windows",
             expected=f"at most {most} times as many, or at most {MOST_WINDOWS_OF_A_THIN_SCAN} windows",
             remedy="crop the scan, or check the sizes in its header",
         )

@@ -1,4 +1,4 @@
-"""Downsamples a scan and its labels to 1/2^depth of their resolution, for training targets and evaluation references.
+"""Downsamples a scan and its labels by powers of two, per axis, for training targets and evaluation references.
 
 Arrays are (..., X, Y, Z).
 """
@@ -9,25 +9,24 @@ import numpy as np
 
 from rarecli.core.config.base import Targets
 from rarecli.core.imaging.resampling import resample_labels
-from rarecli.core.types import IntArray, Voxels
+from rarecli.core.types import Entry, IntArray, Voxels
 
 
-def downsample(image: Voxels, depth: int, targets: Targets) -> Voxels:
-    """Return the scan at `depth`: array or tensor (..., X, Y, Z) -> 1/2^depth of the size; axes must be multiples of 2^depth.
+def downsample(image: Voxels, by: Entry, targets: Targets) -> Voxels:
+    """Return the scan at 1/2^by of its resolution, per axis: array or tensor (..., X, Y, Z); axes must be multiples of 2^by.
 
     centred: mean over each block (a scanner's slice profile). paper: trilinear, not antialiased, align_corners False,
     which for these factors is the mean of the two middle voxels of each block per axis.
     """
-    if depth == 0:
-        return image
-    factor = 2**depth
     if targets == "paper":
-        for axis in (-3, -2, -1):
-            image = _pair_mean(image, axis, factor // 2 - 1, factor)
+        for axis, depth in zip((-3, -2, -1), by, strict=True):
+            if depth:
+                image = _pair_mean(image, axis, 2**depth // 2 - 1, 2**depth)
         return image
-    for _ in range(depth):
-        for axis in (-3, -2, -1):
-            image = _pair_mean(image, axis, 0, 2)
+    for halving in range(max(by)):
+        for axis, depth in zip((-3, -2, -1), by, strict=True):
+            if halving < depth:
+                image = _pair_mean(image, axis, 0, 2)
     return image
 
 
@@ -39,10 +38,9 @@ def _pair_mean(image: Voxels, axis: int, first: int, step: int) -> Voxels:
     return mean
 
 
-def downsample_labels(labels: IntArray, depth: int, targets: Targets, num_classes: int) -> IntArray:
-    """Return labels (X, Y, Z) at `depth`, uint8: by majority of volume (centred), or every 2^depth-th voxel (paper: torch `nearest`)."""
-    if targets == "paper":
-        step = 2**depth
-        return labels[::step, ::step, ::step].astype(np.uint8)
-    zoom = 0.5**depth
-    return resample_labels(labels, (zoom, zoom, zoom), num_classes)
+def downsample_labels(labels: IntArray, by: Entry, targets: Targets, num_classes: int) -> IntArray:
+    """Return labels (X, Y, Z) at 1/2^by of their resolution, uint8: by majority of volume (centred), or every 2^by-th voxel (paper)."""
+    x, y, z = (2**depth for depth in by)
+    if targets == "paper":  # torch's `nearest`
+        return labels[::x, ::y, ::z].astype(np.uint8)
+    return resample_labels(labels, (1 / x, 1 / y, 1 / z), num_classes)

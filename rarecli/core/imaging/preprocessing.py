@@ -6,7 +6,7 @@ Arrays are (C, X, Y, Z) float32 unless stated otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from rarecli.core.imaging.bounds import require_affordable
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
-from rarecli.core.imaging.scan_rules import ResamplingRule, ScanRules
+from rarecli.core.imaging.scan_rules import ResamplingRule, RouteChoice, ScanRules
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
@@ -93,10 +93,8 @@ class RoutedScan:
         return np.stack([from_ras(channel, self.source.affine) for channel in restored])
 
 
-def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depths: Sequence[int] | None = None) -> RoutedScan:
-    """Route a scan, resample it to the grid of its depth, normalise it.
-
-    `depth` forces a depth; `depths` are those that can be run, by default all of the rules'.
+def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice()) -> RoutedScan:
+    """Route a scan, resample it to the grid of its entry, normalise it.
 
     Raises ModelError if the model was trained for a different number of channels, DataError for a scan that costs too much.
     """
@@ -110,7 +108,7 @@ def prepare_scan(scan: Volume, rules: ScanRules, depth: int | None = None, depth
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     ras = to_ras(scan)
-    way = rules.route(ras.spacing_mm, depth, depths)
+    way = rules.route(ras.spacing_mm, choice)
     require_affordable(ras.shape, scan.num_channels, way, rules)
     image = resample(ras.data, way.zoom, rule=rules.resampling)
     return RoutedScan(normalise(image, spec.plan.normalisation), way, scan, rules.resampling)

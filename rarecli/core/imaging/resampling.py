@@ -18,6 +18,8 @@ from rarecli.core.imaging.scan_rules import ResamplingRule
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
 _MOST_VOXELS = 2**30
+_TIE, _TIE_AROUND = 1e-6, 1e-4
+"""Shares of a voxel, and of the 27 voxels around it, that differ by less are equal."""
 
 
 def resampled_shape(shape: Shape, zoom: Triple, rule: ResamplingRule = ResamplingRule()) -> Shape:
@@ -75,20 +77,33 @@ def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None, rule: Res
 
 
 def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Shape | None = None) -> IntArray:
-    """Resample class indices (X, Y, Z) to a grid with spacing old / zoom by majority of volume, uint8; a tie goes to the lower class.
+    """Resample class indices (X, Y, Z) to a grid with spacing old / zoom by majority of volume, uint8.
+
+    At a tie, the class with more volume in the 27 voxels around and including the voxel wins, then the lower class. Half of a structure's
+    border voxels tie if an even factor coarsens a single axis; if they all went to one class, the structure would shrink or grow.
 
     shape: as for `resample`.
     """
     if zoom == (1, 1, 1):
         return labels.astype(np.uint8)
     best = np.zeros(shape or resampled_shape(labels.shape, zoom), dtype=np.uint8)
-    share = np.full(best.shape, -1.0, dtype=np.float32)
+    share, around = (np.full(best.shape, -1.0, dtype=np.float32) for _ in range(2))
     for index in range(num_classes):
         volume = resample((labels == index)[None], zoom, shape)[0]
+        near = _volume_around(volume)
         # the same share computed in two orders may differ in the last bits; that is still a tie
-        better = volume > share + 1e-6
-        best[better], share[better] = index, volume[better]
+        better = (volume > share + _TIE) | ((volume > share - _TIE) & (near > around + _TIE_AROUND))
+        best[better], share[better], around[better] = index, volume[better], near[better]
     return best
+
+
+def _volume_around(volume: FloatArray) -> FloatArray:
+    """Return the sum over the 3x3x3 voxels around each voxel of (X, Y, Z), where the border is repeated."""
+    for axis in range(3):
+        padded = np.pad(volume, [(1, 1) if other == axis else (0, 0) for other in range(3)], mode="edge")
+        first, middle, last = (padded.take(range(k, k + volume.shape[axis]), axis) for k in range(3))
+        volume = first + middle + last
+    return volume
 
 
 def restore_nearest(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:

@@ -6,6 +6,7 @@ The numbers of a bundle are read from its manifest alone, so Python follows a ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.routing import Route
-from rarecli.core.types import Shape, Triple
+from rarecli.core.types import Entry, Shape, Triple
 
 Depth = Annotated[int, Field(ge=0, lt=10)]
 Spacing = Annotated[float, Field(gt=0, le=1e6)]
@@ -25,10 +26,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 MAX_STEP, MAX_GROWTH = 256.0, 4096.0
 
 
-class Entry(Frozen):
-    """One entry into the network: its grid and the sizes that it takes."""
+Depths = tuple[Depth, Depth, Depth]
 
-    depth: Depth
+
+class EntryRule(Frozen):
+    """An entry of the network: its grid and the sizes that it takes."""
+
+    entry: Depths
+    """The routing depth of each axis."""
     grid_spacing_mm: tuple[Spacing, Spacing, Spacing]
     divisors: tuple[Size, Size, Size]
     """X, Y and Z must be multiples of these."""
@@ -37,7 +42,7 @@ class Entry(Frozen):
     """The size of a sliding window."""
 
     @model_validator(mode="after")
-    def _check(self) -> Entry:
+    def _check(self) -> EntryRule:
         for sizes in (self.min_shape, self.patch_shape):
             if any(size % divisor for size, divisor in zip(sizes, self.divisors, strict=True)):
                 raise ValueError(f"{sizes} are not multiples of the divisors {self.divisors}")
@@ -61,19 +66,23 @@ class Entry(Frozen):
 
 
 class RoutingRule(Frozen):
-    """How a consumer routes a scan.
+    """How a consumer routes a scan. Per axis, wanted = floor(log2(spacing / trained spacing) + 0.5) and ratio = spacing / grid spacing.
 
-    natural = floor(min over axes of log2(spacing / trained spacing) + 0.5). The engine with the nearest depth runs, the finer of two.
-    With ratio = spacing / grid spacing per axis: an axis is not resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if
-    all |log2(ratio)| <= as_is_octaves + rounding_slack and their largest minus their smallest log2(ratio) is at most
-    as_is_anisotropy_octaves + rounding_slack.
+    by nearest: an axis that wants less than the least depth of all entries wants that. Of the entries that are nowhere deeper than wanted
+    (of all, if every entry is), the engine with the least sum of |wanted - depth| runs; then the least sum of
+    |log2(spacing / trained spacing) - depth|, rounded half up to a millionth; then the smaller depth along x, then y. An axis is not
+    resampled if |ratio - 1| <= tolerance + rounding_slack or |log2(ratio)| <= as_is_octaves + rounding_slack.
+
+    by finest: of the entries with one depth along all axes, the nearest to the least wanted depth runs, the finer of two. An axis is not
+    resampled if |ratio - 1| <= tolerance + rounding_slack; no axis is if all |log2(ratio)| <= as_is_octaves + rounding_slack and their
+    largest minus their smallest log2(ratio) is at most as_is_anisotropy_octaves + rounding_slack.
     """
 
     orientation: Literal["RAS"] = "RAS"
     """Array axes point right, anterior, superior as closely as flipping and swapping allows."""
     trained_spacing_mm: tuple[Spacing, Spacing, Spacing]
-    depths: tuple[Depth, ...] = Field(min_length=1, max_length=10)
-    axis: Literal["finest"] = "finest"
+    entries: tuple[Depths, ...] = Field(min_length=1, max_length=1000)
+    by: routing.RouteBy
     rounding: Literal["half_up"] = "half_up"
     tolerance: Share = routing.TOLERANCE
     as_is_octaves: Share
@@ -82,9 +91,9 @@ class RoutingRule(Frozen):
     rounding_slack: float = Field(default=routing.ROUNDING, ge=0, le=1e-2)
 
     @property
-    def closeness(self) -> routing.Closeness:
-        """How close to a grid a scan must be so that it is not resampled."""
-        return routing.Closeness(self.tolerance, self.as_is_octaves, self.as_is_anisotropy_octaves, self.rounding_slack)
+    def rule(self) -> routing.Rule:
+        """The numbers that `routing.route` takes."""
+        return routing.Rule(self.by, self.tolerance, self.as_is_octaves, self.as_is_anisotropy_octaves, self.rounding_slack)
 
 
 class ResamplingRule(Frozen):
@@ -114,6 +123,7 @@ class WindowRule(Frozen):
     """Padding and sliding windows, per axis, after normalisation.
 
     size <= patch: padded at the end with 0 to the next multiple of the divisor, at least min_shape and at most the patch; one window.
+    With divisor 1, only a size below min_shape is padded.
     size > patch: num = ceil((size - patch) / (patch * (1 - overlap))) + 1 windows of the patch size; window i starts at
     i * (size - patch) / (num - 1), rounded half up. Logits are averaged with weights exp(-0.5 * ((i - (n - 1) / 2) / (sigma * n))^2)
     along each axis of n voxels, multiplied over the axes, at least min_weight.
@@ -129,6 +139,18 @@ class WindowRule(Frozen):
     padding_side: Literal["behind"] = "behind"
 
 
+@dataclass(frozen=True)
+class RouteChoice:
+    """What a caller decides about routing.
+
+    entry: forced. entries: those that can be run, by default all that the rules have. by: a rule other than the model's.
+    """
+
+    entry: Entry | None = None
+    entries: Sequence[Entry] | None = None
+    by: routing.RouteBy | None = None
+
+
 class ScanRules(Frozen):
     """Everything that turns a scan into labels, except the network."""
 
@@ -136,39 +158,37 @@ class ScanRules(Frozen):
     routing: RoutingRule
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()
-    entries: tuple[Entry, ...]
+    entries: tuple[EntryRule, ...]
 
-    def route(self, spacing_mm: Triple, depth: int | None = None, depths: Sequence[int] | None = None) -> Route:
-        """Return where a scan with this spacing along RAS axes enters. depth: forced. depths: those that can be run, by default all.
+    def route(self, spacing_mm: Triple, choice: RouteChoice = RouteChoice()) -> Route:
+        """Return where a scan with this spacing along RAS axes enters. Raises the errors of `routing.route`."""
+        grids = {rule.entry: rule.grid_spacing_mm for rule in self.entries}
+        rule = replace(self.routing.rule, by=choice.by) if choice.by else self.routing.rule
+        there = self.routing.entries if choice.entries is None else choice.entries
+        return routing.route(spacing_mm, self.routing.trained_spacing_mm, there, rule, grids=grids, entry=choice.entry)
 
-        Raises the errors of `routing.route`.
-        """
-        grids = {entry.depth: entry.grid_spacing_mm for entry in self.entries}
-        rule = self.routing
-        return routing.route(spacing_mm, rule.trained_spacing_mm, depths or rule.depths, rule.closeness, grids=grids, depth=depth)
-
-    def entry(self, depth: int) -> Entry:
-        """Return the entry of a depth. Raises UsageError if the model has none there."""
-        for entry in self.entries:
-            if entry.depth == depth:
-                return entry
-        expected = ", ".join(str(entry.depth) for entry in self.entries)
-        raise UsageError("the model has no such depth", field="depth", found=depth, expected=expected)
+    def entry(self, entry: Entry) -> EntryRule:
+        """Return the rule of an entry. Raises UsageError if the model does not have it."""
+        for rule in self.entries:
+            if rule.entry == entry:
+                return rule
+        expected = "; ".join(geometry.entry_text(rule.entry) for rule in self.entries)
+        raise UsageError("the model has no such entry", field="entry", found=geometry.entry_text(entry), expected=expected)
 
 
-def rules_of(spec: ModelSpec, depths: Sequence[int] | None = None) -> ScanRules:
-    """Return the rules that a spec implies; an export writes them into the manifest. depths: by default all of the network's."""
-    depths = tuple(range(spec.network.num_depths)) if depths is None else tuple(depths)
-    rule = RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, depths=depths, as_is_octaves=spec.as_is_octaves)
-    return ScanRules(spec=spec, routing=rule, entries=tuple(_entry_of(spec, depth) for depth in depths))
+def rules_of(spec: ModelSpec, entries: Sequence[Entry] | None = None) -> ScanRules:
+    """Return the rules that a spec implies; an export writes them into the manifest. entries: by default all that the model has."""
+    entries = spec.entries if entries is None else tuple(entries)
+    by: routing.RouteBy = "nearest" if spec.per_axis else "finest"
+    rule = RoutingRule(trained_spacing_mm=spec.plan.spacing_mm, entries=entries, by=by, as_is_octaves=spec.as_is_octaves)
+    return ScanRules(spec=spec, routing=rule, entries=tuple(_rule_of(spec, entry) for entry in entries))
 
 
-def _entry_of(spec: ModelSpec, depth: int) -> Entry:
-    divisor, least = geometry.divisor(spec.network.num_levels, depth), geometry.min_axis(spec.network.num_levels, depth)
-    return Entry(
-        depth=depth,
-        grid_spacing_mm=spec.grid_spacing_mm(depth),
-        divisors=(divisor, divisor, divisor),
-        min_shape=(least, least, least),
-        patch_shape=spec.patch_shape(depth),
+def _rule_of(spec: ModelSpec, entry: Entry) -> EntryRule:
+    return EntryRule(
+        entry=entry,
+        grid_spacing_mm=spec.grid_spacing_mm(entry),
+        divisors=spec.divisors(entry),
+        min_shape=spec.min_shape(entry),
+        patch_shape=spec.patch_shape(entry),
     )

@@ -11,12 +11,13 @@ from itertools import product
 
 import numpy as np
 
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.scan_rules import Entry, ScanRules, WindowRule
-from rarecli.core.types import FloatArray, Shape, Voxels
+from rarecli.core.imaging.scan_rules import EntryRule, ScanRules, WindowRule
+from rarecli.core.types import Entry, FloatArray, Shape, Voxels
 
-Run = Callable[[Voxels, int], Voxels]
-"""(B, C, X, Y, Z) float32 and a depth -> logits (B, K, X, Y, Z) float32."""
+Run = Callable[[Voxels, Entry], Voxels]
+"""(B, C, X, Y, Z) float32 and an entry -> logits (B, K, X, Y, Z) float32."""
 Map = Callable[[Callable[[Voxels], Voxels], Iterable[Voxels]], Iterable[Voxels]]
 """Applies a function to many arrays and yields the results in order, like `map`."""
 
@@ -46,7 +47,7 @@ def window_weights(window: Shape, rule: WindowRule) -> FloatArray:
 
 
 def sliding_logits(
-    image: Voxels, rules: ScanRules, depth: int, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map
+    image: Voxels, rules: ScanRules, entry: Entry, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map
 ) -> Voxels:
     """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded.
 
@@ -56,24 +57,24 @@ def sliding_logits(
     through: runs the windows, which all have the same shape: one by one, or several at once.
     """
     x, y, z = (int(size) for size in image.shape[1:])
-    entry, rule = rules.entry(depth), rules.window
-    window = entry.window((x, y, z))
+    sizes, rule = rules.entry(entry), rules.window
+    window = sizes.window((x, y, z))
     if not pad:
-        _require_no_padding((x, y, z), window, entry)
-    whole: Shape = entry.padded((x, y, z))
+        _require_no_padding((x, y, z), window, sizes)
+    whole: Shape = sizes.padded((x, y, z))
     padded = image
     if whole != (x, y, z):
         padded = _as(np.full((image.shape[0], *whole), rule.padding_value, dtype=np.float32), image)
         padded[:, :x, :y, :z] = image
     starts = [window_starts(size, extent, rule.overlap) for size, extent in zip(whole, window, strict=True)]
     if all(len(axis) == 1 for axis in starts):
-        return run(padded[None], depth)[0, :, :x, :y, :z]
+        return run(padded[None], entry)[0, :, :x, :y, :z]
     weights = _as(window_weights(window, rule), image)
     total = _as(np.zeros((rules.spec.network.num_classes, *whole), dtype=np.float32), image)
     weight = _as(np.zeros(whole, dtype=np.float32), image)
     boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in product(*starts)]
     windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
-    for (i, j, k), logits in zip(boxes, through(lambda image: run(image, depth), windows), strict=True):
+    for (i, j, k), logits in zip(boxes, through(lambda image: run(image, entry), windows), strict=True):
         total[:, i, j, k] += weights * logits[0]
         weight[i, j, k] += weights
     total /= weight
@@ -89,14 +90,14 @@ def _contiguous(values: Voxels) -> Voxels:
     return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values.contiguous()
 
 
-def _require_no_padding(shape: Shape, window: Shape, entry: Entry) -> None:
-    for axis, size, extent, step, least in zip("xyz", shape, window, entry.divisors, entry.min_shape, strict=True):
+def _require_no_padding(shape: Shape, window: Shape, sizes: EntryRule) -> None:
+    for axis, size, extent, step, least in zip("xyz", shape, window, sizes.divisors, sizes.min_shape, strict=True):
         if size < extent:
             below = size // step * step
             fits = f"{below} or {extent}" if below >= least else f"at least {extent}"
             raise DataError(
                 "the network does not accept this size, and --no-pad forbids padding",
-                field=f"depth {entry.depth}, {axis}",
+                field=f"{entry_text(sizes.entry)}, {axis}",
                 found=size,
                 expected=f"a multiple of {step}: {fits}",
                 remedy="omit --no-pad",

@@ -1,23 +1,32 @@
-"""RARE-UNet: a 3D U-Net with an entry at every routing depth. Source: arXiv 2507.15524, section 2 and figure 1.
+"""RARE-UNet: a 3D U-Net with an entry at every routing depth of every axis. Source: arXiv 2507.15524, section 2 and figure 1.
 
-An image at depth k (1/2^k of the trained resolution) passes gateway block k, whose output replaces that of encoder
-level k, goes down to the bottleneck, up to level k, and through head k. The baseline UNet is the same network with one
-depth.
+An entry is a vector (ex, ey, ez) of depths. Its image has, along each axis, 1/2^e of the trained resolution. It passes the gateway block of
+level min(entry), whose output replaces that of the encoder there, goes down to the bottleneck, up to the same level, and through its head.
+The paper's depth k is the entry (k, k, k). At a level that an axis is too coarse for, kernels are adapted to it (coarse_axes.py), pooling
+leaves it as it is, and the way up mirrors this. From level max(entry) down, all axes are alike. The baseline UNet is the same network with
+one depth.
 
-Shapes: B_k scans at depth k, C channels, K classes; (X, Y, Z) at depth k is 1/2^k of the size at depth 0.
-Decision: docs/decisions/0001-one-network-class.md.
+Shapes: B scans at an entry, C channels, K classes; (X, Y, Z) of an entry are 1/2^ex, 1/2^ey, 1/2^ez of the size at (0, 0, 0), rounded up.
+Decisions: docs/decisions/0001-one-network-class.md, docs/decisions/0019-resolution-is-a-vector.md.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from rarecli.core.config.geometry import Entry
 from rarecli.core.model.blocks import ConvBlock, UpBlock
+from rarecli.core.model.coarse_axes import Factors
 
 MAX_FILTERS = 320
+Groups = dict[Factors, Tensor]
+"""Features (B, C, X, Y, Z) at one level, by how much coarser than that level their axes are."""
 
 
 class RareUNet(nn.Module):
@@ -43,7 +52,6 @@ class RareUNet(nn.Module):
         self.bottleneck = ConvBlock(channels[num_levels - 1], channels[num_levels])
         self.decoder = nn.ModuleList(UpBlock(channels[level + 1], channels[level], dropout) for level in range(num_levels))
         self.heads = nn.ModuleList(nn.Conv3d(channels[depth], num_classes, kernel_size=1) for depth in range(num_depths))
-        self.pool = nn.MaxPool3d(2)
         self.dropout = nn.Dropout3d(dropout)
 
     def checkpoint_activations(self) -> None:
@@ -60,55 +68,91 @@ class RareUNet(nn.Module):
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
         return block(*inputs)
 
-    def forward(self, image: Tensor, depth: int = 0) -> Tensor:
-        """Return logits (B, K, X, Y, Z) for an image (B, C, X, Y, Z) on the grid of `depth`; same grid."""
-        return self.decode(self.encode({depth: image}), {depth: image.shape[0]})[depth]
+    def forward(self, image: Tensor, entry: Entry = (0, 0, 0)) -> Tensor:
+        """Return logits (B, K, X, Y, Z) for an image (B, C, X, Y, Z) on the grid of `entry`; same grid."""
+        return self.decode(self.encode({entry: image}), {entry: image.shape[0]})[entry]
 
-    def encode(self, images: Mapping[int, Tensor]) -> list[Tensor]:
-        """Encode images by depth. Return the features of levels min(depths)..num_levels - 1, then those of the bottleneck.
+    def encode(self, images: Mapping[Entry, Tensor]) -> list[Groups]:
+        """Encode images by entry. Return the features of levels min(entries)..num_levels - 1, then those of the bottleneck.
 
-        Scans that enter at depth k join the batch at level k, after the scans that entered earlier. Instance norm is
-        independent of the batch, so other scans affect only the speed. The features of an image at its own depth are
-        the output of the gateway (of encoder level 0 at depth 0).
+        Scans on one grid share a batch: those that came down first, then the scan's own entry. Instance norm is independent of the batch,
+        so other scans affect only the speed. The features of an image at its own level are the output of the gateway (of encoder level 0
+        at level 0).
         """
-        features: list[Tensor] = []
-        walking: Tensor | None = None
-        for level in range(min(images), self.num_levels):
-            arriving = [] if walking is None else [self._run(self._encode_level, walking, level)]
-            if level in images:
-                entry = self.encoder[0] if level == 0 else self.gateways[level - 1]
-                arriving.append(self._run(entry, images[level]))
-            walking = arriving[0] if len(arriving) == 1 else torch.cat(arriving)
+        features: list[Groups] = []
+        walking: Groups = {}
+        for level in range(min(map(min, images)), self.num_levels):
+            arriving = {grid: [self._run(self._encode_level, level, grid, coming)] for grid, coming in _by_lower_grid(walking).items()}
+            for entry, image in images.items():
+                if min(entry) == level:
+                    block = self.encoder[0] if level == 0 else self.gateways[level - 1]
+                    factors = coarseness(entry, level)
+                    arriving.setdefault(factors, []).append(self._run(block, image, factors))
+            walking = {factors: parts[0] if len(parts) == 1 else torch.cat(parts) for factors, parts in arriving.items()}
             features.append(walking)
-        assert walking is not None
         # bfloat16 weight gradients of this convolution are not finite on some CPUs, and float32 costs next to nothing here
-        with torch.autocast(walking.device.type, enabled=False):
-            features.append(self._run(self._encode_bottom, walking))
-        return features
+        (device,) = {group.device.type for group in walking.values()}
+        with torch.autocast(device, enabled=False):
+            bottom = {grid: self._run(self._encode_bottom, coming) for grid, coming in _by_lower_grid(walking).items()}
+        return [*features, bottom]
 
-    def decode(self, features: list[Tensor], batch_sizes: Mapping[int, int]) -> dict[int, Tensor]:
-        """Decode the features of `encode`. Return logits by depth. batch_sizes: the number of scans that entered at each depth."""
+    def decode(self, features: list[Groups], batch_sizes: Mapping[Entry, int]) -> dict[Entry, Tensor]:
+        """Decode the features of `encode`. Return logits by entry. batch_sizes: the number of scans of each entry, in the same order."""
         *skips, walking = features
-        logits: dict[int, Tensor] = {}
-        top = min(batch_sizes)
+        logits: dict[Entry, Tensor] = {}
+        top = min(map(min, batch_sizes))
         for level in range(self.num_levels - 1, top - 1, -1):
-            walking = self._run(self.decoder[level], walking, skips[level - top])
-            if level in batch_sizes:
-                staying = walking.shape[0] - batch_sizes[level]
-                logits[level] = self.heads[level](walking[staying:] if staying else walking)
-                walking = walking[:staying]
+            ending = {coarseness(entry, level): entry for entry in batch_sizes if min(entry) == level}
+            taken = dict.fromkeys(walking, 0)
+            rising: Groups = {}
+            for factors, skip in skips[level - top].items():
+                lower = _halved(factors)
+                below, first = walking[lower], taken[lower]
+                taken[lower] += skip.shape[0]
+                part = below if below.shape[0] == skip.shape[0] else below[first : taken[lower]]
+                above = self._run(self.decoder[level], part, skip, factors)
+                if factors in ending:
+                    staying = above.shape[0] - batch_sizes[ending[factors]]
+                    logits[ending[factors]] = self.heads[level](above[staying:] if staying else above)
+                    above = above[:staying]
+                rising[factors] = above
+            walking = rising
         return logits
 
-    def _encode_level(self, above: Tensor, level: int) -> Tensor:
-        encoded: Tensor = self.encoder[level](self._down(above))
+    def _encode_level(self, level: int, factors: Factors, coming: Groups) -> Tensor:
+        encoded: Tensor = self.encoder[level](self._down(coming), factors)
         return encoded
 
-    def _encode_bottom(self, above: Tensor) -> Tensor:
-        encoded: Tensor = self.bottleneck(self._down(above).float())
+    def _encode_bottom(self, coming: Groups) -> Tensor:
+        encoded: Tensor = self.bottleneck(self._down(coming).float())
         return encoded
 
-    def _down(self, features: Tensor) -> Tensor:
-        # autocast would copy the features to float32 here and keep the copy, but a maximum does not need the precision
-        with torch.autocast(features.device.type, enabled=False):
-            dropped: Tensor = self.dropout(self.pool(features))
-        return dropped
+    def _down(self, coming: Groups) -> Tensor:
+        """Halve the axes that are not coarser than their level, an odd axis rounded up, and join the groups in one batch."""
+        parts = []
+        for factors, features in coming.items():
+            step = [2 if factor == 1 else 1 for factor in factors]
+            # autocast would copy the features to float32 here and keep the copy, but a maximum does not need the precision
+            with torch.autocast(features.device.type, enabled=False):
+                parts.append(self.dropout(functional.max_pool3d(features, step, step, ceil_mode=True)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def coarseness(entry: Entry, level: int) -> Factors:
+    """Return how much coarser the axes of a scan at `entry` are than the grid of `level`: 2^(e - level), at least 1."""
+    x, y, z = (2 ** max(depth - level, 0) for depth in entry)
+    return x, y, z
+
+
+def _halved(factors: Factors) -> Factors:
+    """Return the factors one level down."""
+    x, y, z = (max(1, factor // 2) for factor in factors)
+    return x, y, z
+
+
+def _by_lower_grid(groups: Groups) -> dict[Factors, Groups]:
+    """Return the groups by the grid that they have one level down, where those of one grid share a batch."""
+    found: dict[Factors, Groups] = {}
+    for factors, group in groups.items():
+        found.setdefault(_halved(factors), {})[factors] = group
+    return found

@@ -19,26 +19,30 @@ import numpy as np
 
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
+from rarecli.core.types import Entry
 
 
 @dataclass(frozen=True)
 class PredictOptions:
     """What to predict for every case, and how to process the cases.
 
-    depth: force a depth; by default the spacing decides. pad: False refuses a scan that needs padding.
-    probabilities: also write the probabilities. resume: skip the cases that an earlier call finished in the same output from the same
-    scans, with the same model and options. overwrite: replace the files of an earlier call.
+    entry: force an entry; by default the spacing decides. route: choose by another rule than the model's.
+    pad: False refuses a scan that needs padding. probabilities: also write the probabilities.
+    resume: skip the cases that an earlier call finished in the same output from the same scans, with the same model and options.
+    overwrite: replace the files of an earlier call.
     num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
     they take the GPUs in turn.
     shard: only this part of the scans.
     """
 
-    depth: int | None = None
+    entry: Entry | None = None
+    route: RouteBy | None = None
     pad: bool = True
     probabilities: bool = False
     resume: bool = False
@@ -79,7 +83,7 @@ class CaseWorker:
             with blamed_on(case.name):
                 if self.journal is None:
                     return Done(_predict_file(case, self.predictor, target, options))
-                key = key_of(case.images, self.predictor.key, options.depth, options.pad, options.probabilities)
+                key = key_of(case.images, self.predictor.key, options.entry, options.route, options.pad, options.probabilities)
                 finished: dict[str, Any] | None = self.journal.find(case.name, key)
                 if finished and target.is_file() and (not options.probabilities or probabilities_file(target).is_file()):
                     return Done(finished, key, new=False)
@@ -136,16 +140,16 @@ def probabilities_file(target: Path) -> Path:
 
 def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    predictor.require_affordable(case.images, options.depth)
+    predictor.require_affordable(case.images, options.entry, options.route)
     volume = read_image(case)
-    prediction = predictor.predict(volume, depth=options.depth, pad=options.pad, probabilities=options.probabilities)
+    prediction = predictor.predict(volume, entry=options.entry, route=options.route, pad=options.pad, probabilities=options.probabilities)
     write_labels(target, prediction.labels, volume)
     if prediction.probabilities is not None:
         write_image(probabilities_file(target), prediction.probabilities, volume)
     plan = predictor.spec.plan
     voxel_mm3 = float(np.prod(volume.spacing_mm))
     return {
-        "depth": prediction.depth,
+        "entry": list(prediction.entry),
         "reason": prediction.reason,
         "residual_zoom": list(prediction.zoom),
         "spacing_mm": list(volume.spacing_mm),

@@ -35,7 +35,7 @@ class Folds:
             raise UsageError("the runs held out no cases", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
         self._stack = ExitStack()
         predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads)) for run in runs}
-        require_one_plan({str(run): (predictor.rules, predictor.runner.depths) for run, predictor in predictors.items()})
+        require_one_plan({str(run): (predictor.rules, predictor.runner.entries) for run, predictor in predictors.items()})
         self._by_case = {case: predictors[run] for case, run in held_out.items()}
         first = predictors[runs[0]]
         self.rules, self.spec, self.runner = first.rules, first.spec, first.runner

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
@@ -89,7 +90,7 @@ def _predict_cases(
             continue
         if worker.journal:
             worker.journal.add(case.name, done.key, outcome)
-        reporter.say(f"{case.name}: depth {outcome['depth']} ({outcome['reason']})")
+        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']})")
         for difference in outcome["warnings"]:
             reporter.warn(f"{case.name} is unlike the training scans: {difference}")
     return records, failures

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import open_model
@@ -22,11 +23,13 @@ from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
+from rarecli.core.imaging.routing import RouteBy
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
-from rarecli.core.types import AnyArray, FloatArray, IntArray, Triple
+from rarecli.core.types import AnyArray, Entry, FloatArray, IntArray, Triple
 
 Opened = TypeVar("Opened")
 
@@ -44,7 +47,7 @@ class Prediction:
 
     labels: IntArray
     affine: FloatArray
-    depth: int
+    entry: Entry
     reason: str
     zoom: Triple
     """Resampling factors per RAS axis: the scan's spacing divided by the routed grid's; 1 for an axis that was not resampled."""
@@ -90,7 +93,7 @@ class Predictor:
         opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
         self.rules = opened[0][0]
         self.spec = self.rules.spec
-        require_one_plan({str(path): (rules, runner.depths) for path, (rules, runner) in zip(paths, opened, strict=True)})
+        require_one_plan({str(path): (rules, runner.entries) for path, (rules, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
         self.choice = ModelChoice(paths, device, backend, num_threads, precision)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
@@ -122,25 +125,29 @@ class Predictor:
         affine: AnyArray | None = None,
         *,
         depth: int | None = None,
+        entry: Entry | None = None,
+        route: RouteBy | None = None,
         pad: bool = True,
         probabilities: bool = False,
     ) -> Prediction:
         """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
 
-        `depth` forces a depth. `pad` False refuses a scan that must be padded to fit the network.
+        `depth` forces one depth along all axes, `entry` a depth per axis. `route` `finest` chooses among isotropic entries by the finest
+        axis, and resamples the others, whatever the model's own rule is. `pad` False refuses a scan that must be padded to fit the network.
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
+        choice = RouteChoice(forced_entry(depth, entry), self.runner.entries, route)
         if isinstance(scan, str | Path):
-            self.require_affordable([Path(scan)], depth)
+            require_affordable_files([Path(scan)], self.rules, choice)
         volume = _as_volume(scan, affine)
-        routed = prepare_scan(volume, self.rules, depth, self.runner.depths)
+        routed = prepare_scan(volume, self.rules, choice)
         logits = self._logits(routed, pad)
         maps = routed.restore_image(softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes_of(logits, routed), self.spec),
             volume.affine,
-            routed.route.depth,
+            routed.route.entry,
             routed.route.reason,
             routed.route.zoom,
             maps,
@@ -148,19 +155,19 @@ class Predictor:
             differences(routed, self.spec.plan),
         )
 
-    def require_affordable(self, images: Sequence[Path], depth: int | None) -> None:
+    def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None) -> None:
         """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
-        require_affordable_files(images, self.rules, depth, self.runner.depths)
+        require_affordable_files(images, self.rules, RouteChoice(entry, self.runner.entries, route))
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
         num_classes = self.spec.plan.num_classes
 
         def logits_of(runner: Runner) -> FloatArray:
-            def run(image: FloatArray, depth: int) -> FloatArray:
-                return require_sound(runner.run(image, depth), image, num_classes, f"depth {depth}, {runner.backend}")
+            def run(image: FloatArray, entry: Entry) -> FloatArray:
+                return require_sound(runner.run(image, entry), image, num_classes, f"{entry_text(entry)}, {runner.backend}")
 
-            return sliding_logits(routed.image, self.rules, routed.route.depth, run, pad=pad)
+            return sliding_logits(routed.image, self.rules, routed.route.entry, run, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)
@@ -185,6 +192,13 @@ def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) ->
     require_finite(volume)
     require_orthogonal(volume.affine, "affine")
     return volume
+
+
+def forced_entry(depth: int | None, entry: Entry | None) -> Entry | None:
+    """Return the entry that a caller forces, by one depth for all axes or by a depth per axis. Raises UsageError for both."""
+    if depth is not None and entry is not None:
+        raise UsageError("a depth and an entry exclude each other", field="entry", found=f"{entry_text(entry)} and depth {depth}")
+    return isotropic(depth) if depth is not None else entry
 
 
 def opened(model: ModelChoice | Opened) -> AbstractContextManager[Predictor | Opened]:

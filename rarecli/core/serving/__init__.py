@@ -1,1 +1,1 @@
-"""Serve a bundle with Triton: render the model repository, and run the router and the depths on the server."""
+"""Serve a bundle with Triton: render the model repository, and run the router and the entries on the server."""

@@ -5,11 +5,11 @@ REPOSITORY/
     config.pbtxt
     1/model.py               runs rarecli in the server's Python
     1/manifest.json
-  PREFIX_depth0/ ...         one model per depth; clients may also call it directly
+  PREFIX_entry_0_0_0/ ...    one model per entry; clients may also call it directly
     config.pbtxt             dynamic batching, warm-up, instances
     1/manifest.json
-    1/depth0.onnx            or depth0.plan
-    1/weights.safetensors    one file, hard-linked into the folder of every depth
+    1/entry_0_0_0.onnx       or entry_0_0_0.plan
+    1/weights.safetensors    one file, hard-linked into the folder of every entry
     1/model.py               only with the backend `python`
 
 Decision: docs/decisions/0010-one-implementation-on-the-server.md.
@@ -27,6 +27,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import MANIFEST, Engine, HashedFile
 from rarecli.core.engines.model_files import find_model
@@ -35,6 +36,7 @@ from rarecli.core.imaging.restore import label_values
 from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.serving import contract
 from rarecli.core.serving.router import WINDOWS_IN_FLIGHT
+from rarecli.core.types import Entry
 
 Backend = Literal["onnxruntime", "tensorrt", "python"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -48,9 +50,9 @@ _KIND = {"onnxruntime": "KIND_AUTO", "tensorrt": "KIND_GPU", "python": "KIND_CPU
 class TritonOptions:
     """How the server runs the models of a bundle.
 
-    backend: runs the depths. name: the name of the router and the prefix of the depths' names.
-    max_batch: the most windows per execution, one number for all depths or one per depth; by default 2 at depth 0, doubled at each next
-    depth, at most 16. num_instances: instances of each depth's model. num_routers: instances of the router, each with one scan at a time.
+    backend: runs the entries. name: the name of the router and the prefix of the entries' names.
+    max_batch: the most windows per execution, one number for all entries or one per entry; by default 2 at depth 0, doubled at each next
+    depth, at most 16. num_instances: instances of each entry's model. num_routers: instances of the router, each with one scan at a time.
     max_delay_us: how long a window waits to be batched with others.
     """
 
@@ -77,48 +79,48 @@ def render_repository(model: Path, repository: Path, options: TritonOptions) -> 
     if bundle is None:
         raise UsageError("a run has no engines to serve", path=model, remedy="add -o BUNDLE")
     manifest = bundle.manifest
-    batches = _batch_sizes(manifest.depths, options.max_batch)
+    batches = _batch_sizes(manifest.entries, options.max_batch)
     if options.backend == "tensorrt" and not all(engine.plan for engine in manifest.engines):
         remedy = "rare export --format onnx,tensorrt, on the machine that serves"
         raise UsageError("the bundle has no TensorRT plans", path=bundle.path, field="triton-backend", found="tensorrt", remedy=remedy)
-    models = {contract.depth_model(options.name, engine.depth): engine for engine in manifest.engines}
-    present = [repository / options.name, *_depth_folders(repository, options.name)]
+    models = {contract.entry_model(options.name, engine.entry): engine for engine in manifest.engines}
+    present = [repository / options.name, *_entry_folders(repository, options.name)]
     for folder in present:
         if folder.exists() and not _is_rendered(folder):
             raise UsageError("the folder exists and was not rendered by rare", path=folder, remedy="choose another --model-name")
     links: dict[str, Path] = {}
     for (name, engine), max_batch in zip(models.items(), batches, strict=True):
         with atomic_folder(repository / name) as folder:
-            version = _write_model(folder, _depth_config(name, engine, max_batch, options), bundle)
+            version = _write_model(folder, _entry_config(name, engine, max_batch, options), bundle)
             files: list[HashedFile] = [engine]
             if options.backend == "tensorrt" and engine.plan:
                 files = [engine.plan]
             elif manifest.weights:
                 files.append(manifest.weights)
-            for entry in files:
-                _place(links.get(entry.file, bundle.file(entry)), version / entry.file, link=entry.file in links)
-                links[entry.file] = repository / name / VERSION / entry.file
+            for hashed in files:
+                _place(links.get(hashed.file, bundle.file(hashed)), version / hashed.file, link=hashed.file in links)
+                links[hashed.file] = repository / name / VERSION / hashed.file
             if options.backend == "python":
-                _write_glue(version, "depth_model")
+                _write_glue(version, "entry_model")
     with atomic_folder(repository / options.name) as folder:
         _write_glue(_write_model(folder, _router_config(bundle, options), bundle), "router_model")
     for folder in present[1:]:
-        if folder.name not in models:  # a depth of an earlier bundle
+        if folder.name not in models:  # an entry of an earlier bundle
             shutil.rmtree(folder)
     return (options.name, *models)
 
 
-def _batch_sizes(depths: Sequence[int], wanted: Sequence[int] | None) -> list[int]:
+def _batch_sizes(entries: Sequence[Entry], wanted: Sequence[int] | None) -> list[int]:
     if wanted is None:
-        return [min(2 * 2**depth, WINDOWS_IN_FLIGHT) for depth in depths]
-    if len(wanted) not in (1, len(depths)) or min(wanted) < 1:
-        expected = f"one number above 0, or {len(depths)}, one per depth"
+        return [min(2 * 2 ** (sum(entry) // 3), WINDOWS_IN_FLIGHT) for entry in entries]
+    if len(wanted) not in (1, len(entries)) or min(wanted) < 1:
+        expected = f"one number above 0, or {len(entries)}, one per entry"
         raise UsageError("invalid batch sizes", field="max-batch", found=list(wanted), expected=expected)
-    return list(wanted) * (len(depths) if len(wanted) == 1 else 1)
+    return list(wanted) * (len(entries) if len(wanted) == 1 else 1)
 
 
-def _depth_folders(repository: Path, name: str) -> list[Path]:
-    pattern = re.compile(re.escape(contract.depth_model(name, 0)[:-1]) + r"\d+")
+def _entry_folders(repository: Path, name: str) -> list[Path]:
+    pattern = re.compile(re.escape(name) + r"_(entry_\d+_\d+_\d+|depth\d+)")  # depths: of bundles of before
     return sorted(folder for folder in repository.glob("*") if pattern.fullmatch(folder.name))
 
 
@@ -150,7 +152,7 @@ def _place(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def _depth_config(name: str, engine: Engine, max_batch: int, options: TritonOptions) -> str:
+def _entry_config(name: str, engine: Engine, max_batch: int, options: TritonOptions) -> str:
     spatial, warm = [-1, -1, -1], engine.patch_shape
     file = engine.file
     if options.backend == "tensorrt" and engine.plan:
@@ -165,7 +167,7 @@ def _depth_config(name: str, engine: Engine, max_batch: int, options: TritonOpti
         f"value {{ data_type: TYPE_FP32 dims: {_dims(channels, *warm)} random_data: true }} }} }}"
         for batch in sorted({1, max_batch})
     )
-    return f"""{_MARK} Depth {engine.depth}: {" x ".join(f"{size:g}" for size in engine.grid_spacing_mm)} mm.
+    return f"""{_MARK} {entry_text(engine.entry).capitalize()}: {" x ".join(f"{size:g}" for size in engine.grid_spacing_mm)} mm.
 name: "{name}"
 backend: "{options.backend}"
 {filename}max_batch_size: {max_batch}
@@ -176,7 +178,7 @@ instance_group [ {{ kind: {_KIND[options.backend]} count: {options.num_instances
 model_warmup [
 {warmups}
 ]
-parameters {{ key: "depth" value {{ string_value: "{engine.depth}" }} }}
+parameters {{ key: "entry" value {{ string_value: "{list(engine.entry)}" }} }}
 """
 
 
@@ -185,10 +187,10 @@ def _router_config(bundle: Bundle, options: TritonOptions) -> str:
     label_type = f"TYPE_{label_values(np.zeros(0, dtype=np.uint8), spec).dtype.name.upper()}"
     # the number of channels is left open, so that the router, not Triton, reports a wrong one
     inputs = [_tensor(contract.IMAGE, "TYPE_FP32", -1, -1, -1, -1), _tensor(contract.SPACING, "TYPE_FP64", 3)]
-    inputs.append(_tensor(contract.DEPTH, "TYPE_INT32", 1, more=" optional: true"))
+    inputs.append(_tensor(contract.ENTRY, "TYPE_INT32", 3, more=" optional: true"))
     outputs = [
         _tensor(contract.LABELS, label_type, -1, -1, -1),
-        _tensor(contract.DEPTH, "TYPE_INT32", 1),
+        _tensor(contract.ENTRY, "TYPE_INT32", 3),
         _tensor(contract.REASON, "TYPE_STRING", 1),
         _tensor(contract.GRID_SPACING, "TYPE_FP64", 3),
         _tensor(contract.ZOOM, "TYPE_FP64", 3),

@@ -1,6 +1,6 @@
 """The router on the server: the steps of `rare predict`, with several windows of a scan sent at the same time.
 
-It does not depend on Triton: `infer` runs one window in a depth's model, wherever that model is.
+It does not depend on Triton: `infer` runs one window in an entry's model, wherever that model is.
 Decision: docs/decisions/0010-one-implementation-on-the-server.md.
 """
 
@@ -23,10 +23,11 @@ from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resampled_shape
 from rarecli.core.imaging.restore import classes_of, label_values, softmax
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import Run, sliding_logits
 from rarecli.core.imaging.volume import Volume, require_finite
 from rarecli.core.serving import contract
-from rarecli.core.types import AnyArray, FloatArray, Triple
+from rarecli.core.types import AnyArray, Entry, FloatArray, Triple
 
 WINDOWS_IN_FLIGHT = 16
 """Windows of one scan that are sent at the same time. Dynamic batching can merge this many, and memory must hold this many."""
@@ -39,30 +40,30 @@ ALWAYS_ALLOWED_VOXELS = 2**22
 class Router:
     """Routes and prepares scans for one bundle, splits them into windows, and stitches the logits. Thread-safe.
 
-    infer: windows (B, C, X, Y, Z) and a depth -> logits.
+    infer: windows (B, C, X, Y, Z) and an entry -> logits.
     """
 
     def __init__(self, manifest: Manifest, infer: Run[FloatArray]) -> None:
         self._manifest, self._rules, self._infer = manifest, manifest.rules, infer
         self._pool = ThreadPoolExecutor(WINDOWS_IN_FLIGHT)
 
-    def answer(self, image: FloatArray, spacing_mm: Triple, depth: int | None, wanted: Set[str]) -> dict[str, AnyArray]:
+    def answer(self, image: FloatArray, spacing_mm: Triple, entry: Entry | None, wanted: Set[str]) -> dict[str, AnyArray]:
         """Return the output tensors of `contract` for one scan (C, X, Y, Z) in RAS axes; probabilities and warnings only if `wanted`.
 
         Raises the errors of `Predictor.predict`: DataError for broken voxels or spacings, ModelError for a wrong number of channels,
-        UsageError for a depth that the bundle does not have. And DataError for a scan that would grow beyond MAX_GROWTH.
+        UsageError for an entry that the bundle does not have. And DataError for a scan that would grow beyond MAX_GROWTH.
         """
         routing.require_spacing(spacing_mm)
         volume = Volume(image, np.diag([*spacing_mm, 1.0]))
         require_finite(volume)
         spec, rules = self._manifest.spec, self._rules
-        self._require_growth(volume, depth)
-        routed = prepare_scan(volume, rules, depth)
-        logits = sliding_logits(routed.image, rules, routed.route.depth, self._checked, through=self._in_flight)
+        self._require_growth(volume, entry)
+        routed = prepare_scan(volume, rules, RouteChoice(entry))
+        logits = sliding_logits(routed.image, rules, routed.route.entry, self._checked, through=self._in_flight)
         route = routed.route
         outputs = {
             contract.LABELS: label_values(classes_of(logits, routed), spec),
-            contract.DEPTH: np.array([route.depth], dtype=np.int32),
+            contract.ENTRY: np.array(route.entry, dtype=np.int32),
             contract.REASON: np.array([route.reason.encode()], dtype=object),
             contract.GRID_SPACING: np.array(route.grid_spacing_mm),
             contract.ZOOM: np.array(route.zoom),
@@ -73,11 +74,11 @@ class Router:
             outputs[contract.WARNINGS] = np.array([text.encode() for text in differences(routed, spec.plan)], dtype=object)
         return outputs
 
-    def _require_growth(self, volume: Volume, depth: int | None) -> None:
+    def _require_growth(self, volume: Volume, entry: Entry | None) -> None:
         """Raise DataError, before anything is allocated, if the scan would take far more memory than it was sent with."""
-        way = self._rules.route(volume.spacing_mm, depth)
+        way = self._rules.route(volume.spacing_mm, RouteChoice(entry))
         grid = resampled_shape(volume.shape, way.zoom, self._rules.resampling)
-        whole = self._rules.entry(way.depth).padded(grid)
+        whole = self._rules.entry(way.entry).padded(grid)
         if math.prod(whole) > max(ALWAYS_ALLOWED_VOXELS, MAX_GROWTH * math.prod(volume.shape)):
             sent, grown = (" x ".join(map(str, shape)) for shape in (volume.shape, whole))
             raise DataError(
@@ -88,9 +89,9 @@ class Router:
                 remedy="check the spacing and its unit, or use rare predict",
             )
 
-    def _checked(self, window: FloatArray, depth: int) -> FloatArray:
-        logits = self._infer(window, depth)
-        return require_sound(logits, window, self._manifest.spec.plan.num_classes, self._manifest.engine(depth).file)
+    def _checked(self, window: FloatArray, entry: Entry) -> FloatArray:
+        logits = self._infer(window, entry)
+        return require_sound(logits, window, self._manifest.spec.plan.num_classes, self._manifest.engine(entry).file)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -108,17 +109,17 @@ class Router:
 
 
 def open_repository(repository: Path, name: str, version: str, backend: str) -> Manifest:
-    """Compare the files of every depth with the manifest that the router `name` serves; return the manifest.
+    """Compare the files of every entry with the manifest that the router `name` serves; return the manifest.
 
     Raises ModelError for a manifest with another schema, for missing or changed files, and for models of different bundles.
     """
     manifest = load_manifest(repository / name / version)
     for engine in manifest.engines:
-        bundle = Bundle(repository / contract.depth_model(name, engine.depth) / version)
+        bundle = Bundle(repository / contract.entry_model(name, engine.entry) / version)
         if bundle.manifest != manifest:
             raise ModelError("the models were rendered from different bundles", path=bundle.path, remedy="render the repository again")
         if backend == "tensorrt" and engine.plan:
             bundle.file(engine.plan)
         else:
-            bundle.engine_file(engine.depth)
+            bundle.engine_file(engine.entry)
     return manifest

@@ -12,11 +12,11 @@ from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.serving import contract
 from rarecli.core.serving.guard import Guard
 from rarecli.core.serving.router import Router, open_repository
-from rarecli.core.types import AnyArray, FloatArray
+from rarecli.core.types import AnyArray, Entry, FloatArray
 
 
 class TritonPythonModel:
-    """Segments one scan per request. Its windows go to the depth's model as separate requests (BLS)."""
+    """Segments one scan per request. Its windows go to the entry's model as separate requests (BLS)."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Compare every engine with the manifest. A RareError keeps the model from loading and is written to the server's log."""
@@ -40,9 +40,12 @@ class TritonPythonModel:
         try:
             inputs: dict[str, AnyArray] = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             x, y, z = (float(spacing) for spacing in inputs[contract.SPACING])
-            depth = int(inputs[contract.DEPTH][0]) if contract.DEPTH in inputs else None
+            entry = None
+            if contract.ENTRY in inputs:
+                a, b, c = (int(depth) for depth in inputs[contract.ENTRY])
+                entry = a, b, c
             wanted = set(request.requested_output_names())
-            outputs = self._router.answer(inputs[contract.IMAGE], (x, y, z), depth, wanted)
+            outputs = self._router.answer(inputs[contract.IMAGE], (x, y, z), entry, wanted)
         except EnvironmentFault as error:
             return _refusal(str(error), triton.TritonError.UNAVAILABLE)
         except RareError as error:
@@ -51,9 +54,9 @@ class TritonPythonModel:
             return _refusal(f"this is a bug in rare: {type(error).__name__}: {error}", triton.TritonError.INTERNAL)
         return triton.InferenceResponse([triton.Tensor(name, data) for name, data in outputs.items() if name in wanted])
 
-    def _infer(self, window: FloatArray, depth: int) -> FloatArray:
-        engine = self._manifest.engine(depth)
-        model = contract.depth_model(self._name, depth)
+    def _infer(self, window: FloatArray, entry: Entry) -> FloatArray:
+        engine = self._manifest.engine(entry)
+        model = contract.entry_model(self._name, entry)
         request = triton.InferenceRequest(
             model_name=model,
             model_version=int(self._version),
@@ -63,7 +66,7 @@ class TritonPythonModel:
         )
         response = request.exec()
         if response.has_error():
-            raise EnvironmentFault("the model of this depth does not answer", field=model, found=response.error().message())
+            raise EnvironmentFault("the model of this entry does not answer", field=model, found=response.error().message())
         logits: FloatArray = triton.get_output_tensor_by_name(response, engine.output.name).as_numpy()
         return logits
 

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rarecli.core.config.train_config import AugmentationConfig
+from rarecli.core.config.train_config import AugmentationConfig, TrainConfig
 from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
-from rarecli.core.types import FloatArray, Triple
+from rarecli.core.types import Entry, FloatArray, Triple
 
 _ELASTIC_KNOTS = 5
+_SHARE_ON_THE_GRID = 0.3
+"""Share of the thick views that lie on an entry's grid exactly."""
+_SHARE_OF_ANY = 0.2
+"""Share of the thick views whose axes are drawn independently."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,42 @@ def draw_spacing(config: AugmentationConfig, rng: np.random.Generator) -> Triple
     octaves = rng.uniform(-config.spacing_octaves, config.spacing_octaves) + rng.uniform(-apart, apart, 3)
     x, y, z = (float(2**octave) for octave in octaves)
     return x, y, z
+
+
+def draw_spacing_per_axis(config: AugmentationConfig, rng: np.random.Generator) -> Triple:
+    """Draw a spacing like `draw_spacing` whose axes are similar in the plane only, or nowhere."""
+    if not config.spacing_octaves or rng.random() < _SHARE_ON_THE_GRID:
+        return 1.0, 1.0, 1.0
+    octaves = rng.uniform(-config.spacing_octaves, config.spacing_octaves, 3)
+    if rng.random() < 0.5:
+        apart = AS_IS_ANISOTROPY_OCTAVES / 2
+        in_plane = octaves[0] + rng.uniform(-apart, apart, 3)
+        slices = int(rng.integers(3))
+        octaves = np.where(np.arange(3) == slices, octaves, in_plane)
+    x, y, z = (float(2**octave) for octave in octaves)
+    return x, y, z
+
+
+def draw_thick_entry(depth: int, num_depths: int, rng: np.random.Generator) -> Entry:
+    """Draw an entry, none of whose axes is finer than `depth`: mostly one coarser axis of any direction, else any depth per axis."""
+    deepest = num_depths - 1
+    if rng.random() < _SHARE_OF_ANY:
+        x, y, z = (int(value) for value in rng.integers(depth, num_depths, 3))
+        return x, y, z
+    finer = np.arange(depth, deepest)
+    weights = 0.7**finer
+    in_plane = int(rng.choice(finer, p=weights / weights.sum()))
+    slices, through = int(rng.integers(3)), int(rng.integers(in_plane + 1, num_depths))
+    x, y, z = (through if axis == slices else in_plane for axis in range(3))
+    return x, y, z
+
+
+def draw_lost(config: TrainConfig, rng: np.random.Generator) -> Entry:
+    """Draw the resolution that the baseline's augmentation takes away: the same along all axes, or in a thick view along one axis more."""
+    lost = int(rng.integers(0, config.num_depths))
+    if not config.thick_views or lost == config.num_depths - 1 or rng.random() < 0.5:
+        return lost, lost, lost
+    return draw_thick_entry(lost, config.num_depths, rng)
 
 
 def draw_changes(spacing_mm: Triple, depth: int, num_depths: int, config: AugmentationConfig, rng: np.random.Generator) -> Changes:

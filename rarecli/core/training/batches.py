@@ -18,33 +18,35 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from rarecli.core.config.geometry import coarsened, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.training.multi_resolution import Sample, make_samples
 from rarecli.core.training.patches import Key, Patch, PatchSource
+from rarecli.core.types import Entry, Shape
 
 
 @dataclass
 class Batch:
-    """Images (B_k, C, X, Y, Z) and labels (B_k, X, Y, Z) by depth. The scans of a depth begin with those of every finer depth."""
+    """Images (B_e, C, X, Y, Z) and labels (B_e, X, Y, Z) by entry. The scans of a depth begin with those of every finer depth."""
 
-    images: dict[int, Tensor]
-    labels: dict[int, Tensor]
+    images: dict[Entry, Tensor]
+    labels: dict[Entry, Tensor]
 
     @property
-    def sizes(self) -> dict[int, int]:
-        """Number of scans per depth."""
-        return {depth: int(image.shape[0]) for depth, image in self.images.items()}
+    def sizes(self) -> dict[Entry, int]:
+        """Number of scans per entry."""
+        return {entry: int(image.shape[0]) for entry, image in self.images.items()}
 
 
-def make_batch(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> Batch:
-    """Make the batch of these patches on a device."""
+def make_batches(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> list[Batch]:
+    """Make the batches of these patches on a device."""
     return collate(make_samples(patches, spec, device), spec)
 
 
-class _Work(Dataset["Batch | list[Patch] | RareError"]):
-    """Makes the batch of several keys (`whole`), or only their patches, in a data worker or in the training process.
+class _Work(Dataset["list[Batch] | list[Patch] | RareError"]):
+    """Makes the batches of several keys (`whole`), or only their patches, in a data worker or in the training process.
 
     An error in a case is returned as a value: if a worker raised it, it would arrive as text.
     """
@@ -52,10 +54,10 @@ class _Work(Dataset["Batch | list[Patch] | RareError"]):
     def __init__(self, source: PatchSource, whole: bool) -> None:
         self.source, self.whole = source, whole
 
-    def __getitem__(self, keys: Sequence[Key]) -> Batch | list[Patch] | RareError:
+    def __getitem__(self, keys: Sequence[Key]) -> list[Batch] | list[Patch] | RareError:
         try:
             patches = [patch for key in keys for patch in self.source[key]]
-            return make_batch(patches, self.source.spec, torch.device("cpu")) if self.whole else patches
+            return make_batches(patches, self.source.spec, torch.device("cpu")) if self.whole else patches
         except RareError as error:
             return error
 
@@ -71,11 +73,12 @@ class Batches:
         self._spec, self._device = source.spec, device
         self.waited_s = 0.0
         workers = self._num_workers = source.config.num_workers
+        self._made_by_workers = device.type == "cpu"
         if workers:
-            _require_shared_memory(source, whole=device.type == "cpu")
+            _require_shared_memory(source, whole=self._made_by_workers)
         self._batches: Any = iter(
             DataLoader(
-                _Work(source, whole=device.type == "cpu"),
+                _Work(source, whole=self._made_by_workers),
                 batch_size=None,
                 sampler=keys,
                 collate_fn=_unchanged,
@@ -92,7 +95,7 @@ class Batches:
             self._batches._shutdown_workers()
 
     def take(self, num: int) -> Iterator[Batch]:
-        """Yield the next `num` batches. Raises the error in a case, and EnvironmentFault if a data worker died."""
+        """Yield the batches of the next `num` parts of a step. Raises the error in a case, and EnvironmentFault if a data worker died."""
         for _ in range(num):
             started = time.perf_counter()
             try:
@@ -104,7 +107,8 @@ class Batches:
             if isinstance(done, RareError):
                 raise done
             self.waited_s += time.perf_counter() - started
-            yield done if isinstance(done, Batch) else make_batch(done, self._spec, self._device)
+            made = done if self._made_by_workers else make_batches(done, self._spec, self._device)
+            yield from made
 
 
 def _ignore_signals(_: int) -> None:
@@ -146,8 +150,10 @@ def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path
     """
     spec, config = source.spec, source.config
     depths = range(spec.network.num_depths)
-    shown = [math.prod(spec.patch_shape(depth)) * config.views_at(depth) for depth in depths]
-    voxels = sum(shown) if whole else math.prod(spec.patch_shape(0)) * config.views_at(depths[-1])
+    shown = [math.prod(spec.patch_shape(isotropic(depth))) * config.views_at(depth) for depth in depths]
+    patch = math.prod(spec.patch_shape((0, 0, 0)))
+    thick = config.thick_views_at(0, depths[-1])
+    voxels = sum(shown) + thick * patch // 2 if whole else patch * (config.views_at(depths[-1]) + thick)
     per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # of all ranks
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
@@ -161,25 +167,31 @@ def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path
         )
 
 
-def collate(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
-    """Stack samples by depth, finest entry first, padded with 0 (background) to the shape that the network needs for the largest.
+def collate(samples: Sequence[Sample], spec: ModelSpec) -> list[Batch]:
+    """Stack samples by entry, finest first. Scans of one field of view share a batch, because they join on the way down.
 
-    They are not padded to the patch size, because prediction is not either: a network trained only with a rim of zeros fails without it.
+    A model that takes any size has a batch for each field, so nothing is padded. For another model there is one batch, padded with 0
+    (background) to the shape that the network needs for the largest. It is not padded to the patch size, because prediction is not either:
+    a network trained only with a rim of zeros fails without it.
     """
     ordered = sorted(samples, key=lambda sample: min(sample.images))
-    depths = sorted({depth for sample in ordered for depth in sample.images})
-    field = [1, 1, 1]  # in voxels of depth 0; the same for all depths, since their scans join in the encoder
+    groups: dict[Shape | None, list[Sample]] = {}
     for sample in ordered:
-        finest = min(sample.images)
-        field = [max(most, size * 2**finest) for most, size in zip(field, sample.labels[finest].shape, strict=True)]
-    whole = spec.engine_shape((field[0], field[1], field[2]), 0)
+        groups.setdefault(sample.field if spec.any_size else None, []).append(sample)
+    return [_stack(group, spec) for group in groups.values()]
 
-    def stack(tensors: list[Tensor], depth: int) -> Tensor:
-        return torch.stack([_pad_to(tensor, [size // 2**depth for size in whole]) for tensor in tensors])
+
+def _stack(samples: Sequence[Sample], spec: ModelSpec) -> Batch:
+    x, y, z = (max(axis) for axis in zip(*(sample.field for sample in samples), strict=True))
+    whole = spec.engine_shape((x, y, z), (0, 0, 0))
+    entries = sorted({entry for sample in samples for entry in sample.images})
+
+    def stack(tensors: list[Tensor], entry: Entry) -> Tensor:
+        return torch.stack([_pad_to(tensor, coarsened(whole, entry)) for tensor in tensors])
 
     return Batch(
-        {depth: stack([s.images[depth] for s in ordered if depth in s.images], depth) for depth in depths},
-        {depth: stack([s.labels[depth] for s in ordered if depth in s.labels], depth) for depth in depths},
+        {entry: stack([s.images[entry] for s in samples if entry in s.images], entry) for entry in entries},
+        {entry: stack([s.labels[entry] for s in samples if entry in s.labels], entry) for entry in entries},
     )
 
 

@@ -6,7 +6,7 @@ Decision: docs/decisions/0014-ranks-share-a-step.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from rarecli.core.config.geometry import is_isotropic
 from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
 from rarecli.core.training.batches import Batch
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.training.optimiser import make_optimiser, set_deterministic
+from rarecli.core.training.schedule import Scans
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class _Taken:
     """A step that was taken and whose numbers are being copied to the host."""
 
     number: int
-    scans: Mapping[int, int]
+    scans: Scans
     consistency: float
     values: Tensor
     """Norm of the full gradient, losses, and the norm of each parameter's gradient. On the host; valid once `arrived` is reached."""
@@ -66,7 +68,7 @@ class Learner:
         self.average = AveragedModel(network)
         parameters = list(network.parameters())
         self.optimiser: Any = make_optimiser(parameters, config.optimiser)
-        self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "stop"]
+        self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "loss_thick", "stop"]
         sizes = [parameter.numel() for parameter in parameters]
         self._sums = torch.zeros(sum(sizes) + len(self._names), device=self.device)
         self._gradients, self._losses = torch.split(self._sums, [sum(sizes), len(self._names)])
@@ -77,12 +79,12 @@ class Learner:
         self._reads_late = self.device.type != "cpu"
 
     def step(
-        self, batches: Iterable[Batch], scans: Mapping[int, int], *, number: int, seed: int, lr: float, consistency: float, stop: bool
+        self, batches: Iterable[Batch], scans: Scans, *, number: int, seed: int, lr: float, consistency: float, stop: bool
     ) -> StepResult | None:
         """Learn from this rank's batches. Returns the result of this step.
 
         On a GPU, returns the result of the previous step instead, or None if there is none or `settle` has returned it already.
-        scans: number of scans of the step at every depth, over all ranks. consistency: weight of the consistency loss.
+        scans: number of scans of the step, over all ranks. consistency: weight of the consistency loss.
         stop: whether this rank has been asked to stop.
         """
         torch.manual_seed(seed)  # for dropout: a resumed run draws the same masks
@@ -116,15 +118,17 @@ class Learner:
             taken.arrived.synchronize()
         length, *values = taken.values.tolist()
         stop = values[len(self._names) - 1] > 0
-        known = [f"loss_depth{depth}" for depth in taken.scans]
-        known += ["consistency"] * (taken.consistency > 0 and self._has_partners(taken.scans))
+        known = [f"loss_depth{depth}" for depth in taken.scans.by_depth]
+        known += ["consistency"] * (taken.consistency > 0 and 0 in taken.scans.by_depth and self.network.num_depths > 1)
+        known += ["loss_thick"] * (taken.scans.thick > 0)
         losses = {name: value for name, value in zip(self._names, values, strict=False) if name in known}
         if not all(map(math.isfinite, (length, *values))):
             return StepResult(taken.number, losses, self._first_fault(losses, values[len(self._names) :]), stop)
         self._average_in()
-        shares = depth_shares(self.config.loss.depth_weights, taken.scans)
+        shares = depth_shares(self.config.loss.depth_weights, taken.scans.by_depth)
         loss = sum(share * losses[f"loss_depth{depth}"] for depth, share in shares.items())
-        return StepResult(taken.number, {"loss": loss + taken.consistency * losses.get("consistency", 0.0), **losses}, None, stop)
+        loss += taken.consistency * losses.get("consistency", 0.0) + self.config.thick_weight * losses.get("loss_thick", 0.0)
+        return StepResult(taken.number, {"loss": loss, **losses}, None, stop)
 
     def copy_from_first_rank(self) -> None:
         """Copy the weights of the first rank, so that all ranks start the same even if their machines differ."""
@@ -144,28 +148,28 @@ class Learner:
         torch._foreach_lerp_(list(self.average.module.parameters()), list(self.network.parameters()), weight)
         self.average.n_averaged += 1
 
-    def _add_gradients(self, batch: Batch, scans: Mapping[int, int], consistency: float) -> None:
+    def _add_gradients(self, batch: Batch, scans: Scans, consistency: float) -> None:
         """Run forward and backward on one batch, weighted at every depth by its share of the step's scans."""
-        sizes = batch.sizes
+        sizes, num_depths = batch.sizes, self.network.num_depths
+        of_consistency, of_thick = num_depths, num_depths + 1
+        shares = depth_shares(self.config.loss.depth_weights, scans.by_depth)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             features = self.network.encode(batch.images)
             logits = self.network.decode(features, sizes)
-            parts = {
-                depth: segmentation_loss(logits[depth], batch.labels[depth], self.config.loss.alpha) * (size / scans[depth])
-                for depth, size in sizes.items()
-            }
-            shares = depth_shares(self.config.loss.depth_weights, scans)
-            loss = torch.stack([shares[depth] * part for depth, part in parts.items()]).sum()
-            if consistency and self._has_partners(sizes):
-                parts[self.network.num_depths] = consistency_loss(features, sizes) * (sizes[0] / scans[0])
-                loss = loss + consistency * parts[self.network.num_depths]
-        loss.backward()  # type: ignore[no-untyped-call]
-        for column, value in parts.items():
+            parts: list[tuple[int, float, Tensor]] = []
+            for entry, size in sizes.items():
+                depth, num, weight = entry[0], scans.by_depth.get(entry[0], 0), shares.get(entry[0], 0.0)
+                if not is_isotropic(entry):
+                    depth, num, weight = of_thick, scans.thick, self.config.thick_weight
+                loss = segmentation_loss(logits[entry], batch.labels[entry], self.config.loss.alpha)
+                parts.append((depth, weight, loss * (size / num)))
+            if consistency and (0, 0, 0) in sizes and num_depths > 1:
+                loss = consistency_loss(features, sizes) * (sizes[0, 0, 0] / scans.by_depth[0])
+                parts.append((of_consistency, consistency, loss))
+            total = torch.stack([weight * part for _, weight, part in parts]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        for column, _, value in parts:
             self._losses[column] += value.detach()
-
-    def _has_partners(self, sizes: Mapping[int, int]) -> bool:
-        """Return whether any scan enters both at depth 0 and at other depths, which the consistency loss compares."""
-        return 0 in sizes and self.network.num_depths > 1
 
     def _first_fault(self, losses: dict[str, float], norms: list[float]) -> str:
         """Name the first loss that is not finite, else the first such gradient from the output backwards."""

@@ -117,7 +117,7 @@ class TrainingLoop:
         """Return a runner of the averaged weights."""
         network = self.learner.average.module
         assert isinstance(network, RareUNet)
-        return TorchRunner(network, self.device)
+        return TorchRunner(network, self.device, self.spec.entries)
 
     def _run_epoch(self, planned: Iterator[Step], batches: Batches) -> None:
         """Take the remaining steps of an epoch."""

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rarecli.core.model.coarse_axes import SAME
+from rarecli.core.model.rare_unet import Groups
+from rarecli.core.types import Entry
+
 _SMOOTH = 1e-5
 
 
@@ -36,17 +40,17 @@ def depth_shares(kind: str, depths: Iterable[int]) -> dict[int, float]:
     return {depth: weight / sum(weights.values()) for depth, weight in weights.items()}
 
 
-def consistency_loss(features: Sequence[Tensor], batch_sizes: Mapping[int, int]) -> Tensor:
+def consistency_loss(features: Sequence[Groups], batch_sizes: Mapping[Entry, int]) -> Tensor:
     """Return the MSE between each gateway's output and the encoder's (detached) at the same level, averaged over gateways.
 
     features: from `RareUNet.encode`, level by level, of scans that entered at depth 0 and at other depths. batch_sizes: number of scans
-    that entered at each depth. The scans of depth 0 come first at every level and first within every depth.
+    of each isotropic entry. The scans of depth 0 come first at every level and first within every depth.
     """
-    num = batch_sizes[0]
+    num = batch_sizes[0, 0, 0]
     terms = []
-    for depth, size in batch_sizes.items():
+    for (depth, _, _), size in batch_sizes.items():
         if depth:
-            level = features[depth]
+            level = features[depth][SAME]
             entered = level[level.shape[0] - size :][:num]
             terms.append(functional.mse_loss(entered.float(), level[:num].detach().float()))
     return torch.stack(terms).mean()

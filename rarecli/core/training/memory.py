@@ -20,13 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rarecli.core.config.geometry import coarsened, isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.train_config import OptimiserConfig, TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.model import RareUNet, build_network
 from rarecli.core.training.losses import consistency_loss, segmentation_loss
-from rarecli.core.types import Shape
+from rarecli.core.types import Entry, Shape
 
 _COPIES = {"adamw": 4, "sgd": 3}
 """Numbers kept per weight: the weight, its average, and the optimiser's state."""
@@ -52,11 +53,11 @@ class MemoryPlan:
 def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
     """Plan the memory of a training with `batch_size` scans of `shape` (voxels at depth 0) per step.
 
-    All scans enter at every depth, and their coarse views are included.
+    All scans enter at every depth, and their coarse views are included. Thick views are processed apart and need less.
     """
 
     def step(built: RareUNet) -> None:
-        sizes = {depth: batch_size * config.views_at(depth) for depth in range(network.num_depths)}
+        sizes = {isotropic(depth): batch_size * config.views_at(depth) for depth in range(network.num_depths)}
         images = _images(network, shape, sizes)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features = built.encode(images)
@@ -70,7 +71,7 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
 
     def validate(built: RareUNet) -> None:
         with torch.no_grad():
-            built(_images(network, shape, {0: 1})[0])
+            built(_images(network, shape, {(0, 0, 0): 1})[0, 0, 0])
 
     parameters, training = _peak(network, config, step)
     _, validation = _peak(network, config, validate)
@@ -89,7 +90,7 @@ def memory_of(
         [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)] for record in records
     ]
     x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
-    shape: Shape = spec.engine_shape((x, y, z), 0)
+    shape: Shape = spec.engine_shape((x, y, z), (0, 0, 0))
     at_once = math.ceil(min(config.batch_size, max(1, len(cases))) / (num_ranks * config.accumulate))
     return plan_memory(spec.network, config, shape, at_once, amp)
 
@@ -116,8 +117,8 @@ def _peak(network: NetworkConfig, config: TrainConfig, work: Callable[[RareUNet]
     return parameters, live.peak
 
 
-def _images(network: NetworkConfig, shape: Shape, sizes: Mapping[int, int]) -> dict[int, Tensor]:
-    return {depth: torch.empty(size, network.in_channels, *(axis // 2**depth for axis in shape)) for depth, size in sizes.items()}
+def _images(network: NetworkConfig, shape: Shape, sizes: Mapping[Entry, int]) -> dict[Entry, Tensor]:
+    return {entry: torch.empty(size, network.in_channels, *coarsened(shape, entry)) for entry, size in sizes.items()}
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -8,43 +8,49 @@ Decision: docs/decisions/0015-augmentation-on-the-device.md.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rarecli.core.config.base import Targets
+from rarecli.core.config.geometry import coarsened
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import CtNormalisation, Normalisation, PercentileNormalisation
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.training.augmentation import add_noise, change_contrast, change_gamma, move
 from rarecli.core.training.patches import Patch
+from rarecli.core.types import Entry, Shape
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Normalised image (C, X, Y, Z) float32 and labels (X, Y, Z) uint8 by depth; each depth has half the resolution of the one before."""
+    """Normalised image (C, X, Y, Z) float32 and labels (X, Y, Z) uint8 by entry. field: the size of the patch in voxels of depth 0."""
 
-    images: dict[int, Tensor] = field(default_factory=dict)
-    labels: dict[int, Tensor] = field(default_factory=dict)
+    field: Shape
+    images: dict[Entry, Tensor] = dataclasses.field(default_factory=dict)
+    labels: dict[Entry, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def make_samples(patches: Sequence[Patch], spec: ModelSpec, device: torch.device) -> list[Sample]:
-    """Build the sample of each patch, in order. Patches of the same shape and depths are processed together."""
-    samples = [Sample() for _ in patches]
+    """Build the sample of each patch, in order. Patches of the same shape and entries are processed together."""
+    samples = []
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, patch in enumerate(patches):
-        groups.setdefault((patch.image.shape, patch.depth, patch.first_depth, patch.limits is None), []).append(index)
+        x, y, z = (size * 2**patch.depth for size in patch.labels.shape)
+        samples.append(Sample((x, y, z)))
+        groups.setdefault((patch.image.shape, patch.depth, patch.entries, patch.slice_share, patch.limits is None), []).append(index)
     for members in groups.values():
         _show([patches[index] for index in members], [samples[index] for index in members], spec, device)
     return samples
 
 
 def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, device: torch.device) -> None:
-    """Fill the samples of patches of the same shape and depths."""
+    """Fill the samples of patches of the same shape, entries and slice profile."""
     first, changes = patches[0], [patch.changes for patch in patches]
     step = 2 ** (max(spec.network.num_depths - 1, first.depth) - first.depth)
     # copied one by one, since a stacked tensor is no longer in pinned memory
@@ -53,20 +59,35 @@ def _show(patches: Sequence[Patch], samples: Sequence[Sample], spec: ModelSpec, 
     labels = edge_pad(labels[:, None].float(), step)[:, 0]
     images, labels = move(images, labels, changes)
     images = change_gamma(images, changes)
-    if any(patch.lost_depth for patch in patches):
-        images = torch.cat([lose_resolution(image[None], p.lost_depth, spec.targets) for image, p in zip(images, patches, strict=True)])
-    for depth in range(first.first_depth, spec.network.num_depths):
-        coarser = depth - first.depth
+    if any(max(patch.lost) for patch in patches):
+        images = torch.cat([lose_resolution(image[None], p.lost, spec.targets) for image, p in zip(images, patches, strict=True)])
+    for index, entry in enumerate(first.entries):
+        by = entry[0] - first.depth, entry[1] - first.depth, entry[2] - first.depth
         # a scan of this resolution has these voxels; those that only padding added are cut off
-        x, y, z = (math.ceil(size / 2**coarser) for size in first.labels.shape)
-        views = downsample(images, coarser, spec.targets)[..., :x, :y, :z]
-        limits = [patch.limits[depth - first.first_depth] for patch in patches if patch.limits is not None]
+        x, y, z = coarsened((first.labels.shape[0], first.labels.shape[1], first.labels.shape[2]), by)
+        views = downsample(thin_slices(images, by, first.slice_share), by, spec.targets)[..., :x, :y, :z]
+        limits = [patch.limits[index] for patch in patches if patch.limits is not None]
         known = torch.tensor(limits, dtype=torch.float64).to(device, non_blocking=True) if limits else None
         views = normalise(views, spec.plan.normalisation, known)
-        views = add_noise(change_contrast(views, changes), depth, changes)
-        coarse = downsample_labels(labels, coarser, spec.targets, spec.plan.num_classes)[..., :x, :y, :z]
+        views = add_noise(change_contrast(views, changes), min(entry), changes)
+        coarse = downsample_labels(labels, by, spec.targets, spec.plan.num_classes)[..., :x, :y, :z]
         for sample, image, of_image in zip(samples, views, coarse, strict=True):
-            sample.images[depth], sample.labels[depth] = image, of_image
+            sample.images[entry], sample.labels[entry] = image, of_image
+
+
+def thin_slices(images: Tensor, by: Entry, share: float) -> Tensor:
+    """Let only the middle `share` of each slice reach the scanner, as with gaps between slices: (B, C, X, Y, Z) -> the same shape.
+
+    A slice is 2^by voxels along an axis that is coarser than the finest axis. Its middle voxels are averaged and repeated.
+    """
+    for axis, depth in enumerate(by, start=2):
+        size = 2**depth
+        seen = max(1, round(share * size))
+        if depth > min(by) and seen < size:
+            slices = images.reshape(*images.shape[:axis], -1, size, *images.shape[axis + 1 :])
+            middle = slices.narrow(axis + 1, (size - seen) // 2, seen).mean(axis + 1, keepdim=True)
+            images = middle.expand_as(slices).flatten(axis, axis + 1)
+    return images
 
 
 def edge_pad(images: Tensor, step: int) -> Tensor:
@@ -75,20 +96,28 @@ def edge_pad(images: Tensor, step: int) -> Tensor:
     return functional.pad(images, (0, z, 0, y, 0, x), mode="replicate") if x or y or z else images
 
 
-def downsample_labels(labels: Tensor, coarser: int, targets: Targets, num_classes: int) -> Tensor:
-    """Downsample labels by `coarser` depths, to uint8.
+def downsample_labels(labels: Tensor, by: Entry, targets: Targets, num_classes: int) -> Tensor:
+    """Downsample labels (B, X, Y, Z) by 2^by per axis, to uint8.
 
-    Targets `centred`: the class with the most volume, and the lower class at a tie. Targets `paper`: every 2^coarser-th voxel.
+    Targets `centred`: the class with the most volume, by the rule of `resampling.resample_labels`. Targets `paper`: every 2^by-th voxel.
     """
-    step = 2**coarser
-    if coarser == 0 or targets == "paper":
-        return labels[..., ::step, ::step, ::step].to(torch.uint8)
-    share = functional.avg_pool3d((labels == 0).float(), step)  # exact: whole numbers over a power of two
+    x, y, z = (2**depth for depth in by)
+    if max(by) == 0 or targets == "paper":
+        return labels[..., ::x, ::y, ::z].to(torch.uint8)
+
+    def volumes(index: int) -> tuple[Tensor, Tensor]:
+        # both are exact: whole numbers over powers of two
+        volume = functional.avg_pool3d((labels[:, None] == index).float(), (x, y, z))
+        around = 27 * functional.avg_pool3d(functional.pad(volume, (1,) * 6, mode="replicate"), 3, stride=1)
+        return volume[:, 0], around[:, 0].round(decimals=4)
+
+    share, near = volumes(0)
     best = torch.zeros_like(share, dtype=torch.uint8)
     for index in range(1, num_classes):  # one by one, since all classes at once take num_classes times the memory
-        volume = functional.avg_pool3d((labels == index).float(), step)
-        best = torch.where(volume > share, index, best)
-        share = torch.maximum(volume, share)
+        volume, around = volumes(index)
+        better = (volume > share) | ((volume == share) & (around > near))
+        best = torch.where(better, index, best)
+        share, near = torch.where(better, volume, share), torch.where(better, around, near)
     return best
 
 
@@ -150,10 +179,11 @@ def _beside_the_fill(flat: Tensor, low: Tensor, high: Tensor, rule: PercentileNo
     return torch.where(meet, least, low), torch.where(meet, most, high)
 
 
-def lose_resolution(images: Tensor, depth: int, targets: Targets) -> Tensor:
-    """Downsample by 2^depth and upsample again, linearly: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
-    if depth == 0:
+def lose_resolution(images: Tensor, by: Entry, targets: Targets) -> Tensor:
+    """Downsample by 2^by and upsample again, linearly: the baseline's multi-resolution augmentation. Source: RARE-UNet, section 3.2."""
+    if max(by) == 0:
         return images
-    coarse = downsample(edge_pad(images, 2**depth), depth, targets)
+    coarse = downsample(edge_pad(images, 2 ** max(by)), by, targets)
     x, y, z = images.shape[2:]
-    return functional.interpolate(coarse, scale_factor=float(2**depth), mode="trilinear", align_corners=False)[..., :x, :y, :z]
+    factors = tuple(float(2**depth) for depth in by)
+    return functional.interpolate(coarse, scale_factor=factors, mode="trilinear", align_corners=False)[..., :x, :y, :z]

@@ -3,29 +3,38 @@
 A sample is a function of the seed and its key alone. It depends neither on the process that makes it nor on earlier samples. The CPU
 reads and draws each `Patch`; the device that trains makes a sample of it (multi_resolution.py).
 
-Decisions: docs/decisions/0015-augmentation-on-the-device.md, docs/decisions/0016-coarse-views.md.
+Decisions: docs/decisions/0015-augmentation-on-the-device.md, docs/decisions/0016-coarse-views.md,
+docs/decisions/0019-resolution-is-a-vector.md.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import PercentileNormalisation
-from rarecli.core.config.train_config import TrainConfig
+from rarecli.core.config.train_config import AugmentationConfig, TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import Limits, percentile_limits
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.resampling import resample, resample_labels
-from rarecli.core.training.augmentation import Changes, draw_changes, draw_spacing
-from rarecli.core.types import FloatArray, IntArray, Shape, Triple
+from rarecli.core.training.augmentation import (
+    Changes,
+    draw_changes,
+    draw_lost,
+    draw_spacing,
+    draw_spacing_per_axis,
+    draw_thick_entry,
+)
+from rarecli.core.types import Entry, FloatArray, IntArray, Shape, Triple
 
 
 class Key(NamedTuple):
@@ -40,17 +49,18 @@ class Key(NamedTuple):
 class Patch:
     """The part of a case read for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
 
-    first_depth: the finest depth that it enters at. limits: the limits of the full scan that normalise it at each depth from first_depth
-    on; None: its own percentiles. lost_depth: downsample by 2^lost_depth and upsample again (the baseline's augmentation).
+    entries: where it enters. limits: the limits of the full scan that normalise it at each entry; None: its own percentiles.
+    slice_share: how much of its thickness a thick slice sees. lost: downsample by 2^lost and upsample again (the baseline's augmentation).
     """
 
     image: Tensor
     labels: Tensor
     depth: int
-    first_depth: int
+    entries: tuple[Entry, ...]
     changes: Changes
     limits: tuple[Limits, ...] | None = None
-    lost_depth: int = 0
+    slice_share: float = 1.0
+    lost: Entry = (0, 0, 0)
 
     def pin_memory(self) -> Patch:
         """Return the patch in page-locked memory. torch's DataLoader calls this."""
@@ -64,36 +74,56 @@ class PatchSource:
         self.dataset, self.spec, self.config = dataset, spec, config
 
     def __getitem__(self, key: Key) -> list[Patch]:
-        """Return all patches of a case in an epoch: first one for all its depths, then one for each coarse view."""
+        """Return all patches of a case in an epoch: first one for all its depths, then the coarse views, then the thick views."""
+        key = Key(*key)
+        config, depth = self.config, self.dataset.records[key.name].depth
         deepest = self.spec.network.num_depths - 1
-        return [self._draw(key, number) for number in range(self.config.views_at(deepest))]
+        isotropic_views = [self._draw(key, number) for number in range(config.views_at(deepest))]
+        return isotropic_views + [self._draw_thick(key, number) for number in range(config.thick_views_at(depth, deepest))]
 
     def _draw(self, key: Key, number: int) -> Patch:
         """Read and draw a patch. number: 0, or that of a coarse view, from 1."""
-        epoch, step, name = key
-        config, spec, record = self.config, self.spec, self.dataset.records[name]
-        # bytes of a name are below 256, so coarse views and steps never share a seed with a case
-        rng = np.random.default_rng([config.seed, epoch, *name.encode(), *([255 + number] if number else [])])
+        config, spec = self.config, self.spec
+        rng = self._generator(key, 255 + number if number else None)
         ranges = config.augmentation.times(config.coarse_strength) if number else config.augmentation
-        patch = spec.patch_shape(record.depth)
         # the same for all scans of a step: they are padded to the largest, and the network would come to need the rim of the coarser ones
-        spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, epoch, 256, step]))
+        spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, key.epoch, 256, key.step]))
+        first = max(self.dataset.records[key.name].depth, config.coarse_from if number else 0)
+        entries = tuple(isotropic(depth) for depth in range(first, spec.network.num_depths))
+        patch = self._read(key.name, spacing, entries, ranges, rng)
+        return replace(patch, lost=draw_lost(config, rng)) if spec.network.arch == "unet-aug" else patch
+
+    def _draw_thick(self, key: Key, number: int) -> Patch:
+        """Read and draw a patch that enters where one axis, or every axis, has a depth of its own. number: of the thick view."""
+        config, depth = self.config, self.dataset.records[key.name].depth
+        rng = self._generator(key, 2000 + number)
+        entry = draw_thick_entry(depth, self.spec.network.num_depths, rng)
+        spacing = draw_spacing_per_axis(config.augmentation, rng)
+        share = float(rng.uniform(0.5, 1)) if rng.random() < config.thin_slices else 1.0
+        return replace(self._read(key.name, spacing, (entry,), config.augmentation, rng), slice_share=share)
+
+    def _generator(self, key: Key, view: int | None) -> np.random.Generator:
+        """Return the generator of a view. Bytes of a name are below 256, so views and steps never share a seed with a case."""
+        return np.random.default_rng([self.config.seed, key.epoch, *key.name.encode(), *([] if view is None else [view])])
+
+    def _read(self, name: str, spacing: Triple, entries: tuple[Entry, ...], ranges: AugmentationConfig, rng: np.random.Generator) -> Patch:
+        """Read a patch, reacquire it at `spacing`, relative to its own, and draw its changes."""
+        spec, record = self.spec, self.dataset.records[name]
+        patch = spec.patch_shape(isotropic(record.depth))
         x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
         x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))
         image, labels = self.dataset.read(name, origin, (x, y, z))
         image, labels = _acquire_anew(image, labels, spacing, patch, spec.plan.num_classes)
-        first = max(record.depth, config.coarse_from if number else 0)
         # a patch that holds the full scan uses its own percentiles, as prediction does; a part uses those of the full scan
         whole = (x, y, z) == record.shape or not isinstance(spec.plan.normalisation, PercentileNormalisation)
         return Patch(
             image=torch.from_numpy(np.array(image, dtype=np.float32)),
             labels=torch.from_numpy(np.array(labels, dtype=np.uint8)),
             depth=record.depth,
-            first_depth=first,
-            changes=draw_changes(spec.grid_spacing_mm(0), record.depth, spec.network.num_depths, ranges, rng),
-            limits=None if whole else tuple(self._whole_limits(name, k - record.depth) for k in range(first, spec.network.num_depths)),
-            lost_depth=int(rng.integers(0, config.num_depths)) if spec.network.arch == "unet-aug" else 0,
+            entries=entries,
+            changes=draw_changes(spec.plan.spacing_mm, record.depth, spec.network.num_depths, ranges, rng),
+            limits=None if whole else tuple(self._whole_limits(name, min(entry) - record.depth) for entry in entries),
         )
 
     def _whole_limits(self, name: str, coarser: int) -> Limits:
@@ -103,7 +133,7 @@ class PatchSource:
             return record.limits[coarser]
         assert isinstance(rule, PercentileNormalisation)
         whole, _ = self.dataset.read(name)
-        return percentile_limits(downsample(edge_pad(whole, 2**coarser), coarser, self.spec.targets), rule.lower, rule.upper)
+        return percentile_limits(downsample(edge_pad(whole, 2**coarser), isotropic(coarser), self.spec.targets), rule.lower, rule.upper)
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:
         shape = self.dataset.records[name].shape

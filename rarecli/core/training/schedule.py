@@ -17,6 +17,14 @@ from rarecli.core.training.patches import Key
 
 
 @dataclass(frozen=True)
+class Scans:
+    """The number of scans of a step: at every depth, and of thick views."""
+
+    by_depth: Mapping[int, int]
+    thick: int = 0
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of the optimiser: the scans of all ranks, and those of this rank in the parts that it processes in turn."""
 
@@ -25,10 +33,11 @@ class Step:
     parts: tuple[tuple[Key, ...], ...]
     """Empty for a rank that has no scan in the last, smaller step of an epoch."""
 
-    def scans(self, depths: Mapping[str, int], config: TrainConfig, num_depths: int) -> dict[int, int]:
-        """Return the number of scans of the step at every depth, over all ranks. depths: the finest depth of each case."""
+    def scans(self, depths: Mapping[str, int], config: TrainConfig, num_depths: int) -> Scans:
+        """Return the number of scans of the step, over all ranks. depths: the finest depth of each case."""
         cases = {depth: sum(depths[name] <= depth for name in self.names) for depth in range(num_depths)}
-        return {depth: num * config.views_at(depth) for depth, num in cases.items() if num}
+        thick = sum(config.thick_views_at(depths[name], num_depths - 1) for name in self.names)
+        return Scans({depth: num * config.views_at(depth) for depth, num in cases.items() if num}, thick)
 
 
 def plan_steps(cases: Sequence[str], config: TrainConfig, ranks: Ranks, epoch: int = 0, position: int = 0) -> Iterator[Step]:

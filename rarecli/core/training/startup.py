@@ -13,7 +13,7 @@ from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import leftovers
 from rarecli.core.jobs.outputs import require_folder_name
-from rarecli.core.training.validation import reference_labels
+from rarecli.core.training.validation import reference_labels, thick_entries
 
 
 def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
@@ -30,6 +30,9 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         )
     if config.targets == "paper" and not plan.fixed_shape:
         raise UsageError("targets of the paper need a fixed shape", field="targets", found="paper", remedy="rare preprocess --fixed-shape")
+    if config.targets == "paper" and (config.thick_views or config.any_size):
+        found = "thick_views" if config.thick_views else "any_size"
+        raise UsageError("targets of the paper have one shape and no thick slices", field=found, remedy="leave it out")
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more entries than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
@@ -49,6 +52,8 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         network=network,
         targets=config.targets,
         as_is_octaves=config.augmentation.spacing_octaves,
+        per_axis=rare and config.thick_views > 0,
+        any_size=config.any_size,
     )
 
 
@@ -57,6 +62,7 @@ def require_known_metric(config: TrainConfig, spec: ModelSpec, dataset: Prepared
     finest = min((dataset.records[name].depth for name in held_out), default=0)
     depths = [f"dice_depth{depth}" for depth in range(finest, spec.network.num_depths)]
     labels = reference_labels(dataset, spec, held_out) if held_out else spec.plan.label_names[1:]
+    depths += ["dice_thick"] * bool(thick_entries(spec, finest))
     known = ["dice_mean", *depths, *(f"dice_{label}" for label in labels)]
     if config.monitor not in known:
         raise UsageError("no such metric", field="monitor", found=config.monitor, expected=", ".join(known))

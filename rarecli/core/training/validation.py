@@ -1,4 +1,4 @@
-"""Validation during a training: Dice of prepared cases at every depth."""
+"""Validation during a training: Dice of prepared cases at every depth, and with thick slices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
@@ -17,6 +18,7 @@ from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.augmentation import Changes
 from rarecli.core.training.multi_resolution import make_samples
 from rarecli.core.training.patches import Patch
+from rarecli.core.types import Entry
 
 
 def reference_labels(dataset: PreparedDataset, spec: ModelSpec, names: Sequence[str]) -> list[str]:
@@ -29,6 +31,14 @@ def reference_labels(dataset: PreparedDataset, spec: ModelSpec, names: Sequence[
     return present or list(spec.plan.label_names[1:])
 
 
+def thick_entries(spec: ModelSpec, finest: int) -> tuple[Entry, ...]:
+    """The entries that stand for thick slices: along each axis two depths coarser than the plane, which is at the finest depth."""
+    through = min(finest + 2, spec.network.num_depths - 1)
+    if not spec.per_axis or through <= finest:
+        return ()
+    return (finest, finest, through), (finest, through, finest), (through, finest, finest)
+
+
 def validate(
     runner: TorchRunner,
     dataset: PreparedDataset,
@@ -39,38 +49,48 @@ def validate(
 ) -> dict[str, float] | None:
     """Return the mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
 
-    Classes that none of the cases has are left out.
+    dice_thick is the mean over `thick_entries`, if the model has them. Classes that none of the cases has are left out.
 
     Scans are prepared, predicted and compared on the runner's device. Only voxel counts are read back, once. Ranks share the cases and
     sum these counts. Counts are whole numbers, so the result does not depend on the number of ranks.
     stopping: called between cases. If it returns True on any rank, the result is None.
     """
     rules, num_depths, num_classes = rules_of(spec), spec.network.num_depths, spec.plan.num_classes
-    counts = torch.zeros(len(names) * num_depths * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
-    confusions = counts[:-1].view(len(names), num_depths, num_classes**2)
+    num_views = num_depths + 3
+    counts = torch.zeros(len(names) * num_views * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
+    confusions = counts[:-1].view(len(names), num_views, num_classes**2)
     with runner, ranks.signing():
         for name in ranks.share(list(names)):
             if stopping():
                 counts[-1] = 1
                 break
             image, labels = (torch.from_numpy(np.array(part)) for part in dataset.read(name))
-            finest = dataset.records[name].depth
-            [sample] = make_samples([Patch(image, labels, finest, finest, Changes())], spec, runner.device)
-            for depth, view in sample.images.items():
-                prediction = sliding_logits(view, rules, depth, runner.run_there).argmax(dim=0)
-                pairs = sample.labels[depth].flatten().long() * num_classes + prediction.flatten()
-                confusions[names.index(name), depth].scatter_add_(0, pairs, torch.ones_like(pairs))
+            for view, entry in _views(spec, dataset.records[name].depth).items():
+                [sample] = make_samples([Patch(image, labels, dataset.records[name].depth, (entry,), Changes())], spec, runner.device)
+                prediction = sliding_logits(sample.images[entry], rules, entry, runner.run_there).argmax(dim=0)
+                pairs = sample.labels[entry].flatten().long() * num_classes + prediction.flatten()
+                confusions[names.index(name), view].scatter_add_(0, pairs, torch.ones_like(pairs))
     found = ranks.add(counts).cpu().numpy()
     if found[-1]:
         return None
     scored = reference_labels(dataset, spec, names)
-    by_depth: dict[int, list[Record]] = {}
-    for name, of_case in zip(names, found[:-1].reshape(len(names), num_depths, num_classes, num_classes), strict=True):
-        for depth in range(dataset.records[name].depth, num_depths):
-            record = case_record(of_case[depth], spec.plan.label_names)
-            by_depth.setdefault(depth, []).append({label: record[label] for label in scored})
-    result = {f"dice_depth{depth}": float(np.mean([foreground_mean(r) for r in by_depth[depth]])) for depth in sorted(by_depth)}
+    by_view: dict[int, list[Record]] = {}
+    for name, of_case in zip(names, found[:-1].reshape(len(names), num_views, num_classes, num_classes), strict=True):
+        for view in _views(spec, dataset.records[name].depth):
+            record = case_record(of_case[view], spec.plan.label_names)
+            by_view.setdefault(view, []).append({label: record[label] for label in scored})
+    dice = {view: float(np.mean([foreground_mean(record) for record in by_view[view]])) for view in sorted(by_view)}
+    result = {f"dice_depth{view}": value for view, value in dice.items() if view < num_depths}
     result["dice_mean"] = float(np.mean(list(result.values())))
     for label in scored:
-        result[f"dice_{label}"] = float(np.mean([np.mean([r[label]["dice"] for r in records]) for records in by_depth.values()]))
+        of_depths = [records for view, records in by_view.items() if view < num_depths]
+        result[f"dice_{label}"] = float(np.mean([np.mean([record[label]["dice"] for record in records]) for records in of_depths]))
+    if thick := [value for view, value in dice.items() if view >= num_depths]:
+        result["dice_thick"] = float(np.mean(thick))
     return result
+
+
+def _views(spec: ModelSpec, finest: int) -> dict[int, Entry]:
+    """The entries at which a case is validated, by number: its depths, then those with thick slices."""
+    depths = {depth: isotropic(depth) for depth in range(finest, spec.network.num_depths)}
+    return depths | dict(enumerate(thick_entries(spec, finest), start=spec.network.num_depths))

@@ -31,3 +31,9 @@ def sanitised(tmp_path_factory):
 def predictor(bundle):
     with Predictor(bundle, backend="openvino") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def thick_predictor(thick_bundle):
+    with Predictor(thick_bundle, backend="openvino") as opened:
+        yield opened

@@ -12,6 +12,7 @@ import openvino
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.imaging.volume import read_volume, write_image, write_labels
 from rarecli.core.prediction.predictor import Predictor
+from rarecli.core.types import Entry
 
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "export" / "cpp"
@@ -63,10 +64,10 @@ def write_scan(path: Path, spacing, orientation: str, extent, seed: int = 5) -> 
     return path
 
 
-def require_same(scan: Path, found: Path, predictor: Predictor, tmp_path: Path, depth: int | None = None) -> int:
+def require_same(scan: Path, found: Path, predictor: Predictor, tmp_path: Path, entry: Entry | None = None) -> int:
     """Assert that labels and header equal those of `rare predict`. Return the number of foreground voxels."""
     volume = read_volume(scan)
-    prediction = predictor.predict(volume, depth=depth)
+    prediction = predictor.predict(volume, entry=entry)
     write_labels(tmp_path / "expected.nii.gz", prediction.labels, volume)
     ours, theirs = nib.load(found), nib.load(tmp_path / "expected.nii.gz")
     assert type(ours) is type(theirs)

@@ -14,7 +14,8 @@ from rarecli.core.benchmarking.suites import load_suite, random_spec, write_rand
 from rarecli.core.config.plan import CtNormalisation
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.export import ExportOptions, export
-from rarecli.core.imaging.volume import write_image
+from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.volume import read_volume, write_image
 from rarecli.core.prediction.predictor import Predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -120,7 +121,7 @@ def test_labels_equal_those_of_rare_predict(name, release, bundle, predictor, tm
     scan = write_scan(tmp_path / "scan.nii.gz", *SCANS[name])
     result = infer(release, scan, bundle, tmp_path / "new" / "labels.nii.gz")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"depth {predictor.predict(scan).depth}, ")
+    assert result.stdout.startswith(f"depth {predictor.predict(scan).entry[0]}, ")
     assert require_same(scan, tmp_path / "new" / "labels.nii.gz", predictor, tmp_path) > 0
 
 
@@ -137,10 +138,57 @@ def test_labels_are_equal_however_the_scan_is_stored(store, release, bundle, pre
 
 def test_a_depth_can_be_forced_and_sanitizers_find_nothing(sanitised, bundle, predictor, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", (1.0, 1.4, 2.0), "PIR", (60, 40, 40))
-    for depth in (0, 2):
-        result = infer(sanitised, scan, bundle, tmp_path / "labels.nii", "--depth", str(depth), "--backend", "openvino", "--overwrite")
+    for forced, depth in ((("--depth", "0"), 0), (("--entry", "2,2,2"), 2)):
+        result = infer(sanitised, scan, bundle, tmp_path / "labels.nii", *forced, "--backend", "openvino", "--overwrite")
         assert result.returncode == 0, result.stderr
-        require_same(scan, tmp_path / "labels.nii", predictor, tmp_path, depth)
+        assert result.stdout.startswith(f"depth {depth}, ")
+        require_same(scan, tmp_path / "labels.nii", predictor, tmp_path, (depth, depth, depth))
+
+
+def test_conformance_vectors_of_thick_slices(release, thick_run, tmp_path):
+    """Of each isotropic entry and of the thickest slices along each axis."""
+    export(thick_run, tmp_path / "bundle", ExportOptions(entries="thick"))
+    command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "bundle"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    found = [line.split(":")[0] for line in result.stdout.splitlines() if "labels correct" in line]
+    assert found == ["depth 0", "depth 1", "depth 2", "entry 2,0,0", "entry 0,2,0", "entry 0,0,2"]
+
+
+# spacing (mm, RAS axes), size, where the scan enters, and the window
+THICK = [
+    ((1.0, 1.0, 4.0), (35, 50, 9), "entry 0,0,2", "32 x 32 x 8"),
+    ((4.0, 1.0, 1.0), (9, 35, 50), "entry 2,0,0", "8 x 32 x 32"),
+    ((2.0, 2.0, 6.0), (35, 50, 9), "entry 1,1,2", "16 x 16 x 8"),  # z becomes 13.5 voxels of 4 mm
+    ((1.0, 1.3, 3.0), (35, 50, 9), "entry 0,0,2", "32 x 32 x 7"),  # z becomes 6.75 voxels of 4 mm, y stays as it is
+    ((1.0, 2.0, 2.0), (29, 13, 15), "entry 0,0,1", "29 x 26 x 15"),  # wants 0,1,1; y is refined
+    ((1.0, 1.0, 1.0), (33, 3, 21), "depth 0", "32 x 9 x 21"),  # the least size is 9
+    ((4.0, 4.0, 4.0), (11, 7, 5), "depth 2", "8 x 7 x 5"),
+]
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PLI"])
+@pytest.mark.parametrize(("spacing", "shape", "entered", "window"), THICK)
+def test_labels_of_thick_slices_of_any_size_equal_those_of_rare_predict(
+    spacing, shape, entered, window, orientation, release, thick_bundle, thick_predictor, tmp_path
+):
+    extent = [mm * size for mm, size in zip(spacing, shape, strict=True)]
+    scan = write_scan(tmp_path / "scan.nii.gz", spacing, orientation, extent)
+    assert to_ras(read_volume(scan)).shape == shape
+    result = infer(release, scan, thick_bundle, tmp_path / "labels.nii.gz")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{entered}, windows of {window}; ")
+    assert 0 < require_same(scan, tmp_path / "labels.nii.gz", thick_predictor, tmp_path) < math.prod(shape)
+
+
+def test_an_entry_can_be_forced_that_the_spacing_would_not_choose(sanitised, thick_bundle, thick_predictor, tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz", (1.0, 1.0, 3.0), "ASL", (35, 30, 25))
+    for entry in ((0, 0, 1), (2, 0, 0)):
+        text = ",".join(map(str, entry))
+        result = infer(sanitised, scan, thick_bundle, tmp_path / "labels.nii", "--entry", text, "--overwrite")
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(f"entry {text}, ")
+        require_same(scan, tmp_path / "labels.nii", thick_predictor, tmp_path, entry)
 
 
 def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
@@ -178,13 +226,13 @@ def test_only_the_routed_engine_is_opened(release, bundle, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", 2.0, "RAS", 32)
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     for depth in (0, 2, 3):
-        (copy / f"depth{depth}.onnx").unlink()
+        (copy / f"entry_{depth}_{depth}_{depth}.onnx").unlink()
     result = infer(release, scan, copy, tmp_path / "labels.nii.gz")
     assert result.returncode == 0, result.stderr
 
 
 def test_depths_that_were_not_exported_are_routed_around(release, run, tmp_path):
-    export(run, tmp_path / "bundle", ExportOptions(depths=[1, 3], check=False))
+    export(run, tmp_path / "bundle", ExportOptions(entries=[(1, 1, 1), (3, 3, 3)], check=False))
     with Predictor(tmp_path / "bundle", backend="openvino") as two_depths:
         for spacing in (1.0, 4.0, 8.0):
             scan = write_scan(tmp_path / "scan.nii.gz", spacing, "RAS", 48)

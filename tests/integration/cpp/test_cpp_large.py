@@ -47,7 +47,7 @@ def test_labels_of_a_head_that_is_mostly_background_are_those_of_pytorch(depth, 
     assert result.stdout.startswith(f"depth {depth}, windows of {' x '.join(map(str, data.shape[1:]))};")
     found = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
     with Predictor(folder / "run", backend="torch", device="cpu") as predictor:
-        logits = predictor.runner.run(normalise(data, spec.plan.normalisation)[None], depth)[0]
+        logits = predictor.runner.run(normalise(data, spec.plan.normalisation)[None], (depth, depth, depth))[0]
     second, best = np.partition(logits, -2, axis=0)[-2:]
     certain = best - second > 1e-4 * np.abs(logits).max()
     assert certain.mean() > 0.99

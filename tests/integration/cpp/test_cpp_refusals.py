@@ -1,6 +1,7 @@
 """The C++ consumer refuses broken scans, broken bundles and wrong options with one line and the exit code of rare."""
 
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -134,22 +135,41 @@ def edit_manifest(old: str, new: str):
     return change
 
 
+def edit_entries(entries, *, of_routing: bool = True):
+    """Give the engines other entries; and routing as well, or not."""
+
+    def change(bundle: Path) -> None:
+        content = json.loads((bundle / "manifest.json").read_text())
+        for engine, entry in zip(content["engines"], entries, strict=True):
+            engine["entry"] = entry
+        if of_routing:
+            content["routing"]["entries"] = entries
+        (bundle / "manifest.json").write_text(json.dumps(content))
+
+    return change
+
+
 BROKEN_BUNDLES = {
     "the file is missing; path: ": lambda bundle: (bundle / "manifest.json").unlink(),
     "the file is not valid JSON": edit_manifest('"spec"', "spec"),
     "divisors = null; expected: a value": edit_manifest('"divisors"', '"divisor"'),
-    "schema_version = 99": edit_manifest('"schema_version": 3,\n "spec"', '"schema_version": 99,\n "spec"'),
-    "depth1.onnx; found: SHA-256": append_a_byte("depth1.onnx"),
+    "schema_version = 99": edit_manifest('"schema_version": 4,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "entry_1_1_1.onnx; found: SHA-256": append_a_byte("entry_1_1_1.onnx"),
     "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
-    "a path leaves the bundle": edit_manifest('"depth1.onnx"', '"../depth1.onnx"'),
+    "a path leaves the bundle": edit_manifest('"entry_1_1_1.onnx"', '"../entry_1_1_1.onnx"'),
     "overlap = 0.999": edit_manifest('"overlap": 0.5', '"overlap": 0.999'),
     "sigma = 0": edit_manifest('"sigma": 0.125', '"sigma": 0'),
     "upper = 1000": edit_manifest('"upper": 99.5', '"upper": 1000'),
-    "engines.1.depth = 1099511627776": edit_manifest('"depth": 1,\n   "grid', '"depth": 1099511627776,\n   "grid'),
+    "engines.1.entry.2 = 1099511627776": edit_entries([[0, 0, 0], [1, 1, 2**40], [2, 2, 2], [3, 3, 3]]),
+    "routing to other entries": edit_entries([[0, 0, 0], [1, 1, 2], [2, 2, 2], [3, 3, 3]], of_routing=False),
+    "or to one twice": edit_entries([[0, 0, 0], [1, 1, 1], [1, 1, 1], [3, 3, 3]]),
+    "an engine of depth 4": edit_entries([[0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 4]]),
+    "routing by the finest axis": edit_entries([[0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 1, 2]]),
+    'by = "coarsest"': edit_manifest('"by": "finest"', '"by": "coarsest"'),
     "min_box_voxels = 1000000000.0": edit_manifest('"min_box_voxels": 1.0', '"min_box_voxels": 1e9'),
     "multiples of 7 x ": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    7,'),
     "divisors.0 = 0": edit_manifest('"divisors": [\n    8,', '"divisors": [\n    0,'),
-    "a file of the bundle is missing": lambda bundle: (bundle / "depth1.onnx").unlink(),
+    "a file of the bundle is missing": lambda bundle: (bundle / "entry_1_1_1.onnx").unlink(),
 }
 
 
@@ -162,8 +182,14 @@ def test_a_broken_bundle_is_refused(words, sanitised, bundle, tmp_path):
 
 
 WRONG_OPTIONS = {
-    "no engine for this depth; found: 9; expected: 0, 1, 2, 3": (["--depth", "9"], 2),
-    "not a whole number": (["--depth", "one"], 2),
+    "no engine for this entry; found: depth 9; expected: depth 0, depth 1, depth 2, depth 3": (["--depth", "9"], 2),
+    "no engine for this entry; found: entry 0,0,2; expected: depth 0": (["--entry", "0,0,2"], 2),
+    "--depth is not a whole number; found: one": (["--depth", "one"], 2),
+    "--depth is not a whole number; found: 0,0,2": (["--depth", "0,0,2"], 2),
+    "--entry is not three whole numbers; found: 0,2": (["--entry", "0,2"], 2),
+    "--entry is not three whole numbers; found: 0,0,2,": (["--entry", "0,0,2,"], 2),
+    "--entry is not three whole numbers; found: 0;0;2": (["--entry", "0;0;2"], 2),
+    "can be forced once": (["--depth", "1", "--entry", "1,1,1"], 2),
     "unknown backend; found: cuda": (["--backend", "cuda"], 2),
     "built without tensorrt": (["--backend", "tensorrt"], 5),
     "unknown option": (["--fast"], 2),
@@ -226,7 +252,7 @@ def test_what_is_no_regular_file_is_not_opened(put, of_scan, of_manifest, saniti
     require_refused(infer(sanitised, tmp_path / "odd.nii", bundle, tmp_path / "labels.nii"), 3, of_scan)
     scan = write_scan(tmp_path / "scan.nii.gz", 4.0, "RAS", 32)
     copy = shutil.copytree(bundle, tmp_path / "bundle")
-    for name, words in (("manifest.json", of_manifest), ("depth2.onnx", "a file of the bundle is missing")):
+    for name, words in (("manifest.json", of_manifest), ("entry_2_2_2.onnx", "a file of the bundle is missing")):
         (copy / name).rename(copy / "kept")
         put(copy / name)
         require_refused(infer(sanitised, scan, copy, tmp_path / "labels.nii"), 4, words)

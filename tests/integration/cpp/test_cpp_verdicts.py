@@ -11,16 +11,21 @@ import pytest
 from cpp_consumer import ENVIRONMENT, ROOT, infer
 from nifti_cases import CASES, bomb
 
+from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.model_files import built_in_models
+
+FAULTS = ROOT / "tests" / "faults"
+sys.path.insert(0, str(FAULTS))
+from readers import difference, python_verdict  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-DIFFERENTIAL = ROOT / "tests" / "faults" / "differential.py"
+DIFFERENTIAL = FAULTS / "differential.py"
 MEGABYTE = 2**20
 
 
-def verdicts(build: Path, paths: list[Path]) -> list[dict]:
-    program, bundle = build / "rare_verdicts", next(iter(built_in_models().values()))
+def verdicts(build: Path, paths: list[Path], bundle: Path | None = None) -> list[dict]:
+    program, bundle = build / "rare_verdicts", bundle or next(iter(built_in_models().values()))
     lines = "".join(f"{path}\n" for path in paths)
     result = subprocess.run([program, bundle], input=lines, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
@@ -39,6 +44,20 @@ def test_files_are_read_or_refused_as_the_table_says(kind, request, tmp_path):
     for (name, (*_, problem)), verdict in zip(CASES.items(), found, strict=True):
         assert verdict.get("problem") in ((None, too_far) if problem is None else (problem,)), name
         assert verdict["exit"] == (3 if "problem" in verdict else 0), name
+
+
+def test_400_spacings_are_routed_as_in_python(release, thick_bundle, tmp_path):
+    """Half of them are powers of two, where several entries are equally near."""
+    rng, paths = np.random.default_rng(0), []
+    for index in range(400):
+        spacing = 2.0 ** (rng.integers(-1, 5, 3) if index % 2 else rng.uniform(-1, 4, 3))
+        paths.append(tmp_path / f"{index}.nii")
+        nib.save(nib.Nifti1Image(rng.random((7, 5, 6), dtype=np.float32), np.diag([*spacing, 1.0])), paths[-1])
+    manifest, entries = load_manifest(thick_bundle), set()
+    for path, found in zip(paths, verdicts(release, paths, thick_bundle), strict=True):
+        assert difference(python_verdict(path, manifest), found) is None
+        entries.add(tuple(found["entry"]))
+    assert entries == set(manifest.entries)
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("release", 0), ("sanitised", 1)])

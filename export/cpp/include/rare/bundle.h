@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "rare/entry.h"
 #include "rare/image.h"
 #include "rare/resampling.h"
 
@@ -25,17 +26,20 @@ struct PlanFacts {
   std::vector<std::size_t> shape_min, shape_max;  ///< (B, C, X, Y, Z)
 };
 
-struct EngineEntry {
+struct EngineFacts {
   HashedFile file;
-  int depth = 0;
+  Entry entry{};
   Triple grid_spacing_mm{};
   std::string input_name, output_name;
   Shape divisors{}, min_shape{}, patch_shape{};
   std::optional<PlanFacts> plan;
 };
 
+enum class RouteBy { nearest, finest };
+
 struct RoutingRule {
   Triple trained_spacing_mm{};
+  RouteBy by = RouteBy::nearest;
   double tolerance = 0;
   double as_is_octaves = 0;
   double as_is_anisotropy_octaves = 0;
@@ -58,7 +62,7 @@ struct CtNormalisation {
 using Normalisation = std::variant<PercentileNormalisation, CtNormalisation>;
 
 struct ConformanceVector {
-  int depth = 0;
+  Entry entry{};
   HashedFile scan, labels, arrays;
 };
 
@@ -77,7 +81,7 @@ struct Manifest {
   ResamplingRule resampling;
   WindowRule window;
   std::optional<HashedFile> weights;
-  std::vector<EngineEntry> engines;
+  std::vector<EngineFacts> engines;
   std::vector<ConformanceVector> conformance;
 };
 
@@ -90,10 +94,10 @@ class Bundle {
   const Manifest& manifest() const { return manifest_; }
 
   /// Returns the path of a file. Throws Error (model) if it is missing, was changed, or is outside the bundle.
-  std::filesystem::path file(const HashedFile& entry) const;
+  std::filesystem::path file(const HashedFile& hashed) const;
 
   /// Returns the path of an engine's ONNX graph. The graph and its shared weights are compared with the manifest.
-  std::filesystem::path onnx_file(const EngineEntry& engine) const;
+  std::filesystem::path onnx_file(const EngineFacts& engine) const;
 
  private:
   std::filesystem::path folder_;

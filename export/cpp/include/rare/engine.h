@@ -10,7 +10,7 @@
 
 namespace rare {
 
-/// One depth of the network, opened for windows with one shape.
+/// The network at one entry, opened for windows with one shape.
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -30,17 +30,17 @@ class Backend {
   /// Returns the grids of the bundle's engines that this backend can open.
   std::vector<Grid> grids(const Manifest& manifest) const;
 
-  /// Opens the engine of one depth; the others stay closed. Throws Error: model or environment.
-  std::unique_ptr<Engine> open(const Bundle& bundle, int depth, const Shape& window) const;
+  /// Opens the engine of one entry; the others stay closed. Throws Error: model or environment.
+  std::unique_ptr<Engine> open(const Bundle& bundle, const Entry& entry, const Shape& window) const;
 
  private:
   std::string name_;
 };
 
-std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
-std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineEntry& entry, const Shape& window);
+std::unique_ptr<Engine> open_openvino(const Bundle& bundle, const EngineFacts& engine, const Shape& window);
+std::unique_ptr<Engine> open_tensorrt(const Bundle& bundle, const EngineFacts& engine, const Shape& window);
 
-/// Returns the manifest's entry for a depth.
-const EngineEntry& engine_entry(const Manifest& manifest, int depth);
+/// Returns what the manifest says of the engine of an entry.
+const EngineFacts& engine_facts(const Manifest& manifest, const Entry& entry);
 
 }  // namespace rare

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <optional>
 #include <vector>
 
@@ -7,31 +8,32 @@
 
 namespace rare {
 
-/// The grid of a routing depth with an engine.
+/// The grid of an entry with an engine.
 struct Grid {
-  int depth = 0;
+  Entry entry{};
   Triple spacing_mm{};
 };
 
 /// Where a scan enters, and the zoom per axis: spacing / the grid's spacing; 1 for an axis that is not resampled.
 struct Route {
-  int depth = 0;
+  Entry entry{};
   Triple zoom{1, 1, 1};
 };
 
-/// Chooses the depth where a scan enters the network from its spacing (along RAS axes, mm).
+/// Chooses the entry where a scan joins the network from its spacing (along RAS axes, mm).
 class Router {
  public:
   Router(const RoutingRule& rule, std::vector<Grid> grids);
 
-  /// `depth` forces one. Throws Error: data for a spacing that is not finite and positive, usage for a depth without an engine.
-  Route route(const Triple& spacing_mm, std::optional<int> depth = {}) const;
+  /// `entry` forces one. Throws Error: data for a spacing that is not finite and positive, usage for an entry without an engine.
+  Route route(const Triple& spacing_mm, std::optional<Entry> entry = {}) const;
 
  private:
-  /// Returns whether the model accepts a scan with these ratios of spacing to grid spacing without resampling.
-  bool enters_as_it_is(const Triple& ratio) const;
-  const Grid& nearest(const Triple& spacing_mm) const;
-  const Grid& of_depth(int depth) const;
+  const Grid& nearest(const Triple& octaves) const;
+  const Grid& finest(const Triple& octaves) const;
+  const Grid& of_entry(const Entry& entry) const;
+  /// Which axes the model accepts without resampling, given the ratios of spacing to grid spacing.
+  std::array<bool, 3> as_they_are(const Triple& ratio) const;
 
   RoutingRule rule_;
   std::vector<Grid> grids_;

@@ -21,9 +21,9 @@ struct RoutedScan {
   Shape scan_shape{};
 };
 
-/// Route a scan, bring it to the grid of its depth, normalise it. `depth` forces one.
+/// Route a scan, bring it to the grid of its entry, normalise it. `entry` forces one.
 /// Throws Error; see `affordable_route` (bounds.h).
-RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<int> depth = {});
+RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry = {});
 
 /// Returns the scores that decide the labels: the logits, or, if the routed grid is finer than the scan along some axes, the mean
 /// probabilities over the scan's own voxels along these axes, which then have the scan's size.

@@ -8,7 +8,7 @@
 namespace rare {
 
 /// Returns the size of a window: the patch along longer axes, otherwise the axis enlarged to a valid size.
-Shape window_shape(const Shape& shape, const EngineEntry& entry);
+Shape window_shape(const Shape& shape, const EngineFacts& engine);
 
 /// How many windows cover an axis.
 double num_windows(std::size_t size, std::size_t window, double overlap);
