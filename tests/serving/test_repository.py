@@ -141,6 +141,7 @@ def test_rendering_again_replaces_ours_and_nothing_else(bundle, tmp_path):
     content = json.loads((fewer / "manifest.json").read_text())
     content["engines"], content["routing"]["entries"] = content["engines"][:2], [[0, 0, 0], [1, 1, 1]]
     (fewer / "manifest.json").write_text(json.dumps(content))
+    shutil.copytree(tmp_path / "rare_entry_3_3_3", tmp_path / "rare_depth3")  # as models were named before there were entries
     render_repository(fewer, tmp_path, TritonOptions("onnxruntime"))
     rare, rarely = {f"rare_{entry}" for entry in ENTRIES[:2]}, {f"rarely_{entry}" for entry in ENTRIES}
     assert {folder.name for folder in tmp_path.iterdir()} == {"rare", *rare, other.name, "rarely", *rarely}
