@@ -30,7 +30,7 @@ def test_the_readme_runs(tmp_path):
         if language == "python":
             result = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
-            assert result.stdout.startswith("0 spacing 1 mm, grid 1 mm (35, 50, 35)\n")
+            assert result.stdout.startswith("(0, 0, 0) spacing 1 mm, grid 1 mm (35, 50, 35)\n")
             continue
         for line in block.strip().splitlines():
             command = line.replace("rare ", f"{sys.executable} -m rarecli ", 1)
