@@ -77,6 +77,19 @@ def test_patches_of_a_large_case_keep_the_whole_scans_percentiles_and_hold_foreg
         assert any(np.abs(values[:, :, z : z + 8] - corner).max(axis=2).min() < 1e-4 for z in range(65))
 
 
+@pytest.mark.parametrize("entry", [(0, 0, 2), (1, 0, 0), (2, 2, 2)])
+def test_a_part_is_normalised_by_the_percentiles_of_the_whole_scan_at_its_entry(tmp_path, entry):
+    write_phantoms(tmp_path / "data", range(1), extent_mm=(70.0, 64.0, 66.0))
+    preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32), num_jobs=1))
+    samples = source(tmp_path / "prepared", thick_views=1, **PLAIN)
+    scan, _ = Phantom(0, (70.0, 64.0, 66.0)).acquire(1.0)
+    steps = [2**depth for depth in entry]
+    whole = np.pad(scan.data, [(0, 0), *((0, -size % step) for size, step in zip(scan.shape, steps, strict=True))], mode="edge")
+    x, y, z = (size // step for size, step in zip(whole.shape[1:], steps, strict=True))
+    means = whole.reshape(1, x, steps[0], y, steps[1], z, steps[2]).mean(axis=(2, 4, 6))
+    np.testing.assert_allclose(samples._whole_limits("phantom_000", entry), [np.percentile(means, [0.5, 99.5])], rtol=1e-3)
+
+
 def test_a_case_coarser_than_the_grid_enters_at_its_own_depth(tmp_path):
     root = tmp_path / "data"
     for name, spacing in (("fine_a", 1.0), ("fine_b", 1.0), ("coarse", 2.0)):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.geometry import coarsened, is_isotropic, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.plan import PercentileNormalisation
 from rarecli.core.config.train_config import AugmentationConfig, TrainConfig
@@ -72,6 +72,7 @@ class PatchSource:
 
     def __init__(self, dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig) -> None:
         self.dataset, self.spec, self.config = dataset, spec, config
+        self._limits: dict[tuple[str, Entry], Limits] = {}
 
     def __getitem__(self, key: Key) -> list[Patch]:
         """Return all patches of a case in an epoch: first one for all its depths, then the coarse views, then the thick views."""
@@ -123,17 +124,25 @@ class PatchSource:
             depth=record.depth,
             entries=entries,
             changes=draw_changes(spec.plan.spacing_mm, record.depth, spec.network.num_depths, ranges, rng),
-            limits=None if whole else tuple(self._whole_limits(name, min(entry) - record.depth) for entry in entries),
+            limits=None if whole else tuple(self._whole_limits(name, entry) for entry in entries),
         )
 
-    def _whole_limits(self, name: str, coarser: int) -> Limits:
-        """Return the percentiles of the full scan, which normalise a part of it. They are stored for cases larger than the patch."""
+    def _whole_limits(self, name: str, entry: Entry) -> Limits:
+        """Return the percentiles of the full scan at an entry, which normalise a part of it.
+
+        For isotropic entries they are stored with cases larger than the patch. Others are computed once.
+        """
         record, rule = self.dataset.records[name], self.spec.plan.normalisation
-        if record.limits:
-            return record.limits[coarser]
-        assert isinstance(rule, PercentileNormalisation)
-        whole, _ = self.dataset.read(name)
-        return percentile_limits(downsample(edge_pad(whole, 2**coarser), isotropic(coarser), self.spec.targets), rule.lower, rule.upper)
+        by = entry[0] - record.depth, entry[1] - record.depth, entry[2] - record.depth
+        if record.limits and is_isotropic(entry):
+            return record.limits[by[0]]
+        if (name, by) not in self._limits:
+            assert isinstance(rule, PercentileNormalisation)
+            whole, _ = self.dataset.read(name)
+            x, y, z = coarsened(record.shape, by)
+            coarse = downsample(edge_pad(whole, 2 ** max(by)), by, self.spec.targets)[:, :x, :y, :z]
+            self._limits[name, by] = percentile_limits(coarse, rule.lower, rule.upper)
+        return self._limits[name, by]
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:
         shape = self.dataset.records[name].shape
