@@ -122,7 +122,7 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
                 dataset,
                 predictor,
                 output / "curve",
-                EvaluateOptions(spacings_mm=CURVE_MM, names=info.split["val"], surface=False),
+                EvaluateOptions(spacings_mm=[(mm, mm, mm) for mm in CURVE_MM], names=info.split["val"], surface=False),
                 reporter=Words(),
             )
     result = {

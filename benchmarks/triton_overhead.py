@@ -1,10 +1,10 @@
-"""Overhead of a request to the router over a direct request to the depth's model, for scans of one window. One client alternates both.
+"""Overhead of a request to the router over a direct request to the entry's model, for scans of one window. One client alternates both.
 
     rare export hippocampus --triton REPOSITORY --triton-backend python
     export/triton/serve.sh REPOSITORY &
     .venv-triton/bin/python benchmarks/triton_overhead.py hippocampus [--url localhost:8001] [-o RESULT.json]
 
-The router accepts a scan and returns labels. The depth's model accepts the normalised image and returns logits, as for a client that does
+The router accepts a scan and returns labels. The entry's model accepts the normalised image and returns logits, as for a client that does
 the router's work itself. That work (prepare, argmax) is timed separately, in CPU seconds, and is not part of the direct call.
 With --server-pid (on the server's machine, Linux), the script also reports the CPU time per request of the server, the router's processes
 and this client, without the depths' models. This measures the overhead on a machine that other processes use as well.
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.benchmarking.machine import describe_machine
+from rarecli.core.config.geometry import entry_name
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.restore import best_classes
@@ -30,7 +31,7 @@ from rarecli.core.serving import contract
 sys.path.insert(0, str(Path(__file__).parents[1] / "export" / "triton"))
 from client import Client
 
-OUTPUTS = (contract.LABELS, contract.DEPTH, contract.REASON, contract.GRID_SPACING, contract.ZOOM)
+OUTPUTS = (contract.LABELS, contract.ENTRY, contract.REASON, contract.GRID_SPACING, contract.ZOOM)
 
 
 def processes_but_models(server: int, name: str) -> list[int]:
@@ -66,7 +67,7 @@ def main() -> None:
             data = np.random.default_rng(0).random((spec.network.in_channels, *engine.patch_shape), dtype=np.float32)
             scan = Volume(data, np.diag([*engine.grid_spacing_mm, 1.0]))
             image = prepare_scan(scan, bundle.manifest.rules).image[None]
-            model = contract.depth_model(options.name, engine.depth)
+            model = contract.entry_model(options.name, engine.entry)
             seconds: dict[str, list[float]] = {"direct": [], "router": [], "prepare_cpu": [], "argmax_cpu": []}
             for request in range(options.requests + 10):
                 moments = [time.perf_counter()]
@@ -94,9 +95,9 @@ def main() -> None:
                 medians["direct_cpu_ms"] = (between - before) / options.requests
                 medians["router_cpu_ms"] = (cpu_ms(watched) - between) / options.requests
             rows.append(
-                {"depth": engine.depth, "shape": engine.patch_shape, **medians, "overhead_ms": 1e3 * statistics.median(differences)}
+                {"entry": engine.entry, "shape": engine.patch_shape, **medians, "overhead_ms": 1e3 * statistics.median(differences)}
             )
-            samples[engine.depth] = seconds
+            samples[entry_name(engine.entry)] = seconds
             print(json.dumps(rows[-1]))
     if options.output:
         result = {

@@ -174,8 +174,11 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
 
 
 def three_depths(text: str) -> Entry:
-    """X,Y,Z -> the depth of each axis. Raises ValueError, which argparse reports."""
-    x, y, z = map(int, text.split(","))
+    """X,Y,Z -> the depth of each axis."""
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 3 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,Z with a depth per axis, e.g. 0,0,2")
+    x, y, z = map(int, parts)
     return x, y, z
 
 

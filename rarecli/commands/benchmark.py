@@ -41,7 +41,8 @@ BackendsOption = Annotated[
 PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Precisions of the computation; fp32 by default.")]
 DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time, one along all axes; all by default.")]
 EntriesOption = Annotated[
-    str | None, typer.Option(metavar="SET", help="Entries to time instead: isotropic, thick, all, or a list such as 0,0,0;0,0,2.")
+    str | None,
+    typer.Option(metavar="SET", help="Entries instead: isotropic, thick, all, or a list such as '0,0,0;0,0,2', in quotes."),
 ]
 ShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")]
 ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="Number of CPU threads, or a list of numbers; all by default.")]

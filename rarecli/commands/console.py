@@ -58,7 +58,10 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Process part I of N of the cases, for a job array; --resume completes it after all parts."
     ),
 ]
-ROUTE_HELP = "nearest: every axis at its own depth; finest: all axes at the depth of the finest. By default what the model was trained for."
+ROUTE_HELP = (
+    "nearest: every axis as near to its own depth as the entries allow; finest: all axes at the depth of the finest. "
+    "By default what the model was trained for."
+)
 Surface = Annotated[
     bool, typer.Option("--surface/--no-surface", help="Also compute HD95 and surface Dice, with MONAI, which takes seconds to load.")
 ]
@@ -197,7 +200,10 @@ def chosen_entries(text: str | None, depths: list[str] | None) -> Any:
         return [(depth, depth, depth) for depth in wanted]
     if text is None or text in list(EntrySet.__members__):
         return text
-    return [parse_entry(part, "--entries") for part in text.split(";") if part.strip()]
+    parts = [part for part in text.split(";") if part.strip()]
+    if not parts or (len(parts) == 1 and "," not in text):
+        raise typer.BadParameter(f"{text!r} is neither isotropic, thick or all, nor a list such as '0,0,0;0,0,2'", param_hint="--entries")
+    return [parse_entry(part, "--entries") for part in parts]
 
 
 def words(text: list[str] | None) -> list[str] | None:

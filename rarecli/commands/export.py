@@ -37,7 +37,7 @@ EntriesOption = Annotated[
     typer.Option(
         metavar="SET",
         help="isotropic: one depth along all axes. thick: also one coarser axis (22 for 4 depths). all: any depth per axis (64). Or a list "
-        "such as 0,0,0;0,0,2. By default thick if the model was trained for thick slices.",
+        "such as '0,0,0;0,0,2', in quotes. By default thick if the model was trained for thick slices.",
     ),
 ]
 FormatsOption = Annotated[

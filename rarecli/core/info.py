@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rarecli.core.config.geometry import entry_text, isotropic
+from rarecli.core.config.geometry import entry_taken, entry_text, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.data.case_files import scans_in
@@ -127,7 +127,7 @@ def _scans(path: Path) -> Facts:
         content = read_json(path / "predictions.json")
         facts["kind"] = "predictions"
         facts["model"] = f"{content['model']}, {content['backend']}"
-        counts = Counter(tuple(record["entry"]) for record in content["cases"].values())
+        counts = Counter(entry_taken(record) for record in content["cases"].values())
         facts["routes"] = [f"{entry_text(entry)}: {counts[entry]} cases" for entry in sorted(counts)]
     return facts
 

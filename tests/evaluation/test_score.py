@@ -7,7 +7,7 @@ import pytest
 from rarecli import Phantom
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.score import score
+from rarecli.core.evaluation.score import _depths_taken, score
 from rarecli.core.imaging.volume import Volume, write_labels
 
 
@@ -119,3 +119,9 @@ def test_a_score_against_an_earlier_one(tmp_path):
     with pytest.raises(DataError, match="different cases") as caught:
         score(tmp_path / "references", tmp_path / "good", tmp_path / "fewer", surface=False, against=tmp_path / "scores_poor")
     assert "only there: 5" in str(caught.value)
+
+
+def test_predictions_of_before_have_one_depth(tmp_path):
+    cases = {"a": {"depth": 2}, "b": {"entry": [1, 1, 1]}, "c": {"entry": [0, 0, 2]}}
+    (tmp_path / "predictions.json").write_text(json.dumps({"cases": cases}))
+    assert _depths_taken(tmp_path) == {"a": 2, "b": 1}

@@ -153,3 +153,20 @@ def test_thick_views_count_with_their_weight_beside_the_depths():
     torch.testing.assert_close(one._gradients, expected, atol=1e-6, rtol=1e-4)
     assert result.losses["loss_thick"] == pytest.approx(thick.item(), rel=1e-5)
     assert result.losses["loss"] == pytest.approx((loss + 0.5 * thick).item(), rel=1e-5)
+
+
+def test_consistency_compares_isotropic_entries_alone():
+    """Thick views of the same field of view share a batch, and their x may have any depth."""
+    one, plain = learner(), learner().network
+    deep, generator = scan(1), torch.Generator().manual_seed(2)
+    thick = {(0, 0, 2): (16, 16, 4), (2, 0, 0): (4, 16, 16), (1, 2, 2): (8, 4, 4)}
+    images = {entry: torch.randn(2, 1, *shape, generator=generator) for entry, shape in thick.items()}
+    labels = {entry: torch.randint(0, 3, (2, *shape), generator=generator) for entry, shape in thick.items()}
+    batch = Batch(deep.images | images, deep.labels | labels)
+    scans = Scans({0: 1, 1: 1, 2: 1}, thick=6)
+    result = one.step([batch], scans, number=1, seed=0, lr=1e-3, consistency=0.7, stop=False)
+    expected = consistency_loss(plain.encode(deep.images), deep.sizes)
+    assert result.losses["consistency"] == pytest.approx(expected.item(), rel=1e-5)
+    # a batch whose scans enter at one depth alone has nothing to compare
+    alone = Batch({(0, 0, 0): deep.images[0, 0, 0]}, {(0, 0, 0): deep.labels[0, 0, 0]})
+    assert learner().step([alone], Scans({0: 1}), number=1, seed=0, lr=1e-3, consistency=0.7, stop=False).fault is None

@@ -59,6 +59,12 @@ def test_coarse_views_add_what_they_take():
     assert plain.validation == more.validation
 
 
+def test_thick_views_add_what_they_take():
+    plain, more = (plan_memory(PAPER, TrainConfig(thick_views=num), (64, 64, 64), 1, False) for num in (0, 2))
+    # two views of half the voxels beside one of all and its coarser ones
+    assert 1.5 * plain.step < more.step < 2.5 * plain.step
+
+
 def test_state_is_what_the_optimiser_keeps():
     # the paper's network at depth 0 (tests/model), and for each gateway two convolutions with bias and norm, and a head
     gateways = sum(27 * 4 * c + 27 * c * c + 6 * c + 4 * c + 4 for c in (64, 128, 256))

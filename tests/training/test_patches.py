@@ -215,10 +215,11 @@ def test_thick_views_enter_where_axes_differ_and_follow_in_batches_of_their_own(
 
 def test_a_case_that_is_coarse_has_no_finer_axis_in_its_thick_views():
     rng = np.random.default_rng(0)
-    drawn = [draw_thick_entry(1, 4, rng) for _ in range(300)]
+    drawn = [draw_thick_entry(1, 4, rng) for _ in range(2000)]
+    assert not any(len(set(entry)) == 1 for entry in drawn)
     assert min(min(entry) for entry in drawn) == 1
-    assert {max(entry) for entry in drawn} >= {2, 3}
-    assert sum(sorted(entry)[0] == sorted(entry)[1] < max(entry) for entry in drawn) > 200
+    assert {max(entry) for entry in drawn} == {2, 3}
+    assert sum(sorted(entry)[0] == sorted(entry)[1] < max(entry) for entry in drawn) > 1400
 
 
 def test_each_axis_of_a_thick_view_lies_apart_from_its_grid_on_its_own():

@@ -17,7 +17,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, ModelError, UsageError
-from rarecli.core.training import learner, loop, losses
+from rarecli.core.training import learner, loop, losses, state
 from rarecli.core.training.startup import make_spec, require_known_metric
 from rarecli.core.training.train import TrainOptions, train
 
@@ -357,3 +357,16 @@ def test_a_contradicting_option_is_refused_by_name_and_a_length_is_not(prepared,
     with pytest.raises(UsageError) as caught:
         train(prepared, copy, load_train_config(overrides={"epochs": 9}, base=base), TrainOptions(device="cpu", resume=True))
     assert "field: split" in str(caught.value)
+
+
+def test_a_run_that_lacks_settings_which_were_added_since_can_be_resumed(prepared, tmp_path):
+    config, dataset = load_train_config(overrides=TINY), open_prepared(prepared)
+    split = {"train": ["phantom_000"], "val": ["phantom_001"]}
+    now = state.origin(config, make_spec(dataset, config), dataset, split)
+    before = json.loads(json.dumps(now))
+    for name in ("per_axis", "any_size"):
+        del before["spec"][name]
+    state.require_same_origin(now, before, tmp_path)
+    before["spec"]["as_is_octaves"] = 0.5
+    with pytest.raises(UsageError, match="another dataset"):
+        state.require_same_origin(now, before, tmp_path)

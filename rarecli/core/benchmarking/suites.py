@@ -84,7 +84,7 @@ def load_suite(name: str) -> Suite:
 
 
 def random_spec(suite: Suite) -> ModelSpec:
-    """Returns the spec of a suite's network with random weights: trained spacing 1 mm, numbered channels and classes."""
+    """Returns the spec of a suite's network with random weights: trained spacing 1 mm, numbered channels and classes, any entry."""
     network = suite.network
     plan = Plan(
         dataset=f"suite {suite.name}",
@@ -95,7 +95,7 @@ def random_spec(suite: Suite) -> ModelSpec:
         patch_size=suite.patch_size,
         num_levels=network.num_levels,
     )
-    return ModelSpec(name=f"{suite.name}, random weights", plan=plan, network=network)
+    return ModelSpec(name=f"{suite.name}, random weights", plan=plan, network=network, per_axis=network.num_depths > 1)
 
 
 def write_random_run(spec: ModelSpec, run: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -28,6 +28,12 @@ def is_isotropic(entry: Entry) -> bool:
 def entry_text(entry: Entry) -> str:
     """Return an entry in words: `depth 1`, or `entry 0,0,2`."""
     return f"depth {entry[0]}" if is_isotropic(entry) else f"entry {','.join(map(str, entry))}"
+
+
+def entry_taken(record: dict[str, Any]) -> Entry:
+    """Return the entry of a case in predictions.json; before there were entries it had one depth. Raises KeyError or TypeError."""
+    x, y, z = record["entry"] if "entry" in record else [record["depth"]] * 3
+    return x, y, z
 
 
 def entry_name(entry: Entry) -> str:

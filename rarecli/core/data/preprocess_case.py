@@ -36,6 +36,8 @@ from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import FloatArray, IntArray, Triple
 
 _SAMPLES_PER_CASE = 2000
+_RULES = 2
+"""Incremented whenever the preparation of a case changes, so that older files are not kept."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path
     """Return the result of a kept or prepared case, or its error, so that the other cases continue."""
     try:
         with blamed_on(case.name):
-            key = key_of((*case.images, *([case.labels] if case.labels else [])), plan.model_dump(mode="json"))
+            key = key_of((*case.images, *([case.labels] if case.labels else [])), plan.model_dump(mode="json"), _RULES)
             return _keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder)
     except RareError as error:
         return error

@@ -19,10 +19,12 @@ from rarecli.core.types import Entry, FloatArray
 
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}
 _NUM_CALIBRATION_IMAGES = 10
+_MOST_COMPILED = 24
+"""Compiled models that are kept, of the entries and shapes used last. Each takes tens of megabytes."""
 
 
 class OpenVinoRunner:
-    """One compiled model per entry and shape, compiled at its first use, because fixed sizes run faster. See `runner.Runner`.
+    """One compiled model per entry and shape, because fixed sizes run faster; those used last are kept. See `runner.Runner`.
 
     precision: fp32; bf16 or int8 on a CPU that supports it. For int8 an engine is quantised when it is opened. The ranges of activations
     come from phantoms, so they do not depend on the predicted scans; int8 costs some accuracy.
@@ -65,7 +67,11 @@ class OpenVinoRunner:
         """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
         engine = self._bundle.manifest.engine(entry)
         with engine_errors(self._bundle.path / engine.file):
-            request = self._requests.get((entry, image.shape)) or self._open(entry, image.shape)
+            place = entry, image.shape
+            request = self._requests.pop(place, None) or self._open(entry, image.shape)
+            self._requests[place] = request  # the latest last
+            while len(self._requests) > _MOST_COMPILED:
+                self._requests.pop(next(iter(self._requests)))
             # a copy, because the request reuses the memory of its output
             return np.array(request.infer({engine.input.name: np.ascontiguousarray(image)})[engine.output.name])
 
@@ -76,8 +82,7 @@ class OpenVinoRunner:
         model.reshape(list(shape))
         if self._precision == "int8":
             model = self._quantise(model, shape)
-        self._requests[entry, shape] = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-        return self._requests[entry, shape]
+        return self._core.compile_model(model, "CPU", self._options).create_infer_request()
 
     def _quantise(self, model: Any, shape: tuple[int, ...]) -> Any:
         import nncf

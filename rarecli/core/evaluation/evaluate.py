@@ -23,7 +23,7 @@ from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
 from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thick_slice_grid, thresholds_mm
-from rarecli.core.evaluation.summary import Column, Score, summarise, write_result
+from rarecli.core.evaluation.summary import Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.evaluation.thick_slices import thick_slice_table
 from rarecli.core.imaging.routing import RouteBy
@@ -113,6 +113,7 @@ def evaluate(
         facts = {
             "model": spec.name,
             "protocol": options.protocol,
+            "route": options.route or rules.routing.by,
             "backend": predictor.runner.backend,
             "failed": {name: error.brief for name, error in failures.items()},
         }
@@ -126,8 +127,7 @@ def evaluate(
     if not scored:
         raise some_failed(failures, len(cases), dataset, None)
     scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
-    column: Column = "depth" if spacings is None else "spacing_mm"
-    summary = summarise(scored, ["background", *labels], column) | facts
+    summary = summarise(scored, ["background", *labels], "depth" if spacings is None else "spacing_mm") | facts
     summary |= _tables_of_spacings(summary["per_method"], resolutions)
     write_result(scored, summary, output)
     figures.draw(summary, thresholds_mm(rules, entries), output)

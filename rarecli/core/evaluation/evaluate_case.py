@@ -21,12 +21,13 @@ from rarecli.core.imaging.downsampling import downsample_labels
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.resampling import resample
 from rarecli.core.imaging.routing import RouteBy
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.types import Entry, IntArray
 
-_SCORING = 5
+_SCORING = 6
 """Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
 
 
@@ -71,28 +72,34 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
             methods[ROUTED] = isotropic(depth if depth < spec.network.num_depths else 0)
         # routing may leave such a scan as it is, even at depth 0
         between = resolution.spacing_mm is not None and predictor.rules.routing.as_is_octaves > 0
-        coarse = max(resolution.entry) > 0
+        choice = RouteChoice(entries=predictor.runner.entries, by=scoring.route)
+        coarse = depth > 0 or max(predictor.rules.route(acquired.scan.spacing_mm, choice).entry) > 0
         if scoring.upsampled and (coarse or between) and spec.network.num_depths > 1 and (0, 0, 0) in predictor.runner.entries:
             methods[UPSAMPLED] = (0, 0, 0)
         for method, forced in methods.items():
-            prediction = _predict(predictor, acquired, forced, depth, scoring.route)
+            prediction, entry = _predict(predictor, acquired, forced, depth, scoring.route)
             metrics = measure(prediction, acquired.reference, names, own_mm)
             restored = ceiling = None
             if acquired.zoom is not None:
                 restored = measure(acquired.restore(prediction), acquired.full, names, full_mm)
                 ceiling = measure(acquired.restore(acquired.reference), acquired.full, names, full_mm) if method == ROUTED else None
             spacing = resolution.key if resolution.spacing_mm else None
-            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(resolution.entry), restored, ceiling))
+            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(entry), restored, ceiling))
             if method == ROUTED:
                 pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction))
     return scored, pictures
 
 
-def _predict(predictor: Predictor, acquired: Reacquired, forced: Entry | None, depth: int, route: RouteBy | None) -> IntArray:
-    """Returns the class indices that `rare predict` finds, on the grid of a scan reacquired at `depth`. forced: the entry, if it is."""
+def _predict(predictor: Predictor, acquired: Reacquired, forced: Entry | None, depth: int, route: RouteBy | None) -> tuple[IntArray, Entry]:
+    """Returns the class indices that `rare predict` finds, on the grid of a scan reacquired at `depth`, and where the scan entered.
+
+    forced: the entry, if it is.
+    """
     plan = predictor.spec.plan
     if acquired.zoom is None and forced != isotropic(depth):  # protocol paper keeps every 2^depth-th label of the upsampled scan
         upsampled = Volume(resample(acquired.scan.data, (2.0**depth,) * 3), np.diag([*plan.spacing_mm, 1.0]))
         fine = predictor.predict(upsampled, entry=forced)
-        return downsample_labels(class_indices(fine.labels, plan.label_values), isotropic(depth), "paper", plan.num_classes)
-    return class_indices(predictor.predict(acquired.scan, entry=forced, route=route).labels, plan.label_values)
+        labels = downsample_labels(class_indices(fine.labels, plan.label_values), isotropic(depth), "paper", plan.num_classes)
+        return labels, fine.entry
+    found = predictor.predict(acquired.scan, entry=forced, route=route if forced is None else None)
+    return class_indices(found.labels, plan.label_values), found.entry

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rarecli.core.config.geometry import is_isotropic
+from rarecli.core.config.geometry import entry_taken, is_isotropic
 from rarecli.core.data.case_files import label_files
 from rarecli.core.data.cases import class_indices
 from rarecli.core.errors import DataError, some
@@ -97,7 +97,7 @@ def _depths_taken(predictions: Path) -> dict[str, int]:
     """Returns the depth by case from the predictions.json of `rare predict`, if it is the same along all axes; empty without the file."""
     path = predictions / "predictions.json"
     try:
-        entries = {name: tuple(record["entry"]) for name, record in read_json(path)["cases"].items()} if path.is_file() else {}
+        entries = {name: entry_taken(record) for name, record in read_json(path)["cases"].items()} if path.is_file() else {}
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError("this predictions.json was not written by rare predict", path=path, remedy="move it elsewhere") from error
     return {name: entry[0] for name, entry in entries.items() if is_isotropic(entry)}

@@ -25,7 +25,7 @@ class Score:
     """The score of one case at one resolution with one method.
 
     depth: the resolution is 1/2^depth of the case's own grid; None if it is `spacing_mm`, as `resolutions.spacing_text` writes it.
-    entry: where such a scan enters.
+    entry: where the scan entered.
     restored: the metrics of the same labels after restoring them to the case's own grid.
     ceiling: the metrics of perfect labels of this resolution after restoring them in the same way.
     """

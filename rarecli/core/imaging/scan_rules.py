@@ -150,6 +150,10 @@ class RouteChoice:
     entries: Sequence[Entry] | None = None
     by: routing.RouteBy | None = None
 
+    def __post_init__(self) -> None:
+        if self.entry is not None and self.by is not None:
+            raise UsageError("a forced entry is not routed", field="route", found=self.by, remedy="leave out either of them")
+
 
 class ScanRules(Frozen):
     """Everything that turns a scan into labels, except the network."""

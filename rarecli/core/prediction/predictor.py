@@ -198,7 +198,10 @@ def forced_entry(depth: int | None, entry: Entry | None) -> Entry | None:
     """Return the entry that a caller forces, by one depth for all axes or by a depth per axis. Raises UsageError for both."""
     if depth is not None and entry is not None:
         raise UsageError("a depth and an entry exclude each other", field="entry", found=f"{entry_text(entry)} and depth {depth}")
-    return isotropic(depth) if depth is not None else entry
+    if entry is None:
+        return None if depth is None else isotropic(depth)
+    x, y, z = entry
+    return int(x), int(y), int(z)
 
 
 def opened(model: ModelChoice | Opened) -> AbstractContextManager[Predictor | Opened]:

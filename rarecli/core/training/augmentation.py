@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rarecli.core.config.geometry import is_isotropic
 from rarecli.core.config.train_config import AugmentationConfig, TrainConfig
 from rarecli.core.imaging.routing import AS_IS_ANISOTROPY_OCTAVES
 from rarecli.core.types import Entry, FloatArray, Triple
@@ -80,11 +81,12 @@ def draw_spacing_per_axis(config: AugmentationConfig, rng: np.random.Generator) 
 
 
 def draw_thick_entry(depth: int, num_depths: int, rng: np.random.Generator) -> Entry:
-    """Draw an entry, none of whose axes is finer than `depth`: mostly one coarser axis of any direction, else any depth per axis."""
+    """Draw an entry whose axes differ, none finer than `depth`: mostly one coarser axis of any direction, else any depth per axis."""
     deepest = num_depths - 1
     if rng.random() < _SHARE_OF_ANY:
         x, y, z = (int(value) for value in rng.integers(depth, num_depths, 3))
-        return x, y, z
+        if not is_isotropic((x, y, z)):
+            return x, y, z
     finer = np.arange(depth, deepest)
     weights = 0.7**finer
     in_plane = int(rng.choice(finer, p=weights / weights.sum()))

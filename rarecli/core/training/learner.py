@@ -163,8 +163,9 @@ class Learner:
                     depth, num, weight = of_thick, scans.thick, self.config.thick_weight
                 loss = segmentation_loss(logits[entry], batch.labels[entry], self.config.loss.alpha)
                 parts.append((depth, weight, loss * (size / num)))
-            if consistency and (0, 0, 0) in sizes and num_depths > 1:
-                loss = consistency_loss(features, sizes) * (sizes[0, 0, 0] / scans.by_depth[0])
+            isotropic = {entry: size for entry, size in sizes.items() if is_isotropic(entry)}
+            if consistency and (0, 0, 0) in isotropic and len(isotropic) > 1:
+                loss = consistency_loss(features, isotropic) * (sizes[0, 0, 0] / scans.by_depth[0])
                 parts.append((of_consistency, consistency, loss))
             total = torch.stack([weight * part for _, weight, part in parts]).sum()
         total.backward()  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rarecli.core.config.geometry import coarsened, isotropic
+from rarecli.core.config.geometry import coarsened, is_isotropic, isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.train_config import OptimiserConfig, TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
@@ -53,19 +53,24 @@ class MemoryPlan:
 def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
     """Plan the memory of a training with `batch_size` scans of `shape` (voxels at depth 0) per step.
 
-    All scans enter at every depth, and their coarse views are included. Thick views are processed apart and need less.
+    All scans enter at every depth, and their coarse views are included. Thick views count as those
+    that need most, at (0, 0, 1), and as if they shared a batch with the others.
     """
 
     def step(built: RareUNet) -> None:
+        deepest = network.num_depths - 1
         sizes = {isotropic(depth): batch_size * config.views_at(depth) for depth in range(network.num_depths)}
+        if thick := config.thick_views_at(0, deepest):
+            sizes[0, 0, 1] = batch_size * thick
         images = _images(network, shape, sizes)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features = built.encode(images)
             logits = built.decode(features, sizes)
             labels = {k: torch.empty(image.shape[0], *image.shape[2:], dtype=torch.uint8) for k, image in images.items()}
             loss = torch.stack([segmentation_loss(logits[k], labels[k], config.loss.alpha) for k in sizes]).mean()
-            if config.loss.consistency and len(sizes) > 1:
-                loss = loss + consistency_loss(features, sizes)
+            alike = {entry: size for entry, size in sizes.items() if is_isotropic(entry)}
+            if config.loss.consistency and len(alike) > 1:
+                loss = loss + consistency_loss(features, alike)
         del features, logits
         loss.backward()  # type: ignore[no-untyped-call]
 

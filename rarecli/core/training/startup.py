@@ -52,7 +52,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         network=network,
         targets=config.targets,
         as_is_octaves=config.augmentation.spacing_octaves,
-        per_axis=rare and config.thick_views > 0,
+        per_axis=rare and config.thick_views > 0 and config.num_depths > 1,
         any_size=config.any_size,
     )
 
