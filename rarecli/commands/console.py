@@ -10,9 +10,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -20,21 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
 Item = TypeVar("Item")
-
-
-class EntrySet(str, Enum):
-    """Sets of entries."""
-
-    isotropic = "isotropic"
-    thick = "thick"
-    all = "all"
-
-
-class Route(str, Enum):
-    """How a scan is routed."""
-
-    nearest = "nearest"
-    finest = "finest"
 
 
 @dataclass
@@ -58,10 +42,14 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Process part I of N of the cases, for a job array; --resume completes it after all parts."
     ),
 ]
-ROUTE_HELP = (
-    "nearest: every axis as near to its own depth as the entries allow; finest: all axes at the depth of the finest. "
-    "By default what the model was trained for."
-)
+RouteOption = Annotated[
+    Literal["nearest", "finest"] | None,
+    typer.Option(
+        "--route",
+        help="nearest: every axis as near to its own depth as the entries allow; finest: all axes at the depth of the finest. "
+        "By default what the model was trained for.",
+    ),
+]
 Surface = Annotated[
     bool, typer.Option("--surface/--no-surface", help="Also compute HD95 and surface Dice, with MONAI, which takes seconds to load.")
 ]
@@ -186,19 +174,16 @@ def parse_entry(text: str | None, option: str) -> tuple[int, int, int] | None:
     return x, y, z
 
 
-def route_by(route: Route | None) -> Literal["nearest", "finest"] | None:
-    """Return the rule that an option names."""
-    return None if route is None else "nearest" if route is Route.nearest else "finest"
-
-
 def chosen_entries(text: str | None, depths: list[str] | None) -> Any:
     """`thick`, or 0,0,0;0,0,2, or depths along all axes -> the name of a set, or a list of entries; None for neither."""
+    from rarecli.core.config.geometry import EntrySet
+
     wanted = integers(depths, "--depths")
     if text is not None and wanted is not None:
         raise typer.BadParameter("--depths and --entries exclude each other", param_hint="--entries")
     if wanted is not None:
         return [(depth, depth, depth) for depth in wanted]
-    if text is None or text in list(EntrySet.__members__):
+    if text is None or text in get_args(EntrySet):
         return text
     parts = [part for part in text.split(";") if part.strip()]
     if not parts or (len(parts) == 1 and "," not in text):

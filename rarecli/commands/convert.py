@@ -61,7 +61,7 @@ def run(
         network = facts["network"]
         typer.echo(
             f"{output}: a run, {network['arch']}, {facts['num_parameters'] / 1e6:.1f} M parameters, "
-            f"{network['num_depths']} entries, patch {' x '.join(map(str, facts['patch_size']))}"
+            f"{network['num_depths']} depths, patch {' x '.join(map(str, facts['patch_size']))}"
         )
     else:
         typer.echo(f"{output}: a dataset of {facts['cases']} cases; continue with rare preprocess")

@@ -8,21 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from rarecli.commands.console import (
-    ROUTE_HELP,
     Against,
     Console,
     Device,
     Json,
     Overwrite,
     Resume,
-    Route,
+    RouteOption,
     ShardOption,
     Surface,
     Threads,
     integers,
     models,
     print_json,
-    route_by,
     spacings_or_range,
 )
 from rarecli.commands.tables import print_comparison, print_scores
@@ -77,7 +75,6 @@ GridOption = Annotated[
     bool,
     typer.Option("--grid", help="Thick slices: two spacings in the plane, slices of 1 to 8 times the trained spacing, each axis."),
 ]
-RouteOption = Annotated[Route | None, typer.Option(help=ROUTE_HELP)]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 
 
@@ -118,7 +115,7 @@ def run(
         depths=integers(depths, "--depths"),
         spacings_mm=spacings_or_range(spacings, "--spacings"),
         grid=grid,
-        route=route_by(route),
+        route=route,
         protocol=protocol.value,
         names=read_case_names(cases) if cases else None,
         all_cases=all_cases,

@@ -6,19 +6,17 @@ from typing import Annotated
 import typer
 
 from rarecli.commands.console import (
-    ROUTE_HELP,
     Console,
     Device,
     Json,
     Overwrite,
     Resume,
-    Route,
+    RouteOption,
     ShardOption,
     Threads,
     models,
     parse_entry,
     print_json,
-    route_by,
 )
 
 InputsArgument = Annotated[
@@ -35,7 +33,6 @@ ModelOption = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, otherwise a folder.")]
 DepthOption = Annotated[int | None, typer.Option(min=0, help="Force one depth along all axes; by default the spacing decides.")]
 EntryOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Force an entry: a depth per axis, e.g. 0,0,2.")]
-RouteOption = Annotated[Route | None, typer.Option(help=ROUTE_HELP)]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.")]
 ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")]
@@ -83,7 +80,7 @@ def run(
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    options = PredictOptions(forced, route_by(route), pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
+    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:

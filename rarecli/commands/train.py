@@ -47,7 +47,7 @@ ArchOption = Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug
 TargetsOption = Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")]
 NumFiltersOption = Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")]
 NumLevelsOption = Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")]
-NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Number of entries, including depth 0.")]
+NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Number of routing depths, including depth 0.")]
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Epochs.")]
 FoldOption = Annotated[str | None, typer.Option("--fold", "-f", help="The fold to hold out; all: train on every case.")]
 SplitsOption = Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")]

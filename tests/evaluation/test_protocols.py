@@ -10,11 +10,11 @@ from phantom_spec import PER_AXIS, PLAN, RULES, SPEC
 from torch.nn import functional
 
 from rarecli import Phantom, dice
-from rarecli.core.config.geometry import entry_set, isotropic
+from rarecli.core.config.geometry import entry_set, isotropic, spacing_of
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.errors import DataError
 from rarecli.core.evaluation.protocols import bring_back, reacquire
-from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, spacing_of, thick_slice_grid, thresholds_mm
+from rarecli.core.evaluation.resolutions import Resolution, resolutions_of, thick_slice_grid, thresholds_mm
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.scan_rules import RouteChoice, rules_of
 from rarecli.core.imaging.volume import Volume

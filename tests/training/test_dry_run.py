@@ -36,7 +36,7 @@ def test_a_dry_run_refuses_what_training_would(prepared, tmp_path):
     for option, words in (
         (["--fold", "9"], "no such fold"),
         (["--set", "monitor=x"], "no such metric"),
-        (["--num-depths", "5"], "more entries"),
+        (["--num-depths", "5"], "more depths"),
     ):
         result = CliRunner().invoke(app, ["train", str(prepared), "-o", str(tmp_path / "run"), "--dry-run", *option])
         assert words in str(result.exception)

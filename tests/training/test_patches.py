@@ -201,7 +201,7 @@ def test_thick_views_enter_where_axes_differ_and_follow_in_batches_of_their_own(
             assert view.images[entry].shape[1:] == view.labels[entry].shape
     assert directions == {0, 1, 2}
     assert sum(len(set(entry)) > 1 for entry in entries) > 10
-    # the views of before are drawn as before, but for the spacing of the step
+    # thick views do not change the other views
     plainly = source(prepared, coarse_views=1, thick_views=3).views((0, 0, "phantom_000"))
     np.testing.assert_array_equal(plainly[0].images[0, 0, 0], plain.views((0, 0, "phantom_000"))[0].images[0, 0, 0])
     np.testing.assert_array_equal(plainly[1].images[2, 2, 2], plain.views((0, 0, "phantom_000"))[1].images[2, 2, 2])

@@ -76,10 +76,29 @@ def min_shape(num_levels: int, entry: Entry, any_size: bool) -> Shape:
     return x, y, z
 
 
+def patch_step(num_levels: int) -> tuple[int, int]:
+    """Return the number of which every axis of a patch is a multiple, and its least size."""
+    whole = (0, 0, 0)
+    return divisors(num_levels, whole)[0], min_shape(num_levels, whole, any_size=False)[0]
+
+
 def enlarged(shape: Shape, divisors: Shape, min_shape: Shape) -> Shape:
     """Return `shape` enlarged, per axis, to the next multiple of the divisor, at least the least size."""
     axes = zip(shape, divisors, min_shape, strict=True)
     x, y, z = (max(least, math.ceil(size / divisor) * divisor) for size, divisor, least in axes)
+    return x, y, z
+
+
+def spacing_text(spacing_mm: Triple) -> str:
+    """Return a spacing as text: `1.4`, or `1x1x4` if the axes differ."""
+    texts = [f"{spacing:g}" for spacing in spacing_mm]
+    return texts[0] if len(set(texts)) == 1 else "x".join(texts)
+
+
+def spacing_of(text: str) -> Triple:
+    """Return the spacing that `spacing_text` has written."""
+    parts = [float(part) for part in text.split("x")]
+    x, y, z = parts * 3 if len(parts) == 1 else parts
     return x, y, z
 
 

@@ -106,8 +106,7 @@ class Plan(Frozen):
 
 def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:
     """Raise UsageError unless every axis is a multiple of 2^num_levels and large enough; it names the nearest valid sizes."""
-    step = geometry.divisors(num_levels, (0, 0, 0))[0]
-    least = geometry.min_shape(num_levels, (0, 0, 0), any_size=False)[0]
+    step, least = geometry.patch_step(num_levels)
     for axis, size in zip("xyz", patch_size, strict=True):
         if size % step or size < least:
             below = max(least, size // step * step)

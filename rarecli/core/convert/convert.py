@@ -128,8 +128,7 @@ def _plan(found: Checkpoint, file: Path, spacing_mm: Triple, patch_size: Shape |
             remedy="give --patch-size X,Y,Z",
         )
     levels = found.network.num_levels
-    step = geometry.divisors(levels, (0, 0, 0))[0]
-    least = geometry.min_shape(levels, (0, 0, 0), any_size=False)[0]
+    step, least = geometry.patch_step(levels)
     x, y, z = (max(least, math.ceil(size / step) * step) for size in shape)
     if (x, y, z) != tuple(shape):
         reporter.warn(f"{levels} levels need a patch of {x} x {y} x {z}, not {' x '.join(map(str, shape))}: scans are padded to it")

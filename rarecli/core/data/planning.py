@@ -77,8 +77,7 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
 
 def _choose_patch(shape: FloatArray, num_levels: int) -> Shape:
     """Return the median shape rounded up to valid sizes; above 128^3 voxels, the longest axis is shortened step by step."""
-    step = geometry.divisors(num_levels, (0, 0, 0))[0]
-    least = geometry.min_shape(num_levels, (0, 0, 0), any_size=False)[0]
+    step, least = geometry.patch_step(num_levels)
     patch = np.maximum(np.ceil(shape / step).astype(np.int64) * step, least)
     while patch.prod() > _MOST_PATCH_VOXELS and patch.max() > least:
         patch[patch.argmax()] -= step

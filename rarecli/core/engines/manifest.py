@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rarecli.core.config.base import Count, Frozen, Name, Size
+from rarecli.core.config.base import Count, Frozen, Name, Share, Size
 from rarecli.core.config.geometry import Entry, entry_text, is_isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
-from rarecli.core.imaging.scan_rules import Depths, EntryRule, ResamplingRule, RoutingRule, ScanRules, Share, WindowRule
+from rarecli.core.imaging.scan_rules import Depths, EntryRule, ResamplingRule, RoutingRule, ScanRules, WindowRule
 
 MANIFEST = "manifest.json"
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rarecli.core.config.geometry import spacing_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.resolutions import Protocol, Resolution, spacing_text
+from rarecli.core.evaluation.resolutions import Protocol, Resolution
 from rarecli.core.imaging.downsampling import downsample, downsample_labels
 from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_affine, restore_nearest

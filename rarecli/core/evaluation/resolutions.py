@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from rarecli.core.config.geometry import is_isotropic, isotropic
+from rarecli.core.config.geometry import is_isotropic, isotropic, spacing_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
@@ -45,19 +45,6 @@ class Resolution:
     def key(self) -> str:
         """The resolution in the tables: the depth, or the spacing as `spacing_text` writes it."""
         return str(self.depth) if self.spacing_mm is None else spacing_text(self.spacing_mm)
-
-
-def spacing_text(spacing_mm: Triple) -> str:
-    """Return a spacing as text: `1.4`, or `1x1x4` if the axes differ."""
-    texts = [f"{spacing:g}" for spacing in spacing_mm]
-    return texts[0] if len(set(texts)) == 1 else "x".join(texts)
-
-
-def spacing_of(text: str) -> Triple:
-    """Return the spacing that `spacing_text` has written."""
-    parts = [float(part) for part in text.split("x")]
-    x, y, z = parts * 3 if len(parts) == 1 else parts
-    return x, y, z
 
 
 def choose_resolutions(

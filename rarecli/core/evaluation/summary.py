@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rarecli.core.config.geometry import spacing_of
 from rarecli.core.evaluation.metrics import METRICS, Record, foreground_mean
 from rarecli.core.evaluation.surfaces import SURFACE_METRICS
 from rarecli.core.jobs.files import atomic_file, write_json
+from rarecli.core.types import Triple
 
 ROUTED, UPSAMPLED = "routed", "upsampled"
 Column = Literal["depth", "spacing_mm"]
@@ -105,10 +107,10 @@ def _rows(item: Score) -> list[dict[str, Any]]:
     return rows
 
 
-def _size(key: str) -> tuple[float, list[float]]:
+def _size(key: str) -> tuple[float, Triple]:
     """Returns what orders the resolutions: depths, or spacings by their voxel's volume."""
-    parts = [float(part) for part in key.split("x")]
-    return math.prod(parts * 3 if len(parts) == 1 else parts), parts
+    spacing = spacing_of(key)
+    return math.prod(spacing), spacing
 
 
 def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rarecli.core.config import geometry
-from rarecli.core.config.base import Frozen, Size
+from rarecli.core.config.base import Frozen, Share, Size
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging import routing
@@ -21,7 +21,6 @@ from rarecli.core.types import Entry, Shape, Triple
 
 Depth = Annotated[int, Field(ge=0, lt=10)]
 Spacing = Annotated[float, Field(gt=0, le=1e6)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 MAX_STEP, MAX_GROWTH = 256.0, 4096.0
 

@@ -120,7 +120,7 @@ def _batch_sizes(entries: Sequence[Entry], wanted: Sequence[int] | None) -> list
 
 
 def _entry_folders(repository: Path, name: str) -> list[Path]:
-    pattern = re.compile(re.escape(name) + r"_(entry_\d+_\d+_\d+|depth\d+)")  # depths: of bundles of before
+    pattern = re.compile(re.escape(name) + r"_(entry_\d+_\d+_\d+|depth\d+)")  # depths: from older bundles
     return sorted(folder for folder in repository.glob("*") if pattern.fullmatch(folder.name))
 
 

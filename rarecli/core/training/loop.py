@@ -231,10 +231,10 @@ class TrainingLoop:
     def _introduce(self) -> None:
         num = sum(parameter.numel() for parameter in self.learner.network.parameters())
         network = self.spec.network
-        entries = "1 entry" if network.num_depths == 1 else f"{network.num_depths} entries"
+        depths = "1 depth" if network.num_depths == 1 else f"{network.num_depths} depths"
         ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
         self.reporter.say(
-            f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {entries}; "
+            f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {depths}; "
             f"{len(self.cases)} training cases, {len(self.split['val'])} for validation; "
             f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {torch.get_num_threads()} threads"
         )

@@ -55,6 +55,8 @@ class Record:
         """Report an epoch in one line. The first time that steps wait for data, warn and suggest a remedy."""
         depths = " ".join(f"{line[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in line)
         dice = f"  Dice by depth {depths}, mean {line['dice_mean']:.4f}" if depths else ""
+        if "dice_thick" in line:
+            dice += f", thick slices {line['dice_thick']:.4f}"
         loss = line.get("loss", math.nan)
         self.reporter.say(f"epoch {line['epoch']}/{num_epochs}  loss {loss:.4f}{dice}  {line['seconds']:.1f} s")
         if line["waited_for_data"] > _STARVED and not self._starvation_said:

@@ -91,7 +91,7 @@ def require_same_origin(found: dict[str, Any], kept: dict[str, Any], run: Path) 
     remedy = "leave these options out to resume, or start a new run"
     _require_unchanged(new, new | kept["config"], "the run was started with another configuration", run, remedy)
     names = [content["spec"]["plan"]["dataset"] for content in (found, kept)]
-    spec = ModelSpec.model_validate(kept["spec"]).model_dump(mode="json")  # a run of before lacks fields that have been added
+    spec = ModelSpec.model_validate(kept["spec"]).model_dump(mode="json")  # an older run lacks newer fields
     if found["spec"] != spec or found["prepared_sha256"] != kept["prepared_sha256"]:
         raise UsageError("the run was started on another dataset", path=run, field="prepared dataset", found=names[0], expected=names[1])
     if found["split_sha256"] != kept["split_sha256"]:

@@ -65,8 +65,10 @@ def validate(
                 counts[-1] = 1
                 break
             image, labels = (torch.from_numpy(np.array(part)) for part in dataset.read(name))
-            for view, entry in _views(spec, dataset.records[name].depth).items():
-                [sample] = make_samples([Patch(image, labels, dataset.records[name].depth, (entry,), Changes())], spec, runner.device)
+            finest = dataset.records[name].depth
+            views = _views(spec, finest)
+            [sample] = make_samples([Patch(image, labels, finest, tuple(views.values()), Changes())], spec, runner.device)
+            for view, entry in views.items():
                 prediction = sliding_logits(sample.images[entry], rules, entry, runner.run_there).argmax(dim=0)
                 pairs = sample.labels[entry].flatten().long() * num_classes + prediction.flatten()
                 confusions[names.index(name), view].scatter_add_(0, pairs, torch.ones_like(pairs))
