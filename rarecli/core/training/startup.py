@@ -35,9 +35,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         raise UsageError("targets of the paper have one shape and no thick slices", field=found, remedy="leave it out")
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
-        raise UsageError(
-            "more depths than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}"
-        )
+        raise UsageError("more depths than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
     size = {
         "arch": config.arch,
         "in_channels": len(plan.channel_names),
