@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from slice_tables import slice_table
+
 from rarecli.core.evaluation.comparison import Result, compare
 from rarecli.core.evaluation.curve import GRIDS, curve_facts
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
@@ -14,8 +16,10 @@ from rarecli.core.jobs.files import read_json
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("full", "1/2", "1/4", "1/8")
 HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
-BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("unet-aug-native",)}
+BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("hippocampus-isotropic", "unet-aug-native")}
 """The baselines that each shipped recipe is compared with, on the same cases."""
+THICK, BEFORE = "hippocampus", "hippocampus-isotropic"
+"""The recipe that is scored with thick slices, and the one that it is compared with."""
 
 
 def read_results(name: str) -> list[dict[str, Any]]:
@@ -137,6 +141,8 @@ def document(names: Sequence[str]) -> str:
     for name in names:
         if any(fold["curve"] for fold in read_results(name)):
             parts += [f"## {name} over continuous spacing", curve_table(name)]
+    if (own := read_results(THICK)) and (before := read_results(BEFORE)):
+        parts += [f"## {THICK} with thick slices; before: {BEFORE}", slice_table(own, before, read_results("unet-aug-native"))]
     return "\n".join(parts)
 
 

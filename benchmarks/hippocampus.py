@@ -36,6 +36,8 @@ PAPER_SHAPE = (32, 64, 32)
 NATIVE_PATCH = (64, 96, 64)
 """Holds complete scans at the finest spacing of reacquisition: no view is a part of a scan, and no scan is predicted in windows."""
 CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
+OTHER_SLICES_MM = ((3.0, 3.0, 6.0), (1.0, 2.0, 4.0), (4.0, 4.0, 8.0))
+"""Spacings that are scored beside the grid of thick slices."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Recipe:
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # displaced targets harm only depths 1 to 3; the features of the encoder can be reused
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=15),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 40, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=20),
+    # the built-in model of before: one depth for all axes, the finest, padded to the divisors
+    "hippocampus-isotropic": Recipe(
+        "hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3, "thick_views": 0, "any_size": False}, start_from="hippocampus-paper"
+    ),
     # its schedule and its early stopping need a validation after every epoch
     "paper": Recipe("paper", "paper", {"validate_every": 1}),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
@@ -115,16 +121,14 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
     recipe = RECIPES[name]
     output = work / f"scores_{name}_fold{fold}"
     with Predictor(run) as predictor:
-        summary = evaluate(dataset, predictor, output, EvaluateOptions(protocol=recipe.protocol, names=info.split["val"]), reporter=Words())
-        curve = None
+        own = EvaluateOptions(protocol=recipe.protocol, names=info.split["val"], resume=True)
+        summary = evaluate(dataset, predictor, output, own, reporter=Words())
+        curve = slices = None
         if recipe.protocol == "native":
-            curve = evaluate(
-                dataset,
-                predictor,
-                output / "curve",
-                EvaluateOptions(spacings_mm=[(mm, mm, mm) for mm in CURVE_MM], names=info.split["val"], surface=False),
-                reporter=Words(),
-            )
+            isotropic = EvaluateOptions(spacings_mm=[(mm, mm, mm) for mm in CURVE_MM], names=info.split["val"], surface=False, resume=True)
+            curve = evaluate(dataset, predictor, output / "curve", isotropic, reporter=Words())
+            thick = EvaluateOptions(grid=True, spacings_mm=OTHER_SLICES_MM, names=info.split["val"], surface=False, resume=True)
+            slices = evaluate(dataset, predictor, output / "slices", thick, reporter=Words())
     result = {
         "recipe": name,
         "fold": fold,
@@ -139,6 +143,7 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
         "per_method": summary["per_method"],
         "dice_per_case": _dice_per_case(summary),
         "curve": curve and {"points": curve["curve"], "facts": curve["curve_facts"]},
+        "slices": slices and {"rows": slices["thick_slices"], "dice_per_case": _dice_per_case(slices)},
     }
     write_json(accuracy_tables.RESULTS / f"accuracy_{name}_fold{fold}.json", result)
 
@@ -176,11 +181,11 @@ def documents() -> dict[Path, str]:
 
 
 def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the mean foreground Dice by method, depth and case."""
+    """Return the mean foreground Dice by method, depth or spacing, and case."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for item in summary["metric_per_case"]:
         dice = float(np.mean([metrics["dice"] for metrics in item["metrics"].values()]))
-        found.setdefault(item["method"], {}).setdefault(str(item["depth"]), {})[item["case"]] = round(dice, 5)
+        found.setdefault(item["method"], {}).setdefault(item.get("spacing_mm") or str(item["depth"]), {})[item["case"]] = round(dice, 5)
     return found
 
 

@@ -128,16 +128,18 @@ def evaluate(
         raise some_failed(failures, len(cases), dataset, None)
     scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
     summary = summarise(scored, ["background", *labels], "depth" if spacings is None else "spacing_mm") | facts
-    summary |= _tables_of_spacings(summary["per_method"], resolutions)
+    summary |= _tables_of_spacings(summary["per_method"], resolutions, spec.plan.spacing_mm)
     write_result(scored, summary, output)
-    figures.draw(summary, thresholds_mm(rules, entries), output)
+    if other and not failures:
+        summary = _compared(summary, other, output)
+    figures.draw(summary, thresholds_mm(rules, entries), spec.plan.spacing_mm, output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
-    return _compared(summary, other, output) if other else summary
+    return summary
 
 
-def _tables_of_spacings(per_method: dict[str, Any], resolutions: Sequence[Resolution]) -> dict[str, Any]:
-    points, rows = dice_curve(per_method, resolutions), thick_slice_table(per_method, resolutions)
+def _tables_of_spacings(per_method: dict[str, Any], resolutions: Sequence[Resolution], trained_mm: Triple) -> dict[str, Any]:
+    points, rows = dice_curve(per_method, resolutions), thick_slice_table(per_method, resolutions, trained_mm)
     tables: dict[str, Any] = {"curve": points, "curve_facts": curve_facts(points)} if points else {}
     return tables | ({"thick_slices": rows} if rows else {})
 

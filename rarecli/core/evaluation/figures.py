@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rarecli.core.config.geometry import spacing_text
+from rarecli.core.evaluation.heat_maps import Panel, draw_heat_maps
 from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
-from rarecli.core.types import AnyArray
+from rarecli.core.evaluation.thick_slices import cell_of
+from rarecli.core.types import AnyArray, Triple
 
 if TYPE_CHECKING:
     from rarecli.core.evaluation.evaluate_case import Picture
@@ -19,12 +22,12 @@ if TYPE_CHECKING:
 _SPACING_TICKS_MM = (0.1, 0.2, 0.5, 0.8, 1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 32)
 
 
-def draw(summary: dict[str, Any], thresholds_mm: Sequence[float], output: Path) -> None:
+def draw(summary: dict[str, Any], thresholds_mm: Sequence[float], trained_mm: Triple, output: Path) -> None:
     """Draw the figures of what a summary holds into `output`. thresholds_mm: the isotropic spacings where the depth changes."""
     if "curve" in summary:
         draw_dice_over_spacing(summary, thresholds_mm, output / "dice_over_spacing.png")
     if "thick_slices" in summary:
-        draw_thick_slices(summary, output / "dice_over_slices.png")
+        draw_thick_slices(summary, trained_mm, output / "dice_over_slices.png")
     if "per_depth" in summary:
         draw_dice_over_resolution(summary, output / "dice_over_resolution.png")
 
@@ -85,36 +88,21 @@ def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[floa
     save_figure(figure, path)
 
 
-def draw_thick_slices(summary: dict[str, Any], path: Path) -> None:
-    """Draw a heat map of Dice over slice spacing, one row per spacing in the plane and slice axis: routed, upsampled, the difference."""
-    rows = [row for row in summary["thick_slices"] if len(set(row["spacing_mm"])) == 2]
-    if not rows:
-        return
-    names = sorted({(min(row["spacing_mm"]), row["slice_axis"]) for row in rows})
-    thick = sorted({max(row["spacing_mm"]) for row in rows})
-    maps = {method: np.full((len(names), len(thick)), np.nan) for method in ("routed", "upsampled")}
-    for row in rows:
-        place = names.index((min(row["spacing_mm"]), row["slice_axis"])), thick.index(max(row["spacing_mm"]))
-        for method, values in maps.items():
-            values[place] = row["acquired"].get(method, np.nan)
-    if not np.isnan(maps["upsampled"]).all():
-        maps["routed - upsampled"] = maps["routed"] - maps["upsampled"]
-    else:
-        del maps["upsampled"]
-    figure = new_figure(4.5 * len(maps), 0.5 * len(names) + 1.8)
-    for panel, (title, values) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
-        limits = {"vmin": -0.3, "vmax": 0.3, "cmap": "RdBu"} if "-" in title else {"vmin": 0.3, "vmax": 1, "cmap": "viridis"}
-        panel.imshow(values, aspect="auto", **limits)
-        for (y, x), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                light = "-" not in title and value < 0.7
-                panel.text(x, y, f"{value:+.2f}" if "-" in title else f"{value:.2f}", ha="center", va="center", color="w" if light else "k")
-        panel.set_xticks(range(len(thick)), [f"{spacing:g}" for spacing in thick])
-        panel.set_yticks(range(len(names)), [f"{in_plane:g} mm, {axis}" for in_plane, axis in names])
-        panel.set(title=title, xlabel="slice spacing (mm)")
-    figure.axes[0].set_ylabel("spacing in the plane, slice axis")
-    figure.suptitle(f"{summary['model']}, {rows[0]['num_cases']} cases: Dice at the scan's own resolution")
-    save_figure(figure, path)
+def draw_thick_slices(summary: dict[str, Any], trained_mm: Triple, path: Path) -> None:
+    """Draw heat maps of Dice over slice spacing: routed, upsampled and the result that it was compared with, and what routing adds."""
+    rows = {cell_of(row["spacing_mm"], trained_mm): row for row in summary["thick_slices"]}
+    routed = {cell: row["acquired"]["routed"] for cell, row in rows.items()}
+    panels = [Panel("routed", routed)]
+    others = {"upsampled": {cell: row["acquired"]["upsampled"] for cell, row in rows.items() if "upsampled" in row["acquired"]}}
+    compared = {row["resolution"]: row["dice_against"] for row in summary.get("comparison", {}).get("per_resolution", ())}
+    others["compared with"] = {
+        cell: compared[name] for cell, row in rows.items() if (name := f"{spacing_text(row['spacing_mm'])} mm") in compared
+    }
+    for name, dice in others.items():
+        if dice:
+            panels += [Panel(name, dice), Panel(f"routed - {name}", {cell: routed[cell] - dice[cell] for cell in dice}, "difference")]
+    title = f"{summary['model']}, {summary['thick_slices'][0]['num_cases']} cases: Dice at the scan's own resolution"
+    draw_heat_maps(panels, trained_mm, title, path)
 
 
 def draw_slices(pictures: Sequence[Picture], case: str, label_names: Sequence[str], path: Path) -> None:

@@ -12,16 +12,25 @@ import numpy as np
 
 from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
+from rarecli.core.types import Triple
 
 
-def thick_slice_table(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution]) -> list[dict[str, Any]]:
-    """Returns one row per spacing whose axes differ: spacing_mm, slice_axis, entry, num_cases, and Dice and HD95 by method.
+def cell_of(spacing_mm: Sequence[float], trained_mm: Triple) -> Triple:
+    """Returns a spacing in multiples of the trained one, to three digits."""
+    x, y, z = (round(spacing / trained, 3) for spacing, trained in zip(spacing_mm, trained_mm, strict=True))
+    return x, y, z
 
-    slice_axis: the coarsest axis, x, y or z. The restored grid also has the ceiling. HD95 is there if it was computed.
+
+def thick_slice_table(
+    per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution], trained_mm: Triple
+) -> list[dict[str, Any]]:
+    """Returns one row per spacing whose axes differ from the trained one by different factors.
+
+    A row has spacing_mm, slice_axis, entry, num_cases, and Dice and HD95 by method. slice_axis: the axis with the largest factor. The restored grid also has the ceiling. HD95 is there if it was computed.
     """
     rows = []
     for resolution in resolutions:
-        if resolution.spacing_mm is None or len(set(resolution.spacing_mm)) == 1:
+        if resolution.spacing_mm is None or len(set(cell := cell_of(resolution.spacing_mm, trained_mm))) == 1:
             continue
         parts = {
             method: per_method[method][resolution.key] for method in (ROUTED, UPSAMPLED) if resolution.key in per_method.get(method, {})
@@ -29,7 +38,7 @@ def thick_slice_table(per_method: dict[str, dict[str, Any]], resolutions: Sequen
         routed = parts[ROUTED]
         row: dict[str, Any] = {
             "spacing_mm": list(resolution.spacing_mm),
-            "slice_axis": "xyz"[int(np.argmax(resolution.spacing_mm))],
+            "slice_axis": "xyz"[int(np.argmax(cell))],
             "entry": list(resolution.entry),
             "num_cases": routed["num_cases"],
             "acquired": {method: part["dice"] for method, part in parts.items()},
