@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from slice_tables import slice_table
 
 from rarecli.core.evaluation.comparison import Result, compare

@@ -52,15 +52,18 @@ def _facts(dice: Mapping[str, float], gains: Mapping[str, float], advantages: Ma
     lines = [f"- mean over the {len(grid)} spacings of the grid: {np.mean([dice[spacing] for spacing in grid]):.4f}"]
     if gains:
         least = min(grid, key=gains.__getitem__)
-        lines.append(f"- against before: {np.mean([gains[spacing] for spacing in grid]):+.4f} in the mean, least {gains[least]:+.4f} ({least})")
+        mean = np.mean([gains[spacing] for spacing in grid])
+        lines.append(f"- against before: {mean:+.4f} in the mean, least {gains[least]:+.4f} ({least})")
     least = min(advantages, key=lambda spacing: advantages[spacing][0])
     below = [spacing for spacing, (_, high) in advantages.items() if high < 0]
-    lines.append(f"- against the same weights upsampled: least {advantages[least][0]:+.4f} ({least}); below with 95 %: {', '.join(below) or 'nowhere'}")
-    apart = {}
+    lines.append(f"- against the same weights upsampled: least {advantages[least][0]:+.4f} ({least})")
+    lines.append(f"- significantly below the same weights upsampled: {', '.join(below) or 'nowhere'}")
+    apart: dict[tuple[float, ...], list[float]] = {}
     for spacing in grid:
         apart.setdefault(tuple(sorted(spacing_of(spacing))), []).append(dice[spacing])
     widest = max(apart, key=lambda key: np.ptp(apart[key]))
-    lines.append(f"- the directions of one spacing differ by at most {np.ptp(apart[widest]):.4f} ({' x '.join(f'{value:g}' for value in widest)})")
+    text = " x ".join(f"{value:g}" for value in widest)
+    lines.append(f"- the directions of one spacing differ by at most {np.ptp(apart[widest]):.4f} ({text})")
     return lines
 
 

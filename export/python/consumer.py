@@ -11,8 +11,13 @@ import onnxruntime
 
 def segment(image, spacing, bundle):
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
-    assert manifest["schema_version"] == 4
+    assert manifest["schema_version"] == 5
     plan = manifest["spec"]["plan"]
+    whole, content = image.shape[1:], np.argwhere((image != 0).any(axis=0))
+    box = (slice(None),) * 3
+    if plan["crop"] == "nonzero" and len(content):
+        box = tuple(slice(low, high + 1) for low, high in zip(content.min(axis=0), content.max(axis=0), strict=True))
+    image = image[(slice(None), *box)]
     engine, zooms = route(spacing, manifest["engines"], manifest["routing"])
     sizes = [max(1, math.floor(size * zooms.get(axis, 1) + 0.5)) for axis, size in enumerate(image.shape[1:], 1)]
     require_affordable(image.shape, sizes, zooms, engine, manifest)
@@ -29,7 +34,9 @@ def segment(image, spacing, bundle):
         else:
             nearest = np.floor((np.arange(size) - (size - 1) / 2) * zoom + scores.shape[axis] / 2).astype(int)
             scores = scores.take(nearest, axis=axis, mode="clip")
-    return np.array(plan["label_values"])[scores.argmax(axis=0)]
+    labels = np.zeros(whole, dtype=int)
+    labels[box] = np.array(plan["label_values"])[scores.argmax(axis=0)]
+    return labels
 
 
 def route(spacing, engines, rule):  # the engine, and spacing / grid spacing by resampled axis of an image (C, X, Y, Z)
@@ -77,8 +84,14 @@ def box_mean(data, axis, new_size, step, least):  # beyond the border, the last 
 def normalise(data, rule, channel):
     if rule["kind"] == "ct":
         return (data.clip(rule["lower"][channel], rule["upper"][channel]) - rule["mean"][channel]) / rule["std"][channel]
-    low, high = np.percentile(data, [rule["lower"], rule["upper"]])
-    if low == high and (others := data[data != low]).size:  # a small structure on a constant background
+    if rule["voxels"] == "nonzero" and data.any():
+        return normalise_by(data[data != 0], data, rule)
+    return normalise_by(data, data, rule)
+
+
+def normalise_by(sample, data, rule):
+    low, high = np.percentile(sample, [rule["lower"], rule["upper"]])
+    if low == high and (others := sample[sample != low]).size:  # a small structure on a constant background
         low, high = np.minimum(low, np.percentile(others, rule["lower"])), np.maximum(high, np.percentile(others, rule["upper"]))
     return ((data - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(data)
 

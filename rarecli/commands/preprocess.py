@@ -13,7 +13,15 @@ class Normalisation(str, Enum):
     """How intensities are normalised."""
 
     percentile = "percentile"
+    percentile_nonzero = "percentile-nonzero"
     ct = "ct"
+
+
+class Crop(str, Enum):
+    """Whether scans are cropped."""
+
+    none = "none"
+    nonzero = "nonzero"
 
 
 DatasetArgument = Annotated[
@@ -22,7 +30,14 @@ DatasetArgument = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the prepared dataset.")]
 NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to train.")]
 NormalisationOption = Annotated[
-    Normalisation, typer.Option(help="percentile: by percentiles of each scan; ct: by statistics of the dataset's foreground.")
+    Normalisation,
+    typer.Option(
+        help="percentile: by percentiles of each scan; percentile-nonzero: of its voxels that are not 0; ct: by statistics of the "
+        "dataset's foreground."
+    ),
+]
+CropOption = Annotated[
+    Crop, typer.Option(help="nonzero: crop every scan to the box of what is not 0, as for skull-stripped brains; prediction does the same.")
 ]
 SpacingOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")]
 PatchSizeOption = Annotated[
@@ -37,6 +52,7 @@ def run(
     output: OutputOption,
     num_levels: NumLevelsOption = 4,
     normalisation: NormalisationOption = Normalisation.percentile,
+    crop: CropOption = Crop.none,
     spacing: SpacingOption = None,
     patch_size: PatchSizeOption = None,
     fixed_shape: FixedShapeOption = None,
@@ -59,6 +75,7 @@ def run(
     options = PreprocessOptions(
         num_levels=num_levels,
         normalisation=normalisation.value,
+        crop=crop.value,
         spacing_mm=three_numbers(spacing, "--spacing"),
         patch_size=three_integers(patch_size, "--patch-size"),
         fixed_shape=three_integers(fixed_shape, "--fixed-shape"),

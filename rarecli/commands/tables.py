@@ -39,6 +39,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     parts = [(method, key, part) for method, table in summary["per_method"].items() for key, part in table.items()]
     surfaces = "hd95_null" in parts[0][2]
     restored = "restored" in parts[0][2]
+    regions = list(parts[0][2].get("regions", ()))
     nothing = any(any(part["both_empty"].values()) for _, _, part in parts)
     columns = ["method", "resolution", "cases", "Dice (std)", "5th pct."]
     columns += ["in neither"] if nothing else []
@@ -55,8 +56,9 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
             row += [_number(mean["hd95_mm"], 2), str(sum(part["hd95_null"].values())), _number(mean["surface_dice"], 4)]
         if restored:
             row += [f"{part['restored']['dice']:.4f}", f"{part['ceiling']['dice']:.4f}" if "ceiling" in part else ""]
-        rows.append(row + [f"{part['mean'][label]['dice']:.4f}" for label in labels])
-    print_table(title, [*columns, *labels], rows)
+        row += [f"{part['mean'][label]['dice']:.4f}" for label in labels]
+        rows.append(row + [f"{part['regions'][region]['dice']:.4f}" for region in regions])
+    print_table(title, [*columns, *labels, *regions], rows)
 
 
 def _resolution(key: str) -> str:

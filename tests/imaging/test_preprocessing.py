@@ -198,7 +198,7 @@ def test_normalise_is_numpy_percentiles_clipped(dtype):
 def test_percentiles_by_hand():
     """0..200: 0.5 % of 200 steps is step 1, 99.5 % step 199."""
     image = np.arange(201, dtype=np.float32)[::-1].reshape(1, 201, 1, 1)
-    assert percentile_limits(image, 0.5, 99.5) == ((pytest.approx(1), pytest.approx(199)),)
+    assert percentile_limits(image, PERCENTILE) == ((pytest.approx(1), pytest.approx(199)),)
     assert normalise(image, PERCENTILE).ravel()[[200, 199, 100, 1, 0]] == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
 
 
@@ -221,7 +221,7 @@ SPARSE[0, 0, 0, :2] = 3, 4  # 0.2 % of the voxels, so that both percentiles are 
 )
 def test_a_small_structure_on_a_constant_background_is_kept(image, limits, normalised):
     """A vessel in 0.2 % of the voxels must not vanish: both percentiles are the background."""
-    assert percentile_limits(image, 0.5, 99.5) == (pytest.approx(limits),)
+    assert percentile_limits(image, PERCENTILE) == (pytest.approx(limits),)
     result = normalise(image, PERCENTILE)
     assert result[0, 0, 0, :3] == pytest.approx(normalised, abs=1e-6)
     assert (result[0, 1:] == result[0, 0, 0, 2]).all()
@@ -322,7 +322,7 @@ def test_every_orientation_gives_one_answer_in_its_own_shape(scanned, orientatio
     expected, found = straight.restore_labels(answer), other.restore_labels(answer)
     assert found.shape == scan.shape
     assert np.array_equal(places_mm(found, scan.affine, 1), places_mm(expected, image.affine, 1))
-    restored = other.restore_image(other.image)
+    restored = other.restore_probabilities(other.image)
     assert restored.shape == scan.data.shape
 
 
@@ -332,7 +332,7 @@ def test_a_scan_on_a_grid_is_not_touched_but_normalised(scanned):
     assert routed.route.entry == (1, 1, 1)
     assert np.array_equal(routed.image, normalise(image.data, PERCENTILE))
     assert np.array_equal(routed.restore_labels(labels.data[0]), labels.data[0])
-    assert np.array_equal(routed.restore_image(routed.image), routed.image)
+    assert np.array_equal(routed.restore_probabilities(routed.image), routed.image)
 
 
 def test_a_routed_image_lies_where_its_affine_says(scanned):
@@ -363,7 +363,7 @@ def test_fault_28_any_shape_and_spacing_comes_back_in_shape(shape, spacing, orie
     restored = routed.restore_labels(labels)
     assert restored.shape == scan.shape
     assert (restored == 2).all()
-    assert routed.restore_image(np.full_like(routed.image, 0.25)) == pytest.approx(np.full(scan.data.shape, 0.25))
+    assert routed.restore_probabilities(np.full_like(routed.image, 0.25)) == pytest.approx(np.full(scan.data.shape, 0.25))
 
 
 def test_labels_there_and_back_stay_themselves_when_the_grid_is_finer(scanned):

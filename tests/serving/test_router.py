@@ -189,6 +189,6 @@ def test_a_repository_is_opened_only_whole_and_unchanged(bundle, run, tmp_path):
     with pytest.raises(ModelError, match="rendered from different bundles"):
         open_repository(repository, "rare", "1", "python")
     router = repository / "rare" / "1" / "manifest.json"
-    router.write_text(router.read_text().replace('"schema_version": 4', '"schema_version": 99'))
+    router.write_text(router.read_text().replace('"schema_version": 5', '"schema_version": 99'))
     with pytest.raises(ModelError, match="manifest"):
         open_repository(repository, "rare", "1", "python")

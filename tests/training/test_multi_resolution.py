@@ -40,12 +40,14 @@ def random_images(shape, seed=0):
     shape=st.tuples(*[st.integers(1, 7)] * 3),
     percents=st.tuples(st.floats(0, 100), st.floats(0, 100)).map(sorted).filter(lambda pair: pair[0] < pair[1]),
     seed=st.integers(0, 99),
+    voxels=st.sampled_from(["all", "nonzero"]),
 )
-def test_percentiles_are_those_of_prediction(shape, percents, seed):
+def test_percentiles_are_those_of_prediction(shape, percents, seed, voxels):
     images = random_images((2, 2, *shape), seed)
-    rule = PercentileNormalisation(lower=percents[0], upper=percents[1])
+    images[images < np.random.default_rng(seed).normal()] = 0
+    rule = PercentileNormalisation(lower=percents[0], upper=percents[1], voxels=voxels)
     found = multi_resolution.percentile_limits(torch.from_numpy(images), rule)
-    expected = [normalisation.percentile_limits(image, rule.lower, rule.upper) for image in images]
+    expected = [normalisation.percentile_limits(image, rule) for image in images]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-7)
 
 

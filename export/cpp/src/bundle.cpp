@@ -54,7 +54,7 @@ EngineFacts engine_facts(const json& content) {
 
 Normalisation normalisation(const json& content, std::size_t num_channels) {
   if (content.at("kind") == "percentile") {
-    const PercentileNormalisation rule{content.at("lower"), content.at("upper")};
+    const PercentileNormalisation rule{content.at("lower"), content.at("upper"), content.at("voxels") == "nonzero"};
     if (rule.lower >= rule.upper) refuse("percentiles " + std::to_string(rule.lower) + " and " + std::to_string(rule.upper), "lower < upper");
     return rule;
   }
@@ -123,6 +123,7 @@ Manifest manifest_of(const json& content) {
   Manifest manifest;
   manifest.network = {network.at("in_channels"), network.at("num_classes"), network.at("num_filters"), network.at("num_levels")};
   manifest.num_channels = plan.at("channel_names").size();
+  manifest.crop_to_content = plan.at("crop") == "nonzero";
   manifest.label_values = plan.at("label_values").get<std::vector<int>>();
   manifest.normalisation = normalisation(plan.at("normalisation"), manifest.num_channels);
   manifest.routing = {routing.at("trained_spacing_mm"),

@@ -20,6 +20,9 @@ double percentile(std::vector<float>& values, double percent) {
 
 void by_percentiles(float* first, float* last, const PercentileNormalisation& rule) {
   std::vector<float> copy(first, last);
+  if (rule.of_nonzero && std::any_of(first, last, [](float value) { return value != 0; })) {
+    copy.erase(std::remove(copy.begin(), copy.end(), 0.0F), copy.end());
+  }
   double low = percentile(copy, rule.lower);
   double high = percentile(copy, rule.upper);
   if (low == high) {  // a small structure on a constant background: use the voxels that differ from it

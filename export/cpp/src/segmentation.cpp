@@ -27,14 +27,22 @@ void softmax(Image& image) {
   }
 }
 
-}  // namespace
-
-RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry) {
+RoutedScan prepare_all(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry) {
   const Route route = affordable_route({scan.num_channels, scan.shape, scan.affine_mm}, manifest, grids, entry);
   const Orientation orientation(scan.affine_mm);
   Image image = resample(to_ras(scan, orientation), route.zoom, manifest.resampling);
   normalise(image, manifest.normalisation);
-  return {std::move(image), route, orientation, scan.shape};
+  return {std::move(image), route, orientation, scan.shape, {scan.shape, {}}};
+}
+
+}  // namespace
+
+RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry) {
+  if (!manifest.crop_to_content) return prepare_all(scan, manifest, grids, entry);
+  const Cropped cropped = crop_to_content(scan);
+  RoutedScan routed = prepare_all(cropped.scan, manifest, grids, entry);
+  routed.placement = cropped.placement;
+  return routed;
 }
 
 Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& routed) {
@@ -80,7 +88,7 @@ std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const
       for (std::size_t z = 0; z < to[2]; ++z) line[static_cast<std::ptrdiff_t>(z) * steps[2]] = row[nearest[2][z]];
     }
   }
-  return restored;
+  return place(restored, routed.scan_shape, routed.placement);
 }
 
 std::vector<std::int32_t> segment(Image logits, const Manifest& manifest, const RoutedScan& routed) {

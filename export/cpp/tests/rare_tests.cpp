@@ -147,12 +147,39 @@ void a_coarser_voxel_is_the_mean_over_its_box() {
   check(rare::nearest_indices(4, 2, 0.5) == std::vector<std::size_t>{0, 0, 1, 1}, "the way back");
 }
 
+void a_scan_is_cropped_to_what_is_not_zero() {
+  // 4 x 3 x 1 voxels of two channels, X fastest; content at (1, 1) in the first channel and at (2, 2) in the second
+  rare::Volume scan;
+  scan.affine_mm = {{{2, 0, 0, 10}, {0, -3, 0, 20}, {0, 0, 1, 0}}};
+  scan.num_channels = 2;
+  scan.shape = {4, 3, 1};
+  scan.voxels = {0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -6, 0};
+  const rare::Cropped cropped = rare::crop_to_content(scan);
+  check(cropped.scan.shape == rare::Shape{2, 2, 1}, "the box");
+  check(cropped.scan.voxels == std::vector<float>{5, 0, 0, 0, 0, 0, 0, -6}, "the voxels of the box");
+  check(cropped.scan.affine_mm[0][3] == 12 && cropped.scan.affine_mm[1][3] == 17, "voxel (1, 1) lies at 12, 17 mm");
+  const std::vector<std::int32_t> placed = rare::place({1, 2, 3, 4}, {2, 2, 1}, cropped.placement);
+  check(placed == std::vector<std::int32_t>{0, 0, 0, 0, 0, 1, 2, 0, 0, 3, 4, 0}, "labels on the whole scan");
+  scan.voxels.assign(24, 0);
+  check(rare::crop_to_content(scan).scan.shape == scan.shape, "nothing but zeros: the whole scan");
+}
+
+void the_percentiles_may_be_those_of_what_is_not_zero() {
+  rare::PercentileNormalisation rule{0, 50, true};
+  rare::Image image = line_of({0, 0, 0, 2, 4, 6});
+  rare::normalise(image, rule);  // of 2, 4, 6: 2 and 4
+  check(image.values == std::vector<float>{0, 0, 0, 0, 1, 1}, "2 becomes 0 and 4 becomes 1");
+  image = line_of({0, 0, 0});
+  rare::normalise(image, rule);
+  check(image.values == std::vector<float>{0, 0, 0}, "nothing but zeros");
+}
+
 void the_mean_probability_decides_where_a_voxel_holds_several() {
   rare::Manifest manifest;
   manifest.label_values = {0, 7};
   manifest.resampling = {1, 256, 4096};
   const rare::Orientation as_it_is({{{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}});
-  rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is, {2, 1, 1}};
+  rare::RoutedScan routed{line_of({0, 0, 0, 0}), {}, as_it_is, {2, 1, 1}, {{2, 1, 1}, {}}};
   routed.route.zoom = {2, 1, 1};
   // probabilities of the label: .9 and .2, of which the nearest alone would be background; .6 and .1
   const auto logit = [](double probability) { return static_cast<float>(std::log(probability / (1 - probability))); };
@@ -285,6 +312,8 @@ int main(int argc, char** argv) {
     percentiles_are_linear_between_order_statistics();
     ct_is_clipped_and_standardised();
     a_coarser_voxel_is_the_mean_over_its_box();
+    a_scan_is_cropped_to_what_is_not_zero();
+    the_percentiles_may_be_those_of_what_is_not_zero();
     the_mean_probability_decides_where_a_voxel_holds_several();
     what_a_scan_costs_is_known_from_its_sizes();
     axes_are_turned_as_the_affine_says();

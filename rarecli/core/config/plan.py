@@ -19,6 +19,8 @@ class PercentileNormalisation(Frozen):
     upper: float = Field(default=99.5, gt=0, le=100)
     interpolation: Literal["linear"] = "linear"
     """How to interpolate between order statistics: numpy's default (type 7 of Hyndman and Fan)."""
+    voxels: Literal["all", "nonzero"] = "all"
+    """nonzero: each channel's percentiles are those of its voxels that differ from 0 on the routed grid; of all if there is none."""
     where_equal: Literal["that value, and the percentiles of the other voxels"] = "that value, and the percentiles of the other voxels"
     """If both percentiles equal one value f and the channel is not constant, low is the smaller of f and the lower percentile of the voxels
     that differ from f, and high the larger of f and their upper percentile. This keeps a small structure on a constant background."""
@@ -49,6 +51,10 @@ class CtNormalisation(Frozen):
 Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
 
 
+Crop = Literal["none", "nonzero"]
+"""Whether a scan is cropped before anything else. nonzero: to the smallest box of its own axes that holds all voxels of which any channel
+differs from 0; the whole scan if there is none. Labels outside of the box are background."""
+
 Range = tuple[Real, Real]
 
 
@@ -62,6 +68,13 @@ class Fingerprint(Frozen):
     intensity_std: tuple[Range, ...] = Field(max_length=MOST_CHANNELS)
 
 
+class Region(Frozen):
+    """A union of classes that is scored as one structure, such as the whole tumour."""
+
+    name: Name
+    label_values: tuple[int, ...] = Field(min_length=1, max_length=MOST_CLASSES)
+
+
 class Plan(Frozen):
     """How the network sees a dataset: channels, classes, the trained grid, the patch, the normalisation."""
 
@@ -71,6 +84,9 @@ class Plan(Frozen):
     """Name of each class; class 0 is the background."""
     label_values: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(max_length=MOST_CLASSES)
     """Value of each class in labels files."""
+    regions: tuple[Region, ...] = Field(default=(), max_length=MOST_CLASSES)
+    """They are scored, and nothing else: the network knows classes."""
+    crop: Crop = "none"
     spacing_mm: Spacing
     """The trained spacing, at depth 0."""
     patch_size: Shape
@@ -80,6 +96,12 @@ class Plan(Frozen):
     """Every case was cropped or padded, centred, to the patch size (the paper's protocol), without resampling."""
     normalisation: Normalisation = PercentileNormalisation()
     fingerprint: Fingerprint | None = None
+
+    @property
+    def classes_of_regions(self) -> dict[str, tuple[int, ...]]:
+        """The class indices of every region, by its name."""
+        index = {value: place for place, value in enumerate(self.label_values)}
+        return {region.name: tuple(index[value] for value in region.label_values) for region in self.regions}
 
     @property
     def num_classes(self) -> int:
@@ -92,6 +114,9 @@ class Plan(Frozen):
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
         if self.label_values[0] != 0 or len(self.label_values) > 256:
             raise ValueError("labels need a background of value 0 and at most 256 classes")
+        for region in self.regions:
+            if not set(region.label_values) <= set(self.label_values[1:]):
+                raise ValueError(f"region {region.name} has values {region.label_values}, which are not all foreground labels")
         rule = self.normalisation
         if isinstance(rule, CtNormalisation):
             num = len(self.channel_names)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rarecli.core.config.plan import Region
 from rarecli.core.data.case_files import CHANNEL, SUFFIXES, case_name, nifti_files, one_each, require_unique, scans_in
 from rarecli.core.data.cases import Case
+from rarecli.core.data.declared_labels import read_labels_field, require_no_ignore_label
 from rarecli.core.errors import DataError
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import is_inside
@@ -21,7 +23,10 @@ from rarecli.core.jobs.safe_text import is_inside
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases. label_names: names by the value in the files; None if the layout does not declare them."""
+    """A folder of cases.
+
+    label_names: names by the value in the files; None if the layout does not declare them. regions: unions of labels that are scored too.
+    """
 
     root: Path
     layout: str
@@ -29,6 +34,7 @@ class Dataset:
     channel_names: tuple[str, ...] | None
     label_names: dict[int, str] | None
     cases: tuple[Case, ...]
+    regions: tuple[Region, ...] = ()
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -73,7 +79,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "modality", path)
     labels = _names(content, "labels", path)
-    _require_no_ignore_label(labels.values(), path)
+    require_no_ignore_label(labels.values(), path)
     entries = content["training"]
     if not isinstance(entries, list) or not entries:
         raise DataError("the dataset lists no training cases", path=path, field="training", found=entries)
@@ -103,20 +109,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     channels = _names(content, "channel_names", path)
     if (ending := content.get("file_ending", ".nii.gz")) not in SUFFIXES:
         raise DataError("the scans are not NIfTI files", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
-    declared = _values_by_name(content.get("labels"))
-    if declared is None:
-        raise DataError(
-            "labels must map names to integers",
-            path=path,
-            field="labels",
-            found=content.get("labels"),
-            expected='{"background": 0, "name": 1, ...}',
-            remedy="region-based labels are not supported",
-        )
-    _require_no_ignore_label(declared, path)
-    labels = {value: name for name, value in declared.items()}
-    if len(labels) < len(declared):
-        raise DataError("two labels have the same value", path=path, field="labels", found=declared)
+    labels, regions = read_labels_field(content.get("labels"), path)
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
     for file in nifti_files(root / "imagesTr"):
@@ -136,32 +129,8 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     num = content.get("numTraining")
     if num is not None and num != len(cases):
         raise DataError("the number of cases differs from the declared one", path=path, field="numTraining", found=num, expected=len(cases))
-    return _finish(Dataset(root, "nnU-Net raw", str(content.get("name", root.name)), tuple(channels.values()), labels, cases))
-
-
-def _values_by_name(labels: object) -> dict[str, int] | None:
-    """Return nnU-Net's label values by name, or None if invalid. Values may be text, and the mapping inverted, {"0": "background"}."""
-    if not isinstance(labels, dict) or any(isinstance(value, bool | float) for value in labels.values()):
-        return None
-    if all(str(name).isdigit() for name in labels) and not any(str(value).isdigit() for value in labels.values()):
-        labels = {str(value): name for name, value in labels.items()}
-    try:
-        return {str(name): int(value) for name, value in labels.items()}
-    except (TypeError, ValueError):
-        return None
-
-
-def _require_no_ignore_label(names: Iterable[str], path: Path) -> None:
-    """Raise DataError for nnU-Net's ignore label: it would be trained and predicted like a structure."""
-    if ignored := [name for name in names if name.casefold() == "ignore"]:
-        raise DataError(
-            "the dataset has an ignore label, which rare does not support yet",
-            path=path,
-            field="labels",
-            found=ignored[0],
-            expected="labels that are all structures",
-            remedy="remove the label from dataset.json, and its voxels from the labels",
-        )
+    name = str(content.get("name", root.name))
+    return _finish(Dataset(root, "nnU-Net raw", name, tuple(channels.values()), labels, cases, regions))
 
 
 def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:

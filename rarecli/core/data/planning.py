@@ -8,7 +8,7 @@ import numpy as np
 
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
-from rarecli.core.config.plan import Plan, require_patch_size
+from rarecli.core.config.plan import Crop, PercentileNormalisation, Plan, require_patch_size
 from rarecli.core.data.cases import Case, undeclared_name
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError
@@ -26,6 +26,8 @@ class PreprocessOptions:
 
     num_levels: int = 4
     normalisation: str = "percentile"
+    """percentile, percentile-nonzero or ct."""
+    crop: Crop = "none"
     spacing_mm: Triple | None = None
     patch_size: Shape | None = None
     fixed_shape: Shape | None = None
@@ -67,6 +69,9 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
         "channel_names": channels,
         "label_names": [label_names[value] for value in values],
         "label_values": values,
+        "regions": dataset.regions,
+        "crop": options.crop,
+        "normalisation": PercentileNormalisation(voxels="nonzero" if options.normalisation == "percentile-nonzero" else "all"),
         "spacing_mm": spacing,
         "patch_size": patch,
         "num_levels": options.num_levels,

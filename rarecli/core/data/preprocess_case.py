@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rarecli.core.data.fingerprint import constant_channels
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels
 from rarecli.core.errors import DataError, RareError, blamed_on
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import percentile_limits
 from rarecli.core.imaging.orientation import ras_geometry, to_ras
@@ -84,6 +85,8 @@ def _keep(case: Case, key: str, folder: Path, kept: Iterable[Path]) -> CaseResul
 def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
     _require_affordable(case, plan)
     scan, reference = read_case(case, plan.label_values, len(plan.channel_names))
+    scan, placement = crop(scan, plan.crop)
+    reference = replace(reference, data=reference.data[(slice(None), *placement.box)], affine=scan.affine)
     scan, reference = to_ras(scan), to_ras(reference)
     image, labels = scan.data, reference.data[0]
     if plan.fixed_shape:
@@ -141,7 +144,7 @@ def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
     for deeper in range(plan.num_levels - depth):
         step = 2**deeper
         padded = edge_pad(image, step)
-        result.append(percentile_limits(downsample(padded, isotropic(deeper), "centred"), rule.lower, rule.upper))
+        result.append(percentile_limits(downsample(padded, isotropic(deeper), "centred"), rule))
     return tuple(result)
 
 

@@ -8,6 +8,7 @@ BUNDLE/conformance/
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ _MOST_VOXELS_PER_AXIS = 34
 def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[ConformanceVector, ...]:
     """Write the vectors, computed by `runner` (PyTorch), and return their entries for the manifest.
 
-    There is one for each isotropic entry, and three for entries with thick slices: one along each axis.
+    There is one for each isotropic entry, and three for entries with thick slices: one along each axis. If the model crops scans, they have
+    a margin of zeros.
     """
     vectors = []
     (bundle / FOLDER).mkdir()
@@ -46,6 +48,12 @@ def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[Confo
         # a little more than a patch, so that windows overlap where the patch is small enough
         a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(rule.patch_shape, (x, y, z), strict=True))
         phantom, _ = Phantom(number, (a, b, c), rules.spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
+        if rules.spec.plan.crop == "nonzero":
+            margins = ((0, 0), (2, 1), (0, 3), (1, 0))
+            inside = tuple(slice(before, size - after) for size, (before, after) in zip(phantom.data.shape, margins, strict=True))
+            kept = np.zeros_like(phantom.data)
+            kept[inside] = phantom.data[inside]
+            phantom = replace(phantom, data=kept)
         scan_file, labels_file, arrays_file = (
             Path(FOLDER) / f"{entry_name(rule.entry)}{rest}" for rest in ("_scan.nii.gz", "_labels.nii.gz", ".safetensors")
         )

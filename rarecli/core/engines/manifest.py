@@ -116,7 +116,7 @@ class Engine(HashedFile, EntryRule):
 class Manifest(Frozen):
     """The content of manifest.json."""
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     spec: ModelSpec
     precision: Precision
     opset: int = Field(ge=1, le=100)

@@ -16,7 +16,7 @@ from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.evaluation.protocols import Reacquired, reacquire
 from rarecli.core.evaluation.resolutions import Protocol, Resolution
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED, Score
-from rarecli.core.evaluation.surfaces import measure
+from rarecli.core.evaluation.surfaces import measure, measure_regions
 from rarecli.core.imaging.downsampling import downsample_labels
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.resampling import resample
@@ -27,7 +27,7 @@ from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.types import Entry, IntArray
 
-_SCORING = 6
+_SCORING = 7
 """Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
 
 
@@ -83,8 +83,9 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
             if acquired.zoom is not None:
                 restored = measure(acquired.restore(prediction), acquired.full, names, full_mm)
                 ceiling = measure(acquired.restore(acquired.reference), acquired.full, names, full_mm) if method == ROUTED else None
+            regions = measure_regions(prediction, acquired.reference, spec.plan.classes_of_regions, own_mm) or None
             spacing = resolution.key if resolution.spacing_mm else None
-            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(entry), restored, ceiling))
+            scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(entry), restored, ceiling, regions))
             if method == ROUTED:
                 pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction))
     return scored, pictures

@@ -30,6 +30,7 @@ class Score:
     entry: where the scan entered.
     restored: the metrics of the same labels after restoring them to the case's own grid.
     ceiling: the metrics of perfect labels of this resolution after restoring them in the same way.
+    regions: the metrics of the dataset's regions, which are unions of labels.
     """
 
     case: str
@@ -40,6 +41,7 @@ class Score:
     entry: list[int] | None = None
     restored: Record | None = None
     ceiling: Record | None = None
+    regions: Record | None = None
 
     def only(self, labels: Sequence[str]) -> Score:
         """Returns the score with only these labels."""
@@ -59,8 +61,8 @@ class Score:
 def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Column = "depth") -> dict[str, Any]:
     """Returns the content of summary.json: nnU-Net's keys, and tables over the resolutions.
 
-    mean, foreground_mean: routed, over all resolutions. metric_per_case: all scores. per_depth or per_spacing: routed, one entry per
-    resolution. per_method: the same table for each method.
+    mean, foreground_mean: routed, over all resolutions; regions, which are unions of labels, are in no mean. metric_per_case: all scores.
+    per_depth or per_spacing: routed, one entry per resolution. per_method: the same table for each method.
     """
     tables: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(item.method for item in scored):
@@ -96,12 +98,12 @@ def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path)
 
 def _rows(item: Score) -> list[dict[str, Any]]:
     rows = []
-    for label, values in item.metrics.items():
+    for label, values in (item.metrics | (item.regions or {})).items():
         row: dict[str, Any] = {"case": item.case}
         row |= {"depth": item.depth} if item.spacing_mm is None else {"spacing_mm": item.spacing_mm}
         row |= {"method": item.method, "label": label, **values}
         for name, record in (("restored", item.restored), ("ceiling", item.ceiling)):
-            if record is not None:
+            if record is not None and label in record:
                 row |= {f"{name}_{metric}": value for metric, value in record[label].items() if not metric.startswith("n_")}
         rows.append(row)
     return rows
@@ -118,6 +120,8 @@ def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str,
     for name in ("restored", "ceiling"):
         if records := [record for item in items if (record := getattr(item, name)) is not None]:
             part[name] = _aggregate(records, label_names)
+    if regions := [item.regions for item in items if item.regions]:
+        part["regions"] = _aggregate(regions, ["background", *regions[0]])["mean"]
     return part
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,18 @@ def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str
     if spacing_mm is not None:
         for values, surfaces in zip(record.values(), surface_record(prediction, reference, spacing_mm, len(label_names)), strict=True):
             values.update(surfaces)
+    return record
+
+
+def measure_regions(prediction: IntArray, reference: IntArray, regions: Mapping[str, Sequence[int]], spacing_mm: Triple | None) -> Record:
+    """Returns all metrics of one case for regions, which are unions of classes. A region in neither array has Dice 1, as BraTS counts it.
+
+    regions: their class indices by name.
+    """
+    record: Record = {}
+    for name, classes in regions.items():
+        one, other = (np.isin(labels, classes).astype(np.uint8) for labels in (prediction, reference))
+        record |= measure(one, other, ("background", name), spacing_mm)
     return record
 
 

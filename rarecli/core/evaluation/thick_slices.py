@@ -21,12 +21,11 @@ def cell_of(spacing_mm: Sequence[float], trained_mm: Triple) -> Triple:
     return x, y, z
 
 
-def thick_slice_table(
-    per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution], trained_mm: Triple
-) -> list[dict[str, Any]]:
+def thick_slice_table(per_method: dict[str, dict[str, Any]], resolutions: Sequence[Resolution], trained_mm: Triple) -> list[dict[str, Any]]:
     """Returns one row per spacing whose axes differ from the trained one by different factors.
 
-    A row has spacing_mm, slice_axis, entry, num_cases, and Dice and HD95 by method. slice_axis: the axis with the largest factor. The restored grid also has the ceiling. HD95 is there if it was computed.
+    A row has spacing_mm, slice_axis, entry, num_cases, and Dice and HD95 by method. slice_axis: the axis with the largest factor.
+    The restored grid also has the ceiling. HD95 is there if it was computed.
     """
     rows = []
     for resolution in resolutions:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from rarecli.core.config.plan import CtNormalisation, Normalisation
+from rarecli.core.config.plan import CtNormalisation, Normalisation, PercentileNormalisation
 from rarecli.core.types import FloatArray
 
 Limits = tuple[tuple[float, float], ...]
 """Per channel: the intensities that are mapped to 0 and 1."""
 
 
-def percentile_limits(image: FloatArray, lower: float, upper: float) -> Limits:
-    """Return two percentiles of each channel of (C, X, Y, Z), with linear interpolation between order statistics in float64.
+def percentile_limits(image: FloatArray, rule: PercentileNormalisation) -> Limits:
+    """Return the rule's two percentiles of each channel of (C, X, Y, Z), with linear interpolation between order statistics in float64.
 
     If both are equal, the limits are that value and the percentiles of the other voxels (`PercentileNormalisation.where_equal`).
     """
     limits = []
+    lower, upper = rule.lower, rule.upper
     for channel in image:
+        if rule.voxels == "nonzero" and (content := channel[channel != 0]).size:
+            channel = content
         low, high = np.percentile(channel.astype(np.float64), [lower, upper], overwrite_input=True)
         if low == high and (others := channel[channel != np.float32(low)].astype(np.float64)).size:
             least, most = np.percentile(others, [lower, upper])
@@ -38,7 +41,7 @@ def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = No
             out -= np.float32(rule.mean[channel])
             out /= np.float32(rule.std[channel])
         return result
-    for out, data, (low, high) in zip(result, image, limits or percentile_limits(image, rule.lower, rule.upper), strict=True):
+    for out, data, (low, high) in zip(result, image, limits or percentile_limits(image, rule), strict=True):
         extent = np.float32(high - low)
         if extent == 0:
             out[...] = 0

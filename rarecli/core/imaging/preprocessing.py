@@ -1,6 +1,7 @@
 """Prepares a scan for the network and brings results back: one implementation for training, prediction and export.
 
-scan -> RAS axes -> routed grid -> percentiles of that array -> 0..1 -> padding with 0 to a valid network input.
+scan -> the box of its content, if the model crops -> RAS axes -> routed grid -> percentiles of that array -> 0..1
+-> padding with 0 to a valid network input.
 Arrays are (C, X, Y, Z) float32 unless stated otherwise.
 """
 
@@ -16,6 +17,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.bounds import require_affordable
+from rarecli.core.imaging.cropping import Placement, crop
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
@@ -28,12 +30,14 @@ from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 class RoutedScan:
     """A scan on its routed grid, normalised, not padded, with methods that bring results back to the scan's own grid.
 
-    image: (C, X, Y, Z) float32 in RAS axes. source: the original scan. rule: how it was resampled.
+    image: (C, X, Y, Z) float32 in RAS axes. source: the scan, cropped. placement: where it lies in the whole scan, to which results
+    are brought back. rule: how it was resampled.
     """
 
     image: FloatArray
     route: routing.Route
     source: Volume
+    placement: Placement
     rule: ResamplingRule = field(default_factory=ResamplingRule)
 
     @cached_property
@@ -84,17 +88,17 @@ class RoutedScan:
         """
         own = self._source_shape_ras
         x, y, z = (1.0 if size == there else zoom for size, there, zoom in zip(own, labels.shape, self.route.zoom, strict=True))
-        return from_ras(restore_nearest(labels, own, (x, y, z)), self.source.affine)
+        return self.placement.place_labels(from_ras(restore_nearest(labels, own, (x, y, z)), self.source.affine))
 
-    def restore_image(self, image: FloatArray) -> FloatArray:
-        """Return continuous maps (C, X, Y, Z) of the routed grid, e.g. probabilities, on the scan's own grid and axes; linear."""
+    def restore_probabilities(self, maps: FloatArray) -> FloatArray:
+        """Return probabilities (K, X, Y, Z) of the routed grid on the scan's own grid and axes; linear."""
         x, y, z = (1 / zoom for zoom in self.route.zoom)
-        restored = resample(image, (x, y, z), self._source_shape_ras, self.rule)
-        return np.stack([from_ras(channel, self.source.affine) for channel in restored])
+        restored = resample(maps, (x, y, z), self._source_shape_ras, self.rule)
+        return self.placement.place_probabilities(np.stack([from_ras(channel, self.source.affine) for channel in restored]))
 
 
 def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice()) -> RoutedScan:
-    """Route a scan, resample it to the grid of its entry, normalise it.
+    """Crop and route a scan, resample it to the grid of its entry, normalise it.
 
     Raises ModelError if the model was trained for a different number of channels, DataError for a scan that costs too much.
     """
@@ -107,8 +111,9 @@ def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoi
             expected=f"{spec.network.in_channels} ({', '.join(spec.plan.channel_names)})",
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
-    ras = to_ras(scan)
+    source, placement = crop(scan, spec.plan.crop)
+    ras = to_ras(source)
     way = rules.route(ras.spacing_mm, choice)
     require_affordable(ras.shape, scan.num_channels, way, rules)
     image = resample(ras.data, way.zoom, rule=rules.resampling)
-    return RoutedScan(normalise(image, spec.plan.normalisation), way, scan, rules.resampling)
+    return RoutedScan(normalise(image, spec.plan.normalisation), way, source, placement, rules.resampling)

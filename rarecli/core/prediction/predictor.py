@@ -143,7 +143,7 @@ class Predictor:
         volume = _as_volume(scan, affine)
         routed = prepare_scan(volume, self.rules, choice)
         logits = self._logits(routed, pad)
-        maps = routed.restore_image(softmax(logits)) if probabilities else None
+        maps = routed.restore_probabilities(softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes_of(logits, routed), self.spec),
             volume.affine,

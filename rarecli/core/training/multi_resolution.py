@@ -143,6 +143,15 @@ def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None)
 def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
     """Return (B, C, 2) float64: the two percentiles of each channel, linear between order statistics."""
     flat = images.flatten(2)
+    low, high = _nonzero_percentiles(flat, rule) if rule.voxels == "nonzero" else _percentiles(flat, rule)
+    # on a GPU it is cheaper to compute this for nothing than to wait for the answer whether it is needed
+    if flat.device.type != "cpu" or bool((low == high).any()):
+        low, high = _beside_the_fill(flat, low, high, rule)
+    return torch.stack([low, high], dim=-1)
+
+
+def _percentiles(flat: Tensor, rule: PercentileNormalisation) -> tuple[Tensor, Tensor]:
+    """Return the two percentiles (B, C) of channels (B, C, N)."""
     last = flat.shape[2] - 1
     found = []
     for percent in (rule.lower, rule.upper):
@@ -154,18 +163,29 @@ def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:
         ends = flat.topk(num, dim=2, largest=largest).values[..., -2:].double()
         one, other = ends.flip(-1).unbind(-1) if largest and num > 1 else (ends[..., 0], ends[..., -1])
         found.append(one + (other - one) * (place - below))
-    low, high = found
-    # on a GPU it is cheaper to compute this for nothing than to wait for the answer whether it is needed
-    if flat.device.type != "cpu" or bool((low == high).any()):
-        low, high = _beside_the_fill(flat, low, high, rule)
-    return torch.stack([low, high], dim=-1)
+    return found[0], found[1]
+
+
+def _nonzero_percentiles(flat: Tensor, rule: PercentileNormalisation) -> tuple[Tensor, Tensor]:
+    """Return the percentiles (B, C) of the voxels of channels (B, C, N) that differ from 0; of all voxels if there is none."""
+    content = flat != 0
+    return _percentiles_where(content | ~content.any(dim=2, keepdim=True), flat, rule)
 
 
 def _beside_the_fill(flat: Tensor, low: Tensor, high: Tensor, rule: PercentileNormalisation) -> tuple[Tensor, Tensor]:
     """Limits (B, C) of channels (B, C, N): where both percentiles are one value, that and the percentiles of the other voxels."""
     differs = flat != low.to(flat.dtype)[..., None]
-    num = differs.sum(dim=2, keepdim=True)
-    ordered = torch.where(differs, flat, torch.inf).sort(dim=2).values
+    if rule.voxels == "nonzero":
+        differs &= flat != 0
+    lower, upper = _percentiles_where(differs, flat, rule)
+    meet = (low == high) & differs.any(dim=2)
+    return torch.where(meet, torch.minimum(low, lower), low), torch.where(meet, torch.maximum(high, upper), high)
+
+
+def _percentiles_where(chosen: Tensor, flat: Tensor, rule: PercentileNormalisation) -> tuple[Tensor, Tensor]:
+    """Return the two percentiles (B, C) of the chosen voxels of channels (B, C, N). A channel without any has no meaningful ones."""
+    num = chosen.sum(dim=2, keepdim=True)
+    ordered = torch.where(chosen, flat, torch.inf).sort(dim=2).values
 
     def percentile(percent: float) -> Tensor:
         last = (num - 1).clamp(min=0)
@@ -174,9 +194,7 @@ def _beside_the_fill(flat: Tensor, low: Tensor, high: Tensor, rule: PercentileNo
         one, other = (ordered.gather(2, index).double() for index in (below, torch.minimum(below + 1, last)))
         return (one + (other - one) * (place - below)).squeeze(2)
 
-    meet = (low == high) & (num.squeeze(2) > 0)
-    least, most = torch.minimum(low, percentile(rule.lower)), torch.maximum(high, percentile(rule.upper))
-    return torch.where(meet, least, low), torch.where(meet, most, high)
+    return percentile(rule.lower), percentile(rule.upper)
 
 
 def lose_resolution(images: Tensor, by: Entry, targets: Targets) -> Tensor:

@@ -141,7 +141,7 @@ class PatchSource:
             whole, _ = self.dataset.read(name)
             x, y, z = coarsened(record.shape, by)
             coarse = downsample(edge_pad(whole, 2 ** max(by)), by, self.spec.targets)[:, :x, :y, :z]
-            self._limits[name, by] = percentile_limits(coarse, rule.lower, rule.upper)
+            self._limits[name, by] = percentile_limits(coarse, rule)
         return self._limits[name, by]
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:

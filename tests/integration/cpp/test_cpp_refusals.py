@@ -153,7 +153,7 @@ BROKEN_BUNDLES = {
     "the file is missing; path: ": lambda bundle: (bundle / "manifest.json").unlink(),
     "the file is not valid JSON": edit_manifest('"spec"', "spec"),
     "divisors = null; expected: a value": edit_manifest('"divisors"', '"divisor"'),
-    "schema_version = 99": edit_manifest('"schema_version": 4,\n "spec"', '"schema_version": 99,\n "spec"'),
+    "schema_version = 99": edit_manifest('"schema_version": 5,\n "spec"', '"schema_version": 99,\n "spec"'),
     "entry_1_1_1.onnx; found: SHA-256": append_a_byte("entry_1_1_1.onnx"),
     "weights.safetensors; found: SHA-256": append_a_byte("weights.safetensors"),
     "a path leaves the bundle": edit_manifest('"entry_1_1_1.onnx"', '"../entry_1_1_1.onnx"'),

@@ -53,6 +53,7 @@ struct WindowRule {
 
 struct PercentileNormalisation {
   double lower = 0, upper = 0;
+  bool of_nonzero = false;  ///< of the voxels that differ from 0
 };
 
 struct CtNormalisation {
@@ -75,6 +76,7 @@ struct NetworkFacts {
 struct Manifest {
   NetworkFacts network;
   std::size_t num_channels = 0;
+  bool crop_to_content = false;
   std::vector<int> label_values;  ///< of each class; their number is K
   Normalisation normalisation;
   RoutingRule routing;

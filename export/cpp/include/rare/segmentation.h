@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "rare/bundle.h"
+#include "rare/cropping.h"
 #include "rare/engine.h"
 #include "rare/orientation.h"
 #include "rare/router.h"
@@ -17,11 +18,12 @@ struct RoutedScan {
   Image image;
   Route route;
   Orientation orientation;
-  /// Of the scan, along its own axes.
+  /// Of the scan, cropped, along its own axes.
   Shape scan_shape{};
+  Placement placement;
 };
 
-/// Route a scan, bring it to the grid of its entry, normalise it. `entry` forces one.
+/// Crop and route a scan, bring it to the grid of its entry, normalise it. `entry` forces one.
 /// Throws Error; see `affordable_route` (bounds.h).
 RoutedScan prepare(const Volume& scan, const Manifest& manifest, const std::vector<Grid>& grids, std::optional<Entry> entry = {});
 
@@ -32,7 +34,7 @@ Image voxel_scores(Image logits, const Manifest& manifest, const RoutedScan& rou
 /// Returns the best class of every voxel, the first among equals, as the values of the training labels.
 std::vector<std::int32_t> best_labels(const Image& scores, const std::vector<int>& label_values);
 
-/// Returns labels of shape `from` on the scan's own grid and axes, X fastest; each voxel takes the nearest label.
+/// Returns labels of shape `from` on the whole scan's own grid and axes, X fastest; each voxel takes the nearest label.
 /// An axis with the scan's size is unchanged.
 std::vector<std::int32_t> restore(const std::vector<std::int32_t>& labels, const Shape& from, const RoutedScan& routed);
 
