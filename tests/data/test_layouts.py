@@ -166,7 +166,13 @@ def test_labels_of_nnunet_however_they_are_written(labels, tmp_path):
 
 @pytest.mark.parametrize(
     "labels",
-    [{"background": 0, "tumour": [1, "2"]}, {"background": 0, "organ": None}, ["a"], {"background": "zero"}, {"background": 0, "organ": 1.5}],
+    [
+        {"background": 0, "tumour": [1, "2"]},
+        {"background": 0, "organ": None},
+        ["a"],
+        {"background": "zero"},
+        {"background": 0, "organ": 1.5},
+    ],
 )
 def test_labels_that_are_none_are_refused_with_what_is_expected(labels, tmp_path):
     assert 'expected: {"background": 0' in refusal(nnunet(tmp_path / "data", labels=labels))

@@ -30,7 +30,7 @@ CONFIG = {
 def result(run):
     """Return the results of a training that must not depend on how often it was killed."""
     log = [json.loads(line) for line in (run / run_folder.LOG).read_text().splitlines()]
-    timeless = [{key: value for key, value in line.items() if key not in ("seconds", "waited_for_data")} for line in log]
+    timeless = [{key: value for key, value in line.items() if key not in ("seconds", "waited_for_data", "computed")} for line in log]
     return load_file(run / run_folder.WEIGHTS), load_file(run / run_folder.BEST), load_state(run)[0], timeless
 
 

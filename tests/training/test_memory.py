@@ -59,6 +59,15 @@ def test_coarse_views_add_what_they_take():
     assert plain.validation == more.validation
 
 
+def test_wide_views_are_a_batch_of_their_own():
+    """Two of twice the patch per axis, from depth 1 on: 2 x 8 / 8 = 2 patches of voxels at depth 1, at twice the channels."""
+    wide = TrainConfig(coarse_views=2, coarse_from=1, wide_views=True, any_size=True)
+    plain = plan_memory(PAPER, TrainConfig(), (64, 64, 64), 1, False)
+    found = plan_memory(PAPER, wide, (64, 64, 64), 1, False, (128, 128, 128))
+    assert plan_memory(PAPER, wide, (64, 64, 64), 1, False, (64, 64, 64)).step == plain.step  # the larger of both batches
+    assert 2 * plain.step < found.step < 4 * plain.step
+
+
 def test_thick_views_add_what_they_take():
     plain, more = (plan_memory(PAPER, TrainConfig(thick_views=num), (64, 64, 64), 1, False) for num in (0, 2))
     # two views of half the voxels beside one of all and its coarser ones

@@ -8,6 +8,7 @@ from rarecli.core.data.phantoms import Phantom, write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
+from rarecli.core.errors import UsageError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.scan_rules import rules_of
 from rarecli.core.imaging.volume import Volume, write_image, write_labels
@@ -179,6 +180,20 @@ def test_coarse_views_are_drawn_anew_at_the_deep_depths(prepared, coarse_from):
     [batch] = collate([*coarse, first], samples.spec)
     assert batch.sizes == {isotropic(depth): 3 if depth >= coarse_from else 1 for depth in range(4)}
     np.testing.assert_array_equal(batch.images[3, 3, 3][0].numpy(), first.images[3, 3, 3])
+
+
+def test_wide_views_see_as_many_voxels_at_their_depth_as_the_patch_has(tmp_path):
+    write_phantoms(tmp_path / "data", range(1), extent_mm=(70.0, 40.0, 150.0))
+    preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32)))
+    samples = source(tmp_path / "prepared", coarse_views=1, coarse_from=1, wide_views=True, any_size=True)
+    patch, wide = samples.views((0, 0, "phantom_000"))
+    assert patch.images[0, 0, 0].shape[1:] == (32, 32, 32)
+    assert wide.images[1, 1, 1].shape[1:] == (32, 20, 32)  # 64 mm, all 40 mm, 64 mm
+    assert wide.images[3, 3, 3].shape[1:] == (8, 5, 8)
+    assert samples.spec.window_shape((2, 2, 2)) == (32, 32, 32)
+    assert rules_of(samples.spec).entry((1, 1, 1)).window((40, 40, 30)) == (32, 32, 30)
+    with pytest.raises(UsageError, match="any_size=true"):
+        source(tmp_path / "prepared", coarse_views=1, wide_views=True)
 
 
 def test_thick_views_enter_where_axes_differ_and_follow_in_batches_of_their_own(prepared):

@@ -19,8 +19,10 @@ def test_starvation_is_said_once_in_words(tmp_path):
     ears = Ears()
     record = Record(tmp_path, ears)
     for epoch, waited in enumerate((0.1, 0.45, 0.5), start=1):
-        record.tell({"epoch": epoch, "loss": 1.0, "seconds": 2.0, "waited_for_data": waited}, 3, num_workers=0)
-    assert ears.said == [f"epoch {epoch}/3  loss 1.0000  2.0 s" for epoch in (1, 2, 3)]
+        record.tell({"epoch": epoch, "loss": 1.0, "seconds": 2.0, "waited_for_data": waited, "computed": 0.5}, 3, num_workers=0)
+    assert ears.said == [
+        f"epoch {epoch}/3  loss 1.0000  2.0 s (data {share}, network 50%)" for epoch, share in enumerate(("10%", "45%", "50%"), 1)
+    ]
     (warning,) = ears.warned
     assert "45% of the time" in warning
     assert "num_workers" in warning

@@ -10,11 +10,14 @@ from scipy import ndimage
 from rarecli import Predictor, dice
 from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.train_config import load_train_config
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import UsageError
-from rarecli.core.training.startup import require_known_metric
-from rarecli.core.training.validation import validate
+from rarecli.core.training.startup import make_spec, require_known_metric
+from rarecli.core.training.validation import epochs_between, validate
 
 
 def majority(shares):
@@ -69,3 +72,14 @@ def test_a_class_that_no_held_out_case_has_leaves_the_mean(run, prepared, tmp_pa
     config = load_train_config(overrides={"monitor": "dice_tail"})
     with pytest.raises(UsageError, match="no such metric"):
         require_known_metric(config, spec, dataset, names)
+
+
+def test_validation_takes_at_most_a_fifth_of_the_time(tmp_path):
+    """Cases of 64^3 in patches of 32^3: a validation sees 27 windows of each case, an epoch one patch, three times."""
+    write_phantoms(tmp_path / "data", range(5), extent_mm=(64.0, 64.0, 64.0))
+    preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(patch_size=(32, 32, 32)))
+    dataset = open_prepared(tmp_path / "prepared")
+    spec = make_spec(dataset, load_train_config())
+    names = list(dataset.records)
+    assert epochs_between(dataset, spec, names[:4], names[4:]) == 4 * 27 / (4 * 3)
+    assert epochs_between(dataset, spec, names[:4], []) == 1

@@ -49,6 +49,9 @@ class ModelSpec(Frozen):
     any_size: bool = False
     """Trained without padding: images of any size enter, at least `min_shape`. False: padded to multiples of the divisors."""
 
+    wide_windows: bool = False
+    """Windows of coarse scans have as many voxels as the patch at depth 0, so they see more of the scan. False: its field of view."""
+
     @field_validator("schema_version", mode="before")
     @classmethod
     def _no_truth_value(cls, value: object) -> object:
@@ -63,6 +66,10 @@ class ModelSpec(Frozen):
     def patch_shape(self, entry: geometry.Entry) -> geometry.Shape:
         """Return the patch in voxels of an entry's grid: the same field of view at all entries."""
         return geometry.coarsened(self.plan.patch_size, entry)
+
+    def window_shape(self, entry: geometry.Entry) -> geometry.Shape:
+        """Return the most voxels of a window on an entry's grid."""
+        return self.plan.patch_size if self.wide_windows else self.patch_shape(entry)
 
     def divisors(self, entry: geometry.Entry) -> geometry.Shape:
         """Return the numbers of which the axes of an input must be multiples."""

@@ -88,6 +88,9 @@ class TrainConfig(Frozen):
     coarse_from: PositiveInt = 2
     coarse_strength: float = Field(default=1.0, ge=0, le=4)
     """The augmentation ranges of coarse views, relative to those of other samples."""
+    wide_views: bool = False
+    """Coarse views have up to as many voxels at their finest depth as the patch has at depth 0, and so have windows of coarse scans in
+    prediction. A coarse scan is then seen as a whole."""
     thick_views: int = Field(default=0, ge=0, le=1000)
     """Additional samples of every case per epoch, each at an entry whose axes differ in depth, mostly with thick slices along one axis."""
     thick_weight: float = Field(default=1.0, ge=0)
@@ -105,7 +108,8 @@ class TrainConfig(Frozen):
     """The validation metric that selects the best checkpoint and decides early stopping."""
     patience: PositiveInt | None = None
     """Epochs without a better `monitor` before training stops; None: no early stopping."""
-    validate_every: PositiveInt = 1
+    validate_every: PositiveInt | None = None
+    """Epochs between validations; None: as many as keep them below a fifth of the time, by the number of voxels."""
     num_workers: int = Field(default=0, ge=0, le=1024)
     checkpoint_minutes: float = Field(default=10, ge=0)
     """A checkpoint is written this many minutes after the last one, and after every epoch; 0: after every step."""

@@ -12,13 +12,13 @@ from rarecli.core.types import Entry, FloatArray
 
 
 class TorchRunner:
-    """A network in evaluation mode, float32. entries: those that can be run. See `runner.Runner`."""
+    """A network in evaluation mode, float32, or with bfloat16 autocast (amp). entries: those that can be run. See `runner.Runner`."""
 
     backend = "torch"
 
-    def __init__(self, network: RareUNet, device: torch.device, entries: tuple[Entry, ...]) -> None:
+    def __init__(self, network: RareUNet, device: torch.device, entries: tuple[Entry, ...], amp: bool = False) -> None:
         self.network, self.device = network.to(device).eval(), device
-        self.entries = entries
+        self.entries, self.amp = entries, amp
 
     def __enter__(self) -> TorchRunner:
         # denormal numbers of a saturated network make a CPU many times slower
@@ -36,6 +36,6 @@ class TorchRunner:
     def run_there(self, image: Tensor, entry: Entry) -> Tensor:
         """Like `run`, with tensors that stay on the device."""
         self.network.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             logits: Tensor = self.network(image, entry).float()
         return logits

@@ -193,5 +193,5 @@ def _rule_of(spec: ModelSpec, entry: Entry) -> EntryRule:
         grid_spacing_mm=spec.grid_spacing_mm(entry),
         divisors=spec.divisors(entry),
         min_shape=spec.min_shape(entry),
-        patch_shape=spec.patch_shape(entry),
+        patch_shape=spec.window_shape(entry),
     )

@@ -150,10 +150,11 @@ def _require_shared_memory(source: PatchSource, whole: bool, folder: Path = Path
     """
     spec, config = source.spec, source.config
     depths = range(spec.network.num_depths)
-    shown = [math.prod(spec.patch_shape(isotropic(depth))) * config.views_at(depth) for depth in depths]
-    patch = math.prod(spec.patch_shape((0, 0, 0)))
+    grow = 8**config.coarse_from if config.wide_views else 1
+    patch, coarse = math.prod(spec.patch_shape((0, 0, 0))), config.views_at(depths[-1]) - 1
+    shown = [math.prod(spec.patch_shape(isotropic(depth))) * (1 + grow * (config.views_at(depth) - 1)) for depth in depths]
     thick = config.thick_views_at(0, depths[-1])
-    voxels = sum(shown) + thick * patch // 2 if whole else patch * (config.views_at(depths[-1]) + thick)
+    voxels = sum(shown) + thick * patch // 2 if whole else patch * (1 + grow * coarse + thick)
     per_batch = voxels * (4 * spec.network.in_channels + 1) * math.ceil(config.batch_size / config.accumulate)  # of all ranks
     needed = per_batch * (2 * config.num_workers + 1)  # torch keeps two ready for every worker, and one is in use
     if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:

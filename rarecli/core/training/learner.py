@@ -6,6 +6,7 @@ Decision: docs/decisions/0014-ranks-share-a-step.md.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class Learner:
         self._by_parameter = list(torch.split(self._gradients, sizes))
         for parameter, gradient in zip(parameters, self._by_parameter, strict=True):
             parameter.grad = gradient.view_as(parameter)
+        self.computed_s = 0.0
+        """Seconds in forward and backward passes; on a GPU, in launching them."""
         self._taken: _Taken | None = None
         self._reads_late = self.device.type != "cpu"
 
@@ -91,7 +94,9 @@ class Learner:
         self._sums.zero_()
         self._losses[-1] = float(stop)
         for batch in batches:
+            started = time.perf_counter()
             self._add_gradients(batch, scans, consistency)
+            self.computed_s += time.perf_counter() - started
         self.ranks.add(self._sums)
         norms = torch.stack(torch._foreach_norm(self._by_parameter))
         length = torch.linalg.vector_norm(norms)

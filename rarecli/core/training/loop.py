@@ -38,7 +38,7 @@ from rarecli.core.training.record import Record
 from rarecli.core.training.schedule import Step, num_steps, plan_steps
 from rarecli.core.training.state import EpochSums, TrainState, origin, pack
 from rarecli.core.training.tracking import open_tracker
-from rarecli.core.training.validation import validate
+from rarecli.core.training.validation import epochs_between, validate
 from rarecli.core.versions import installed_versions
 
 _MOST_BAD_STEPS = 5
@@ -76,6 +76,7 @@ class TrainingLoop:
         self.tracker = open_tracker(None, run, spec.name, {}, reporter)
         self.started_from: str | None = None
         self.steps_per_epoch = num_steps(self.cases, config)
+        self.validate_every = config.validate_every or epochs_between(dataset, spec, self.cases, split["val"])
         self._stop = StopRequest()
         self._asked_to_stop = False
         self._fault: str | None = None
@@ -105,7 +106,7 @@ class TrainingLoop:
     def has_stood_still(self) -> bool:
         """Return whether `patience` ends the training after the latest validation."""
         config, state = self.config, self.state
-        if config.patience is None or not self.split["val"] or not state.epoch or state.epoch % config.validate_every:
+        if config.patience is None or not self.split["val"] or not state.epoch or state.epoch % self.validate_every:
             return False
         return state.epoch - state.best_epoch >= config.patience
 
@@ -117,7 +118,7 @@ class TrainingLoop:
         """Return a runner of the averaged weights."""
         network = self.learner.average.module
         assert isinstance(network, RareUNet)
-        return TorchRunner(network, self.device, self.spec.entries)
+        return TorchRunner(network, self.device, self.spec.entries, amp=self.learner.amp)
 
     def _run_epoch(self, planned: Iterator[Step], batches: Batches) -> None:
         """Take the remaining steps of an epoch."""
@@ -125,10 +126,11 @@ class TrainingLoop:
         self.learner.network.train()
         label = f"epoch {state.epoch + 1}/{config.epochs}"
         for _ in self.reporter.track(range(state.position, self.steps_per_epoch), label, self.steps_per_epoch - state.position):
-            started, waited_s = time.perf_counter(), batches.waited_s
+            started, waited_s, computed_s = time.perf_counter(), batches.waited_s, self.learner.computed_s
             stop = self._step(next(planned), batches)
             sums.seconds += time.perf_counter() - started
             sums.waited_s += batches.waited_s - waited_s
+            sums.computed_s += self.learner.computed_s - computed_s
             if stop:
                 self._leave()
             if time.monotonic() - self._saved_at >= 60 * config.checkpoint_minutes:
@@ -184,10 +186,11 @@ class TrainingLoop:
         if self._decide():
             self._leave()
         config, state, sums = self.config, self.state, self.state.sums
-        line = {"epoch": epoch + 1, "lr": self._learning_rate(), "seconds": sums.seconds, "waited_for_data": sums.waited_s / sums.seconds}
+        line = {"epoch": epoch + 1, "lr": self._learning_rate(), **sums.times()}
         line |= {name: value / sums.good_steps for name, value in sums.losses.items()}
-        if self.split["val"] and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
-            scores = validate(self.averaged_runner(), self.dataset, self.spec, self.split["val"], self.ranks, lambda: self._stop.received)
+        if self.split["val"] and ((epoch + 1) % self.validate_every == 0 or epoch + 1 == config.epochs):
+            runner, held_out = self.averaged_runner(), self.split["val"]
+            scores = validate(runner, self.dataset, self.spec, held_out, self.ranks, lambda: self._stop.received, self.reporter)
             if scores is None:
                 self._leave()
             line |= scores or {}

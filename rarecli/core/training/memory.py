@@ -12,6 +12,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,18 +51,20 @@ class MemoryPlan:
         return self.state + max(self.step, self.validation)
 
 
-def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool) -> MemoryPlan:
+def plan_memory(
+    network: NetworkConfig, config: TrainConfig, shape: Shape, batch_size: int, amp: bool, wide: Shape | None = None
+) -> MemoryPlan:
     """Plan the memory of a training with `batch_size` scans of `shape` (voxels at depth 0) per step.
 
-    All scans enter at every depth, and their coarse views are included. Thick views count as those
-    that need most, at (0, 0, 1), and as if they shared a batch with the others.
+    All scans enter at every depth, and their coarse views are included: of shape `wide`, in a batch of their own, if it is given. Thick
+    views count as those that need most, at (0, 0, 1), and as if they shared a batch with the others.
     """
+    sizes = {isotropic(depth): batch_size * (config.views_at(depth) if wide is None else 1) for depth in range(network.num_depths)}
+    if thick := config.thick_views_at(0, network.num_depths - 1):
+        sizes[0, 0, 1] = batch_size * thick
+    wide_sizes = {isotropic(depth): batch_size * config.coarse_views for depth in range(config.coarse_from, network.num_depths)}
 
-    def step(built: RareUNet) -> None:
-        deepest = network.num_depths - 1
-        sizes = {isotropic(depth): batch_size * config.views_at(depth) for depth in range(network.num_depths)}
-        if thick := config.thick_views_at(0, deepest):
-            sizes[0, 0, 1] = batch_size * thick
+    def step(built: RareUNet, shape: Shape = shape, sizes: Mapping[Entry, int] = sizes) -> None:
         images = _images(network, shape, sizes)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
             features = built.encode(images)
@@ -69,7 +72,7 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
             labels = {k: torch.empty(image.shape[0], *image.shape[2:], dtype=torch.uint8) for k, image in images.items()}
             loss = torch.stack([segmentation_loss(logits[k], labels[k], config.loss.alpha) for k in sizes]).mean()
             alike = {entry: size for entry, size in sizes.items() if is_isotropic(entry)}
-            if config.loss.consistency and len(alike) > 1:
+            if config.loss.consistency and (0, 0, 0) in alike and len(alike) > 1:
                 loss = loss + consistency_loss(features, alike)
         del features, logits
         loss.backward()  # type: ignore[no-untyped-call]
@@ -79,6 +82,8 @@ def plan_memory(network: NetworkConfig, config: TrainConfig, shape: Shape, batch
             built(_images(network, shape, {(0, 0, 0): 1})[0, 0, 0])
 
     parameters, training = _peak(network, config, step)
+    if wide is not None and config.coarse_views and wide_sizes:
+        training = max(training, _peak(network, config, partial(step, shape=wide, sizes=wide_sizes))[1])
     _, validation = _peak(network, config, validate)
     return MemoryPlan(parameters * num_copies(config.optimiser), parameters + training, validation)
 
@@ -87,17 +92,22 @@ def memory_of(
     dataset: PreparedDataset, spec: ModelSpec, config: TrainConfig, cases: Sequence[str], amp: bool, num_ranks: int = 1
 ) -> MemoryPlan:
     """Plan the memory that each rank needs for the largest step of a training on these cases."""
-    patch = spec.plan.patch_size
     records = [dataset.records[name] for name in cases]
     octaves = config.augmentation.spacing_octaves
     finer = 2 ** (octaves + AS_IS_ANISOTROPY_OCTAVES / 2) if octaves else 1  # the most that a scan is refined by resampling
-    sizes = [
-        [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)] for record in records
-    ]
-    x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
-    shape: Shape = spec.engine_shape((x, y, z), (0, 0, 0))
+
+    def largest(patch: Shape) -> Shape:
+        sizes = [
+            [min(math.ceil(size * 2**record.depth * finer), most) for size, most in zip(record.shape, patch, strict=True)]
+            for record in records
+        ]
+        x, y, z = (max(axis) for axis in zip(*sizes, strict=True)) if sizes else patch
+        return spec.engine_shape((x, y, z), (0, 0, 0))
+
+    x, y, z = (size * 2**config.coarse_from for size in spec.plan.patch_size)
+    shape, wide = largest(spec.plan.patch_size), largest((x, y, z)) if config.wide_views else None
     at_once = math.ceil(min(config.batch_size, max(1, len(cases))) / (num_ranks * config.accumulate))
-    return plan_memory(spec.network, config, shape, at_once, amp)
+    return plan_memory(spec.network, config, shape, at_once, amp, wide)
 
 
 def num_copies(optimiser: OptimiserConfig) -> int:

@@ -91,7 +91,8 @@ class PatchSource:
         spacing = draw_spacing(config.augmentation, np.random.default_rng([config.seed, key.epoch, 256, key.step]))
         first = max(self.dataset.records[key.name].depth, config.coarse_from if number else 0)
         entries = tuple(isotropic(depth) for depth in range(first, spec.network.num_depths))
-        patch = self._read(key.name, spacing, entries, ranges, rng)
+        grow = 2**first if number and config.wide_views else 1
+        patch = self._read(key.name, spacing, entries, ranges, rng, grow)
         return replace(patch, lost=draw_lost(config, rng)) if spec.network.arch == "unet-aug" else patch
 
     def _draw_thick(self, key: Key, number: int) -> Patch:
@@ -107,10 +108,13 @@ class PatchSource:
         """Return the generator of a view. Bytes of a name are below 256, so views and steps never share a seed with a case."""
         return np.random.default_rng([self.config.seed, key.epoch, *key.name.encode(), *([] if view is None else [view])])
 
-    def _read(self, name: str, spacing: Triple, entries: tuple[Entry, ...], ranges: AugmentationConfig, rng: np.random.Generator) -> Patch:
-        """Read a patch, reacquire it at `spacing`, relative to its own, and draw its changes."""
+    def _read(
+        self, name: str, spacing: Triple, entries: tuple[Entry, ...], ranges: AugmentationConfig, rng: np.random.Generator, grow: int = 1
+    ) -> Patch:
+        """Read a patch, reacquire it at `spacing`, relative to its own, and draw its changes. grow: enlarge its field of view."""
         spec, record = self.spec, self.dataset.records[name]
-        patch = spec.patch_shape(isotropic(record.depth))
+        a, b, c = spec.patch_shape(isotropic(record.depth))
+        patch = grow * a, grow * b, grow * c
         x, y, z = (math.ceil(extent * factor) for extent, factor in zip(patch, spacing, strict=True))
         origin = self._choose_origin(name, (x, y, z), rng)
         x, y, z = (min(extent, most) for extent, most in zip(record.shape, (x, y, z), strict=True))

@@ -26,7 +26,7 @@ def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
         if len(keys) > 1:
             panel.legend(fontsize=8)
 
-    plot(panels[0, 0], "loss_depth", "training loss")
+    plot(panels[0, 0], "loss_", "training loss")
     plot(panels[0, 1], "dice_", "validation Dice")
     plot(panels[1, 0], "consistency", "gateway consistency (MSE)", log_scale=True)
     plot(panels[1, 1], "lr", "learning rate")

@@ -58,7 +58,8 @@ class Record:
         if "dice_thick" in line:
             dice += f", thick slices {line['dice_thick']:.4f}"
         loss = line.get("loss", math.nan)
-        self.reporter.say(f"epoch {line['epoch']}/{num_epochs}  loss {loss:.4f}{dice}  {line['seconds']:.1f} s")
+        shares = f"data {line['waited_for_data']:.0%}, network {line['computed']:.0%}"
+        self.reporter.say(f"epoch {line['epoch']}/{num_epochs}  loss {loss:.4f}{dice}  {line['seconds']:.1f} s ({shares})")
         if line["waited_for_data"] > _STARVED and not self._starvation_said:
             self._starvation_said = True
             self.reporter.warn(

@@ -33,6 +33,8 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
     if config.targets == "paper" and (config.thick_views or config.any_size):
         found = "thick_views" if config.thick_views else "any_size"
         raise UsageError("targets of the paper have one shape and no thick slices", field=found, remedy="leave it out")
+    if config.wide_views and not config.any_size:
+        raise UsageError("wide views have other sizes than patches", field="wide_views", expected="any_size", remedy="set any_size=true")
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more depths than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
@@ -54,6 +56,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         as_is_octaves=config.augmentation.spacing_octaves,
         per_axis=rare and config.thick_views > 0 and config.num_depths > 1,
         any_size=config.any_size,
+        wide_windows=rare and config.wide_views,
     )
 
 

@@ -37,6 +37,17 @@ class EpochSums:
     good_steps: int = 0
     seconds: float = 0.0
     waited_s: float = 0.0
+    """Of these, spent waiting for data."""
+    computed_s: float = 0.0
+    """Of these, spent in the network's forward and backward passes; on a GPU, in launching them."""
+
+    def times(self) -> dict[str, float]:
+        """Return the seconds of the steps, and the shares of waiting for data and of the network."""
+        return {
+            "seconds": self.seconds,
+            "waited_for_data": self.waited_s / self.seconds,
+            "computed": self.computed_s / self.seconds,
+        }
 
 
 @dataclass

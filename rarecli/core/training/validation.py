@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.geometry import coarsened, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
 from rarecli.core.imaging.scan_rules import rules_of
-from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.sliding_window import num_windows, sliding_logits
+from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.augmentation import Changes
 from rarecli.core.training.multi_resolution import make_samples
@@ -46,6 +48,7 @@ def validate(
     names: Sequence[str],
     ranks: Ranks = Ranks(),
     stopping: Callable[[], bool] = lambda: False,
+    reporter: Reporter = Silent(),
 ) -> dict[str, float] | None:
     """Return the mean Dice of prepared cases at every depth (dice_depth0, ...), over depths (dice_mean) and per class (dice_NAME).
 
@@ -60,7 +63,8 @@ def validate(
     counts = torch.zeros(len(names) * num_views * num_classes**2 + 1, dtype=torch.int64, device=runner.device)
     confusions = counts[:-1].view(len(names), num_views, num_classes**2)
     with runner, ranks.signing():
-        for name in ranks.share(list(names)):
+        mine = ranks.share(list(names))
+        for name in reporter.track(mine, "validate", len(mine)):
             if stopping():
                 counts[-1] = 1
                 break
@@ -90,6 +94,25 @@ def validate(
     if thick := [value for view, value in dice.items() if view >= num_depths]:
         result["dice_thick"] = float(np.mean(thick))
     return result
+
+
+def epochs_between(dataset: PreparedDataset, spec: ModelSpec, cases: Sequence[str], held_out: Sequence[str]) -> int:
+    """Return after how many epochs a validation takes at most a fifth of the time, by the voxels that pass the network.
+
+    A training step passes them three times, since the backward pass costs twice the forward pass.
+    """
+    rules = rules_of(spec)
+
+    def seen(name: str, entry: Entry) -> int:
+        by = entry[0] - dataset.records[name].depth
+        shape = coarsened(dataset.records[name].shape, (by, by, by))
+        window = rules.entry(entry).window(shape)
+        return num_windows(rules.entry(entry).padded(shape), window, rules.window) * math.prod(window)
+
+    finest = {name: isotropic(min(dataset.records[name].depth, spec.network.num_depths - 1)) for name in (*cases, *held_out)}
+    validated = sum(seen(name, finest[name]) for name in held_out)
+    trained = 3 * sum(math.prod(rules.entry(finest[name]).window(dataset.records[name].shape)) for name in cases)
+    return max(1, math.ceil(4 * validated / trained))
 
 
 def _views(spec: ModelSpec, finest: int) -> dict[int, Entry]:
