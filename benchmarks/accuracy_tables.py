@@ -1,10 +1,10 @@
 """Render results/accuracy.md from all results that `hippocampus.py` has written."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recipes import RESULTS
 from slice_tables import slice_table
 
 from rarecli.core.evaluation.comparison import Result, compare
@@ -12,7 +12,6 @@ from rarecli.core.evaluation.curve import GRIDS, curve_facts
 from rarecli.core.evaluation.summary import ROUTED, UPSAMPLED
 from rarecli.core.jobs.files import read_json
 
-RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("full", "1/2", "1/4", "1/8")
 HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
 BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("hippocampus-isotropic", "unet-aug-native")}

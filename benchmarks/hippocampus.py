@@ -3,53 +3,37 @@
     python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # starts or resumes; writes results/accuracy_RECIPE_foldK.json
     python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # continues from fold 0 with all cases; writes rarecli/models/RECIPE
     python benchmarks/hippocampus.py table                              # writes results/accuracy.md and the tables of the model cards
+    python benchmarks/hippocampus.py picture TIMING                     # draws docs/thick_slices.png, with the results.json of a benchmark
 
 WORK is a folder for prepared data and runs: many gigabytes of intermediate files. The averaged weights after the last epoch are scored. No
 checkpoint is chosen on the cases that it is scored on.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import accuracy_tables
 import numpy as np
-import torch
+import slice_tables
+from recipes import RESULTS, Recipe, Words, dice_per_case, facts_of, seconds_of, train_run
 
 from rarecli import Predictor
-from rarecli.core.benchmarking.machine import describe_machine
-from rarecli.core.config.run_folder import LAST, load_run_info
-from rarecli.core.config.train_config import TrainConfig, load_train_config
+from rarecli.core.config.run_folder import load_run_info
+from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.jobs.files import write_json
-from rarecli.core.training.train import TrainOptions, train
 
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
+DOCS = Path(__file__).parents[1] / "docs"
 PAPER_SHAPE = (32, 64, 32)
 NATIVE_PATCH = (64, 96, 64)
 """Holds complete scans at the finest spacing of reacquisition: no view is a part of a scan, and no scan is predicted in windows."""
 CURVE_MM = tuple(np.geomspace(0.8, 8.0, 13).round(3).tolist())
 OTHER_SLICES_MM = ((3.0, 3.0, 6.0), (1.0, 2.0, 4.0), (4.0, 4.0, 8.0))
 """Spacings that are scored beside the grid of thick slices."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A preset, overrides of its settings, the protocol, and the recipe whose weights the training starts from."""
-
-    preset: str
-    protocol: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    start_from: str | None = None
-    ship_epochs: int = 0
-    """Epochs on all cases, from the weights of fold 0, to train the shipped model. 0: the model of fold 0 is shipped."""
 
 
 RECIPES = {
@@ -68,20 +52,6 @@ RECIPES = {
 }
 
 
-class Words:
-    """Reporter that prints complete lines."""
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        print(time.strftime("%H:%M:%S"), text, flush=True)
-
-    warn = say
-
-    def track(self, items: Any, label: str, total: int) -> Any:
-        """Show no progress bar."""
-        return items
-
-
 def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
     """Train a recipe on a fold, after the recipe that it starts from. Return the finished run."""
     recipe = RECIPES[name]
@@ -92,27 +62,14 @@ def train_recipe(dataset: Path, work: Path, name: str, fold: str) -> Path:
         preprocess(dataset, prepared, options, Words())
     init = train_recipe(dataset, work, recipe.start_from, fold) if recipe.start_from else None
     overrides = {"name": name, "fold": int(fold), "validate_every": 10, **recipe.overrides}
-    return _train(prepared, work / f"{name}_fold{fold}", load_train_config(recipe.preset, overrides=overrides), init)
-
-
-def _train(prepared: Path, run: Path, config: TrainConfig, init: Path | None) -> Path:
-    started = (run / LAST).is_file()
-    if not started or not _is_finished(_log(run), config):
-        train(prepared, run, config, TrainOptions(resume=started, init=None if started else init), reporter=Words())
-    return run
-
-
-def _is_finished(log: list[dict[str, Any]], config: TrainConfig) -> bool:
-    scores = [line.get(config.monitor, 0.0) for line in log]
-    stood_still = bool(scores) and config.patience is not None and len(scores) - 1 - scores.index(max(scores)) >= config.patience
-    return len(log) >= config.epochs or stood_still
+    return train_run(prepared, work / f"{name}_fold{fold}", load_train_config(recipe.preset, overrides=overrides), init)
 
 
 def _training_seconds(run: Path) -> float:
     """Return the training time of a run and of the runs on the same fold that it started from."""
     name, _, fold = run.name.rpartition("_")
     first = RECIPES[name].start_from
-    return sum(line["seconds"] for line in _log(run)) + (_training_seconds(run.with_name(f"{first}_{fold}")) if first else 0)
+    return seconds_of(run) + (_training_seconds(run.with_name(f"{first}_{fold}")) if first else 0)
 
 
 def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
@@ -133,35 +90,31 @@ def score(dataset: Path, work: Path, name: str, fold: str, run: Path) -> None:
         "recipe": name,
         "fold": fold,
         "protocol": recipe.protocol,
-        "num_cases": len(info.split["val"]),
-        "config": info.config.model_dump(mode="json"),
+        **facts_of(run, predictor),
         "started_from": recipe.start_from,
-        "machine": describe_machine(torch.get_num_threads()),
-        "versions": info.versions,
         "training_seconds": _training_seconds(run),
-        "num_parameters": sum(p.numel() for p in predictor.runner.network.parameters()),
         "per_method": summary["per_method"],
-        "dice_per_case": _dice_per_case(summary),
+        "dice_per_case": dice_per_case(summary),
         "curve": curve and {"points": curve["curve"], "facts": curve["curve_facts"]},
-        "slices": slices and {"rows": slices["thick_slices"], "dice_per_case": _dice_per_case(slices)},
+        "slices": slices and {"rows": slices["thick_slices"], "dice_per_case": dice_per_case(slices)},
     }
-    write_json(accuracy_tables.RESULTS / f"accuracy_{name}_fold{fold}.json", result)
+    write_json(RESULTS / f"accuracy_{name}_fold{fold}.json", result)
 
 
 def ship(dataset: Path, work: Path, name: str) -> None:
     """Export the model of a recipe into the package, with a card that quotes the results. Train on all cases first if the recipe does."""
     recipe, first = RECIPES[name], train_recipe(dataset, work, name, "0")
-    if not (accuracy_tables.RESULTS / f"accuracy_{name}_fold0.json").is_file():
+    if not (RESULTS / f"accuracy_{name}_fold0.json").is_file():
         score(dataset, work, name, "0", first)
     run = first
     if recipe.ship_epochs:
         prepared = work / ("prepared_paper" if recipe.protocol == "paper" else "prepared_native")
         overrides = {"name": name, **recipe.overrides, "fold": "all", "epochs": recipe.ship_epochs, "optimiser.lr": 1e-3}
-        run = _train(prepared, work / f"{name}_all", load_train_config(recipe.preset, overrides=overrides), first)
+        run = train_run(prepared, work / f"{name}_all", load_train_config(recipe.preset, overrides=overrides), first)
     folder = MODELS / name
-    export(run, folder, ExportOptions(precision="fp16"), reporter=Words())
+    export(run, folder, ExportOptions(precision="fp16", overwrite=True), reporter=Words())
     card = (Path(__file__).parent / "model_cards" / f"{name}.md").read_text(encoding="utf-8")
-    seconds = _training_seconds(first) + sum(line["seconds"] for line in (_log(run) if run != first else []))
+    seconds = _training_seconds(first) + (seconds_of(run) if run != first else 0)
     facts = {
         "first_epochs": load_run_info(first).config.epochs,
         "epochs": recipe.ship_epochs,
@@ -173,25 +126,11 @@ def ship(dataset: Path, work: Path, name: str) -> None:
 
 def documents() -> dict[Path, str]:
     """Return the documents that quote results, by path: accuracy.md and the model cards with their current tables."""
-    found = {accuracy_tables.RESULTS / "accuracy.md": accuracy_tables.document(list(RECIPES))}
+    found = {RESULTS / "accuracy.md": accuracy_tables.document(list(RECIPES))}
     for path in MODELS.glob("*/README.md"):
         words, _, _ = path.read_text(encoding="utf-8").partition(accuracy_tables.HEADER)
         found[path] = words + accuracy_tables.table([path.parent.name])
     return found
-
-
-def _dice_per_case(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the mean foreground Dice by method, depth or spacing, and case."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for item in summary["metric_per_case"]:
-        dice = float(np.mean([metrics["dice"] for metrics in item["metrics"].values()]))
-        found.setdefault(item["method"], {}).setdefault(item.get("spacing_mm") or str(item["depth"]), {})[item["case"]] = round(dice, 5)
-    return found
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    path = run / "log.jsonl"  # missing if the run was stopped in its first epoch
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def main() -> None:
@@ -205,10 +144,14 @@ def main() -> None:
         if command == "train":
             sub.add_argument("fold")
     commands.add_parser("table")
+    commands.add_parser("picture").add_argument("timing", type=Path)
     options = parser.parse_args()
     if options.command == "train":
         run = train_recipe(options.dataset, options.work, options.recipe, options.fold)
         score(options.dataset, options.work, options.recipe, options.fold, run)
+    elif options.command == "picture":
+        own, before = (accuracy_tables.read_results(name) for name in (accuracy_tables.THICK, accuracy_tables.BEFORE))
+        slice_tables.draw(own, before, options.timing, DOCS / "thick_slices.png")
     elif options.command == "ship":
         ship(options.dataset, options.work, options.recipe)
     for path, text in documents().items():

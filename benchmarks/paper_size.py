@@ -89,7 +89,7 @@ def main() -> None:
         prepared = options.work / f"prepared_{mode}"
         if not prepared.is_dir():
             rare("preprocess", str(data), "-o", str(prepared), "--num-levels", "5", "--jobs", "1", *MODES[mode])
-        train = ["train", str(prepared), "--preset", "brain-tumour", "--epochs", "1", "--set", "num_folds=2", "--device", "cpu"]
+        train = ["train", str(prepared), "--preset", "brain-tumour-paper", "--epochs", "1", "--set", "num_folds=2", "--device", "cpu"]
         train += ["--set", f"checkpoint_activations={str(options.checkpoint_activations).lower()}"] + ["--no-amp"] * options.no_amp
         plan = json.loads(rare(*train, "-o", str(options.work / "none"), "--dry-run", "--json")[0])
         run = options.work / f"run_{mode}_{int(time.time())}"

@@ -36,7 +36,8 @@ class Tracking(str, Enum):
 PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A prepared dataset, written by rare preprocess.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the run.")]
 PresetOption = Annotated[
-    str | None, typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, paper, smoke.")
+    str | None,
+    typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, brain-tumour-paper, paper, smoke."),
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Your own configuration, YAML or JSON.")]
 SetOption = Annotated[

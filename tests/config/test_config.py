@@ -30,7 +30,7 @@ def refusal(**arguments):
 
 
 def test_every_preset_of_the_contract_loads():
-    assert {"hippocampus", "brain-tumour", "paper", "smoke"} <= set(preset_names())
+    assert {"hippocampus", "brain-tumour", "brain-tumour-paper", "paper", "smoke"} <= set(preset_names())
     for name in preset_names():
         assert isinstance(load_train_config(preset=name), TrainConfig)
 

@@ -51,7 +51,7 @@ def test_the_paper_s_training_in_small(tmp_path, mode):
     shape = {"fixed_shape": (64, 64, 64)} if mode == "whole" else {"patch_size": (64, 64, 64)}
     preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(num_levels=5, num_jobs=1, **shape))
     overrides = {"num_filters": 2, "epochs": 1, "num_folds": 2, "checkpoint_activations": True}
-    config = load_train_config("brain-tumour", overrides=overrides)
+    config = load_train_config("brain-tumour-paper", overrides=overrides)
     facts = dry_run(tmp_path / "prepared", config, device="cpu")
     assert (facts["network"]["num_levels"], facts["network"]["in_channels"], facts["network"]["num_classes"]) == (5, 4, 4)
     line = train(tmp_path / "prepared", tmp_path / "run", config, TrainOptions(device="cpu"))
