@@ -1,4 +1,4 @@
-"""Brain tumours of four MR channels, nnU-Net raw layout: train a recipe on a fold, score the held-out cases, write the table of all results.
+"""Brain tumours of four MR channels, in nnU-Net's layout: train a recipe on a fold, score the held-out cases, write the table of results.
 
     python benchmarks/brain_tumour.py train DATASET WORK RECIPE FOLD    # starts or resumes; writes results/brain_tumour_RECIPE_foldK.json
     python benchmarks/brain_tumour.py table                             # writes results/brain_tumour.md
@@ -88,7 +88,7 @@ def read_results(name: str) -> list[dict[str, Any]]:
 def _about(*results: Sequence[dict[str, Any]]) -> str:
     lines = ["Dice is the mean of the three classes (values 1, 2, 4), at the scan's own resolution. Cases are not for redistribution."]
     for result in (item for part in results for item in part):
-        threads = result["machine"]["threads"] if "threads" in result["machine"] else "?"
+        threads = result["machine"]["num_threads"]
         lines.append(
             f"- {result['recipe']}, fold {result['fold']}: {result['config']['epochs']} epochs, "
             f"{result['training_seconds'] / 60:.0f} minutes, {threads} threads, {result['num_cases']} cases held out"
@@ -116,9 +116,8 @@ def _region_table(own: Sequence[dict[str, Any]], baseline: Sequence[dict[str, An
         for region in regions if results else ():
             cells = []
             for depth in range(len(COLUMNS)):
-                known = [
-                    r["per_method"][method][str(depth)]["regions"][region]["dice"] for r in results if str(depth) in r["per_method"][method]
-                ]
+                parts = [result["per_method"][method].get(str(depth)) for result in results]
+                known = [part["regions"][region]["dice"] for part in parts if part]
                 cells.append(f"{np.mean(known):.3f}" if known else "")
             rows.append(f"| {title} | {region} | {' | '.join(cells)} |")
     return "\n".join(rows)
