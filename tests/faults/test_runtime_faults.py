@@ -152,7 +152,7 @@ def test_fault_50_an_engine_that_answers_background_fails_the_gate(run):
         return logits
 
     with TorchRunner(network, "cpu", spec.entries) as reference, pytest.raises(ModelError, match="does not agree with PyTorch"):
-        check_parity("entry_0_0_0.onnx", background, spec, (0, 0, 0), "fp16", reference)
+        check_parity("entry_0_0_0.onnx", {"onnx": background}, spec, (0, 0, 0), "fp16", reference)
 
 
 def test_fault_50_weights_beyond_fp16_write_nothing(run, tmp_path):

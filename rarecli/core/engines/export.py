@@ -11,6 +11,7 @@ BUNDLE/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
-from rarecli.core.engines.parity import check_parity, worst
+from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
 from rarecli.core.engines.tensorrt_runner import open_plan
@@ -141,13 +142,9 @@ def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -
         runners.append(OpenVinoRunner(bundle, "cpu"))
     manifest, checked = bundle.manifest, []
     for engine in reporter.track(manifest.engines, "check", len(manifest.engines)):
-        parities = {}
-        for runner in runners:
-            with runner:
-                run = partial(runner.run, entry=engine.entry)
-                name = f"{engine.file}, {runner.backend}"
-                parities[runner.backend] = check_parity(name, run, manifest.spec, engine.entry, manifest.precision, reference)
-        parity = worst(parities)
+        with ExitStack() as stack:
+            runs = {runner.backend: partial(stack.enter_context(runner).run, entry=engine.entry) for runner in runners}
+            parity = check_parity(engine.file, runs, manifest.spec, engine.entry, manifest.precision, reference)
         checked.append(engine.model_copy(update={"parity": parity}))
         off, names = max(parity.max_abs, parity.large_max_abs or 0), " and ".join(parity.runners)
         reporter.say(f"{entry_text(engine.entry)}: logits within {off:.1e} of PyTorch in {names}, {parity.label_changes} labels changed")
@@ -182,9 +179,9 @@ def _build_plan(
     def check(plan: Path) -> Parity:
         shapes = list(dict.fromkeys((x, y, z) for _, _, x, y, z in (profile.least, profile.usual, profile.most)))
         with open_plan(plan) as context:
-            parity = check_parity(
+            return check_parity(
                 plan.name,
-                lambda image: context.infer({INPUT: image})[OUTPUT],
+                {"tensorrt": lambda image: context.infer({INPUT: image})[OUTPUT]},
                 spec,
                 engine.entry,
                 precision,
@@ -192,7 +189,6 @@ def _build_plan(
                 shapes=shapes,
                 max_batch=profile.most[0],
             )
-            return worst({"tensorrt": parity})
 
     return build_plan(library, engine, folder, profile, gpu, options.timing_cache, check if gpu else None)
 

@@ -25,8 +25,8 @@ _MIN_VOXELS = 50  # in a smaller class single voxels decide
 
 
 def check_parity(
-    name: str,
-    run: Callable[[FloatArray], FloatArray],
+    file: str,
+    runs: Mapping[str, Callable[[FloatArray], FloatArray]],
     spec: ModelSpec,
     entry: Entry,
     precision: Precision,
@@ -35,47 +35,41 @@ def check_parity(
     shapes: Sequence[Shape] | None = None,
     max_batch: int = 2,
 ) -> Parity:
-    """Run an engine and PyTorch on a phantom, on random images and on a large image that is mostly constant background.
+    """Run an engine in several backends, and PyTorch, on a phantom, on random images and on a large image, mostly constant background.
 
     Phantom and random images have three shapes, two of them never traced. With `shapes` they have those, and there is no large image.
-    name: the engine's file and backend, for errors. run: image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
+    file: the engine's, for errors. runs: by backend, image (B, C, X, Y, Z) float32 -> logits (B, K, X, Y, Z), B up to `max_batch`.
+    Returns the largest differences over the backends.
 
     Raises ModelError unless all logits are finite and within the tolerance, the margin between PyTorch's two best logits is
     below twice the tolerance at every voxel whose label differs, and the Dice of every class is at least MIN_DICE.
     """
     large = None if shapes else large_shape(spec, entry)
     shapes = tuple(shapes or _shapes(spec, entry))
-    small_images = [
-        image
-        for seed, shape in enumerate(shapes)
-        for image in (phantom_image(spec, shape, seed), random_image(spec, shape, seed, 1 + seed % max_batch))
-    ]
-    gate = Gate(name, spec, entry, precision, "nothing was written; try --precision fp32, or other versions of torch and onnxruntime")
-    small = [gate.compare(run(image), reference.run(image, entry)) for image in small_images]
-    background = background_image(spec, large) if large else None
-    on_large = [] if background is None else [gate.compare(run(background), reference.run(background, entry))]
+    remedy = "nothing was written; try --precision fp32, or other versions of torch and onnxruntime"
+
+    def compare(image: FloatArray) -> list[Agreement]:
+        expected = reference.run(image, entry)
+        gates = {backend: Gate(f"{file}, {backend}", spec, entry, precision, remedy) for backend in runs}
+        return [gates[backend].compare(run(image), expected) for backend, run in runs.items()]
+
+    small: list[Agreement] = []
+    for seed, shape in enumerate(shapes):
+        small += compare(phantom_image(spec, shape, seed)) + compare(random_image(spec, shape, seed, 1 + seed % max_batch))
+    on_large = compare(background_image(spec, large)) if large else []
+    label_changes = [sum(item.label_changes for item in (*small, *on_large)[first :: len(runs)]) for first in range(len(runs))]
     return Parity(
-        runners=(),
+        runners=tuple(runs),
         shapes=shapes,
         max_abs=max(item.max_abs for item in small),
         max_rel=max(item.max_rel for item in small),
         large_shape=large,
-        large_max_abs=on_large[0].max_abs if on_large else None,
-        large_max_rel=on_large[0].max_rel if on_large else None,
+        large_max_abs=max(item.max_abs for item in on_large) if large else None,
+        large_max_rel=max(item.max_rel for item in on_large) if large else None,
         tolerance_rel=RELATIVE_TOLERANCE[precision],
-        label_changes=sum(item.label_changes for item in (*small, *on_large)),
+        label_changes=max(label_changes),
         min_dice=min(item.min_dice for item in (*small, *on_large)),
     )
-
-
-def worst(by_backend: Mapping[str, Parity]) -> Parity:
-    """Return one record for the same engine in several runners."""
-    parities = list(by_backend.values())
-    first = parities[0]
-    greatest = {name: max(getattr(parity, name) for parity in parities) for name in ("max_abs", "max_rel", "label_changes")}
-    if first.large_shape:
-        greatest |= {name: max(getattr(parity, name) for parity in parities) for name in ("large_max_abs", "large_max_rel")}
-    return first.model_copy(update={"runners": tuple(by_backend), "min_dice": min(parity.min_dice for parity in parities)} | greatest)
 
 
 @dataclass(frozen=True)
