@@ -33,6 +33,8 @@ from rarecli.core.types import Entry
 FOLDER = "conformance"
 _MOST_VOXELS_PER_AXIS = 34
 """Keeps the bundle small, while windows of 32 still overlap."""
+_MOST_VOXELS_OF_THICK = 18
+"""The least that a network of four levels takes without padding."""
 
 
 def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[ConformanceVector, ...]:
@@ -46,7 +48,8 @@ def write_vectors(bundle: Path, rules: ScanRules, runner: Runner) -> tuple[Confo
     for number, rule in enumerate(_chosen(rules)):
         x, y, z = rule.grid_spacing_mm
         # a little more than a patch, so that windows overlap where the patch is small enough
-        a, b, c = (s * min(size + 3, _MOST_VOXELS_PER_AXIS) for size, s in zip(rule.patch_shape, (x, y, z), strict=True))
+        most = _MOST_VOXELS_PER_AXIS if is_isotropic(rule.entry) else _MOST_VOXELS_OF_THICK
+        a, b, c = (s * min(size + 3, most) for size, s in zip(rule.patch_shape, (x, y, z), strict=True))
         phantom, _ = Phantom(number, (a, b, c), rules.spec.network.in_channels).acquire((x, 1.25 * y, 0.8 * z), "PLS")
         if rules.spec.plan.crop == "nonzero":
             margins = ((0, 0), (2, 1), (0, 3), (1, 0))

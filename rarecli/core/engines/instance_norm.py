@@ -30,6 +30,7 @@ def write_out(graph: Graph) -> None:
     weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     constants: dict[str, Node] = {}
     nodes: list[Node] = []
+    number = 0
     for node in graph.graph.node:
         if node.op_type != "InstanceNormalization":
             nodes.append(node)
@@ -40,7 +41,8 @@ def write_out(graph: Graph) -> None:
         epsilon = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
         values: dict[str, Any] = {name: np.array([axis], dtype=np.int64) for name, axis in _AXES.items()}
         values |= {f"epsilon_{epsilon:g}": np.float32(epsilon), _APART: np.float32(_ALMOST_NOTHING)}
-        written = list(_norm(node, f"epsilon_{epsilon:g}"))
+        number += 1
+        written = list(_norm(node, f"norm{number}", f"epsilon_{epsilon:g}"))
         used = {name for item in written for name in item.input}
         for name in used & values.keys() - constants.keys():
             constants[name] = helper.make_node(
@@ -51,24 +53,24 @@ def write_out(graph: Graph) -> None:
     graph.graph.node.extend([*(constants[name] for name in sorted(constants)), *nodes])
 
 
-def _norm(node: Node, epsilon: str) -> Iterator[Node]:
-    """Yield the operators of one instance norm, in order."""
+def _norm(node: Node, name: str, epsilon: str) -> Iterator[Node]:
+    """Yield the operators of one instance norm, in order. name: short, since it is written many times into every graph of a bundle."""
     from onnx import helper
 
     image, scale, shift = node.input
 
     def make(operator: str, inputs: list[str], part: str, **attributes: Any) -> Node:
-        output = node.output[0] if part == "out" else f"{node.name}_{part}"
-        return helper.make_node(operator, inputs, [output], name=f"{node.name}_{part}", **attributes)
+        output = node.output[0] if part == "out" else f"{name}_{part}"
+        return helper.make_node(operator, inputs, [output], name=f"{name}_{part}", **attributes)
 
     def mean(values: str, of: str) -> Iterator[Node]:
         yield make("ReduceMean", [values, "along_z"], f"{of}_z")
-        yield make("Add", [f"{node.name}_{of}_z", _APART], f"{of}_z_apart")
-        yield make("ReduceMean", [f"{node.name}_{of}_z_apart", "along_y"], f"{of}_y")
-        yield make("Add", [f"{node.name}_{of}_y", _APART], f"{of}_y_apart")
-        yield make("ReduceMean", [f"{node.name}_{of}_y_apart", "along_x"], of)
+        yield make("Add", [f"{name}_{of}_z", _APART], f"{of}_z_apart")
+        yield make("ReduceMean", [f"{name}_{of}_z_apart", "along_y"], f"{of}_y")
+        yield make("Add", [f"{name}_{of}_y", _APART], f"{of}_y_apart")
+        yield make("ReduceMean", [f"{name}_{of}_y_apart", "along_x"], of)
 
-    names = {part: f"{node.name}_{part}" for part in ("mean", "centred", "squared", "variance", "regular", "deviation", "factor", "scaled")}
+    names = {part: f"{name}_{part}" for part in ("mean", "centred", "squared", "variance", "regular", "deviation", "factor", "scaled")}
     yield from mean(image, "mean")
     yield make("Sub", [image, names["mean"]], "centred")
     yield make("Mul", [names["centred"], names["centred"]], "squared")
