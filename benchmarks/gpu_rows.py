@@ -74,16 +74,19 @@ def make_rows(to: Settings) -> list[Row]:
 def _latency(to: Settings) -> Row:
     folder, suite = to.work / "row1", "smoke" if to.tiny else "brain-tumour"
 
-    def timing(backend: str, minutes: float, *needs: str) -> Command:
-        options = ("--suite", suite, "--backends", backend, "--precisions", "fp32", "--no-upsampled", "--no-cold-start")
-        return Command(backend, rare("benchmark", *options, "--device", to.device, "-o", folder / backend), minutes, needs)
+    def timing(backend: str, precisions: str, minutes: float, *needs: str) -> Command:
+        options = ("--suite", suite, "--backends", backend, "--precisions", precisions, "--no-upsampled", "--no-cold-start")
+        argv = rare("benchmark", *options, "--device", to.device, "-o", folder / f"{backend}_{precisions.replace(',', '_')}")
+        return Command(f"{backend} {precisions}", argv, minutes, needs)
 
     forward = script("gpu_forward.py", "--suite", suite, "--device", to.device, "-o", folder / "forward.json")
     commands = (
-        timing("torch", 0.8),
-        timing("torch-cuda-graph", 0.8, "cuda"),
-        Command("forward", forward, 0.7),
-        timing("torch-compile", 2.2, "cuda"),
+        timing("torch", "fp32,bf16", 0.9),
+        timing("torch-cuda-graph", "fp32,bf16", 0.9, "cuda"),
+        Command("forward", forward, 0.5),
+        # a benchmark writes its result at the end, and compiling may take longer than there is time
+        timing("torch-compile", "fp32", 1.1, "cuda"),
+        timing("torch-compile", "bf16", 1.1, "cuda"),
     )
     return Row(1, "latency at paper size", commands, ("*/results.json", "forward.json"))
 
@@ -221,9 +224,8 @@ def settings_of(options: argparse.Namespace, work: Path) -> Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    deadline = time.monotonic() - GRACE_S
-    options = parse(arguments)
-    deadline += 60 * options.minutes - options.elapsed
+    started, options = time.monotonic(), parse(arguments)
+    deadline = started + 60 * options.minutes - options.elapsed - GRACE_S
     missing, machine = ask(options.device)
     if options.dry_run:
         rows = chosen(make_rows(settings_of(options, Path(options.work or "WORK"))), options.part, options.only)
