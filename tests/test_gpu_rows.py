@@ -224,7 +224,7 @@ def packed(run, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("form", ["exact", "halves", "weights", "average", "average8"])
+@pytest.mark.parametrize("form", ["exact", "halves", "weights", "average", "average8", "average6"])
 def test_a_packed_and_unpacked_run_resumes(scripts, run, packed, prepared, tmp_path, form):
     packing, again = scripts("gpu_checkpoint"), tmp_path / "again"
     assert packing.unpack(packed[form], again) == form
@@ -241,7 +241,7 @@ def test_a_packed_and_unpacked_run_resumes(scripts, run, packed, prepared, tmp_p
 
 
 def test_forms_lose_what_they_say(scripts):
-    """Bounds: half a unit in the last of 11 bits, half a step of 127 per channel; a product of rows and columns stays as it is."""
+    """Bounds: half a unit in the last of 11 bits, half a step of 127 or 31 per channel; a product of rows and columns stays as it is."""
     packing = scripts("gpu_checkpoint")
     weight = torch.randn(4, 3, 3, 3, 3)
     second = torch.outer(torch.rand(4), torch.rand(81)).reshape(weight.shape)
@@ -258,8 +258,8 @@ def test_forms_lose_what_they_say(scripts):
     def through(form):
         return packing._decoded(dict(packing._encoded(tensors, form)), form)
 
-    halves, weights, eighths = through("halves"), through("weights"), through("average8")
-    assert halves.keys() == weights.keys() == eighths.keys() == tensors.keys()
+    halves, weights = through("halves"), through("weights")
+    assert halves.keys() == weights.keys() == tensors.keys()
     torch.testing.assert_close(halves["optimiser.a.exp_avg"], tensors["optimiser.a.exp_avg"], rtol=2**-8, atol=0)
     torch.testing.assert_close(halves["optimiser.a.exp_avg_sq"], tensors["optimiser.a.exp_avg_sq"], rtol=2**-7, atol=0)
     torch.testing.assert_close(weights["network.a"], weight, rtol=2**-11, atol=2**-24)
@@ -267,9 +267,12 @@ def test_forms_lose_what_they_say(scripts):
     assert not weights["optimiser.a.exp_avg"].any()
     assert weights["optimiser.a.step"] == 7
     most = tensors["average.a"].abs().amax((1, 2, 3, 4), keepdim=True)
-    assert ((eighths["average.a"] - tensors["average.a"]).abs() <= most / 254 * 1.001).all()
-    assert torch.equal(eighths["network.a"], eighths["average.a"])
-    assert torch.equal(eighths["network.bias"], tensors["average.bias"])
+    for form, steps in (("average8", 254), ("average6", 62)):
+        coarse = through(form)
+        assert coarse.keys() == tensors.keys()
+        assert ((coarse["average.a"] - tensors["average.a"]).abs() <= most / steps * 1.001).all()
+        assert torch.equal(coarse["network.a"], coarse["average.a"])
+        assert torch.equal(coarse["network.bias"], tensors["average.bias"])
 
 
 def test_a_damaged_or_incomplete_checkpoint_is_refused(scripts, run, tmp_path):
@@ -277,9 +280,9 @@ def test_a_damaged_or_incomplete_checkpoint_is_refused(scripts, run, tmp_path):
     folder = tmp_path / "packed"
     packing.pack(run, folder, packing.Limits(num_files=8, file_bytes=(run / LAST).stat().st_size // 3))
     pieces = sorted(folder.iterdir())
-    assert len(pieces) == 4
+    assert len(pieces) >= 3
     content = bytearray(pieces[2].read_bytes())
-    content[100] ^= 1
+    content[len(content) // 2] ^= 1
     pieces[2].write_bytes(content)
     with pytest.raises(ModelError, match="damaged"):
         packing.unpack(folder, tmp_path / "again")
@@ -312,8 +315,8 @@ def test_the_network_of_the_paper_fits_64_mib_with_its_averages_in_half_precisio
     tensors = {f"{part}.{name}": tensor for name, tensor in weights.items() for part in ("network", "average")}
     tensors |= {f"optimiser.{name}.{key}": tensor for name, tensor in weights.items() for key in ("exp_avg", "exp_avg_sq")}
     mib = {form: sum(tensor.nbytes for _, tensor in packing._encoded(tensors, form)) / MIB for form in packing.FORMS}
-    # 32.8 M weights, the gateways included: 16, 4, 2 and 1 bytes of each
-    assert mib == pytest.approx({"exact": 500, "halves": 250, "weights": 125, "average": 63, "average8": 31.5}, rel=0.02)
+    # 32.8 M weights, the gateways included: 16, 4, 2 and 1 bytes of each, before compression
+    assert mib == pytest.approx({"exact": 500, "halves": 250, "weights": 125, "average": 63, "average8": 31.5, "average6": 31.5}, rel=0.02)
     assert mib["average"] < 63.5  # with a log and the results, in 64 MiB
 
 
