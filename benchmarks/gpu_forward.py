@@ -3,7 +3,8 @@
     python benchmarks/gpu_forward.py -o RESULT.json [--suite brain-tumour] [--device cuda] [--tera-flops 790] [--tera-bytes 4.3]
 
 The weights are random; batch 1. The floor of a pass is the longer of its FLOPs over the rate of a bfloat16 product and its bytes, in
-bfloat16, over the rate of a copy. Times are the median of `--repeats` passes after three that warm up, each until the device is done.
+bfloat16, over the rate of a copy (by default those of an H200). Times are the median of `--repeats` passes after three that warm up, each
+until the device is done.
 fp32 is PyTorch's default, in which cuDNN may compute convolutions in TF32; the result says whether it may.
 """
 
