@@ -117,7 +117,7 @@ def _paper_training(to: Settings) -> Row:
         Command("phantoms", script("gpu_training.py", "phantoms", data, *size), 1.0),
         Command("preprocess", rare("preprocess", data, "-o", prepared, *shape, "--jobs", to.jobs), 0.9),
     ]
-    start = ("--preset", "brain-tumour", "--fold", 0 if to.prepared else "all", "--epochs", to.epochs, *network)
+    start = ("--preset", "brain-tumour-paper", "--fold", 0 if to.prepared else "all", "--epochs", to.epochs, *network)
     if state:
         start = ("--resume", "--epochs", to.epochs)
     since = ("--since", state) if state else ()

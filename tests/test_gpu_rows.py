@@ -53,7 +53,12 @@ def test_a_dry_run_shows_every_row_and_what_would_not_run_and_why(tmp_path):
     assert "not run: no CUDA with --device cpu" in heads[4]
     assert "not run: no CUDA with --device cpu" in heads[5]
     assert not any("not run" in heads[number] for number in (1, 3, 6))
-    for part in ("--suite brain-tumour --backends torch ", "--preset hippocampus-paper", "--num-levels 5 --fixed-shape 256,256,128"):
+    for part in (
+        "--suite brain-tumour --backends torch ",
+        "--preset hippocampus-paper",
+        "--num-levels 5 --fixed-shape 256,256,128",
+        "--preset brain-tumour-paper",
+    ):
         assert part in shown.stdout
     graph = next(line for line in shown.stdout.splitlines() if "--backends torch-cuda-graph" in line)
     assert graph.endswith("# left out: no CUDA with --device cpu")
