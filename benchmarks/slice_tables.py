@@ -93,9 +93,10 @@ def draw(results: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], ti
 def speed_ups(timing: dict[str, Any]) -> dict[Triple, float]:
     """Return how many times faster an entry's engine is than that of the finest entry on the upsampled scan, by spacing.
 
-    Of a benchmark with `--entries thick`: spacings are powers of two.
+    Of a benchmark with `--entries thick` and OpenVINO in float32: spacings are powers of two.
     """
-    median = {tuple(row["entry"]): row["engine_ms"]["median"] for row in timing["rows"] if row["method"] == "routed"}
+    chosen = [row for row in timing["rows"] if (row["method"], row["backend"], row["precision"]) == ("routed", "openvino", "fp32")]
+    median = {tuple(row["entry"]): row["statistics"]["compute"]["p50_ms"] for row in chosen}
     found = {}
     for entry, value in median.items():
         x, y, z = (float(2**depth) for depth in entry)

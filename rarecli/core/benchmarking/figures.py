@@ -70,7 +70,8 @@ def draw_cost_of_slices(rows: Sequence[dict[str, Any]], path: Path) -> None:
     lines: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "ok" and row["method"] == "routed" and row["entry"][:2] == [0, 0] and row["batch"] == 1:
-            lines.setdefault(f"{row['backend']} {row['precision']}", {})[row["entry"][2]] = row
+            threads = f", {row['threads']} threads" if row["threads"] else ""
+            lines.setdefault(f"{row['backend']} {row['precision']}{threads}", {})[row["entry"][2]] = row
     lines = {name: line for name, line in lines.items() if 0 in line and len(line) > 1}
     if not lines:
         return

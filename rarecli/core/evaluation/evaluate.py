@@ -95,8 +95,7 @@ def evaluate(
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
         rules, spec = predictor.rules, predictor.spec
-        grid = thick_slice_grid(spec.plan.spacing_mm) if options.grid else []
-        spacings = [*grid, *(options.spacings_mm or ())] or None
+        spacings = [*(thick_slice_grid(spec.plan.spacing_mm) if options.grid else ()), *(options.spacings_mm or ())] or None
         resolutions = choose_resolutions(predictor, options.depths, spacings, options.protocol, options.route)
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface, options.route)
         require_same_labels(source.label_names, spec, dataset)
@@ -130,8 +129,7 @@ def evaluate(
     summary = summarise(scored, ["background", *labels], "depth" if spacings is None else "spacing_mm") | facts
     summary |= _tables_of_spacings(summary["per_method"], resolutions, spec.plan.spacing_mm)
     write_result(scored, summary, output)
-    if other and not failures:
-        summary = _compared(summary, other, output)
+    summary = _compared(summary, other, output) if other and not failures else summary
     figures.draw(summary, thresholds_mm(rules, entries), spec.plan.spacing_mm, output)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))

@@ -236,10 +236,11 @@ class TrainingLoop:
         num = sum(parameter.numel() for parameter in self.learner.network.parameters())
         network = self.spec.network
         ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
+        threads = counted(torch.get_num_threads(), "thread")
         self.reporter.say(
             f"{network.arch}, {num / 1e6:.1f} M parameters, {counted(network.num_filters, 'filter')}, "
-            f"{counted(network.num_depths, 'depth')}; {counted(len(self.cases), 'training case')}, "
-            f"{len(self.split['val'])} for validation; {ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {counted(torch.get_num_threads(), 'thread')}"
+            f"{counted(network.num_depths, 'depth')}; {counted(len(self.cases), 'training case')}, {len(self.split['val'])} for validation; "
+            f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {threads}"
         )
         if self.ranks.leads:
             planned = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)

@@ -1,5 +1,6 @@
 """The C++ consumer gives the labels of `rare predict`, label for label."""
 
+import json
 import math
 import shutil
 import subprocess
@@ -45,6 +46,20 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
 def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_path):
     export(run, tmp_path / "half", ExportOptions(precision="fp16"))
     command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("labels correct") == 4
+
+
+def test_a_bundle_that_crops_to_what_is_not_zero(sanitised, run, tmp_path):
+    """Its vectors have a margin of zeros, and percentiles are those of what is not 0."""
+    cropping = shutil.copytree(run, tmp_path / "run")
+    info = json.loads((cropping / "run.json").read_text())
+    info["spec"]["plan"]["crop"] = "nonzero"
+    info["spec"]["plan"]["normalisation"]["voxels"] = "nonzero"
+    (cropping / "run.json").write_text(json.dumps(info))
+    export(cropping, tmp_path / "bundle")
+    command = [sanitised / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "bundle"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("labels correct") == 4
