@@ -6,6 +6,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+import typer
+
 _LONGEST_WHOLE_CELL = 24
 """Longer cells are sentences, which may be broken between words."""
 _FRAME = 3
@@ -18,8 +20,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     num_keys: the first columns, which name the row. A folded table repeats them.
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for index, chosen in enumerate(fold(columns, rows, width, num_keys)):
-        _print_part("" if index else title, [columns[c] for c in chosen], [[row[c] for c in chosen] for row in rows], width)
+    typer.echo(title)
+    for chosen in fold(columns, rows, width, num_keys):
+        _print_part([columns[c] for c in chosen], [[row[c] for c in chosen] for row in rows], width)
 
 
 def fold(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, num_keys: int = 1) -> list[list[int]]:
@@ -48,13 +51,13 @@ def _least_width(cell: str) -> int:
     return max(map(cell_len, words), default=0)
 
 
-def _print_part(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> None:
+def _print_part(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> None:
     from rich.cells import cell_len
     from rich.console import Console as RichConsole
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         least = max(_least_width(cell) for cell in (*column.split(), *(row[index] for row in rows)))
         table.add_column(Text(column), justify="left" if index == 0 else "right", min_width=least, overflow="fold")
@@ -62,5 +65,5 @@ def _print_part(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*map(Text, row))
     if width is None:
         longest = [max(cell_len(cell) for cell in (column, *(row[index] for row in rows))) for index, column in enumerate(columns)]
-        width = max(1 + sum(_FRAME + length for length in longest), cell_len(title))
+        width = 1 + sum(_FRAME + length for length in longest)
     RichConsole(highlight=False, width=width).print(table)

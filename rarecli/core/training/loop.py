@@ -234,14 +234,10 @@ class TrainingLoop:
 
     def _introduce(self) -> None:
         num = sum(parameter.numel() for parameter in self.learner.network.parameters())
-        network = self.spec.network
         ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
-        threads = counted(torch.get_num_threads(), "thread")
-        self.reporter.say(
-            f"{network.arch}, {num / 1e6:.1f} M parameters, {counted(network.num_filters, 'filter')}, "
-            f"{counted(network.num_depths, 'depth')}; {counted(len(self.cases), 'training case')}, {len(self.split['val'])} for validation; "
-            f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {threads}"
-        )
+        precision, threads = "bfloat16" if self.learner.amp else "float32", counted(torch.get_num_threads(), "thread")
+        place = f"{ranks}{self.device}, {precision}, {threads}"
+        self.record.introduce(self.spec.network, num, len(self.cases), len(self.split["val"]), place)
         if self.ranks.leads:
             planned = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
             self.reporter.say(f"planned peak memory {memory(planned.peak)} per rank, not counting the process itself")

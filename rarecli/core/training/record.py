@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.config import run_folder
+from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.safe_text import json_lines
-from rarecli.core.jobs.words import duration
+from rarecli.core.jobs.words import counted, duration
 from rarecli.core.training import progress_figure
 from rarecli.core.training.state import TrainState
 
@@ -54,6 +55,13 @@ class Record:
         if len(self.lines) > self._num_drawn:
             progress_figure.draw_progress(self.lines, self.run / run_folder.PICTURE)
             self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
+
+    def introduce(self, network: NetworkConfig, num_weights: int, num_train: int, num_val: int, place: str) -> None:
+        """Report in one line what is trained, on how many cases, and where."""
+        self.reporter.say(
+            f"{network.arch}, {num_weights / 1e6:.1f} M parameters, {counted(network.num_filters, 'filter')}, "
+            f"{counted(network.num_depths, 'depth')}; {counted(num_train, 'training case')}, {num_val} for validation; {place}"
+        )
 
     def label(self, state: TrainState, num_epochs: int) -> str:
         """Return the words beside the progress of an epoch: its number, and the outlook."""
