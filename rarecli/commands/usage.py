@@ -17,7 +17,7 @@ def usage_error(error: Any) -> UsageError:
     context = getattr(error, "ctx", None)
     remedy = f"see {context.command_path if context else 'rare'} --help"
     if near := getattr(error, "possibilities", None):
-        remedy = f"did you mean {' or '.join(near)}?"
+        remedy = f"did you mean {near[0]}?"
     name = _name_of(error)
     if name is None:
         return UsageError(_sentence(error.format_message()), remedy=remedy)
@@ -27,7 +27,8 @@ def usage_error(error: Any) -> UsageError:
     found, is_not, rule = error.message.rpartition(" is not ")
     if not is_not:
         return UsageError(_sentence(error.message), field=name, remedy=remedy)
-    return UsageError("invalid value", field=name, found=found.strip("'"), expected=_sentence(rule), remedy=remedy)
+    expected = _expected(error.param.type) or _sentence(rule)
+    return UsageError("invalid value", field=name, found=found.strip("'"), expected=expected, remedy=remedy)
 
 
 def _name_of(error: Any) -> str | None:
@@ -36,6 +37,17 @@ def _name_of(error: Any) -> str | None:
     if param is None:
         return None
     return str(max(param.opts, key=len)) if param.param_type_name == "option" else str(param.metavar or param.human_readable_name)
+
+
+def _expected(kind: Any) -> str | None:
+    """Return the values that a type of Typer accepts, in words; None for a type that is neither a choice nor a number."""
+    if choices := getattr(kind, "choices", None):
+        return "one of " + ", ".join(str(getattr(choice, "value", choice)) for choice in choices)
+    noun = next((noun for name, noun in (("int", "a whole number"), ("float", "a number")) if name in kind.name), None)
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    if noun is None or (low is None and high is None):
+        return noun
+    return f"{noun}, at least {low}" if high is None else f"{noun} from {low} to {high}"
 
 
 def _help_of(param: Any) -> str | None:
