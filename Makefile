@@ -61,6 +61,7 @@ faults: install
 
 schema: install
 	$(BIN)/python -m rarecli.core.engines.manifest > export/manifest.schema.json
+	$(BIN)/python -m rarecli.commands.schemas docs/schemas
 
 format: install
 	$(BIN)/ruff check --fix .

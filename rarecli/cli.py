@@ -1,27 +1,33 @@
 """The `rare` command. Only this module prints errors and exits."""
 
 import os
+import platform
 import signal
 import sys
+import time
 import warnings
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from rarecli.commands import benchmark, convert, demo, evaluate, export, info, predict, preprocess, score, train
-from rarecli.commands.console import settings
+from rarecli.commands.console import Console, print_json, settings
+from rarecli.commands.usage import is_typers, usage_error
 from rarecli.core.errors import EnvironmentFault, RareError, meaning
-from rarecli.core.jobs.ranks import find_ranks
+from rarecli.core.jobs.ranks import find_ranks, started_by_launch
 from rarecli.core.jobs.signals import Interrupted, raise_interrupted
+from rarecli.core.jobs.words import duration
+
+_SHOWN_VERSIONS = ("rare-unet", "numpy", "torch", "onnxruntime", "openvino", "tensorrt")
 
 app = typer.Typer(
     name="rare",
     help="3D medical image segmentation whose cost follows the resolution of the scan.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for room in (preprocess, train, predict, evaluate, score, export, benchmark, info, convert, demo):
@@ -36,11 +42,22 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print versions, decisions and timings.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     _version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
 ) -> None:
-    """3D medical image segmentation whose cost follows the resolution of the scan."""
-    settings.debug = debug
+    """3D medical image segmentation whose cost follows the resolution of the scan.
+
+    These options come before the command: rare --quiet predict ...
+    """
+    settings.quiet, settings.verbose, settings.debug = quiet, verbose, debug
+    settings.started = time.monotonic()
+    if verbose:
+        from rarecli.core.versions import installed_versions
+
+        versions = {"Python": platform.python_version()} | installed_versions(_SHOWN_VERSIONS)
+        Console().explain(", ".join(f"{name} {number}" for name, number in versions.items()))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -56,21 +73,61 @@ def main() -> None:
     try:
         _require_working_directory()
         try:
-            app()
+            code = app(prog_name="rare", standalone_mode=False)
         finally:
             if sys.stdout:  # None where the caller has closed it
                 sys.stdout.flush()
     except Interrupted as interruption:
-        if find_ranks().leads:
-            print(f"Interrupted: {str(interruption) or 'nothing more is written'}", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted(interruption)
     except Exception as error:
-        if settings.debug:
-            raise
+        _end_with_error(error)
+    Console().explain(f"took {duration(time.monotonic() - settings.started)}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_interrupted(interruption: Interrupted) -> NoReturn:
+    message = str(interruption) or "nothing more is written"
+    if _leads():
+        print(f"Interrupted: {message}", file=sys.stderr)
+        unknown = dict.fromkeys(("case", "path", "expected", "found", "remedy"))
+        _print_as_json({"kind": "interrupted", "message": message, **unknown, "exit_code": 130})
+    sys.exit(130)
+
+
+def _end_with_error(error: Exception) -> NoReturn:
+    if type(error).__name__ == "NoArgsIsHelpError":  # not an error to the user: the text is the help
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    if is_typers(error):
+        meant: RareError = usage_error(error)
+    elif settings.debug:
+        raise error
+    else:
         meant = error if isinstance(error, RareError) else meaning(error)
-        if not isinstance(error, RareError) or find_ranks().leads or meant.rank is not None:  # an error of all ranks is printed once
-            print(f"Error: {meant}", file=sys.stderr)
-        sys.exit(meant.exit_code)
+    if not isinstance(error, RareError) or meant.rank is not None or _leads():  # an error of all ranks is printed once
+        print(f"Error: {meant}", file=sys.stderr)
+        _print_as_json(meant.facts, getattr(meant, "result", None))
+    sys.exit(meant.exit_code)
+
+
+def _leads() -> bool:
+    try:
+        return find_ranks().leads
+    except EnvironmentFault:  # this may be the very error to print
+        return True
+
+
+def _print_as_json(error: dict[str, Any], result: dict[str, Any] | None = None) -> None:
+    """Print an error on stdout if `--json` was given, beside the result of the cases that went well.
+
+    The command line may be wrong, so `--json` is looked for among the words as they were typed. A rank that `rare train` started leaves
+    this to the process that started it.
+    """
+    words = sys.argv[1:]
+    if "--json" not in words[: words.index("--") if "--" in words else None] or started_by_launch():
+        return
+    with suppress(OSError):  # stdout itself may be the fault, full or closed; stderr has named it
+        print_json((result or {}) | {"error": error})
 
 
 def _let_threads_sleep() -> None:

@@ -1,68 +1,153 @@
 """`rare benchmark`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import (
-    Console,
-    Device,
-    Json,
-    Overwrite,
-    chosen_entries,
-    integers,
-    print_json,
-    print_table,
-    three_integers,
-    words,
+from rarecli.commands.completion import (
+    BACKENDS,
+    MORE_BACKENDS,
+    PRECISIONS,
+    complete_backends,
+    complete_depths,
+    complete_entries,
+    complete_model,
+    complete_precisions,
+    complete_suite,
+    suites,
 )
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Device, Json, Overwrite, Protocol
+from rarecli.commands.parsing import chosen_entries, integers, three_integers, words
+from rarecli.commands.tables import print_benchmark
 
-
-class Protocol(str, Enum):
-    """How a scan of a coarser depth is made."""
-
-    native = "native"
-    paper = "paper"
-
-
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.")]
-ModelArgument = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL]", help="A run (PyTorch only) or a bundle (every backend). Not needed with --suite.")
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for results.json, .csv, .md and pictures.", rich_help_panel=OUTPUT)
 ]
-SuiteOption = Annotated[str | None, typer.Option(metavar="NAME", help="What to measure: hippocampus, brain-tumour, smoke, or a JSON file.")]
+ModelArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="A run (PyTorch only), a bundle or a built-in model (every backend). Not needed with --suite.",
+        autocompletion=complete_model,
+    ),
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"What to measure: {', '.join(suites())}, or a JSON file.",
+        show_default="MODEL",
+        autocompletion=complete_suite,
+        rich_help_panel=MODEL,
+    ),
+]
 BackendsOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="torch,onnx,openvino,tensorrt", help="By default the backends of `rare predict`; also torch-compile, torch-cuda-graph."
+        metavar=",".join(BACKENDS),
+        help=f"Backends to measure; also {', '.join(MORE_BACKENDS)}.",
+        show_default="those of rare predict",
+        autocompletion=complete_backends,
+        rich_help_panel=MACHINE,
     ),
 ]
-PrecisionsOption = Annotated[list[str] | None, typer.Option(metavar="fp32,bf16", help="Precisions of the computation; fp32 by default.")]
-DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to time, one along all axes; all by default.")]
+PrecisionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="fp32,bf16",
+        help=f"Precisions of the computation: {', '.join(PRECISIONS)}.",
+        show_default="fp32",
+        autocompletion=complete_precisions,
+        rich_help_panel=MACHINE,
+    ),
+]
+DepthsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="0,1,2,3",
+        help="Depths to time, one along all axes.",
+        show_default="all",
+        autocompletion=complete_depths,
+        rich_help_panel=MODEL,
+    ),
+]
 EntriesOption = Annotated[
     str | None,
-    typer.Option(metavar="SET", help="Entries instead: isotropic, thick, all, or a list such as '0,0,0;0,0,2', in quotes."),
+    typer.Option(
+        metavar="SET",
+        help="Entries instead: isotropic, thick, all, or a list such as '0,0,0;0,0,2', in quotes.",
+        show_default="isotropic",
+        autocompletion=complete_entries,
+        rich_help_panel=MODEL,
+    ),
 ]
-ShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Shape at depth 0; the patch by default.")]
-ThreadsOption = Annotated[list[str] | None, typer.Option(metavar="N", help="Number of CPU threads, or a list of numbers; all by default.")]
-BatchOption = Annotated[list[str] | None, typer.Option(metavar="1", help="Scans per batch, or a list of numbers.")]
+ShapeOption = Annotated[
+    str | None, typer.Option(metavar="X,Y,Z", help="Shape in voxels at depth 0.", show_default="the patch", rich_help_panel=DATA)
+]
+ThreadsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="N", help="Number of CPU threads, or a list of numbers.", show_default="all", rich_help_panel=MACHINE),
+]
+BatchOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="N", help="Scans per batch, or a list of numbers.", show_default="1", rich_help_panel=DATA),
+]
 UpsampledOption = Annotated[
-    bool | None, typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0; yes by default.")
+    bool | None,
+    typer.Option("--upsampled/--no-upsampled", help="Also time the scan upsampled to depth 0.", show_default="yes", rich_help_panel=DATA),
 ]
 ColdStartOption = Annotated[
-    bool | None, typer.Option("--cold-start/--no-cold-start", help="Also start every row in a separate process; yes by default.")
+    bool | None,
+    typer.Option(
+        "--cold-start/--no-cold-start",
+        help="Also start every row in a separate process.",
+        show_default="yes",
+        rich_help_panel=MACHINE,
+    ),
 ]
-DatasetOption = Annotated[Path | None, typer.Option(help="Labelled scans: adds the Dice of every depth.")]
-CasesOption = Annotated[Path | None, typer.Option(help="Only these cases of --dataset, as for rare evaluate.")]
-ProtocolOption = Annotated[Protocol, typer.Option(help="As for rare evaluate.")]
-MaxLatencyMsOption = Annotated[float | None, typer.Option(min=0, help="List the rows within this limit: end to end, for 95 of 100 scans.")]
+DatasetOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DATASET", help="Labelled scans: adds the Dice of every depth.", show_default="none", rich_help_panel=DATA),
+]
+CasesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Only these cases of --dataset, as for rare evaluate.", show_default="all", rich_help_panel=DATA),
+]
+ProtocolOption = Annotated[Protocol, typer.Option(help="As for rare evaluate.", rich_help_panel=DATA)]
+MaxLatencyMsOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS",
+        min=0,
+        help="List the rows within this limit in milliseconds: end to end, for 95 of 100 scans.",
+        show_default="none",
+        rich_help_panel=OUTPUT,
+    ),
+]
 MaxMemoryOption = Annotated[
-    float | None, typer.Option(metavar="MB", min=0, help="List the rows within this limit: peak memory of the process.")
+    float | None,
+    typer.Option(
+        metavar="MB",
+        min=0,
+        help="List the rows within this limit: peak memory of the process.",
+        show_default="none",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-AgainstOption = Annotated[Path | None, typer.Option(metavar="FILE", help="An earlier results.json to compare with.")]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="An earlier results.json to compare with.", show_default="none", rich_help_panel=OUTPUT),
+]
 ThresholdOption = Annotated[
-    float, typer.Option(min=0, help="Exit with 6 if a row takes more than this many times as long as in --against.")
+    float,
+    typer.Option(
+        min=0,
+        metavar="RATIO",
+        help="Exit with 6 if a row takes more than this many times as long as in --against.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -119,43 +204,15 @@ def run(
         threshold=threshold,
         overwrite=overwrite,
     )
-    result = benchmark(model, output, options, Console())
+    result = benchmark(model, output, options, console := Console())
+    if not json:
+        print_benchmark(result)
+    require_success(result, output)
     if json:
         print_json(result)
-    else:
-        _print(result)
-    require_success(result, output)
+    _end(console, output, model, suite)
 
 
-def _print(result: dict[str, Any]) -> None:
-    from rarecli.core.benchmarking.records import entry_label, title
-    from rarecli.core.benchmarking.report import table
-
-    machine = result["machine"]
-    heading = f"{result['model']['name']}; {machine['cpu']}, {machine['num_cores']} cores; milliseconds"
-    print_table(heading, *table(result["rows"]))
-    if result["speed_up"]:
-        rows = [[title(row), entry_label(row), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
-        print_table("Upsampling over routing", ["backend", "entry", "network alone", "end to end"], rows)
-    if result["fitting"] is not None:
-        columns = ["backend", "entry", "p95 (ms)", "memory (MB)", "Dice", "Dice lost"]
-        numbers = (("p95_ms", ".2f"), ("peak_memory_mb", ".0f"), ("dice", ".4f"), ("dice_cost", ".4f"))
-        rows = [
-            [title(row), entry_label(row), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
-            for row in result["fitting"]
-        ]
-        print_table("Rows within the limits", columns, rows)
-    if against := result["against"]:
-        rows = [
-            [
-                title(row),
-                row["method"],
-                entry_label(row),
-                f"{row['ratio']:.2f}",
-                f"{row['relative']:.2f}",
-                "yes" if row["stable"] else "no",
-            ]
-            for row in against["rows"]
-        ]
-        columns = ["backend", "method", "entry", "ratio", "over the median", "stable"]
-        print_table(f"Time relative to the earlier result; {against['num_missing']} rows are new", columns, rows)
+def _end(console: Console, output: Path, model: Path | None, suite: str | None) -> None:
+    subject = [str(model)] if model else ["--suite", str(suite)]
+    console.end(output, command("benchmark", *subject, "-o", "other_timing", "--against", output / "results.json"))

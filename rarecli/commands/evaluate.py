@@ -1,37 +1,34 @@
 """`rare evaluate`."""
 
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import (
+from rarecli.commands.completion import complete_depths, complete_model
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.options import (
+    DATA,
+    MODEL,
+    NAMES_OF_MODELS,
+    OUTPUT,
     Against,
-    Console,
+    Backend,
     Device,
     Json,
     Overwrite,
+    Protocol,
     Resume,
     RouteOption,
     ShardOption,
     Surface,
     Threads,
-    integers,
-    models,
-    print_json,
-    spacings_or_range,
 )
+from rarecli.commands.parsing import integers, models, spacings_or_range
 from rarecli.commands.tables import print_comparison, print_scores
-
-
-class Protocol(str, Enum):
-    """How a scan of a coarser depth is made."""
-
-    native = "native"
-    paper = "paper"
-
+from rarecli.core.errors import SomeCasesFailed
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")]
 ModelOption = Annotated[
@@ -39,29 +36,51 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A run, a bundle, a built-in model (hippocampus, hippocampus-paper), or a weights file inside a run; "
-        "several as RUN1,RUN2: see --folds.",
+        help=f"A run, a bundle, a built-in model ({NAMES_OF_MODELS}), or a weights file inside a run; several as RUN1,RUN2: see --folds.",
+        autocompletion=complete_model,
+        rich_help_panel=MODEL,
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.")]
-DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Resolutions to score at; all by default.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for summary.json, cases.csv and pictures.", rich_help_panel=OUTPUT)
+]
+DepthsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="0,1,2,3",
+        help="Resolutions to score at, as depths.",
+        show_default="all",
+        autocompletion=complete_depths,
+        rich_help_panel=DATA,
+    ),
+]
 CasesOption = Annotated[
-    Path | None, typer.Option(help="File with the cases to score: a JSON list, a run.json (its validation cases), or one name per line.")
+    Path | None,
+    typer.Option(
+        help="File with the cases to score: a JSON list, a run.json (its validation cases), or one name per line.",
+        show_default="those that the model was not trained on",
+        rich_help_panel=DATA,
+    ),
 ]
 AllCasesOption = Annotated[
-    bool, typer.Option("--all-cases", help="Also score cases that the run was trained on; by default they are left out.")
+    bool,
+    typer.Option("--all-cases", help="Also score cases that the run was trained on; by default they are left out.", rich_help_panel=DATA),
 ]
 FoldsOption = Annotated[
     bool,
     typer.Option(
-        "--folds", help="Pool the runs of -m: each scores the cases that it held out. By default, their probabilities are averaged."
+        "--folds",
+        help="Pool the runs of -m: each scores the cases that it held out. By default, their probabilities are averaged.",
+        rich_help_panel=MODEL,
     ),
 ]
 ProtocolOption = Annotated[
-    Protocol, typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.")
+    Protocol,
+    typer.Option(help="native: whole scans, averaged over each coarser voxel; paper: the paper's crop and sampling.", rich_help_panel=DATA),
 ]
 UpsampledOption = Annotated[
-    bool, typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.")
+    bool,
+    typer.Option("--upsampled/--no-upsampled", help="Also score the same weights on the scan upsampled to depth 0.", rich_help_panel=DATA),
 ]
 SpacingsOption = Annotated[
     str | None,
@@ -69,13 +88,18 @@ SpacingsOption = Annotated[
         metavar="LOW:HIGH:NUM",
         help="Instead of depths: reacquire every scan at these spacings in mm. A list such as 2,1x1x4, or a logarithmic range of isotropic "
         "spacings such as 0.8:8:25, which adds those just below and above each change of depth. Protocol native only.",
+        show_default="the depths",
+        rich_help_panel=DATA,
     ),
 ]
 GridOption = Annotated[
     bool,
-    typer.Option("--grid", help="Thick slices: two spacings in the plane, slices of 1 to 8 times the trained spacing, each axis."),
+    typer.Option(
+        "--grid",
+        help="Thick slices: two spacings in the plane, slices of 1 to 8 times the trained spacing, each axis.",
+        rich_help_panel=DATA,
+    ),
 ]
-BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 
 
 def run(
@@ -93,7 +117,7 @@ def run(
     route: RouteOption = None,
     surface: Surface = True,
     against: Against = None,
-    backend: BackendOption = "auto",
+    backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
@@ -104,8 +128,9 @@ def run(
     """Score a model on labelled scans at every resolution.
 
     Example: rare evaluate Task04_Hippocampus -m run -o scores --cases run/run.json
+
+    Example: rare evaluate Task04_Hippocampus -m run -o curve --spacings 0.8:8:12 --no-surface
     """
-    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.evaluation.case_selection import read_case_names
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.jobs.shards import WHOLE, Shard
@@ -127,19 +152,29 @@ def run(
         overwrite=overwrite,
         shard=Shard.parse(shard),
     )
-    show: Callable[[Any], None] = print_json if json else _show
-    shown = json or options.shard == WHOLE
+    console, whole = Console(), options.shard == WHOLE
+    with _printing_what_succeeded(whole and not json):
+        summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, console)
+    if json:
+        print_json(summary)
+    elif whole:
+        _print(summary)
+    if whole:  # of a shard, the library says what follows after all parts
+        console.end(output, command("export", model, "-o", "bundle"))
+
+
+@contextmanager
+def _printing_what_succeeded(wanted: bool) -> Iterator[None]:
+    """Print the scores of the other cases if some failed. With --json they are printed beside the error."""
     try:
-        summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, Console())
+        yield
     except SomeCasesFailed as failure:
-        if failure.result is not None and shown:
-            show(failure.result)
+        if wanted and failure.result is not None:
+            _print(failure.result)
         raise
-    if shown:
-        show(summary)
 
 
-def _show(summary: dict[str, Any]) -> None:
+def _print(summary: dict[str, Any]) -> None:
     print_scores(summary, f"{summary['model']}, protocol {summary['protocol']}")
     for grid, facts in summary.get("curve_facts", {}).items():
         deficit, jump = facts["largest_deficit"], facts["largest_jump"]

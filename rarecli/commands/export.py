@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Json, Overwrite, chosen_entries, integers, print_json, print_table, three_integers, words
-
-if TYPE_CHECKING:
-    from rarecli.core.engines.manifest import Manifest
+from rarecli.commands.completion import FORMATS, complete_depths, complete_entries, complete_format, complete_model
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.layout import print_table
+from rarecli.commands.options import MODEL, NAMES_OF_MODELS, OUTPUT, Json, Overwrite
+from rarecli.commands.parsing import chosen_entries, integers, three_integers, words
 
 
 class TritonBackend(str, Enum):
@@ -29,42 +31,107 @@ class Precision(str, Enum):
     fp16 = "fp16"
 
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a bundle, or the name of a built-in model.")]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the bundle.")]
-DepthsOption = Annotated[list[str] | None, typer.Option(metavar="0,1,2,3", help="Depths to export, one along all axes.")]
+_TENSORRT, _TRITON = "TensorRT", "Triton"
+
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help=f"A run, a bundle, or a built-in model ({NAMES_OF_MODELS}).", autocompletion=complete_model),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for the bundle.", show_default="none, with --triton", rich_help_panel=OUTPUT)
+]
+DepthsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="0,1,2,3",
+        help="Depths to export, one along all axes.",
+        show_default="see --entries",
+        autocompletion=complete_depths,
+        rich_help_panel=MODEL,
+    ),
+]
 EntriesOption = Annotated[
     str | None,
     typer.Option(
         metavar="SET",
         help="isotropic: one depth along all axes. thick: also one coarser axis (22 for 4 depths). all: any depth per axis (64). Or a list "
-        "such as '0,0,0;0,0,2', in quotes. By default thick if the model was trained for thick slices.",
+        "such as '0,0,0;0,0,2', in quotes.",
+        show_default="thick if the model was trained for thick slices, else isotropic",
+        autocompletion=complete_entries,
+        rich_help_panel=MODEL,
     ),
 ]
 FormatsOption = Annotated[
-    list[str] | None, typer.Option("--format", metavar="onnx,tensorrt", help="onnx is always written; tensorrt needs a GPU.")
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar=",".join(FORMATS),
+        help="onnx is always written; tensorrt needs a GPU.",
+        show_default="onnx",
+        autocompletion=complete_format,
+        rich_help_panel=OUTPUT,
+    ),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="fp16: weights and convolutions in fp16; norms, input and output stay fp32.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="fp16: weights and convolutions in fp16; norms, input and output stay fp32.", rich_help_panel=OUTPUT),
+]
 SelfContainedOption = Annotated[
-    bool, typer.Option("--self-contained", help="Store the weights inside each graph instead of one shared file.")
+    bool,
+    typer.Option("--self-contained", help="Store the weights inside each graph instead of one shared file.", rich_help_panel=OUTPUT),
 ]
-ShapeMinOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: smallest shape, at depth 0; the patch by default.")]
-ShapeOptOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: the shape to tune for.")]
-ShapeMaxOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="tensorrt: largest shape.")]
-TimingCacheOption = Annotated[Path | None, typer.Option(help="tensorrt: file that keeps the results of tuning for later builds.")]
+ShapeMinOption = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,Z", help="Smallest shape, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
+]
+ShapeOptOption = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,Z", help="The shape to tune for, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
+]
+ShapeMaxOption = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,Z", help="Largest shape, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
+]
+TimingCacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="File that keeps the results of tuning for later builds.", show_default="none", rich_help_panel=_TENSORRT
+    ),
+]
 TritonOption = Annotated[
     Path | None,
-    typer.Option(metavar="REPOSITORY", help="Triton: render a model repository from the bundle, or from MODEL without -o."),
+    typer.Option(
+        metavar="REPOSITORY",
+        help="Render a model repository from the bundle, or from MODEL without -o.",
+        show_default="none",
+        rich_help_panel=_TRITON,
+    ),
 ]
 TritonBackendOption = Annotated[
-    TritonBackend, typer.Option(help="Triton: what runs the entries; python: onnxruntime inside the Python backend.")
+    TritonBackend,
+    typer.Option(help="What runs the entries; python: onnxruntime inside the Python backend.", rich_help_panel=_TRITON),
 ]
-ModelNameOption = Annotated[str, typer.Option(metavar="PREFIX", help="Triton: name of the router; entries are named PREFIX_entry_X_Y_Z.")]
+ModelNameOption = Annotated[
+    str,
+    typer.Option(metavar="PREFIX", help="Name of the router; entries are named PREFIX_entry_X_Y_Z.", rich_help_panel=_TRITON),
+]
 MaxBatchOption = Annotated[
-    list[str] | None, typer.Option(metavar="2,4,8,16", help="Triton: maximum windows per execution, one number or one per entry.")
+    list[str] | None,
+    typer.Option(
+        metavar="2,4,8,16",
+        help="Maximum windows per execution, one number or one per entry.",
+        show_default="by the size of the entry",
+        rich_help_panel=_TRITON,
+    ),
 ]
-InstancesOption = Annotated[int, typer.Option(min=1, help="Triton: instances of each entry's model.")]
-RoutersOption = Annotated[int, typer.Option(min=1, help="Triton: instances of the router, each with one scan at a time.")]
-MaxDelayUsOption = Annotated[int, typer.Option(min=0, help="Triton: how long a window waits to be batched with others.")]
+InstancesOption = Annotated[int, typer.Option(min=1, metavar="N", help="Instances of each entry's model.", rich_help_panel=_TRITON)]
+RoutersOption = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Instances of the router, each with one scan at a time.", rich_help_panel=_TRITON)
+]
+MaxDelayUsOption = Annotated[
+    int,
+    typer.Option(min=0, metavar="US", help="Microseconds that a window waits to be batched with others.", rich_help_panel=_TRITON),
+]
 
 
 def run(
@@ -101,6 +168,7 @@ def run(
     if output is None and triton is None:
         raise UsageError("nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
     serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
+    console = Console()
     result: dict[str, Any] = {}
     if output is not None:
         try:
@@ -117,29 +185,31 @@ def run(
             overwrite=overwrite,
             tensorrt=TensorRtOptions(least, usual, most, timing_cache),
         )
-        manifest = export(model, output, options, Console())
-        result = manifest.model_dump(mode="json")
-        if not json:
-            _print_engines(manifest, output)
+        result |= export(model, output, options, console).model_dump(mode="json")
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
-        if not json:
-            print_table(str(triton), ["Triton model"], [[name] for name in result["triton_models"]])
-    if json:
-        print_json(result)
+    show = print_json if json else _print
+    show(result)
+    if triton is not None:
+        console.end(triton, f"tritonserver --model-repository {shlex.quote(str(triton))}")
+    elif output is not None:
+        console.end(output, command("benchmark", output, "-o", "timing"))
 
 
-def _print_engines(manifest: Manifest, output: Path) -> None:
-    from rarecli.core.config.geometry import entry_text
+def _print(result: dict[str, Any]) -> None:
+    if "engines" in result:
+        columns = ["entry", "grid (mm)", "engine", "divisors", "max difference"]
+        print_table(result["spec"]["name"], columns, [_engine_cells(engine) for engine in result["engines"]])
+    if "triton_models" in result:
+        print_table("Models for Triton", ["model"], [[name] for name in result["triton_models"]])
 
-    rows = [
-        [
-            entry_text(e.entry).removeprefix("entry "),
-            " x ".join(f"{s:g}" for s in e.grid_spacing_mm),
-            e.file,
-            " x ".join(map(str, e.divisors)),
-            f"{max(e.parity.max_abs, e.parity.large_max_abs or 0):.1e}" if e.parity else "",
-        ]
-        for e in manifest.engines
+
+def _engine_cells(engine: dict[str, Any]) -> list[str]:
+    entry, parity = engine["entry"], engine["parity"]
+    return [
+        f"depth {entry[0]}" if len(set(entry)) == 1 else ",".join(map(str, entry)),
+        " x ".join(f"{s:g}" for s in engine["grid_spacing_mm"]),
+        engine["file"],
+        " x ".join(map(str, engine["divisors"])),
+        f"{max(parity['max_abs'], parity['large_max_abs'] or 0):.1e}" if parity else "",
     ]
-    print_table(f"{manifest.spec.name}: {output}", ["entry", "grid (mm)", "engine", "divisors", "max difference"], rows)

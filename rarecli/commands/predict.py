@@ -1,12 +1,19 @@
 """`rare predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import (
-    Console,
+from rarecli.commands.completion import complete_depth, complete_entry, complete_model, complete_precision
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.options import (
+    DATA,
+    MACHINE,
+    MODEL,
+    NAMES_OF_MODELS,
+    OUTPUT,
+    Backend,
     Device,
     Json,
     Overwrite,
@@ -14,10 +21,9 @@ from rarecli.commands.console import (
     RouteOption,
     ShardOption,
     Threads,
-    models,
-    parse_entry,
-    print_json,
 )
+from rarecli.commands.parsing import models, parse_entry
+from rarecli.core.jobs.words import duration
 
 InputsArgument = Annotated[
     list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
@@ -27,17 +33,48 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A run, a bundle, or a built-in model (hippocampus, hippocampus-paper); several as RUN1,RUN2: mean probabilities.",
+        help=f"A run, a bundle, or a built-in model ({NAMES_OF_MODELS}); several as RUN1,RUN2: mean probabilities.",
+        autocompletion=complete_model,
+        rich_help_panel=MODEL,
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, otherwise a folder.")]
-DepthOption = Annotated[int | None, typer.Option(min=0, help="Force one depth along all axes; by default the spacing decides.")]
-EntryOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Force an entry: a depth per axis, e.g. 0,0,2.")]
-BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.")]
-ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="A file for one scan, otherwise a folder.", rich_help_panel=OUTPUT)]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="K",
+        help="Force one depth along all axes.",
+        show_default="the spacing decides",
+        autocompletion=complete_depth,
+        rich_help_panel=MODEL,
+    ),
+]
+EntryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,Z",
+        help="Force an entry: a depth per axis, e.g. 0,0,2.",
+        show_default="the spacing decides",
+        autocompletion=complete_entry,
+        rich_help_panel=MODEL,
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.", autocompletion=complete_precision, rich_help_panel=MACHINE
+    ),
+]
+ProbabilitiesOption = Annotated[
+    bool,
+    typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.", rich_help_panel=OUTPUT),
+]
 PadOption = Annotated[
-    bool, typer.Option("--pad/--no-pad", help="Pad scans to a size that the network accepts; --no-pad refuses them instead.")
+    bool,
+    typer.Option(
+        "--pad/--no-pad", help="Pad scans to a size that the network accepts; --no-pad refuses them instead.", rich_help_panel=DATA
+    ),
 ]
 NprocOption = Annotated[
     int,
@@ -46,6 +83,7 @@ NprocOption = Annotated[
         min=1,
         metavar="N",
         help="Number of processes that share the scans, each with its own copy of the model; e.g. one per GPU.",
+        rich_help_panel=MACHINE,
     ),
 ]
 
@@ -57,7 +95,7 @@ def run(
     depth: DepthOption = None,
     entry: EntryOption = None,
     route: RouteOption = None,
-    backend: BackendOption = "auto",
+    backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
     precision: PrecisionOption = "fp32",
@@ -71,9 +109,10 @@ def run(
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
 
-    Example: rare predict scan.nii.gz -m run -o labels.nii.gz
+    Example: rare predict scan.nii.gz -m hippocampus -o labels.nii.gz
+
+    Example: rare predict scans -m run -o predictions --resume
     """
-    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry
@@ -81,11 +120,17 @@ def run(
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
     options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
-    try:
-        result = predict(inputs, choice, output, options, Console())
-    except SomeCasesFailed as failure:
-        if json:
-            print_json(failure.result)
-        raise
+    console = Console()
+    result = predict(inputs, choice, output, options, console)
     if json:
         print_json(result)
+    for name, record in result["cases"].items():
+        console.explain(_explanation(name, record))
+    to_file = output.name.endswith((".nii", ".nii.gz"))
+    console.end(output, command("info", output) if to_file else command("score", "REFERENCES", output, "-o", "scores"))
+
+
+def _explanation(name: str, record: dict[str, Any]) -> str:
+    zoom = record["residual_zoom"]
+    resampled = "not resampled" if set(zoom) == {1.0} else f"resampled by {', '.join(f'{factor:.3g}' for factor in zoom)}"
+    return f"{name}: entry {','.join(map(str, record['entry']))}, {resampled}, {record['backend']}, {duration(record['seconds'])}"

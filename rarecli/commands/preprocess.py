@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
-from rarecli.commands.console import Console, Json, Overwrite, Resume, ShardOption, print_json, print_table, three_integers, three_numbers
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.layout import print_table
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, Resume, ShardOption
+from rarecli.commands.parsing import three_integers, three_numbers
+from rarecli.core.jobs.words import counted
 
 
 class Normalisation(str, Enum):
@@ -27,24 +31,44 @@ class Crop(str, Enum):
 DatasetArgument = Annotated[
     Path, typer.Argument(metavar="DATASET", help="A dataset: MSD, nnU-Net raw, or a folder with images/ and labels/.")
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the prepared dataset.")]
-NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to train.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the prepared dataset.", rich_help_panel=OUTPUT)]
+NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to train.", rich_help_panel=MODEL)]
 NormalisationOption = Annotated[
     Normalisation,
     typer.Option(
         help="percentile: by percentiles of each scan; percentile-nonzero: of its voxels that are not 0; ct: by statistics of the "
-        "dataset's foreground."
+        "dataset's foreground.",
+        rich_help_panel=DATA,
     ),
 ]
 CropOption = Annotated[
-    Crop, typer.Option(help="nonzero: crop every scan to the box of what is not 0, as for skull-stripped brains; prediction does the same.")
+    Crop,
+    typer.Option(
+        help="nonzero: crop every scan to the box of what is not 0, as for skull-stripped brains; prediction does the same.",
+        rich_help_panel=DATA,
+    ),
 ]
-SpacingOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes; the median by default.")]
+SpacingOption = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,Z", help="Trained spacing in mm, RAS axes.", show_default="the median", rich_help_panel=DATA),
+]
 PatchSizeOption = Annotated[
-    str | None, typer.Option(metavar="X,Y,Z", help="Patch in voxels; by default from the median shape of the cases.")
+    str | None,
+    typer.Option(metavar="X,Y,Z", help="Patch in voxels.", show_default="from the median shape of the cases", rich_help_panel=MODEL),
 ]
-FixedShapeOption = Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Crop or pad every case to this shape (the paper's protocol).")]
-JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; one per core by default.")]
+FixedShapeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,Z",
+        help="Crop or pad every case to this shape in voxels (the paper's protocol).",
+        show_default="whole cases",
+        rich_help_panel=DATA,
+    ),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, metavar="N", help="Worker processes.", show_default="one per core", rich_help_panel=MACHINE),
+]
 
 
 def run(
@@ -65,10 +89,11 @@ def run(
     """Read every header of a dataset, choose the grid and the patch, and bring every case to its grid.
 
     Example: rare preprocess Task04_Hippocampus -o prepared
+
+    Example: rare preprocess brains -o prepared --crop nonzero --normalisation percentile-nonzero --jobs 4
     """
     from rarecli.core.data.planning import PreprocessOptions
     from rarecli.core.data.preprocess import preprocess, preprocess_part
-    from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.jobs.shards import WHOLE, Shard
 
     part = Shard.parse(shard)
@@ -84,24 +109,20 @@ def run(
         overwrite=overwrite,
     )
     console = Console()
-    try:
-        if part != WHOLE:
-            result = preprocess_part(dataset, output, part, options, console)
-            if json:
-                print_json(result)
-            return
-        index = preprocess(dataset, output, options, console)
-    except SomeCasesFailed as failure:
-        if json and failure.result is not None:
-            print_json(failure.result)
-        raise
+    if part != WHOLE:  # the library says what follows after all parts
+        result = preprocess_part(dataset, output, part, options, console)
+        if json:
+            print_json(result)
+        return
+    index = preprocess(dataset, output, options, console)
+    plan = index.plan
     if json:
         print_json(index.model_dump(mode="json", exclude={"cases"}))
-        return
-    plan = index.plan
-    spacing_text = " x ".join(f"{s:g}" for s in plan.spacing_mm)
-    print_table(
-        f"{plan.dataset}: {len(index.cases)} cases, trained spacing {spacing_text} mm, patch {' x '.join(map(str, plan.patch_size))}",
-        ["depth", "grid (mm)", "cases that enter here"],
-        [[str(k), " x ".join(f"{s * 2**k:g}" for s in plan.spacing_mm), str(count)] for k, count in enumerate(index.routing_plan)],
-    )
+    else:
+        spacing_text, patch = " x ".join(f"{s:g}" for s in plan.spacing_mm), " x ".join(map(str, plan.patch_size))
+        print_table(
+            f"{plan.dataset}: {counted(len(index.cases), 'case')}, trained spacing {spacing_text} mm, patch {patch} voxels",
+            ["depth", "grid (mm)", "cases that enter here"],
+            [[str(k), " x ".join(f"{s * 2**k:g}" for s in plan.spacing_mm), str(count)] for k, count in enumerate(index.routing_plan)],
+        )
+    console.end(output, command("train", output, "-o", "run"))

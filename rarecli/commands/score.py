@@ -1,12 +1,15 @@
 """`rare score`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Against, Console, Json, Overwrite, Surface, print_json, print_table
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.layout import print_table
+from rarecli.commands.options import OUTPUT, Against, Json, Overwrite, Surface
 from rarecli.commands.tables import print_comparison
+from rarecli.core.jobs.words import counted
 
 _COLUMNS = {
     "dice": "Dice",
@@ -18,9 +21,11 @@ _COLUMNS = {
 }
 
 
-ReferencesArgument = Annotated[Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels.")]
+ReferencesArgument = Annotated[
+    Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels; a dataset.json beside it names the labels.")
+]
 PredictionsArgument = Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Folder of predicted labels with the same names.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for summary.json and cases.csv.", rich_help_panel=OUTPUT)]
 
 
 def run(
@@ -35,22 +40,30 @@ def run(
     """Score label files from any source against reference label files.
 
     Example: rare score labelsTs predictions -o scores
+
+    Example: rare score labelsTs new_predictions -o new_scores --against scores --no-surface
     """
     from rarecli.core.evaluation.score import score
 
-    summary = score(references, predictions, output, Console(), surface=surface, overwrite=overwrite, against=against)
+    console = Console()
+    summary = score(references, predictions, output, console, surface=surface, overwrite=overwrite, against=against)
     if json:
         print_json(summary)
-        return
-    num = len(summary["metric_per_case"])
+    else:
+        _print(summary)
+    console.end(output, command("score", references, "OTHER", "-o", "other_scores", "--against", output))
+
+
+def _print(summary: dict[str, Any]) -> None:
+    num, names = counted(len(summary["metric_per_case"]), "case"), summary["label_names"]
     metrics = [metric for metric in _COLUMNS if metric in summary["foreground_mean"]]
-    rows = [[label, *(_number(values[metric]) for metric in metrics)] for label, values in summary["mean"].items()]
+    rows = [[names[label], *(_number(values[metric]) for metric in metrics)] for label, values in summary["mean"].items()]
     rows.append(["mean", *(_number(summary["foreground_mean"][metric]) for metric in metrics)])
     rows.append(["5th percentile", _number(summary["dice_p5"]), *[""] * (len(metrics) - 1)])
-    print_table(f"{num} cases", ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
+    print_table(num, ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
     if missing := {label: count for label, count in summary.get("hd95_null", {}).items() if count}:
-        counts = ", ".join(f"{label} in {count}" for label, count in missing.items())
-        typer.echo(f"No HD95, because the label is missed or absent: {counts} of {num} cases")
+        counts = ", ".join(f"{names[label]} in {count}" for label, count in missing.items())
+        typer.echo(f"No HD95, because the label is missed or absent: {counts} of {num}")
     if "comparison" in summary:
         print_comparison(summary["comparison"])
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rarecli.commands.console import print_table
+from rarecli.commands.layout import print_table
+from rarecli.core.jobs.words import counted, memory
 
 
 def print_plan(facts: dict[str, Any]) -> None:
@@ -12,10 +13,12 @@ def print_plan(facts: dict[str, Any]) -> None:
     network, cases = facts["network"], facts["cases"]
     rows = [[f"weights, {part}", f"{num:,}"] for part, num in facts["parameters"].items()]
     rows += [[f"cases, {part}", str(num)] for part, num in cases.items()]
-    rows += [["steps", f"{facts['steps']:,} ({facts['steps_per_epoch']} per epoch)"], ["patch", " x ".join(map(str, facts["patch_size"]))]]
+    rows += [["steps", f"{facts['steps']:,} ({facts['steps_per_epoch']:,} per epoch)"]]
+    rows += [["patch", f"{' x '.join(map(str, facts['patch_size']))} voxels"]]
     rows += [["device", f"{facts['device']}, {facts['precision']}"]]
-    rows += [[f"memory, {part}", f"{num / 1e9:.2f} GB"] for part, num in facts["memory_bytes"].items()]
-    title = f"{network['arch']}, {network['num_filters']} filters, {network['num_levels']} levels, {network['num_depths']} depths"
+    rows += [[f"memory, {part}", memory(num)] for part, num in facts["memory_bytes"].items()]
+    sizes = [counted(network[f"num_{noun}s"], noun) for noun in ("filter", "level", "depth")]
+    title = ", ".join([network["arch"], *sizes])
     print_table(title, ["", "planned"], rows)
 
 
@@ -29,7 +32,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         + ["" if row[bound] is None else f"{row[bound]:+.4f}" for bound in ("low", "high")]
         for name, row in named
     ]
-    title = f"Against {comparison['against']}, {comparison['num_cases']} cases"
+    title = f"Against {comparison['against']}, {counted(comparison['num_cases'], 'case')}"
     print_table(title, ["resolution", "Dice", "against", "difference", f"{comparison['confidence']:.0%} from", "to"], rows)
 
 
@@ -58,7 +61,7 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
             row += [f"{part['restored']['dice']:.4f}", f"{part['ceiling']['dice']:.4f}" if "ceiling" in part else ""]
         row += [f"{part['mean'][label]['dice']:.4f}" for label in labels]
         rows.append(row + [f"{part['regions'][region]['dice']:.4f}" for region in regions])
-    print_table(title, [*columns, *labels, *regions], rows)
+    print_table(title, [*columns, *labels, *regions], rows, num_keys=2)
 
 
 def _resolution(key: str) -> str:
@@ -68,3 +71,39 @@ def _resolution(key: str) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def print_benchmark(result: dict[str, Any]) -> None:
+    """Print the rows of a benchmark, and what follows from them: ratios, the rows within limits, changes since an earlier result."""
+    from rarecli.core.benchmarking.records import entry_label, title
+    from rarecli.core.benchmarking.report import table
+
+    machine = result["machine"]
+    heading = f"{result['model']['name']}; {machine['cpu']}, {counted(machine['num_cores'], 'core')}; times in ms"
+    print_table(heading, *table(result["rows"]), num_keys=3)
+    if result["speed_up"]:
+        rows = [[title(row), entry_label(row), f"{row['compute']:.1f}", f"{row['end_to_end']:.1f}"] for row in result["speed_up"]]
+        print_table("Upsampling over routing", ["backend", "entry", "network alone", "end to end"], rows, num_keys=2)
+    if result["fitting"] is not None:
+        columns = ["backend", "entry", "p95 (ms)", "memory (MB)", "Dice", "Dice lost"]
+        numbers = (("p95_ms", ".2f"), ("peak_memory_mb", ".0f"), ("dice", ".4f"), ("dice_cost", ".4f"))
+        rows = [
+            [title(row), entry_label(row), *("" if row[key] is None else format(row[key], form) for key, form in numbers)]
+            for row in result["fitting"]
+        ]
+        print_table("Rows within the limits", columns, rows, num_keys=2)
+    if against := result["against"]:
+        rows = [
+            [
+                title(row),
+                row["method"],
+                entry_label(row),
+                f"{row['ratio']:.2f}",
+                f"{row['relative']:.2f}",
+                "yes" if row["stable"] else "no",
+            ]
+            for row in against["rows"]
+        ]
+        columns = ["backend", "method", "entry", "ratio", "over the median", "stable"]
+        new = f"; {counted(against['num_missing'], 'new row')}" if against["num_missing"] else ""
+        print_table(f"Time relative to the earlier result{new}", columns, rows, num_keys=3)

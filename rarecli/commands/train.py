@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, print_json
+from rarecli.commands.completion import complete_model, complete_preset, presets
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, TRAINING, Json
+from rarecli.commands.parsing import fold_choice, overrides
 from rarecli.commands.tables import print_plan
 
 
@@ -33,44 +36,136 @@ class Tracking(str, Enum):
     wandb = "wandb"
 
 
+_OF_CONFIG = "as the configuration says"
+
 PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A prepared dataset, written by rare preprocess.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the run.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the run.", rich_help_panel=OUTPUT)]
 PresetOption = Annotated[
     str | None,
-    typer.Option(help="A shipped configuration: hippocampus, hippocampus-paper, brain-tumour, brain-tumour-paper, paper, smoke."),
+    typer.Option(
+        metavar="NAME",
+        help=f"A shipped configuration: {', '.join(presets())}.",
+        show_default="none",
+        autocompletion=complete_preset,
+        rich_help_panel=TRAINING,
+    ),
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="Your own configuration, YAML or JSON.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Your own configuration, YAML or JSON.", show_default="none", rich_help_panel=TRAINING),
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key, e.g. optimiser.lr=1e-3; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key, e.g. optimiser.lr=1e-3; repeatable.",
+        show_default="nothing is changed",
+        rich_help_panel=TRAINING,
+    ),
 ]
-NameOption = Annotated[str | None, typer.Option(help="Name of the model; the dataset's by default.")]
-ArchOption = Annotated[Arch | None, typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.")]
-TargetsOption = Annotated[Targets | None, typer.Option(help="centred: for real scans; paper: reproduces the paper's table.")]
-NumFiltersOption = Annotated[int | None, typer.Option(min=1, help="Channels of the first level.")]
-NumLevelsOption = Annotated[int | None, typer.Option(min=1, help="Encoder levels; those of the prepared dataset by default.")]
-NumDepthsOption = Annotated[int | None, typer.Option(min=1, help="Number of routing depths, including depth 0.")]
-EpochsOption = Annotated[int | None, typer.Option(min=1, help="Epochs.")]
-FoldOption = Annotated[str | None, typer.Option("--fold", "-f", help="The fold to hold out; all: train on every case.")]
-SplitsOption = Annotated[Path | None, typer.Option(help="Folds in the layout of nnU-Net's splits_final.json.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped, with its original options.")]
+NameOption = Annotated[str | None, typer.Option(help="Name of the model.", show_default="the name of the dataset", rich_help_panel=OUTPUT)]
+ArchOption = Annotated[
+    Arch | None,
+    typer.Option(help="unet: one entry; unet-aug: one entry, inputs of random resolution.", show_default=_OF_CONFIG, rich_help_panel=MODEL),
+]
+TargetsOption = Annotated[
+    Targets | None,
+    typer.Option(help="centred: for real scans; paper: reproduces the paper's table.", show_default=_OF_CONFIG, rich_help_panel=TRAINING),
+]
+NumFiltersOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Channels of the first level.", show_default=_OF_CONFIG, rich_help_panel=MODEL),
+]
+NumLevelsOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Encoder levels.", show_default="those of the prepared dataset", rich_help_panel=MODEL),
+]
+NumDepthsOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Number of routing depths, including depth 0.", show_default=_OF_CONFIG, rich_help_panel=MODEL),
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Passes over the training cases.", show_default=_OF_CONFIG, rich_help_panel=TRAINING),
+]
+FoldOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fold",
+        "-f",
+        metavar="K|all",
+        help="The fold to hold out; all: train on every case.",
+        show_default=_OF_CONFIG,
+        rich_help_panel=DATA,
+    ),
+]
+SplitsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Folds in the layout of nnU-Net's splits_final.json.",
+        show_default="random folds",
+        rich_help_panel=DATA,
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Continue the run where it stopped, with its original options.", rich_help_panel=OUTPUT)
+]
 ResumeFromOption = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Start a new run from the state of this run, optionally with other options."),
+    typer.Option(
+        metavar="RUN",
+        help="Start a new run from the state of this run, optionally with other options.",
+        show_default="none",
+        rich_help_panel=TRAINING,
+    ),
 ]
 InitOption = Annotated[
     Path | None,
-    typer.Option(metavar="MODEL", help="Start with the weights of a run, a bundle or a built-in model, as far as they fit."),
+    typer.Option(
+        metavar="MODEL",
+        help="Start with the weights of a run, a bundle or a built-in model, as far as they fit.",
+        show_default="random weights",
+        autocompletion=complete_model,
+        rich_help_panel=MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", "-d", help="auto, cpu, cuda, cuda:N, or a list of GPUs such as 0,1,2: one process each.", rich_help_panel=MACHINE
+    ),
 ]
 NprocOption = Annotated[
     int,
-    typer.Option("--nproc", min=1, metavar="N", help="Number of processes on this machine, e.g. one per GPU; they share every step."),
+    typer.Option(
+        "--nproc",
+        min=1,
+        metavar="N",
+        help="Number of processes on this machine, e.g. one per GPU; they share every step.",
+        rich_help_panel=MACHINE,
+    ),
 ]
-AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="Train in bfloat16; by default if the hardware supports it.")]
+AmpOption = Annotated[
+    bool | None,
+    typer.Option("--amp/--no-amp", help="Train in bfloat16.", show_default="if the hardware supports it", rich_help_panel=MACHINE),
+]
 TrackOption = Annotated[
-    Tracking | None, typer.Option(help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).")
+    Tracking | None,
+    typer.Option(
+        help="Also log epochs to RUN/tensorboard, or to Weights & Biases (offline with WANDB_MODE=offline).",
+        show_default="only log.jsonl",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the plan of the training (network, cases, steps, peak memory) and write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan of the training (network, cases, steps, peak memory) and write nothing.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
@@ -93,7 +188,7 @@ def run(
     resume_from: ResumeFromOption = None,
     init: InitOption = None,
     nproc: NprocOption = 1,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     amp: AmpOption = None,
     track: TrackOption = None,
     dry_run: DryRunOption = False,
@@ -103,6 +198,8 @@ def run(
 
     Example: rare train prepared -o run --preset hippocampus --fold 0
 
+    Example: rare train prepared -o run --resume
+
     Several machines: torchrun ... -m rarecli train ..., or srun rare train ... under SLURM (docs/training.md).
     """
     from rarecli.core.config.run_folder import load_resumed_config
@@ -111,9 +208,9 @@ def run(
     from rarecli.core.jobs.ranks import find_ranks
 
     network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
-    chosen = network | {"name": name, "epochs": epochs, "fold": _fold(fold), "amp": amp}
+    chosen = network | {"name": name, "epochs": epochs, "fold": fold_choice(fold), "amp": amp}
     source = output if resume else resume_from
-    settings = load_train_config(preset, config, _overrides(set_ or [], chosen), load_resumed_config(source) if source else None)
+    settings = load_train_config(preset, config, overrides(set_ or [], chosen), load_resumed_config(source) if source else None)
     try:
         from rarecli.core.jobs.launch import launch, ranks_wanted
         from rarecli.core.training.dry_run import dry_run as plan_training
@@ -123,36 +220,18 @@ def run(
     if dry_run:
         show = print_json if json else print_plan
         show(plan_training(prepared, settings, device=device, splits=splits))
+        Console().end(None, command(*(word for word in sys.argv[1:] if word != "--dry-run")))
         return
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
     options = TrainOptions(device, resume, resume_from, init, splits, track and track.value)
     record = train(prepared, output, settings, options, Console())
-    if json and find_ranks().leads:
+    if find_ranks().leads:
+        _end(record, output, json)
+
+
+def _end(record: dict[str, Any], output: Path, json: bool) -> None:
+    if json:
         print_json(record)
-
-
-def _overrides(items: list[str], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys changed by --set and by the other options, which override --set. An option that is not given changes nothing."""
-    import yaml
-
-    overrides = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
-        try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise typer.BadParameter(f"the value of {item!r} is not valid YAML", param_hint="--set") from None
-    given = {key: value.value if isinstance(value, Enum) else value for key, value in chosen.items() if value is not None}
-    return overrides | given
-
-
-def _fold(text: str | None) -> int | str | None:
-    if text is None or text == "all":
-        return text
-    if not text.isdigit():
-        raise typer.BadParameter(f"{text!r} is neither a number nor all", param_hint="--fold")
-    return int(text)
+    Console().end(output, command("evaluate", "DATASET", "-m", output, "-o", "scores"))

@@ -1,14 +1,17 @@
 """Every error that a user can cause or meet, each class with its exit code.
 
-RareError                   1  a bug, if raised as such
-├── UsageError              2  the command line, an option's value
-├── DataError               3  a scan, a labels file, a dataset
-├── ModelError              4  weights, a bundle, a configuration, a failed parity gate
-├── EnvironmentFault        5  a missing extra, a device, a full or read-only disk
-├── SomeCasesFailed         6  the other cases of the batch succeeded
-└── Preempted              75  stopped from outside, after saving
+class                     code  kind
+RareError                   1  bug          a bug, if raised as such
+├── UsageError              2  usage        the command line, an option's value
+├── DataError               3  data         a scan, a labels file, a dataset
+├── ModelError              4  model        weights, a bundle, a configuration, a failed parity gate
+├── EnvironmentFault        5  environment  a missing extra, a device, a full or read-only disk
+├── SomeCasesFailed         6  some-failed  the other cases of the batch succeeded
+└── Preempted              75  stopped      stopped from outside, after saving
 
-Interrupted               130  Ctrl-C; a BaseException, in jobs/signals.py
+Interrupted               130  interrupted  Ctrl-C; a BaseException, in jobs/signals.py
+
+`--json` prints the kind and the code, for programs.
 
 Errors are raised where they are detected, and printed in one place, `rarecli/cli.py`.
 """
@@ -27,6 +30,7 @@ class RareError(Exception):
     """An error that says what is wrong, where, what was found and expected, and what to do. All parts but `problem` are optional."""
 
     exit_code = 1
+    kind = "bug"
     rank: int | None = None
     """The rank that raised the error; None for an error that all ranks raise."""
 
@@ -65,6 +69,18 @@ class RareError(Exception):
         text = "; ".join([self.problem, *(f"{name} {_shortened(value)}" for name, value in parts.items() if value is not None)])
         return " ".join((text.replace(f"{Path(self.path).parent}/", "") if self.path else text).split())
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The error as JSON values, by the keys of docs/schemas/error.schema.json; null for what is not known."""
+        place = f"rank {self.rank}" if self.rank is not None else self.field
+        parts = {"case": self.case, "path": self.path, "expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return {
+            "kind": self.kind,
+            "message": f"{place}: {self.problem}" if place else self.problem,
+            **{name: None if value is None else _shortened(value) for name, value in parts.items()},
+            "exit_code": self.exit_code,
+        }
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle all parts, so that a worker process can report the error."""
         return _rebuild, (type(self), self.__dict__)
@@ -86,24 +102,28 @@ class UsageError(RareError):
     """The command line or the value of an option is invalid."""
 
     exit_code = 2
+    kind = "usage"
 
 
 class DataError(RareError):
     """A scan, its labels or a dataset is broken or inconsistent."""
 
     exit_code = 3
+    kind = "data"
 
 
 class ModelError(RareError):
     """Weights, a bundle or a configuration is broken, or does not suit its use."""
 
     exit_code = 4
+    kind = "model"
 
 
 class EnvironmentFault(RareError):
     """The machine lacks something: a package, a device, disk space, a permission."""
 
     exit_code = 5
+    kind = "environment"
 
 
 class SomeCasesFailed(RareError):
@@ -114,6 +134,7 @@ class SomeCasesFailed(RareError):
     """
 
     exit_code = 6
+    kind = "some-failed"
 
     def __init__(
         self,
@@ -126,6 +147,13 @@ class SomeCasesFailed(RareError):
         super().__init__(problem, **parts)
         self.result = result
         self.failures = {name: error.brief for name, error in (failures or {}).items()}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The error as JSON values. What was found is each failed case and the reason, if nothing else is known."""
+        cases = "; ".join(f"{name}: {why}" for name, why in self.failures.items())
+        facts = super().facts
+        return facts | {"found": facts["found"] or (_shortened(cases) if cases else None)}
 
     def __str__(self) -> str:
         """Return the problem, one line per failed case, then the other parts."""
@@ -184,6 +212,7 @@ class Preempted(RareError):
     """A training was asked to stop (SIGTERM); its state is saved. Schedulers take exit code 75 for `try again`."""
 
     exit_code = 75
+    kind = "stopped"
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

@@ -19,6 +19,7 @@ from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import json_lines
+from rarecli.core.jobs.words import counted
 
 if TYPE_CHECKING:
     from rarecli.core.engines.manifest import Parity
@@ -90,7 +91,7 @@ def _scan(path: Path, model: Path | None) -> Facts:
     ras = to_ras(volume)
     facts: Facts = {
         "kind": "scan",
-        "shape": f"{_times(volume.shape)} voxels, {volume.num_channels} channel{'s' if volume.num_channels > 1 else ''}",
+        "shape": f"{_times(volume.shape)} voxels, {counted(volume.num_channels, 'channel')}",
         "spacing": f"{_times(volume.spacing_mm)} mm",
         "orientation": volume.orientation,
         "field of view": f"{_times(np.array(ras.shape) * ras.spacing_mm)} mm (right x anterior x superior)",
@@ -128,7 +129,7 @@ def _scans(path: Path) -> Facts:
         facts["kind"] = "predictions"
         facts["model"] = f"{content['model']}, {content['backend']}"
         counts = Counter(entry_taken(record) for record in content["cases"].values())
-        facts["routes"] = [f"{entry_text(entry)}: {counts[entry]} cases" for entry in sorted(counts)]
+        facts["routes"] = [f"{entry_text(entry)}: {counted(counts[entry], 'case')}" for entry in sorted(counts)]
     return facts
 
 
@@ -150,12 +151,12 @@ def _prepared(path: Path) -> Facts:
     plan = index.plan
     facts: Facts = {
         "kind": "prepared dataset",
-        "dataset": f"{plan.dataset}, {len(index.cases)} cases",
+        "dataset": f"{plan.dataset}, {counted(len(index.cases), 'case')}",
         "trained spacing": f"{_times(plan.spacing_mm)} mm",
         "patch": f"{_times(plan.patch_size)} voxels" + (", every case of this shape" if plan.fixed_shape else ""),
         "levels": str(plan.num_levels),
         "normalisation": plan.normalisation.kind,
-        "routing plan": [f"depth {depth}: {count} cases" for depth, count in enumerate(index.routing_plan)],
+        "routing plan": [f"depth {depth}: {counted(count, 'case')}" for depth, count in enumerate(index.routing_plan)],
     }
     if index.failed:
         facts["failed"] = [f"{name}: {why}" for name, why in index.failed.items()]
@@ -168,7 +169,7 @@ def _run(path: Path) -> Facts:
     facts: Facts = {"kind": "run"} | _model(info.spec)
     if info.started_from:
         facts["weights from"] = info.started_from
-    facts["training"] = f"{num_epochs} of {info.config.epochs} epochs, fold {info.config.fold}, targets {info.spec.targets}"
+    facts["training"] = f"{num_epochs} of {counted(info.config.epochs, 'epoch')}, fold {info.config.fold}, targets {info.spec.targets}"
     facts["cases"] = f"{len(info.split['train'])} to train, {len(info.split['val'])} to validate"
     return facts
 
@@ -208,7 +209,7 @@ def _agreement(parity: Parity | None) -> str:
         return "never run"
     return (
         f"within {max(parity.max_abs, parity.large_max_abs or 0):.1e} of PyTorch in {' and '.join(parity.runners)}, "
-        f"{parity.label_changes} labels changed, "
+        f"{counted(parity.label_changes, 'label')} changed, "
         f"Dice at least {parity.min_dice:.4f}"
     )
 
@@ -217,8 +218,8 @@ def _model(spec: ModelSpec) -> Facts:
     network, plan = spec.network, spec.plan
     return {
         "name": spec.name,
-        "network": f"{network.arch}, {network.num_filters} filters, {network.num_levels} levels, {network.num_depths} depths, "
-        f"{'every axis at its own' if spec.per_axis else 'one for all axes'}",
+        "network": f"{network.arch}, {counted(network.num_filters, 'filter')}, {counted(network.num_levels, 'level')}, "
+        f"{counted(network.num_depths, 'depth')}, {'every axis at its own' if spec.per_axis else 'one for all axes'}",
         "channels": ", ".join(plan.channel_names),
         "labels": [f"{value} {name}" for value, name in zip(plan.label_values, plan.label_names, strict=True)],
         "routing": [f"depth {depth}: grid {_times(spec.grid_spacing_mm(isotropic(depth)))} mm" for depth in range(network.num_depths)],

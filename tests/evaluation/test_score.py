@@ -57,7 +57,7 @@ def test_references_without_a_prediction_are_named(tmp_path):
         write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
     write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
     score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
-    assert said == ["1 references have no prediction and are not scored: b"]
+    assert said == ["not scored: 1 reference has no prediction: b"]
 
 
 def test_scoring_refuses_what_does_not_belong_together(tmp_path):

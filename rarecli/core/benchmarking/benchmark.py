@@ -103,9 +103,9 @@ def require_success(result: dict[str, Any], output: Path) -> None:
     table, earlier = output / "results.csv", result["against"]
     if failed:
         problem = f"{len(failed)} of {len(statuses)} rows failed: {failed[0].removeprefix('failed: ')}"
-        raise SomeCasesFailed(problem, path=table, remedy="see the column status")
+        raise SomeCasesFailed(problem, path=table, remedy="see the column status", result=result)
     if OK not in statuses:
-        raise SomeCasesFailed("nothing was measured", path=table, found=statuses[0] if statuses else None)
+        raise SomeCasesFailed("nothing was measured", path=table, found=statuses[0] if statuses else None, result=result)
     if earlier and (slower := [row for row in earlier["rows"] if row["ratio"] > earlier["threshold"]]):
         worst = max(slower, key=lambda row: float(row["ratio"]))
         raise SomeCasesFailed(
@@ -113,6 +113,7 @@ def require_success(result: dict[str, Any], output: Path) -> None:
             path=table,
             found=f"{title(worst)}, {worst['method']}, entry {entry_label(worst)}: {worst['ratio']:.2f} times as long",
             expected=f"at most {earlier['threshold']:g} times",
+            result=result,
         )
 
 

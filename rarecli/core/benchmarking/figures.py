@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
+from rarecli.core.jobs.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +104,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
         for peak in result["peaks"]:
             for precision, style in (("fp32", "-"), ("bf16", "--")):
                 if peak[precision] and any(row["precision"] == precision for row in result["rows"]):
-                    label = f"peak, {precision}" + (f", {peak['threads']} threads" if peak["threads"] else "")
+                    label = f"peak, {precision}" + (f", {counted(peak['threads'], 'thread')}" if peak["threads"] else "")
                     panel.plot(scale, np.minimum(peak[precision], scale * peak["copy"]), style, color="0.4", label=label)
     panel.set(xlabel="FLOP per byte moved, from the model", ylabel="GFLOP/s", xscale="log", yscale="log")
     panel.set_title("roofline; numbers are depths")
@@ -118,7 +119,7 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[d
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "ok" and _is_isotropic(row):
-            threads = f", {row['threads']} threads" if row["threads"] else ""
+            threads = f", {counted(row['threads'], 'thread')}" if row["threads"] else ""
             batch = f", batch {row['batch']}" if row["batch"] > 1 else ""
             lines.setdefault((f"{row['backend']} {row['precision']}{threads}{batch}", row["method"]), []).append(row)
     names = list(dict.fromkeys(name for name, _ in lines))

@@ -21,6 +21,7 @@ from rarecli.core.config.network_cost import least_memory_bytes
 from rarecli.core.errors import EnvironmentFault, RareError
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.progress import Reporter
+from rarecli.core.jobs.words import counted, duration
 from rarecli.core.types import Entry, Shape
 
 
@@ -58,7 +59,8 @@ def measure(models: Models, task: Task, reporter: Reporter) -> tuple[list[Row], 
             table += _measure_group(models, task, group, stack, peaks, reporter)
     if task.cold_start:
         good = [row for row in table if row.status == OK]
-        reporter.say(f"measuring the cold start of {len(good)} rows")
+        at_least = sum(row.load_s or 0.0 for row in good)
+        reporter.say(f"measuring the cold start of {counted(len(good), 'row')}, each in its own process: at least {duration(at_least)}")
         for row in reporter.track(good, "cold starts", len(good)):
             _start_cold(models, task, row)
     return table, peaks
@@ -77,7 +79,7 @@ def _measure_group(
     default_threads = _torch_threads()
     comparison = Comparison(models.path("torch"), stack) if task.compare_with_torch else None
     for key in keys:
-        reporter.say(f"opening {key.backend}, {key.precision}" + (f", {key.num_threads} threads" if key.num_threads else ""))
+        reporter.say(f"opening {key.backend}, {key.precision}" + (f", {counted(key.num_threads, 'thread')}" if key.num_threads else ""))
         try:
             session = _open(models, key, task.device, stack)
         except (RareError, MemoryError, RuntimeError) as error:
@@ -96,7 +98,9 @@ def _measure_group(
                 row.status = f"failed: {reason_of(error)}"
     places = {(row.key.num_threads, row.on_gpu) for row, _, _ in work}
     if work:
-        reporter.say(f"measuring {len(work)} rows in interleaved rounds")
+        seconds = sum(_expected_seconds(row, session, task.effort) for row, session, _ in work)
+        rounds = counted(task.effort.rounds, "interleaved round")
+        reporter.say(f"measuring {counted(len(work), 'row')} in {rounds}, about {duration(seconds)}")
     turns = [item for _ in range(task.effort.rounds) for item in enumerate(work)]
     for index, (row, session, scans) in reporter.track(turns, "benchmark", len(turns)):
         if index == 0:  # once per round, so that the peaks are measured under the same conditions as the rows
@@ -152,6 +156,13 @@ def _prepare(row: Row, session: Session, task: Task) -> list[Volume]:
 
 def _visit(row: Row, session: Session, scans: list[Volume], effort: Effort) -> list[Sample]:
     return _sample(row, session, scans, -(-effort.iterations // effort.rounds), effort.seconds / effort.rounds)
+
+
+def _expected_seconds(row: Row, session: Session, effort: Effort) -> float:
+    """Return how long all rounds of a row take, if an iteration takes as long as the first pass of its engine."""
+    assert row.entry_shape is not None
+    first = session.first_runs_s.get((row.entry, row.entry_shape, row.batch), 0.0)  # none if the row has failed
+    return max(effort.seconds, effort.iterations * first) if row.status == OK else 0.0
 
 
 def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, seconds: float) -> list[Sample]:

@@ -11,6 +11,7 @@ from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
 from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
 from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.config.network_cost import count
+from rarecli.core.jobs.words import counted
 
 Record = dict[str, Any]
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
@@ -102,7 +103,7 @@ def title(record: Record) -> str:
     """Returns the backend of a row and its non-default settings."""
     words = [record["backend"]]
     words += [record["precision"]] if record["precision"] != "fp32" else []
-    words += [f"{record['threads']} threads"] if record["threads"] else []
+    words += [counted(record["threads"], "thread")] if record["threads"] else []
     words += [f"batch {record['batch']}"] if (record["batch"] or 1) > 1 else []
     return ", ".join(words)
 

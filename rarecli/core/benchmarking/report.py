@@ -13,6 +13,7 @@ from rarecli.core.benchmarking.records import Record, entry_label, title
 from rarecli.core.benchmarking.rows import OK
 from rarecli.core.benchmarking.timing import END_TO_END
 from rarecli.core.jobs.files import atomic_file
+from rarecli.core.jobs.words import counted
 
 
 def write_result(result: Record, path: Path) -> None:
@@ -40,7 +41,7 @@ def write_markdown(result: Record, path: Path) -> None:
     lines = [
         f"# {result['name']}",
         "",
-        f"{model['name']}. {machine['cpu']}, {machine['num_cores']} cores, {machine.get('memory_gb', '?')} GB; {versions}.",
+        f"{model['name']}. {machine['cpu']}, {counted(machine['num_cores'], 'core')}, {machine.get('memory_gb', '?')} GB; {versions}.",
         *(f"{place}." for place in _peak_words(result["peaks"])),
         "",
         *(f"- {note}" for note in result["notes"]),
@@ -103,7 +104,7 @@ def _peak_words(peaks: Sequence[Record]) -> list[str]:
     said = []
     for peak in peaks:
         rates = [f"{peak[key]:.0f} GFLOP/s {key}" for key in ("fp32", "bf16") if peak[key]]
-        where = "GPU" if peak["on_gpu"] else f"{peak['threads'] or 'all'} threads"
+        where = "GPU" if peak["on_gpu"] else counted(peak["threads"], "thread") if peak["threads"] else "all threads"
         said.append(f"2048^3 matrix product, {where}: {', '.join(rates)}; copy: {peak['copy']:.1f} GB/s")
     return said
 

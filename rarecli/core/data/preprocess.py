@@ -30,6 +30,7 @@ from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
+from rarecli.core.jobs.words import counted, duration
 from rarecli.core.jobs.workers import Workers, started_workers
 from rarecli.core.types import FloatArray, IntArray
 
@@ -58,8 +59,9 @@ def preprocess(
         seconds = time.perf_counter() - started
     for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
         if not num_cases:
-            reporter.warn(f"label {label} is in none of {len(results)} cases: it cannot be learned, and scores exclude it")
-    reporter.say(f"{len(results)} cases in {seconds:.1f} s ({len(results) / seconds:.0f} cases/s with {workers.num} jobs)")
+            reporter.warn(f"label {label} is in none of {counted(len(results), 'case')}: it cannot be learned, and scores exclude it")
+    rate = f"{len(results) / seconds:.1f} per second with {counted(workers.num, 'job')}"
+    reporter.say(f"{counted(len(results), 'case')} in {duration(seconds)}, {rate}")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
     return index
@@ -86,7 +88,7 @@ def preprocess_part(
     }
     if failures:
         raise some_failed(failures, len(cases), output, result)
-    reporter.say(f"part {shard} is done: {len(cases)} cases; after all parts, --resume instead of --shard writes {output.name}")
+    reporter.say(shard.done(len(cases), output.name))
     return result
 
 

@@ -30,7 +30,7 @@ from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
-from rarecli.core.engines.parity import check_parity
+from rarecli.core.engines.parity import check_parity, expected_seconds
 from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
 from rarecli.core.engines.tensorrt_runner import open_plan
@@ -42,6 +42,7 @@ from rarecli.core.jobs.files import sha256
 from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.words import counted, duration
 from rarecli.core.types import Entry, Shape
 from rarecli.core.versions import installed_versions
 
@@ -93,6 +94,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     rules = rules_of(spec, entries)
     network = load_network(spec, source.weights)
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
+        reporter.say(f"tracing {counted(len(entries), 'entry', 'entries')} of {spec.name}")
         graphs = trace_all(spec, source.weights, entries, precision, reporter)
         shared = None
         if not options.self_contained:
@@ -122,6 +124,8 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
                 engine.model_copy(update={"plan": _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)})
                 for engine in engines
             ]
+        if options.check:
+            reporter.say("writing conformance vectors")
         vectors = write_vectors(folder, rules, reference) if options.check else ()
         manifest = manifest.model_copy(update={"engines": tuple(engines), "conformance": vectors})
         _write(manifest, folder)
@@ -139,13 +143,17 @@ def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -
     if find_spec("openvino"):
         runners.append(OpenVinoRunner(bundle, "cpu"))
     manifest, checked = bundle.manifest, []
+    seconds = expected_seconds(manifest.spec, [engine.entry for engine in manifest.engines], reference, len(runners))
+    names = " and ".join(runner.backend for runner in runners)
+    num_engines = counted(len(manifest.engines), "engine")
+    reporter.say(f"comparing {num_engines} with PyTorch in {names}, about {duration(seconds)}")
     for engine in reporter.track(manifest.engines, "check", len(manifest.engines)):
         with ExitStack() as stack:
             runs = {runner.backend: partial(stack.enter_context(runner).run, entry=engine.entry) for runner in runners}
             parity = check_parity(engine.file, runs, manifest.spec, engine.entry, manifest.precision, reference)
         checked.append(engine.model_copy(update={"parity": parity}))
-        off, names = max(parity.max_abs, parity.large_max_abs or 0), " and ".join(parity.runners)
-        reporter.say(f"{entry_text(engine.entry)}: logits within {off:.1e} of PyTorch in {names}, {parity.label_changes} labels changed")
+        off, changes = max(parity.max_abs, parity.large_max_abs or 0), counted(parity.label_changes, "label")
+        reporter.say(f"{entry_text(engine.entry)}: logits within {off:.1e} of PyTorch in {names}, {changes} changed")
     return checked
 
 

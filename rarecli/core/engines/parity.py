@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
 """The largest difference of a logit, as a share of the largest logit of the same image."""
 MIN_DICE: dict[Precision, float] = {"fp32": 0.999, "fp16": 0.98}
 """The smallest Dice between the labels of the engine and of PyTorch, per class; the share of equal voxels would hide the foreground."""
+_NUM_SHAPES = 3
+"""The patch and two shapes that were never traced."""
 _MIN_VOXELS = 50  # in a smaller class single voxels decide
 
 
@@ -73,6 +77,20 @@ def check_parity(
         label_changes=max(label_changes),
         min_dice=min(item.min_dice for item in (*small, *on_large)),
     )
+
+
+def expected_seconds(spec: ModelSpec, entries: Sequence[Entry], reference: Runner, num_runners: int) -> float:
+    """Return about how long `check_parity` takes for all entries, from one pass of PyTorch through the patch of each entry."""
+    total = 0.0
+    for entry in entries:
+        patch = spec.patch_shape(entry)
+        image = phantom_image(spec, patch, seed=0)
+        before = time.perf_counter()
+        reference.run(image, entry)
+        num_small = 2 * _NUM_SHAPES if geometry.is_isotropic(entry) else _NUM_SHAPES
+        num_patches = num_small + math.prod(large_shape(spec, entry)) / math.prod(patch)
+        total += (time.perf_counter() - before) * num_patches * (1 + num_runners)
+    return total
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.safe_text import read_text
+from rarecli.core.jobs.words import counted
 
 
 def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
@@ -25,7 +26,7 @@ def choose_cases(cases: Sequence[Case], names: Sequence[str] | None) -> list[Cas
             "the dataset has no such cases",
             field="cases",
             found=", ".join(stray[:5]),
-            expected=f"{len(known)} cases, e.g. {next(iter(known))}",
+            expected=f"{counted(len(known), 'case')}, e.g. {next(iter(known))}",
         )
     return [known[name] for name in names]
 
@@ -48,7 +49,7 @@ def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Repo
     if not held_out:
         reporter.warn("the model was trained on all of these cases: the scores do not show how it performs on other scans")
         return None
-    reporter.say(f"scoring the {len(held_out)} cases that the model was not trained on; --all-cases scores all {len(names)}")
+    reporter.say(f"scoring the {counted(len(held_out), 'case')} that the model was not trained on; --all-cases scores all {len(names)}")
     return held_out
 
 

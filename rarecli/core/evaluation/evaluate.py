@@ -121,7 +121,7 @@ def evaluate(
         facts |= {"shard": str(options.shard), "cases": [case.name for case in part]}
         if failures:
             raise some_failed(failures, len(part), output, facts)
-        reporter.say(f"part {options.shard} is done: {len(part)} cases; after all parts, --resume instead of --shard writes the results")
+        reporter.say(options.shard.done(len(part), "the results"))
         return facts
     if not scored:
         raise some_failed(failures, len(cases), dataset, None)

@@ -13,6 +13,7 @@ from rarecli.core.config.geometry import spacing_text
 from rarecli.core.evaluation.heat_maps import Panel, draw_heat_maps
 from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
 from rarecli.core.evaluation.thick_slices import cell_of
+from rarecli.core.jobs.words import counted
 from rarecli.core.types import AnyArray, Triple
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def draw_dice_over_spacing(summary: dict[str, Any], thresholds_mm: Sequence[floa
         panel.legend(loc="lower left")
     panels[0].set(ylabel="Dice, foreground mean", title="at the scan's own resolution")
     panels[1].set(title="restored to the full grid")
-    figure.suptitle(f"{summary['model']}, {points[0]['num_cases']} cases")
+    figure.suptitle(f"{summary['model']}, {counted(points[0]['num_cases'], 'case')}")
     save_figure(figure, path)
 
 
@@ -101,7 +102,7 @@ def draw_thick_slices(summary: dict[str, Any], trained_mm: Triple, path: Path) -
     for name, dice in others.items():
         if dice:
             panels += [Panel(name, dice), Panel(f"routed - {name}", {cell: routed[cell] - dice[cell] for cell in dice}, "difference")]
-    title = f"{summary['model']}, {summary['thick_slices'][0]['num_cases']} cases: Dice at the scan's own resolution"
+    title = f"{summary['model']}, {counted(summary['thick_slices'][0]['num_cases'], 'case')}: Dice at the scan's own resolution"
     draw_heat_maps(panels, trained_mm, title, path)
 
 

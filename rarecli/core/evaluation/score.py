@@ -13,6 +13,7 @@ import numpy as np
 from rarecli.core.config.geometry import entry_taken, is_isotropic
 from rarecli.core.data.case_files import label_files
 from rarecli.core.data.cases import class_indices
+from rarecli.core.data.declared_labels import read_labels_field
 from rarecli.core.errors import DataError, some
 from rarecli.core.evaluation.comparison import FILE_NAME, compare, load_result, result_of
 from rarecli.core.evaluation.metrics import Record, case_record
@@ -37,6 +38,7 @@ def score(
     """Score a folder of label files against references of the same names; write summary.json and cases.csv; return the summary.
 
     Depths come from the predictions.json of `rare predict`, if the folder has one. One pair is in memory at a time.
+    A dataset.json in or beside `references` names the labels; the keys of the summary are their values.
     surface: also compute HD95 and surface Dice with MONAI. against: an earlier result on the same cases; writes comparison.json and
     adds the comparison to the returned summary. A label that is in no reference is not scored; a warning names it.
     Raises DataError for a prediction without a reference or on another grid.
@@ -49,11 +51,12 @@ def score(
         if case.name not in available:
             raise DataError("the prediction has no reference", case=case.name, path=references, expected=f"{case.name}.nii.gz")
     if unscored := sorted(available.keys() - {case.name for case in predicted}):
-        reporter.warn(f"{len(unscored)} references have no prediction and are not scored: {some(unscored)}")
+        without = "1 reference has" if len(unscored) == 1 else f"{len(unscored)} references have"
+        reporter.warn(f"not scored: {without} no prediction: {some(unscored)}")
     other = load_result(against) if against is not None else None
     if surface:
         require_monai()
-    depths = _depths_taken(predictions)
+    depths, names = _depths_taken(predictions), _declared_names(references)
     require_new_result(output, ("summary.json", "cases.csv"), "cases.csv", again=overwrite, resumable=False)
     require_writable(output)
     records: dict[str, dict[int, dict[str, Any]]] = {}
@@ -66,9 +69,10 @@ def score(
     for value in sorted({value for _, value in stray}):
         found = [name for name, other in stray if other == value]
         # a scored label would count as right wherever it is not predicted, and raise the mean
-        reporter.warn(f"label {value} is in no reference and is not scored; it is predicted in {some(found)}")
+        reporter.warn(f"label {names.get(value, value)} is in no reference and is not scored; it is predicted in {some(found)}")
     scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
     summary = summarise(scored, ["background", *map(str, values)])
+    summary["label_names"] = {str(value): names.get(value, str(value)) for value in values}
     write_result(scored, summary, output)
     if other is None:
         return summary
@@ -91,6 +95,18 @@ def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) 
     """Returns a record over all labels of the result. A label in neither prediction nor reference counts as right."""
     nothing = case_record(np.zeros((2, 2), dtype=np.int64), ("background", "nothing"))["nothing"] | (IN_NEITHER if surface else {})
     return {str(value): record.get(value, nothing) for value in values}
+
+
+def _declared_names(references: Path) -> dict[int, str]:
+    """Returns the names of the labels by value from the dataset.json in or beside the folder; empty without one that declares them."""
+    for folder in (references, references.resolve().parent):
+        if (path := folder / "dataset.json").is_file():
+            try:
+                content = read_json(path)
+                return read_labels_field(content.get("labels") if isinstance(content, dict) else None, path)[0]
+            except DataError:  # labels can be scored without their names
+                return {}
+    return {}
 
 
 def _depths_taken(predictions: Path) -> dict[str, int]:

@@ -8,6 +8,7 @@ import signal
 import sys
 
 from rarecli.core.errors import EnvironmentFault, Preempted, RareError, UsageError
+from rarecli.core.jobs.ranks import LAUNCH_ID
 from rarecli.core.jobs.signals import Interrupted
 
 
@@ -40,7 +41,7 @@ def launch(num_ranks: int, arguments: list[str], device: str) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_ranks,
-        run_id="rare",
+        run_id=LAUNCH_ID,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",

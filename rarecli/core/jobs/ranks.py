@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+LAUNCH_ID = "rare"
+"""By this name of a launch, a rank knows that `rare train` itself started it."""
 _SILENCE = timedelta(minutes=20)
 """A rank that does not answer for this long is given up. A dead rank is noticed at once."""
 
@@ -94,6 +96,11 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         found = ", ".join(f"{name}={environment.get(name)}" for name in variables)
         raise EnvironmentFault("the launcher's variables are invalid", found=found, remedy="start with torchrun or --nproc") from None
     return Ranks(rank, num, local_rank)
+
+
+def started_by_launch(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether `launch` started this process as one of several ranks."""
+    return environment.get("TORCHELASTIC_RUN_ID") == LAUNCH_ID
 
 
 @contextmanager

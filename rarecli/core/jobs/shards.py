@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rarecli.core.errors import UsageError
+from rarecli.core.jobs.words import counted
 
 Item = TypeVar("Item")
 
@@ -36,6 +37,10 @@ class Shard:
     def file_name(self, name: Path) -> str:
         """Return the name of this part's own file, e.g. finished_2of8.jsonl for finished.jsonl; for all items, `name` itself."""
         return name.name if self == WHOLE else f"{name.stem}_{self.number}of{self.num}{name.suffix}"
+
+    def done(self, num_cases: int, result: str) -> str:
+        """Return the words for the end of this part. result: what is written once all parts are done."""
+        return f"part {self} is done: {counted(num_cases, 'case')}; after all parts, --resume instead of --shard writes {result}"
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Return this part of the items."""

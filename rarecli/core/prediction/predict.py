@@ -13,12 +13,13 @@ from typing import Any
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
+from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal, written_names
 from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
+from rarecli.core.jobs.words import counted, volume
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, probabilities_file, work_in_processes
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 
@@ -90,10 +91,15 @@ def _predict_cases(
             continue
         if worker.journal:
             worker.journal.add(case.name, done.key, outcome)
-        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']})")
+        volumes = f"; {_volumes(outcome)}" if len(cases) == 1 else ""
+        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']}){volumes}")
         for difference in outcome["warnings"]:
             reporter.warn(f"{case.name} is unlike the training scans: {difference}")
     return records, failures
+
+
+def _volumes(record: dict[str, Any]) -> str:
+    return some((f"{label} {volume(mm3)}" for label, mm3 in record["volumes_mm3"].items()), most=10)
 
 
 def _is_file_name(output: Path) -> bool:
@@ -125,7 +131,7 @@ def choose_targets(cases: Sequence[Case], output: Path, *, resume: bool = False)
     if to_file and resume:
         raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")
     if to_file and len(cases) > 1:
-        raise UsageError("several scans do not fit one file", path=output, found=f"{len(cases)} scans", expected="a folder")
+        raise UsageError("several scans do not fit one file", path=output, found=counted(len(cases), "scan"), expected="a folder")
     if not to_file and output.is_file():
         raise UsageError("the output is a file", path=output, expected="a folder, or a name ending in .nii.gz for one scan")
     targets = {case.name: output if to_file else output / f"{case.name}.nii.gz" for case in cases}

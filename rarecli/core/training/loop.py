@@ -27,6 +27,7 @@ from rarecli.core.errors import DataError, ModelError, Preempted
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.ranks import Ranks, require_useful
 from rarecli.core.jobs.signals import Interrupted, StopRequest
+from rarecli.core.jobs.words import counted, memory
 from rarecli.core.model import RareUNet, build_network, checkpoint
 from rarecli.core.model.device import has_fast_bfloat16
 from rarecli.core.training.batches import Batch, Batches, naming_dead_workers
@@ -124,7 +125,7 @@ class TrainingLoop:
         """Take the remaining steps of an epoch."""
         config, state, sums = self.config, self.state, self.state.sums
         self.learner.network.train()
-        label = f"epoch {state.epoch + 1}/{config.epochs}"
+        label = self.record.label(state, config.epochs)
         for _ in self.reporter.track(range(state.position, self.steps_per_epoch), label, self.steps_per_epoch - state.position):
             started, waited_s, computed_s = time.perf_counter(), batches.waited_s, self.learner.computed_s
             stop = self._step(next(planned), batches)
@@ -207,7 +208,7 @@ class TrainingLoop:
                 checkpoint.save_weights(self.run / name, weights, facts)
             self.record.add(line)
         self.save()
-        self.record.tell(line, config.epochs, config.num_workers)
+        self.record.tell(line, config.epochs, config.num_workers, self.record.outlook(state, config.epochs))
         self.tracker.log(line)
         return line
 
@@ -233,17 +234,13 @@ class TrainingLoop:
 
     def _introduce(self) -> None:
         num = sum(parameter.numel() for parameter in self.learner.network.parameters())
-        network = self.spec.network
-        depths = "1 depth" if network.num_depths == 1 else f"{network.num_depths} depths"
         ranks = f"{self.ranks.num} ranks, " if self.ranks.num > 1 else ""
-        self.reporter.say(
-            f"{network.arch}, {num / 1e6:.1f} M parameters, {network.num_filters} filters, {depths}; "
-            f"{len(self.cases)} training cases, {len(self.split['val'])} for validation; "
-            f"{ranks}{self.device}, {'bfloat16' if self.learner.amp else 'float32'}, {torch.get_num_threads()} threads"
-        )
+        precision, threads = "bfloat16" if self.learner.amp else "float32", counted(torch.get_num_threads(), "thread")
+        place = f"{ranks}{self.device}, {precision}, {threads}"
+        self.record.introduce(self.spec.network, num, len(self.cases), len(self.split["val"]), place)
         if self.ranks.leads:
-            memory = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
-            self.reporter.say(f"planned peak memory {memory.peak / 1e9:.2f} GB per rank, not counting the process itself")
+            planned = memory_of(self.dataset, self.spec, self.config, self.cases, self.learner.amp, self.ranks.num)
+            self.reporter.say(f"planned peak memory {memory(planned.peak)} per rank, not counting the process itself")
 
 
 def _versions() -> dict[str, str]:
