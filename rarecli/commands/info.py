@@ -15,6 +15,9 @@ PathArgument = Annotated[
     ),
 ]
 ModelOption = Annotated[Path | None, typer.Option("--model", "-m", help="For a scan: also report where this model would route it.")]
+SeriesOption = Annotated[
+    str | None, typer.Option("--series", metavar="UID", help="For DICOM: the series to describe, where there are several.")
+]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="For a bundle: check its files, conformance vectors and large images.")]
 BackendOption = Annotated[str, typer.Option(help="For --verify: auto, torch, onnx, openvino or tensorrt.")]
 
@@ -24,6 +27,7 @@ def run(
     model: ModelOption = None,
     verify: VerifyOption = False,
     backend: BackendOption = "auto",
+    series: SeriesOption = None,
     json: Json = False,
 ) -> None:
     """Describe a file or folder.
@@ -32,7 +36,7 @@ def run(
     """
     from rarecli.core.info import info
 
-    facts = info(path, model, verify=verify, backend=backend)
+    facts = info(path, model, verify=verify, backend=backend, series=series)
     if json:
         print_json(facts)
         return

@@ -20,7 +20,11 @@ from rarecli.commands.console import (
 )
 
 InputsArgument = Annotated[
-    list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
+    list[Path],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel), or folders or zips of DICOM images.",
+    ),
 ]
 ModelOption = Annotated[
     str,
@@ -39,6 +43,19 @@ ProbabilitiesOption = Annotated[bool, typer.Option("--probabilities", help="Also
 PadOption = Annotated[
     bool, typer.Option("--pad/--no-pad", help="Pad scans to a size that the network accepts; --no-pad refuses them instead.")
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of the labels: nifti, mgz, mha, mhd, nrrd, hdr (with .img), or dicom-seg for DICOM scans. By default that of the scan; "
+        "nifti for DICOM.",
+    ),
+]
+SeriesOption = Annotated[str | None, typer.Option("--series", metavar="UID", help="The DICOM series to read, where there are several.")]
+CodesOption = Annotated[
+    Path | None, typer.Option("--codes", metavar="FILE", help="For dicom-seg: codes by label name, YAML or JSON, beside the built-in ones.")
+]
+AnonymiseOption = Annotated[bool, typer.Option("--anonymise", help="For dicom-seg: leave out the patient and the study, except for UIDs.")]
 NprocOption = Annotated[
     int,
     typer.Option(
@@ -67,11 +84,16 @@ def run(
     overwrite: Overwrite = False,
     nproc: NprocOption = 1,
     shard: ShardOption = None,
+    output_format: FormatOption = None,
+    series: SeriesOption = None,
+    codes: CodesOption = None,
+    anonymise: AnonymiseOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
 
     Example: rare predict scan.nii.gz -m run -o labels.nii.gz
+    Example: rare predict dicom_folder -m run -o labels --format dicom-seg
     """
     from rarecli.core.errors import SomeCasesFailed
     from rarecli.core.jobs.shards import Shard
@@ -80,7 +102,8 @@ def run(
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
+    shard_of = Shard.parse(shard)
+    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, shard_of, output_format, series, codes, anonymise)
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:
