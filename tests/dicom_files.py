@@ -24,6 +24,11 @@ def voxels(columns=COLUMNS, rows=ROWS, slices=SLICES):
     return (x + 10 * y + 100 * z).astype(np.uint16)
 
 
+def above(mm):
+    """The position of a slice so far above the first."""
+    return ORIGIN + np.array([0, 0, mm])
+
+
 def image(pixels, position, orientation=AXIAL, series="1.2.3.4", **attributes):
     """One image of a slice (rows, columns). attributes: replace the others; None removes one."""
     dataset = Dataset()
@@ -31,7 +36,13 @@ def image(pixels, position, orientation=AXIAL, series="1.2.3.4", **attributes):
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     fields = {
         **{"SOPClassUID": MRImageStorage, "SOPInstanceUID": generate_uid(), "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": series},
-        **{"FrameOfReferenceUID": "1.2.5", "Modality": "MR", "SeriesDescription": "T1 Muster sagittal", "SeriesNumber": 3, "InstanceNumber": 1},
+        **{
+            "FrameOfReferenceUID": "1.2.5",
+            "Modality": "MR",
+            "SeriesDescription": "T1 Muster sagittal",
+            "SeriesNumber": 3,
+            "InstanceNumber": 1,
+        },
         **{"StudyDate": "20010203", "StudyTime": "101112", "ImageType": ["ORIGINAL", "PRIMARY"], "Manufacturer": "phantom"},
         **PATIENT,
         **STUDY,
@@ -57,7 +68,8 @@ def series(pixels=None, step=None, orientation=AXIAL, **attributes):
     pixels = voxels() if pixels is None else pixels
     step = STEP * normal(orientation) if step is None else np.asarray(step)
     return [
-        image(plane, ORIGIN + number * step, orientation, **{"InstanceNumber": number + 1, **attributes}) for number, plane in enumerate(pixels)
+        image(plane, ORIGIN + number * step, orientation, **{"InstanceNumber": number + 1, **attributes})
+        for number, plane in enumerate(pixels)
     ]
 
 
@@ -85,7 +97,7 @@ def enhanced(pixels=None, order=None, step=STEP, slopes=None, **attributes):
     frames = []
     for number in order:
         frame, position, values = Dataset(), Dataset(), Dataset()
-        position.ImagePositionPatient = list(ORIGIN + [0, 0, number * step])
+        position.ImagePositionPatient = above(number * step).tolist()
         values.RescaleSlope, values.RescaleIntercept, values.RescaleType = (slopes[number] if slopes else 1), 0, "US"
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [position], [values]
         frames.append(frame)

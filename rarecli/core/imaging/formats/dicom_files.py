@@ -31,6 +31,8 @@ _TAGS = [
     *("EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "InversionTime", "FlipAngle"),
     *("AcquisitionNumber", "AcquisitionTime", "ContentTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+_DICOMDIR = "1.2.840.10008.1.3.10"
+"""The class of a DICOMDIR, which lists files and belongs to no series."""
 _MOST_FILES = 100_000
 
 
@@ -127,7 +129,7 @@ def _in_zip(path: Path) -> Iterator[Instance]:
             raise DataError("the zip holds too many files", found=f"over {_MOST_FILES}", expected="one series")
         for info in sorted(members, key=lambda info: info.filename):
             if info.flag_bits & 1:
-                raise DataError("the zip is encrypted", expected="no password", remedy="unpack it, and give the folder")
+                raise DataError("the zip is encrypted", found="a password", expected="no password", remedy="unpack it, and give the folder")
             with archive.open(info) as file:
                 if file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC:
                     yield _read_header(path, info.filename)
@@ -136,7 +138,18 @@ def _in_zip(path: Path) -> Iterator[Instance]:
 def _read_header(path: Path, member: str | None) -> Instance:
     name = f"{path}" + (f": {member}" if member else "")
     with reading(name), _opened(path, member) as file:
-        return Instance(path, member, pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_TAGS))
+        header = pydicom().dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+        for _ in header.iterall():  # parses every value, so that what is broken fails here
+            pass
+        needed = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"]
+        if header.get("SOPClassUID") and header.SOPClassUID.name.endswith("Image Storage"):
+            needed.append("Rows")
+        if header.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
+            needed = []
+        if missing := [attribute for attribute in needed if not header.get(attribute)]:
+            found = f"no {', '.join(missing)}"
+            raise DataError("the DICOM file is broken", found=found, expected="a complete header", remedy="export the series again")
+        return Instance(path, member, header)
 
 
 @contextmanager

@@ -79,7 +79,9 @@ def _listed(images: dict[str, list[Instance]]) -> str:
 def _describe(uid: str, instances: Sequence[Instance]) -> str:
     num_slices = sum(int(instance.header.get("NumberOfFrames") or 1) for instance in instances)
     header = instances[0].header
-    words = [str(header.get("Modality", "")), _description(header), f"{num_slices} slice{'' if num_slices == 1 else 's'}"]
+    with reading(instances[0].name):
+        description = _description(header)
+    words = [str(header.get("Modality", "")), description, f"{num_slices} slice{'' if num_slices == 1 else 's'}"]
     try:
         stack = stack_of([frame for instance in instances for frame in frames_of(instance)])
         words.append(" x ".join(f"{size:.4g}" for size in (*stack.frames[0].spacing, stack.step_mm)) + " mm")

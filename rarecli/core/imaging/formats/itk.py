@@ -78,7 +78,7 @@ def simple_itk() -> Any:
 
 def voxel_file_of(path: Path) -> Path | None:
     """Return the file with the voxels of a .mhd header, or None if the header names none. Raises DataError for a path out of its folder."""
-    name = _fields(path).get("elementdatafile", "")
+    name = _fields(path)[0].get("elementdatafile", "")
     if not is_inside(name) or "%" in name or name.split(" ")[0].upper() == "LIST":
         raise DataError(
             "the header points to files that are not read", field="ElementDataFile", found=name, expected="one file beside the header"
@@ -114,7 +114,7 @@ def _open(path: Path) -> tuple[Any, tuple[int, ...], FloatArray, tuple[str, ...]
 
 def _check_fields(path: Path) -> list[str]:
     """Refuse what SimpleITK would guess or follow. Return a note if the orientation is unknown."""
-    fields = _fields(path)
+    fields, _ = _fields(path)
     if path.suffix == ".nrrd":
         spacing, orientation = {"space directions", "spacings"} & fields.keys(), {"space", "space dimension"} & fields.keys()
         if detached := {"data file", "datafile"} & fields.keys():
@@ -135,15 +135,17 @@ def _check_fields(path: Path) -> list[str]:
     return [] if orientation else ["the header has no orientation: the axes are taken to point left, posterior and superior"]
 
 
-def _fields(path: Path) -> dict[str, str]:
-    """Return the fields of a MetaImage or NRRD header by lower-case name."""
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """Return the fields of a MetaImage or NRRD header by lower-case name, and its length in bytes."""
     with path.open("rb") as file:
         start = file.read(_MOST_HEADER_BYTES)
     fields: dict[str, str] = {}
     separator = ":" if path.suffix == ".nrrd" else "="
     if path.suffix == ".nrrd" and not start.startswith(b"NRRD"):
         raise DataError("not a NRRD file", found=f"first bytes {start[:4]!r}", expected="NRRD")
+    num_bytes = 0
     for line in start.split(b"\n"):
+        num_bytes += len(line) + 1
         text = line.decode("latin-1").strip()
         if path.suffix == ".nrrd" and not text:
             break
@@ -152,13 +154,13 @@ def _fields(path: Path) -> dict[str, str]:
             fields.setdefault(name.strip().lower(), value.strip())
         if name.strip().lower() == "elementdatafile":
             break
-    return fields
+    return fields, num_bytes
 
 
 def _require_size(path: Path, sizes: list[int], num_components: int, num_bytes: int) -> None:
     voxels = voxel_file_of(path) if path.suffix == ".mhd" else None
-    num_values, file_bytes = math.prod(sizes) * num_components, (voxels or path).stat().st_size
-    fields = _fields(path)
+    fields, header_bytes = _fields(path)
+    num_values, file_bytes = math.prod(sizes) * num_components, (voxels or path).stat().st_size - (0 if voxels else header_bytes)
     packed = fields.get("compresseddata", "false").lower() in ("true", "1") or fields.get("encoding", "raw").lower() != "raw"
     most_bytes = file_bytes * (_MOST_RATIO if packed else 1)
     if num_values * num_bytes > most_bytes:

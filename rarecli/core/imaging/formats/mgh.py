@@ -25,6 +25,7 @@ _HEADER_BYTES = 284
 """The voxels begin here."""
 _FIELD_BYTES = 90
 """The fields before the voxels; others follow behind them."""
+_HAS_GEOMETRY = slice(28, 30)
 _NIFTI_DTYPES = {0: "u1", 1: "i4", 3: "f4", 4: "i2", 10: "u2"}
 
 
@@ -48,6 +49,15 @@ def _read_header(stream: Stream, path: Path) -> tuple[Any, NiftiHeader]:
     start = stream.read(_HEADER_BYTES)
     if len(start) < _HEADER_BYTES:
         raise DataError("the file is cut short", found=f"{len(start)} bytes", expected=f"a header of {_HEADER_BYTES} bytes")
+    # read here, because nibabel replaces it along with the geometry
+    if (has_geometry := int.from_bytes(start[_HAS_GEOMETRY], "big")) != 1:
+        raise DataError(
+            "the spacing and the orientation are unknown",
+            field="goodRASFlag",
+            found=has_geometry,
+            expected=1,
+            remedy="write the geometry into the header, e.g. with mri_convert",
+        )
     fields = start[:_FIELD_BYTES].ljust(MGHHeader.template_dtype.itemsize, b"\0")
     header = MGHHeader(fields, check=False)
     if int(header["version"]) != 1:
@@ -67,13 +77,5 @@ def _read_header(stream: Stream, path: Path) -> tuple[Any, NiftiHeader]:
 
 
 def _affine(header: Any) -> tuple[FloatArray, tuple[str, ...]]:
-    if int(header["goodRASFlag"]) != 1:
-        raise DataError(
-            "the spacing and the orientation are unknown",
-            field="goodRASFlag",
-            found=int(header["goodRASFlag"]),
-            expected=1,
-            remedy="write the geometry into the header, e.g. with mri_convert",
-        )
     affine = np.asarray(header.get_affine(), dtype=np.float64)
     return affine, tuple(require_orthogonal(affine, "delta, Mdc"))
