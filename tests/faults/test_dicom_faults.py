@@ -26,6 +26,8 @@ from dicom_files import (
 )
 from pydicom.uid import BasicTextSRStorage, ComprehensiveSRStorage, RTStructureSetStorage, SegmentationStorage
 
+from rarecli.core.data.case_files import find_scans
+from rarecli.core.data.cases import read_image
 from rarecli.core.errors import DataError, RareError, UsageError
 from rarecli.core.imaging.volume import read_volume
 
@@ -211,6 +213,9 @@ def test_fault_67_shuffled_names(tmp_path):
     path = save(tmp_path / "a", series()[:2], ["z", "8.dcm"])
     save(path / "deeper" / "still", series()[2:], ["a b", "IM1.ima"])
     np.testing.assert_array_equal(read_volume(path).data[0], IN_ORDER)
+    by_another_name = save(tmp_path / "b", series(), [f"{number}.img" for number in range(SLICES)])
+    (case,) = find_scans([by_another_name])
+    np.testing.assert_array_equal(read_image(case).data[0], IN_ORDER)
 
 
 def test_fault_68_several_echoes(tmp_path):

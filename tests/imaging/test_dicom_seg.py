@@ -2,12 +2,15 @@
 
 import json
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import yaml
 from dicom_files import COLUMNS, ORIGIN, PATIENT, ROWS, SECRETS, SLICES, STEP, STUDY, ct, enhanced, normal, save, series, voxels
 from pydicom import dcmread
+from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import SegmentationStorage
 from stand_in import Octants
 
@@ -90,7 +93,7 @@ def test_simpleitk_opens_it(tmp_path):
     for frame, plane in zip(dcmread(tmp_path / "labels.dcm").PerFrameFunctionalGroupsSequence, frames, strict=True):
         value = VALUES[frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
         number = round((frame.PlanePositionSequence[0].ImagePositionPatient[2] - ORIGIN[2]) / STEP)
-        np.testing.assert_array_equal(plane > 0, labels[:, :, number].T == value)
+        np.testing.assert_array_equal(plane > 0, value == labels[:, :, number].T)
 
 
 def test_labels_of_a_tilted_series_lie_on_its_slices(tmp_path):
@@ -205,14 +208,10 @@ def test_names_are_found_in_any_spelling():
 
 def test_every_code_of_the_table_is_one_of_the_standard():
     """pydicom lists the codes of DICOM's context groups, with their meanings."""
-    from pydicom.sr._concepts_dict import concepts
-
-    known = {code: meaning.lower() for names in concepts["SCT"].values() for code, (meaning, _) in names.items()}
-    meanings = {code: {m.lower() for names in concepts["SCT"].values() for c, (m, _) in names.items() if c == code} for code in known}
-    from importlib import resources
-
-    import yaml
-
+    meanings: dict[str, set[str]] = {}
+    for names in concepts["SCT"].values():
+        for code, (meaning, _) in names.items():
+            meanings.setdefault(code, set()).add(meaning.lower())
     table = yaml.safe_load(resources.files("rarecli.codes").joinpath("segments.yaml").read_text())["segments"]
     assert len(table) > 40
     for name, parts in table.items():

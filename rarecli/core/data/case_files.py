@@ -42,10 +42,13 @@ def one_each(files: Iterable[Path]) -> list[Case]:
 
 
 def scan_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that are scans by their suffix, by name, without hidden files. Of a pair, the .hdr is returned."""
+    """Return the files of a folder that are scans by their suffix, by name, without hidden files. Of a pair, the .hdr is returned.
+
+    DICOM images are left out, though some scanners name them .img.
+    """
     files = sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
     names = {file.name for file in files}
-    return [file for file in files if file.suffix != ".img" or file.with_suffix(".hdr").name not in names]
+    return [file for file in files if file.suffix != ".img" or not (file.with_suffix(".hdr").name in names or is_dicom(file))]
 
 
 def is_dicom_folder(path: Path) -> bool:

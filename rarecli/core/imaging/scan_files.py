@@ -71,7 +71,9 @@ def scan_geometry(path: Path, series: str | None = None) -> Geometry:
 
 def is_dicom(path: Path) -> bool:
     """Return whether a path is a folder, which can only be of DICOM images, or a zip, or a file of DICOM by its content."""
-    return not path.name.endswith(SUFFIXES) and (path.is_dir() or is_dicom_file(path) or is_zip(path))
+    if path.name.endswith(SUFFIXES):
+        return path.suffix == ".img" and is_dicom_file(path)  # some scanners name their images so
+    return path.is_dir() or is_dicom_file(path) or is_zip(path)
 
 
 def is_scan(path: Path) -> bool:
