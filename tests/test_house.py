@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "rarecli" / "core"
 FILES = sorted((ROOT / "rarecli").rglob("*.py"))
-ROOMS = sorted(folder for folder in CORE.iterdir() if folder.is_dir() and folder.name != "__pycache__")
+ROOMS = sorted(folder for folder in CORE.rglob("*") if folder.is_dir() and folder.name != "__pycache__")
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.relative_to(CORE).as_posix())
 def test_a_room_has_2_to_20_modules(room):
     assert 2 <= len([file for file in room.glob("*.py") if file.name != "__init__.py"]) <= 20
 

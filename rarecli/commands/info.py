@@ -32,6 +32,10 @@ VerifyOption = Annotated[
     bool,
     typer.Option("--verify", help="For a bundle: check its files, conformance vectors and large images.", rich_help_panel=MACHINE),
 ]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option("--series", metavar="UID", help="For DICOM: the series to describe, where there are several.", rich_help_panel=DATA),
+]
 
 
 def run(
@@ -39,6 +43,7 @@ def run(
     model: ModelOption = None,
     verify: VerifyOption = False,
     backend: Backend = "auto",
+    series: SeriesOption = None,
     json: Json = False,
 ) -> None:
     """Describe a file or folder.
@@ -49,7 +54,7 @@ def run(
     """
     from rarecli.core.info import info
 
-    facts = info(path, model, verify=verify, backend=backend)
+    facts = info(path, model, verify=verify, backend=backend, series=series)
     if json:
         print_json(facts)
     else:

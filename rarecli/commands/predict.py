@@ -26,7 +26,11 @@ from rarecli.commands.parsing import models, parse_entry
 from rarecli.core.jobs.words import duration
 
 InputsArgument = Annotated[
-    list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel).")
+    list[Path],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Scans, or folders of scans (CASE.nii.gz, or CASE_0000.nii.gz per channel), or folders or zips of DICOM images.",
+    ),
 ]
 ModelOption = Annotated[
     str,
@@ -76,6 +80,32 @@ PadOption = Annotated[
         "--pad/--no-pad", help="Pad scans to a size that the network accepts; --no-pad refuses them instead.", rich_help_panel=DATA
     ),
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Of the labels: nifti, mgz, mha, mhd, nrrd, hdr (with .img), or dicom-seg for DICOM scans. By default that of the scan; "
+        "nifti for DICOM.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option("--series", metavar="UID", help="The DICOM series to read, where there are several.", rich_help_panel=DATA),
+]
+CodesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--codes",
+        metavar="FILE",
+        help="For dicom-seg: codes by label name, YAML or JSON, beside the built-in ones.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+AnonymiseOption = Annotated[
+    bool,
+    typer.Option("--anonymise", help="For dicom-seg: leave out the patient and the study, except for UIDs.", rich_help_panel=OUTPUT),
+]
 NprocOption = Annotated[
     int,
     typer.Option(
@@ -105,6 +135,10 @@ def run(
     overwrite: Overwrite = False,
     nproc: NprocOption = 1,
     shard: ShardOption = None,
+    output_format: FormatOption = None,
+    series: SeriesOption = None,
+    codes: CodesOption = None,
+    anonymise: AnonymiseOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -112,21 +146,25 @@ def run(
     Example: rare predict scan.nii.gz -m hippocampus -o labels.nii.gz
 
     Example: rare predict scans -m run -o predictions --resume
+
+    Example: rare predict dicom_folder -m run -o labels --format dicom-seg
     """
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry
+    from rarecli.core.prediction.results import is_file_name
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
+    part = Shard.parse(shard)
+    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise)
     console = Console()
     result = predict(inputs, choice, output, options, console)
     if json:
         print_json(result)
     for name, record in result["cases"].items():
         console.explain(_explanation(name, record))
-    to_file = output.name.endswith((".nii", ".nii.gz"))
+    to_file = is_file_name(output)
     console.end(output, command("info", output) if to_file else command("score", "REFERENCES", output, "-o", "scores"))
 
 

@@ -12,10 +12,12 @@ import numpy as np
 from rarecli.core.config.geometry import entry_taken, entry_text, isotropic
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import LOG, load_run_info
-from rarecli.core.data.case_files import scans_in
+from rarecli.core.data.case_files import is_dicom_folder, scan_files, scans_in
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, RareError
+from rarecli.core.imaging.formats.dicom_series import describe_series
 from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.scan_files import is_dicom, is_scan
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import json_lines
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 
-def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto") -> Facts:
+def info(path: Path, model: Path | None = None, *, verify: bool = False, backend: str = "auto", series: str | None = None) -> Facts:
     """Return facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
 
     model: for a scan, also report where this model would route it. verify: check the files of a bundle, and run its conformance vectors
-    and large images with `backend`. Raises DataError for a path that is none of these, ModelError for a broken bundle.
+    and large images with `backend`. series: the UID of a DICOM series; without it, several series are listed.
+    Raises DataError for a path that is none of these, ModelError for a broken bundle.
     """
-    return _verify(path, backend) if verify else _describe_path(path, model)
+    return _verify(path, backend) if verify else _describe_path(path, model, series)
 
 
 def _verify(bundle: Path, backend: str) -> Facts:
@@ -53,7 +56,7 @@ def _verify(bundle: Path, backend: str) -> Facts:
         return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner, reference)}
 
 
-def _describe_path(path: Path, model: Path | None = None) -> Facts:
+def _describe_path(path: Path, model: Path | None = None, series: str | None = None) -> Facts:
     """Describe a path, or a built-in model by its name, as `info` does without `verify`.
 
     Raises DataError for anything else.
@@ -61,18 +64,18 @@ def _describe_path(path: Path, model: Path | None = None) -> Facts:
     if not path.exists():
         return _built_in(path)
     try:
-        return _describe(path, model)
+        return _describe(path, model, series)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError("the folder holds JSON that rare did not write", path=path, found=repr(error)) from error
 
 
-def _describe(path: Path, model: Path | None) -> Facts:
+def _describe(path: Path, model: Path | None, series: str | None) -> Facts:
     if path.is_file():
-        if path.name.endswith((".nii", ".nii.gz")):
-            return _scan(path, model)
+        if is_scan(path):
+            return _scan(path, model) if not is_dicom(path) else _dicom(path, model, series)
         if path.suffix == ".safetensors" and (path.parent / "run.json").is_file():
             return _run(path.parent) | {"kind": f"weights of a run, {path.name}"}
-        raise DataError("unknown kind of file", path=path, expected="a NIfTI scan, the weights of a run, or a folder")
+        raise DataError("unknown kind of file", path=path, expected="a scan, the weights of a run, or a folder")
     if (path / "prepared.json").is_file():
         return _prepared(path)
     if (path / "run.json").is_file():
@@ -81,13 +84,23 @@ def _describe(path: Path, model: Path | None) -> Facts:
         return _bundle(path)
     if (path / "summary.json").is_file():
         return _scores(path)
-    if (path / "dataset.json").is_file() or not any(file.name.endswith((".nii", ".nii.gz")) for file in path.iterdir()):
-        return _dataset(path)
-    return _scans(path)
+    if not (path / "dataset.json").is_file():
+        if scan_files(path):
+            return _scans(path)
+        if not (path / "images").is_dir() and is_dicom_folder(path):
+            return _dicom(path, model, series)
+    return _dataset(path)
 
 
-def _scan(path: Path, model: Path | None) -> Facts:
-    volume: Volume = read_volume(path)
+def _dicom(path: Path, model: Path | None, series: str | None) -> Facts:
+    listed = describe_series(path)
+    if series is None and len(listed) > 1:
+        return {"kind": f"DICOM, {len(listed)} series", "series": listed}
+    return _scan(path, model, series) | {"kind": "scan, DICOM"}
+
+
+def _scan(path: Path, model: Path | None, series: str | None = None) -> Facts:
+    volume: Volume = read_volume(path, series=series)
     ras = to_ras(volume)
     facts: Facts = {
         "kind": "scan",

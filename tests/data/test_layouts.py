@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from dataset_files import LABELS, VOXELS, msd, nnunet, plain, put, refusal, touch
@@ -5,7 +7,9 @@ from dataset_files import LABELS, VOXELS, msd, nnunet, plain, put, refusal, touc
 from rarecli.core.data.case_files import case_name, find_scans, scans_in
 from rarecli.core.data.cases import read_case, read_image
 from rarecli.core.data.layouts import open_dataset
+from rarecli.core.data.phantoms import Phantom
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.volume import Volume, write_image, write_labels
 
 
 def test_msd(tmp_path):
@@ -182,3 +186,17 @@ def test_another_file_ending_is_named(tmp_path):
     words = refusal(nnunet(tmp_path / "data", file_ending=".png"))
     assert "field: file_ending" in words
     assert "found: .png" in words
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mgz", ".nii"])
+def test_a_dataset_may_be_in_any_format(ending, tmp_path):
+    """nnU-Net declares the ending of its files; images and labels of a case are read alike."""
+    image, labels = Phantom(0, (16.0, 16.0, 16.0)).acquire(2.0, "LPS")
+    for name, data in ((f"imagesTr/a_0000{ending}", image.data[0]), (f"labelsTr/a{ending}", labels.data[0])):
+        (write_image if name.startswith("im") else write_labels)(tmp_path / name, data, Volume(image.data, image.affine))
+    content = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "one": 1, "two": 2}, "numTraining": 1, "file_ending": ending}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (case,) = open_dataset(tmp_path).cases
+    scan, mask = read_case(case, (0, 1, 2), 1)
+    np.testing.assert_array_equal(scan.data, image.data.astype(np.float32))
+    np.testing.assert_array_equal(mask.data, labels.data)

@@ -1,4 +1,4 @@
-"""Groups NIfTI files into cases by their names: one file per case, or one per channel."""
+"""Groups files of scans into cases by their names: one file per case, or one per channel; and folders of DICOM images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.formats.dicom_files import holds_dicom
+from rarecli.core.imaging.formats.dicom_series import choose_stack
+from rarecli.core.imaging.scan_files import SUFFIXES, is_dicom, is_scan
 
-SUFFIXES = (".nii.gz", ".nii")
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
@@ -19,9 +21,9 @@ def scans_in(folder: Path, num_channels: int | None = None) -> list[Case]:
     num_channels: channels per scan, if known. With 1, files with such names are separate scans.
     Raises DataError for a folder without scans, and for missing or duplicate channels.
     """
-    files = nifti_files(folder)
+    files = scan_files(folder)
     if not files:
-        raise DataError("no scans in this folder", path=folder, expected="files named *.nii or *.nii.gz")
+        raise DataError("no scans in this folder", path=folder, expected=f"files named {_names(SUFFIXES)}, or DICOM images")
     return _group(files, num_channels)
 
 
@@ -29,7 +31,7 @@ def label_files(folder: Path) -> list[Case]:
     """Return the label files of a folder by name, each as one case."""
     if not folder.is_dir():
         raise DataError("no such folder", path=folder, expected="a folder of label files")
-    return one_each(nifti_files(folder))
+    return one_each(scan_files(folder))
 
 
 def one_each(files: Iterable[Path]) -> list[Case]:
@@ -39,25 +41,40 @@ def one_each(files: Iterable[Path]) -> list[Case]:
     return cases
 
 
-def nifti_files(folder: Path) -> list[Path]:
-    """Return the NIfTI files of a folder by name, without hidden files."""
-    return sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
+def scan_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are scans by their suffix, by name, without hidden files. Of a pair, the .hdr is returned.
+
+    DICOM images are left out, though some scanners name them .img.
+    """
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith("."))
+    names = {file.name for file in files}
+    return [file for file in files if file.suffix != ".img" or not (file.with_suffix(".hdr").name in names or is_dicom(file))]
 
 
-def find_scans(inputs: Sequence[Path], num_channels: int | None = None) -> list[Case]:
-    """Return the cases to predict. Each input is a file or a folder of scans. num_channels: the channels that the model takes.
+def is_dicom_folder(path: Path) -> bool:
+    """Return whether a folder holds DICOM images, and no files that are scans by their suffix."""
+    return path.is_dir() and not scan_files(path) and holds_dicom(path)
 
-    Raises DataError for a missing file, a file that is not NIfTI, and two scans with the same name.
+
+def find_scans(inputs: Sequence[Path], num_channels: int | None = None, series: str | None = None) -> list[Case]:
+    """Return the cases to predict. Each input is a file, a folder of scans, or a folder or zip of DICOM images of one series.
+
+    num_channels: the channels that the model takes. series: the UID of the series where there are several.
+    Raises DataError for a missing file, a file that is no scan, and two scans with the same name, UsageError for several series.
     """
     files: list[Path] = []
     cases: list[Case] = []
     for path in inputs:
-        if path.is_dir():
+        if is_dicom_folder(path):
+            cases.append(_dicom_case(path, series))
+        elif path.is_dir():
             cases += scans_in(path, num_channels)
         elif not path.exists():
             raise DataError("no such file", path=path, expected="a scan, or a folder of scans")
-        elif not path.name.endswith(SUFFIXES):
-            raise DataError("not a scan", path=path, expected="a name ending in .nii or .nii.gz")
+        elif not is_scan(path):
+            raise DataError("not a scan", path=path, expected=f"a name ending in {_names(SUFFIXES)}, or DICOM")
+        elif is_dicom(path):
+            cases.append(_dicom_case(path, series))
         else:
             files.append(path)
     cases += _group(files, num_channels)
@@ -66,11 +83,23 @@ def find_scans(inputs: Sequence[Path], num_channels: int | None = None) -> list[
 
 
 def case_name(path: Path) -> str:
-    """Return the file name without .nii or .nii.gz."""
+    """Return the file name without the suffix of its format."""
     for suffix in SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
     return path.name
+
+
+def _dicom_case(path: Path, series: str | None) -> Case:
+    """Return the case of a folder, zip or file of DICOM images. Raises UsageError for several series, before any is predicted."""
+    choose_stack(path, series)
+    path_name = path.resolve().name
+    name = path_name if path.is_dir() else path_name.removesuffix(path.suffix)
+    return Case(name, (path,), series=series)
+
+
+def _names(suffixes: Sequence[str]) -> str:
+    return ", ".join(suffixes)
 
 
 def _group(files: Iterable[Path], num_channels: int | None) -> list[Case]:

@@ -15,11 +15,15 @@ from rarecli.core.types import AnyArray
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: its name, its file (or one per channel), and its labels file if it has one."""
+    """One scan: its name, its file (or one per channel; or a folder or zip of DICOM), and its labels file if it has one.
+
+    series: the UID of the DICOM series, where there are several.
+    """
 
     name: str
     images: tuple[Path, ...]
     labels: Path | None = None
+    series: str | None = None
 
 
 def undeclared_name(value: int) -> str:
@@ -29,7 +33,7 @@ def undeclared_name(value: int) -> str:
 
 def read_image(case: Case, num_channels: int | None = None) -> Volume:
     """Read a case's scan: (C, X, Y, Z) float32. Raises DataError if it does not have `num_channels` channels."""
-    volume = read_volume(case.images if len(case.images) > 1 else case.images[0], case=case.name)
+    volume = read_volume(case.images if len(case.images) > 1 else case.images[0], case=case.name, series=case.series)
     if num_channels is not None and volume.num_channels != num_channels:
         raise DataError(
             "the scan has a different number of channels than the dataset declares",

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.config.plan import Region
-from rarecli.core.data.case_files import CHANNEL, SUFFIXES, case_name, nifti_files, one_each, require_unique, scans_in
+from rarecli.core.data.case_files import CHANNEL, case_name, one_each, require_unique, scan_files, scans_in
 from rarecli.core.data.cases import Case
 from rarecli.core.data.declared_labels import read_labels_field, require_no_ignore_label
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.scan_files import SUFFIXES
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.safe_text import is_inside
 
@@ -61,7 +62,7 @@ def open_dataset(root: Path) -> Dataset:
         )
     for images, labels in (("images", "labels"), ("imagesTr", "labelsTr")):
         if (root / images).is_dir() and (root / labels).is_dir():
-            files = nifti_files(root / images)
+            files = scan_files(root / images)
             # digits at the end are part of the name if the labels files have them too
             named = files and any((root / labels / f"{case_name(files[0])}{suffix}").is_file() for suffix in SUFFIXES)
             cases = _pair(one_each(files) if named else scans_in(root / images), root / labels)
@@ -108,11 +109,11 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "channel_names", path)
     if (ending := content.get("file_ending", ".nii.gz")) not in SUFFIXES:
-        raise DataError("the scans are not NIfTI files", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
+        raise DataError("the scans are in an unknown format", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
     labels, regions = read_labels_field(content.get("labels"), path)
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
-    for file in nifti_files(root / "imagesTr"):
+    for file in scan_files(root / "imagesTr"):
         if not CHANNEL.match(case_name(file)):
             raise DataError("a scan's name has no channel number", path=file, expected="CASE_0000.nii.gz, one file per channel")
     cases = _pair(scans_in(root / "imagesTr"), root / "labelsTr")

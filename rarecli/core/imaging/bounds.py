@@ -32,9 +32,14 @@ def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanR
     require_memory(prediction_bytes(shape, routed, num_channels, entry, rules), "predicting the scan")
 
 
-def require_affordable_files(images: Sequence[Path], rules: ScanRules, choice: RouteChoice = RouteChoice()) -> None:
-    """Apply `require_affordable` to the files of a scan, one file or one per channel. Only the header of the first is read."""
-    shape, spacing_mm, num_channels = ras_geometry(images[0])
+def require_affordable_files(
+    images: Sequence[Path], rules: ScanRules, choice: RouteChoice = RouteChoice(), series: str | None = None
+) -> None:
+    """Apply `require_affordable` to the files of a scan, one file or one per channel. Only the header of the first is read.
+
+    series: see `read_volume`.
+    """
+    shape, spacing_mm, num_channels = ras_geometry(images[0], series)
     require_affordable(shape, max(num_channels, len(images)), rules.route(spacing_mm, choice), rules)
 
 

@@ -39,30 +39,35 @@ def read_nifti(path: Path, case: str | None = None, dtype: DTypeLike | None = No
     The array has X as the fastest axis in memory, as the file has it. dtype: of the array; by default that of the file, or float64 where
     slope and intercept are set. Raises DataError, with case and path, for a broken file.
     """
-    with _named(path, case), _open(path) as stream:
+    with named(path, case), _open(path) as stream:
         header, offset = _read_header(stream, path)
         notes: list[str] = []
         affine = affine_mm(header, notes)
-        shape = shape_with_channels(header)
-        voxels = _read_voxels(stream, header, offset, dtype)
-        if isinstance(stream, GzipStream) and len(stream.read(_MOST_BYTES_AFTER + 1)) > _MOST_BYTES_AFTER:
-            # only at the end of the stream does gzip compare the checksum
-            raise DataError(
-                "the file continues after its voxels", found=f"over {_MOST_BYTES_AFTER} more bytes", expected="the end of the file"
-            )
-        return np.moveaxis(voxels.reshape(shape, order="F"), -1, 0), affine, header, notes
+        return read_array(stream, header, offset, dtype), affine, header, notes
 
 
 def read_geometry(path: Path) -> tuple[tuple[int, ...], FloatArray]:
     """Return the sizes of all axes and the affine in mm, from the header alone. Raises DataError for a broken header."""
-    with _named(path, None), _open(path) as stream:
+    with named(path, None), _open(path) as stream:
         header, _ = _read_header(stream, path)
         return tuple(int(size) for size in header.get_data_shape()), affine_mm(header, [])
 
 
+def read_array(stream: Stream, header: NiftiHeader, skipped: int, dtype: DTypeLike | None) -> AnyArray:
+    """Return the voxels (C, X, Y, Z) that begin `skipped` bytes further in a stream, scaled as the checked header says.
+
+    The stream is read to its end. Raises DataError for one that is too short, or goes on for more than a megabyte.
+    """
+    voxels = _read_voxels(stream, header, skipped, dtype)
+    if isinstance(stream, GzipStream) and len(stream.read(_MOST_BYTES_AFTER + 1)) > _MOST_BYTES_AFTER:
+        # only at the end of the stream does gzip compare the checksum
+        raise DataError("the file continues after its voxels", found=f"over {_MOST_BYTES_AFTER} more bytes", expected="the end of the file")
+    return np.moveaxis(voxels.reshape(shape_with_channels(header), order="F"), -1, 0)
+
+
 @contextmanager
-def _named(path: Path, case: str | None) -> Iterator[None]:
-    """Turn any error of reading into a DataError that names case and path."""
+def named(path: Path, case: str | None, kind: str = "NIfTI file", expected: str = ".nii or .nii.gz") -> Iterator[None]:
+    """Turn any error of reading into a DataError that names case and path. kind, expected: for files that are not readable."""
     try:
         yield
     except DataError as error:
@@ -73,26 +78,33 @@ def _named(path: Path, case: str | None) -> Iterator[None]:
     except PermissionError:
         raise DataError("no permission to read the file", case=case, path=path, remedy="check its permissions") from None
     except IsADirectoryError:
-        raise DataError("this is a folder", case=case, path=path, expected="a NIfTI file") from None
+        raise DataError("this is a folder", case=case, path=path, expected=f"a {kind}") from None
     except BrokenGzipError as error:
         raise DataError(
             "the compressed file is broken", case=case, path=path, found=error, expected="a full gzip stream", remedy="copy the file again"
         ) from error
     except (ImageFileError, HeaderDataError, OSError, ValueError, OverflowError) as error:
-        raise DataError("not a readable NIfTI file", case=case, path=path, found=error, expected=".nii or .nii.gz") from error
+        raise DataError(f"not a readable {kind}", case=case, path=path, found=error, expected=expected) from error
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Stream]:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise DataError("not a NIfTI file name", found=path.name, expected="a name ending in .nii or .nii.gz")
+    with open_stream(path, packed_suffix=".gz") as stream:
+        yield stream
+
+
+@contextmanager
+def open_stream(path: Path, packed_suffix: str) -> Iterator[Stream]:
+    """Open a file as a stream of its unpacked bytes. Raises DataError if only one of content and suffix is packed."""
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError("not a regular file", found="a pipe or a device", expected=".nii or .nii.gz")
+        raise DataError("not a regular file", found="a pipe or a device", expected="a file")
     with path.open("rb") as file:
         start = file.read(len(GZIP_MAGIC))
         file.seek(0)
         packed = start == GZIP_MAGIC
-        if start and packed != path.name.endswith(".gz"):
+        if start and packed != path.name.endswith(packed_suffix):
             found, expected = ("gzip", "no gzip") if packed else ("no gzip", "gzip")
             raise DataError("the file is not what its name says", found=found, expected=expected, remedy="rename it")
         yield GzipStream(file) if packed else file

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from rarecli.core.imaging.nifti import read_geometry
+from rarecli.core.imaging.scan_files import scan_geometry
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.types import AnyArray, FloatArray, Shape, Triple
 
 
-def ras_geometry(path: Path) -> tuple[Shape, Triple, int]:
-    """Shape and spacing in mm of a file's scan along RAS axes, and its number of channels, from the header alone.
+def ras_geometry(path: Path, series: str | None = None) -> tuple[Shape, Triple, int]:
+    """Shape and spacing in mm of a file's scan along RAS axes, and its number of channels, from the headers. series: see `read_volume`.
 
     Raises DataError for what is wrong with the header.
     """
-    sizes, affine = read_geometry(path)
+    sizes, affine = scan_geometry(path, series)
     x, y, z = np.argsort(io_orientation(affine)[:, 0])
     own, spacing = [*sizes, 1, 1], np.linalg.norm(affine[:3, :3], axis=0)
     return (own[x], own[y], own[z]), (float(spacing[x]), float(spacing[y]), float(spacing[z])), math.prod(sizes[3:])

@@ -1,4 +1,4 @@
-"""A scan or labels in memory, and functions that read and write NIfTI.
+"""A scan or labels in memory, and functions that read and write them in any format.
 
 Axes: (C, X, Y, Z). The affine maps voxel indices to world coordinates in mm, RAS+ (+x right, +y anterior, +z superior).
 Spacing and orientation are properties of the affine, so they cannot disagree with it.
@@ -11,21 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.orientations import aff2axcodes
 from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.nifti import read_nifti
-from rarecli.core.imaging.nifti_header import NiftiHeader
-from rarecli.core.jobs.files import atomic_file
+from rarecli.core.imaging.formats.writers import write_array
+from rarecli.core.imaging.scan_files import read_scan
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
 _LARGEST_LABEL = 2**31 - 1
-_FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
-"""Header fields that may name the patient; they are emptied in results."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,12 @@ class Volume:
     """Voxels and their affine.
 
     data: (C, X, Y, Z), any numeric dtype. affine: (4, 4) float64, voxel index -> mm in RAS+.
-    header: the NIfTI header of the file; results on this grid keep its codes and units.
+    header: what a result in the scan's own format keeps, e.g. the codes and units of a NIfTI header: see `RawScan`.
     """
 
     data: AnyArray
     affine: FloatArray
-    header: NiftiHeader | None = None
+    header: Any = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4:
@@ -68,13 +65,14 @@ class Volume:
         return "".join(str(code) for code in aff2axcodes(self.affine))
 
 
-def read_volume(paths: Path | Sequence[Path], *, case: str | None = None) -> Volume:
-    """Read a scan from one NIfTI file (3D, or 4D with channels last) or from one file per channel: float32, mm.
+def read_volume(paths: Path | Sequence[Path], *, case: str | None = None, series: str | None = None) -> Volume:
+    """Read a scan from one file (3D, or 4D with channels last), one file per channel, or a folder or zip of DICOM: float32, mm.
 
-    Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count and first index).
+    series: the UID of a DICOM series. Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count
+    and first index), UsageError for several series and none chosen.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    parts = [_read(path, case, np.float32) for path in files]
+    parts = [_read(path, case, np.float32, series) for path in files]
     first = parts[0]
     for path, part in zip(files[1:], parts[1:], strict=True):
         require_same_grid(part, first, f"channel {path.name} is on a different grid than {files[0].name}", case=case, path=path)
@@ -130,7 +128,7 @@ def require_same_grid(volume: Volume, reference: Volume, problem: str, *, case: 
 
 
 def write_labels(path: Path, labels: AnyArray, like: Volume) -> None:
-    """Write labels (X, Y, Z) on the grid of `like`, with its codes and units, in the smallest unsigned dtype; atomically."""
+    """Write labels (X, Y, Z) on the grid of `like`, in the smallest dtype, atomically. The name chooses the format."""
     largest = int(labels.max(initial=0))
     dtype = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
     _write(path, labels.astype(dtype), like)
@@ -145,30 +143,14 @@ def write_image(path: Path, image: AnyArray, like: Volume) -> None:
 def _write(path: Path, data: AnyArray, like: Volume) -> None:
     if data.shape[:3] != like.shape:
         raise ValueError(f"data of shape {data.shape} does not fit the grid {like.shape}")
-    if like.header is None:
-        image = nib.Nifti1Image(data, like.affine)
-        image.header.set_xyzt_units("mm")
-    else:
-        header = like.header.copy()
-        header.extensions.clear()
-        for field in _FREE_TEXT & set(header.keys()):
-            header[field] = b""
-        header["cal_min"] = header["cal_max"] = 0
-        header.set_intent("none")
-        header.set_slope_inter(1, 0)
-        header.set_data_dtype(data.dtype)
-        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        # without an affine, nibabel keeps both forms, their codes and the units of the header
-        image = kind(data, None, header)  # type: ignore[no-untyped-call]
-    with atomic_file(path) as temporary:
-        nib.save(image, temporary)
+    write_array(path, data, like.affine, like.header)
 
 
-def _read(path: Path, case: str | None, dtype: DTypeLike | None = None) -> Volume:
-    array, affine, header, notes = read_nifti(path, case, dtype)
-    for note in notes:
+def _read(path: Path, case: str | None, dtype: DTypeLike | None = None, series: str | None = None) -> Volume:
+    scan = read_scan(path, case, dtype, series)
+    for note in scan.notes:
         warnings.warn(f"{path.name}: {note}", stacklevel=3)
-    return Volume(array, affine, header)
+    return Volume(scan.data, scan.affine, scan.header)
 
 
 def _grid(volume: Volume) -> str:

@@ -20,11 +20,12 @@ import numpy as np
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging.routing import RouteBy
-from rarecli.core.imaging.volume import write_image, write_labels
+from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
+from rarecli.core.prediction.results import probabilities_file, write_result
 from rarecli.core.types import Entry
 
 
@@ -39,6 +40,8 @@ class PredictOptions:
     num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
     they take the GPUs in turn.
     shard: only this part of the scans.
+    format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
+    DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
     """
 
     entry: Entry | None = None
@@ -49,6 +52,10 @@ class PredictOptions:
     overwrite: bool = False
     num_processes: int = 1
     shard: Shard = WHOLE
+    format: str | None = None
+    series: str | None = None
+    codes: Path | None = None
+    anonymise: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,21 @@ class CaseWorker:
             with blamed_on(case.name):
                 if self.journal is None:
                     return Done(_predict_file(case, self.predictor, target, options))
-                key = key_of(case.images, self.predictor.key, options.entry, options.route, options.pad, options.probabilities)
+                key = self._key(case, target)
                 finished: dict[str, Any] | None = self.journal.find(case.name, key)
                 if finished and target.is_file() and (not options.probabilities or probabilities_file(target).is_file()):
                     return Done(finished, key, new=False)
                 return Done(_predict_file(case, self.predictor, target, options), key)
         except RareError as error:
             return Done(error)
+
+    def _key(self, case: Case, target: Path) -> str:
+        """Return a hash of everything that the result of a case depends on."""
+        options = self.options
+        facts: list[object] = [self.predictor.key, options.entry, options.route, options.pad, options.probabilities]
+        if not target.name.endswith((".nii", ".nii.gz")) or case.series is not None:
+            facts += [target.suffix, case.series, options.codes and key_of([options.codes]), options.anonymise]
+        return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 
 _OF_THIS_PROCESS: list[CaseWorker] = []
@@ -133,19 +148,12 @@ def _num_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def probabilities_file(target: Path) -> Path:
-    """The path of the probabilities that belong to a labels file."""
-    return target.with_name(f"{target.name.removesuffix('.gz').removesuffix('.nii')}_probabilities.nii.gz")
-
-
 def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    predictor.require_affordable(case.images, options.entry, options.route)
+    predictor.require_affordable(case.images, options.entry, options.route, case.series)
     volume = read_image(case)
     prediction = predictor.predict(volume, entry=options.entry, route=options.route, pad=options.pad, probabilities=options.probabilities)
-    write_labels(target, prediction.labels, volume)
-    if prediction.probabilities is not None:
-        write_image(probabilities_file(target), prediction.probabilities, volume)
+    write_result(target, prediction, volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
     plan = predictor.spec.plan
     voxel_mm3 = float(np.prod(volume.spacing_mm))
     return {

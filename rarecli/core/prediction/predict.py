@@ -15,18 +15,15 @@ from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
 from rarecli.core.jobs.files import require_writable, write_json
-from rarecli.core.jobs.journal import Journal, written_names
-from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
+from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
-from rarecli.core.jobs.words import counted, volume
-from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, probabilities_file, work_in_processes
+from rarecli.core.jobs.words import volume
+from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
+from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_name, require_replaceable_results, require_writers
 
 __all__ = ["RECORDS", "PredictOptions", "choose_targets", "predict", "require_replaceable_results"]
-
-RECORDS = "predictions.json"
-"""In an output folder: what was done for every case."""
 
 
 def predict(
@@ -43,9 +40,10 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     with opened(model) as predictor:
-        cases = find_scans(inputs, predictor.spec.network.in_channels)
-        targets = choose_targets(cases, output, resume=options.resume)
-        to_file = _is_file_name(output)
+        cases = find_scans(inputs, predictor.spec.network.in_channels, options.series)
+        targets = choose_targets(cases, output, options.format, resume=options.resume)
+        require_writers(targets, predictor.spec, options.codes, reporter)
+        to_file = is_file_name(output)
         cases = options.shard.of(cases)
         again, resumable = (options.overwrite, False) if to_file else (options.resume or options.overwrite, True)
         require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=again, resumable=resumable)
@@ -100,42 +98,3 @@ def _predict_cases(
 
 def _volumes(record: dict[str, Any]) -> str:
     return some((f"{label} {volume(mm3)}" for label, mm3 in record["volumes_mm3"].items()), most=10)
-
-
-def _is_file_name(output: Path) -> bool:
-    return output.name.endswith((".nii", ".nii.gz"))
-
-
-def require_replaceable_results(
-    cases: Sequence[Case], targets: dict[str, Path], output: Path, *, probabilities: bool, again: bool, resumable: bool
-) -> None:
-    """Raise UsageError if a labels file, a probabilities file or the records exist in `output` and may not be replaced.
-
-    again: --resume or --overwrite was given. resumable: the command has --resume.
-    """
-    files = {case.name: [targets[case.name]] + [probabilities_file(targets[case.name])] * probabilities for case in cases}
-    everything = [path for paths in files.values() for path in paths]
-    if _is_file_name(output):
-        require_replaceable(everything, everything, again=again, resumable=resumable)
-        return
-    require_folder_name(output)
-    ours = written_names(output)
-    require_replaceable([output / RECORDS], [output / RECORDS] if ours else [], again=True)
-    written = [path for name, paths in files.items() if name in ours for path in paths]
-    require_replaceable(everything, written, again=again, resumable=resumable)
-
-
-def choose_targets(cases: Sequence[Case], output: Path, *, resume: bool = False) -> dict[str, Path]:
-    """Return the path of the labels file by case name. Raises UsageError for an output that does not suit the cases."""
-    to_file = _is_file_name(output)
-    if to_file and resume:
-        raise UsageError("only a folder can be resumed", path=output, remedy="give a folder with -o, or leave --resume out")
-    if to_file and len(cases) > 1:
-        raise UsageError("several scans do not fit one file", path=output, found=counted(len(cases), "scan"), expected="a folder")
-    if not to_file and output.is_file():
-        raise UsageError("the output is a file", path=output, expected="a folder, or a name ending in .nii.gz for one scan")
-    targets = {case.name: output if to_file else output / f"{case.name}.nii.gz" for case in cases}
-    for case in cases:
-        if any(targets[case.name].resolve() == image.resolve() for image in case.images):
-            raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
-    return targets

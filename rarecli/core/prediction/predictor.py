@@ -129,18 +129,20 @@ class Predictor:
         route: RouteBy | None = None,
         pad: bool = True,
         probabilities: bool = False,
+        series: str | None = None,
     ) -> Prediction:
-        """Segment a NIfTI file, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
+        """Segment a file, a folder of DICOM images, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
 
         `depth` forces one depth along all axes, `entry` a depth per axis. `route` `finest` chooses among isotropic entries by the finest
         axis, and resamples the others, whatever the model's own rule is. `pad` False refuses a scan that must be padded to fit the network.
+        `series` is the UID of a DICOM series, where there are several.
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
         started = time.perf_counter()
         choice = RouteChoice(forced_entry(depth, entry), self.runner.entries, route)
         if isinstance(scan, str | Path):
-            require_affordable_files([Path(scan)], self.rules, choice)
-        volume = _as_volume(scan, affine)
+            require_affordable_files([Path(scan)], self.rules, choice, series)
+        volume = _as_volume(scan, affine, series)
         routed = prepare_scan(volume, self.rules, choice)
         logits = self._logits(routed, pad)
         maps = routed.restore_probabilities(softmax(logits)) if probabilities else None
@@ -155,9 +157,9 @@ class Predictor:
             differences(routed, self.spec.plan),
         )
 
-    def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None) -> None:
+    def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None, series: str | None = None) -> None:
         """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
-        require_affordable_files(images, self.rules, RouteChoice(entry, self.runner.entries, route))
+        require_affordable_files(images, self.rules, RouteChoice(entry, self.runner.entries, route), series)
 
     def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
         """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
@@ -179,9 +181,9 @@ class Predictor:
         return np.log(mean, out=mean)
 
 
-def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None) -> Volume:
+def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None, series: str | None) -> Volume:
     if isinstance(scan, str | Path):
-        return read_volume(Path(scan))
+        return read_volume(Path(scan), series=series)
     if isinstance(scan, Volume):
         volume = scan
     elif affine is None:

@@ -1,0 +1,1 @@
+"""Codes of anatomical structures for DICOM segmentations: segments.yaml."""

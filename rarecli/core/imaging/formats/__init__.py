@@ -1,0 +1,1 @@
+"""Readers and writers of scan formats besides single NIfTI files."""
