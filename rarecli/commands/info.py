@@ -7,7 +7,7 @@ import typer
 
 from rarecli.commands.completion import complete_model
 from rarecli.commands.console import Console, command, print_json
-from rarecli.commands.options import MACHINE, MODEL, Backend, Json
+from rarecli.commands.options import DATA, MACHINE, MODEL, Backend, Json
 
 PathArgument = Annotated[
     Path,
