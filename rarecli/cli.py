@@ -1,13 +1,11 @@
 """The `rare` command. Only this module prints errors and exits."""
 
 import os
-import platform
 import signal
 import sys
 import time
 import warnings
 from contextlib import suppress
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -36,6 +34,8 @@ for room in (preprocess, train, predict, evaluate, score, export, benchmark, inf
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version as installed_version  # imports the email package
+
         typer.echo(f"rare {installed_version('rare-unet')}")
         raise typer.Exit
 
@@ -54,6 +54,8 @@ def options(
     settings.quiet, settings.verbose, settings.debug = quiet, verbose, debug
     settings.started = time.monotonic()
     if verbose:
+        import platform
+
         from rarecli.core.versions import installed_versions
 
         versions = {"Python": platform.python_version()} | installed_versions(_SHOWN_VERSIONS)

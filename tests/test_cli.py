@@ -1,10 +1,10 @@
 """The command line as users run it, in real processes where processes matter."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
@@ -51,18 +51,24 @@ def test_help_is_there_and_imports_nothing_heavy(command):
         assert "Example: rare" in result.stdout
 
 
-def test_help_takes_at_most_twice_an_empty_typer_app(tmp_path):
+def cpu_seconds():
+    """The CPU time of all processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_takes_at_most_1_3_times_the_cpu_of_an_empty_typer_app(tmp_path):
     empty = tmp_path / "empty.py"
     empty.write_text(
         "import typer\napp = typer.Typer()\n@app.command()\ndef one(): 'One.'\n@app.command()\ndef two(): 'Two.'\napp()\n", encoding="utf-8"
     )
     seconds = {"empty": [], "rare": []}
-    for _ in range(9):  # in turns, and the best of each, because other work on the machine only adds time
+    for _ in range(9):  # in turns, and the least of each, because other work on the machine only adds time
         for name, command in (("empty", [str(empty)]), ("rare", ["-m", "rarecli"])):
-            started = time.perf_counter()
+            before = cpu_seconds()
             subprocess.run([sys.executable, *command, "--help"], capture_output=True, check=True)
-            seconds[name].append(time.perf_counter() - started)
-    assert min(seconds["rare"]) < 2 * min(seconds["empty"])
+            seconds[name].append(cpu_seconds() - before)
+    assert min(seconds["rare"]) < 1.3 * min(seconds["empty"])
 
 
 def test_predict_writes_labels_on_the_grid_of_the_scan_and_says_the_depth(run, scan, tmp_path):
@@ -177,14 +183,15 @@ def test_a_mistake_has_its_code_and_its_words(arguments, code, words, run, bundl
 
 
 def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
-    """The result of the other cases is on stdout, then the error follows with its exit code."""
+    """The result of the other cases is handed on with the error; `main` prints both as one object (tests/commands/test_json_errors.py)."""
     write_phantoms(tmp_path / "data", range(2), 8.0)
     (tmp_path / "data" / "imagesTr" / "phantom_000.nii.gz").write_bytes(b"broken")
     predict = ["predict", str(tmp_path / "data" / "imagesTr"), "-m", str(run), "-o", str(tmp_path / "labels"), "--json"]
     result = CliRunner().invoke(app, predict)
     assert result.exception.exit_code == 6
-    assert list(json.loads(result.stdout)["cases"]) == ["phantom_001"]
-    assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
+    assert list(result.exception.result["cases"]) == ["phantom_001"]
+    assert list(result.exception.result["failed"]) == ["phantom_000"]
+    assert result.stdout == ""
     evaluation = [
         "evaluate",
         str(tmp_path / "data"),
@@ -199,7 +206,8 @@ def test_what_was_done_is_printed_although_some_cases_failed(run, tmp_path):
     ]
     result = CliRunner().invoke(app, [*evaluation, "--json"])
     assert result.exception.exit_code == 6
-    assert list(json.loads(result.stdout)["failed"]) == ["phantom_000"]
+    assert list(result.exception.result["failed"]) == ["phantom_000"]
+    assert result.stdout == ""
     result = CliRunner().invoke(app, [*evaluation, "--overwrite"])
     assert result.exception.exit_code == 6
     assert "routed" in result.stdout
