@@ -24,7 +24,7 @@ from dicom_files import (
     series,
     voxels,
 )
-from pydicom.uid import BasicTextSRStorage, ComprehensiveSRStorage, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import BasicTextSRStorage, ComprehensiveSRStorage, JPEGLSLossless, RTStructureSetStorage, SegmentationStorage
 
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import read_image
@@ -275,6 +275,21 @@ def test_fault_69_a_file_that_is_cut_short(tmp_path):
         (path / "IM002").write_bytes(whole[:length])
         said = refusal(path)
         assert "IM002" in said, length
+
+
+def test_fault_69_a_broken_jpeg_ls_stream(tmp_path):
+    """Refused, naming the transfer syntax; GDCM, which pydicom would take, would end the process."""
+    images = series(voxels(64, 48))
+    for item in images:
+        item.compress(JPEGLSLossless)
+    path = save(tmp_path / "a", images)
+    raw = bytearray((path / "IM001").read_bytes())
+    raw[raw.index(b"\xff\xf7") + 4] = 0  # the bits of a sample, in the start of the frame
+    (path / "IM001").write_bytes(raw)
+    said = refusal(path)
+    assert "the pixels cannot be decoded" in said
+    assert "JPEG-LS Lossless" in said
+    assert "IM001" in said
 
 
 def test_fault_69_bad_zips(tmp_path):

@@ -26,7 +26,17 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "FrameOfReferenceUID"),
     *("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs"),  # to keep them out of what is printed
-    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PixelSpacing", "SliceThickness", "FrameTime", "FrameTimeVector"),
+    *(
+        "Rows",
+        "Columns",
+        "BitsStored",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PixelSpacing",
+        "SliceThickness",
+        "FrameTime",
+        "FrameTimeVector",
+    ),
     *("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "InversionTime", "FlipAngle"),
     *("AcquisitionNumber", "AcquisitionTime", "ContentTime", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),

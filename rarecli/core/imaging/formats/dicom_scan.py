@@ -23,6 +23,10 @@ from rarecli.core.imaging.nifti_header import BYTES_PER_VOXEL
 from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import AnyArray, FloatArray
 
+_JPEG_EXTENDED = "51"
+# by the last number of the transfer syntax: JPEG, JPEG-LS, JPEG 2000
+_DECODERS = {"50": "pillow", _JPEG_EXTENDED: "pillow", "80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg", "91": "pylibjpeg"}
+
 
 @dataclass(frozen=True)
 class DicomSource:
@@ -40,7 +44,7 @@ class DicomSource:
         columns, rows = self.stack.frames[0].shape
         slices = np.zeros((labels.shape[2], rows, columns), labels.dtype)
         for number in range(labels.shape[2]):
-            offset = [number * drift - shift for drift, shift in zip(self.stack.drift, self.stack.shift, strict=True)]
+            offset = [round(number * drift - shift, 6) for drift, shift in zip(self.stack.drift, self.stack.shift, strict=True)]
             plane = affine_transform(labels[:, :, number], np.ones(2), offset, output_shape=(columns, rows), order=0)
             slices[number] = plane.T
         return slices
@@ -109,10 +113,20 @@ def _decoded(instance: Instance, indices: list[int]) -> Iterator[AnyArray]:
 
     with reading(instance.name), instance.open() as file:
         try:
-            for frame in iter_pixels(file, indices=indices, raw=True):
+            for frame in iter_pixels(file, indices=indices, raw=True, decoding_plugin=_decoder(instance)):
                 yield np.asarray(frame, dtype=np.float64)
         except (NotImplementedError, RuntimeError) as error:
             raise _not_decoded(instance, error) from None
+
+
+def _decoder(instance: Instance) -> str:
+    """Return the package that decodes the pixels of an image; pydicom's own choice for those without an entry in `_DECODERS`.
+
+    Only one is tried: GDCM, which pydicom would try first, ends the process on some broken JPEG-LS streams.
+    """
+    name = str(instance.header.file_meta.get("TransferSyntaxUID", "")).removeprefix("1.2.840.10008.1.2.4.")
+    is_deep = name == _JPEG_EXTENDED and int(instance.header.get("BitsStored") or 16) > 8
+    return "gdcm" if is_deep else _DECODERS.get(name, "")
 
 
 def _not_decoded(instance: Instance, error: Exception) -> DataError:
@@ -132,7 +146,8 @@ def _straightened(voxels: AnyArray, stack: Stack) -> AnyArray:
     straight = np.empty(stack.shape, np.float32)
     fill = float(voxels.min())
     for number in range(len(voxels)):
-        offset = [shift - number * drift for drift, shift in zip(stack.drift, stack.shift, strict=True)]
+        # rounded, or an edge that lies where it was would count as outside
+        offset = [round(shift - number * drift, 6) for drift, shift in zip(stack.drift, stack.shift, strict=True)]
         plane = voxels[number].T
         affine_transform(plane, np.ones(2), offset, output=straight[:, :, number], output_shape=stack.shape[:2], order=1, cval=fill)
     return straight
