@@ -11,7 +11,9 @@ from rarecli.commands.console import (
     Device,
     Json,
     Overwrite,
+    ReportOption,
     chosen_entries,
+    command_line,
     integers,
     print_json,
     print_table,
@@ -88,6 +90,7 @@ def run(
     threshold: ThresholdOption = 1.2,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Measure the cost of each resolution on this machine, with every backend.
@@ -98,6 +101,7 @@ def run(
     """
     from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
     from rarecli.core.evaluation.case_selection import read_case_names
+    from rarecli.core.reporting.options import ReportOptions
 
     options = BenchmarkOptions(
         suite=suite,
@@ -118,6 +122,7 @@ def run(
         against=against,
         threshold=threshold,
         overwrite=overwrite,
+        report=ReportOptions(command_line()) if report else None,
     )
     result = benchmark(model, output, options, Console())
     if json:

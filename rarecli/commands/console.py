@@ -6,6 +6,7 @@ Messages and progress go to stderr, results to stdout.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -57,6 +58,14 @@ Against = Annotated[
     Path | None,
     typer.Option(metavar="RESULT", help="Folder of an earlier result on the same cases; prints differences of Dice with 95 % intervals."),
 ]
+
+
+ReportOption = Annotated[bool, typer.Option("--report/--no-report", help="Also write report.html: one page with tables and figures.")]
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return shlex.join(["rare", *sys.argv[1:]])
 
 
 class Console:

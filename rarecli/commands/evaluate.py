@@ -13,11 +13,13 @@ from rarecli.commands.console import (
     Device,
     Json,
     Overwrite,
+    ReportOption,
     Resume,
     RouteOption,
     ShardOption,
     Surface,
     Threads,
+    command_line,
     integers,
     models,
     print_json,
@@ -77,6 +79,13 @@ GridOption = Annotated[
 ]
 BackendOption = Annotated[str, typer.Option(help="auto, torch, onnx, openvino or tensorrt.")]
 
+ReportCasesOption = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Cases that report.html shows slice by slice: the worst, the best and those between; 0 for none."
+    ),
+]
+
 
 def run(
     dataset: DatasetArgument,
@@ -99,6 +108,8 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     shard: ShardOption = None,
+    report: ReportOption = True,
+    report_cases: ReportCasesOption = 3,
     json: Json = False,
 ) -> None:
     """Score a model on labelled scans at every resolution.
@@ -110,6 +121,7 @@ def run(
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.jobs.shards import WHOLE, Shard
     from rarecli.core.prediction.predictor import ModelChoice
+    from rarecli.core.reporting.options import ReportOptions
 
     options = EvaluateOptions(
         depths=integers(depths, "--depths"),
@@ -126,6 +138,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         shard=Shard.parse(shard),
+        report=ReportOptions(command_line(), report_cases) if report else None,
     )
     show: Callable[[Any], None] = print_json if json else _show
     shown = json or options.shard == WHOLE

@@ -10,10 +10,12 @@ from rarecli.commands.console import (
     Device,
     Json,
     Overwrite,
+    ReportOption,
     Resume,
     RouteOption,
     ShardOption,
     Threads,
+    command_line,
     models,
     parse_entry,
     print_json,
@@ -67,6 +69,7 @@ def run(
     overwrite: Overwrite = False,
     nproc: NprocOption = 1,
     shard: ShardOption = None,
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -77,10 +80,12 @@ def run(
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry
+    from rarecli.core.reporting.options import ReportOptions
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard))
+    page = ReportOptions(command_line()) if report else None
+    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard), page)
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, print_json
+from rarecli.commands.console import Console, Device, Json, ReportOption, command_line, print_json
 from rarecli.commands.tables import print_plan
 
 
@@ -97,6 +97,7 @@ def run(
     amp: AmpOption = None,
     track: TrackOption = None,
     dry_run: DryRunOption = False,
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Train a network with an entry at every depth.
@@ -109,6 +110,7 @@ def run(
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import missing_extra
     from rarecli.core.jobs.ranks import find_ranks
+    from rarecli.core.reporting.options import ReportOptions
 
     network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
     chosen = network | {"name": name, "epochs": epochs, "fold": _fold(fold), "amp": amp}
@@ -127,7 +129,8 @@ def run(
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
-    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value)
+    page = ReportOptions(command_line()) if report else None
+    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, page)
     record = train(prepared, output, settings, options, Console())
     if json and find_ranks().leads:
         print_json(record)

@@ -25,6 +25,7 @@ from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
+from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.types import Entry
 
 
@@ -38,7 +39,7 @@ class PredictOptions:
     overwrite: replace the files of an earlier call.
     num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
     they take the GPUs in turn.
-    shard: only this part of the scans.
+    shard: only this part of the scans. report: also write report.html, with these options, if the output is a folder.
     """
 
     entry: Entry | None = None
@@ -49,6 +50,7 @@ class PredictOptions:
     overwrite: bool = False
     num_processes: int = 1
     shard: Shard = WHOLE
+    report: ReportOptions | None = None
 
 
 @dataclass(frozen=True)
