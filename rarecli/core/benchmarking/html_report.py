@@ -39,9 +39,8 @@ def benchmark_page(result: Record, options: ReportOptions, warnings: Sequence[st
         Section("Rows within the limits", tables=_fitting(result["fitting"])),
         Section("Accuracy", tables=_accuracy(result["accuracy"])),
     ]
-    model = result["model"]["name"] + (", random weights" if result["model"]["random_weights"] else "")
     versions = {"python": machine["python"]} | machine["versions"]
-    return Page(f"{model}: benchmark", "rare benchmark", lead, facts, sections, warnings, options.command, versions)
+    return Page(f"{result['model']['name']}: benchmark", "rare benchmark", lead, facts, sections, warnings, options.command, versions)
 
 
 def _latency_ms(row: Record) -> float:
@@ -138,16 +137,11 @@ def _words(lines: Sequence[Line]) -> str:
 
 def _latency(rows: Sequence[Record]) -> list[Figure]:
     found = list(lines_by_backend(rows))
-    lines = [
-        Line(
-            f"{name}, {method}",
-            [row["entry"][0] for row in line],
-            [_latency_ms(row) for row in line],
-            _tips(line),
-            dashed=method != "routed",
-        )
-        for (name, method), line, _ in found
-    ]
+    names, lines = list(dict.fromkeys(name for (name, _), _, _ in found)), []
+    for (name, method), line, _ in found:  # a backend has one colour
+        x, y = [row["entry"][0] for row in line], [_latency_ms(row) for row in line]
+        dashed = method != "routed"
+        lines.append(Line(f"{name}, {method}", x, y, _tips(line), dashed=dashed, style=names.index(name)))
     if not lines:
         return []
     depths = sorted({row["entry"][0] for _, line, _ in found for row in line})

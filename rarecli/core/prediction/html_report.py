@@ -28,9 +28,7 @@ def prediction_page(result: dict[str, Any], options: ReportOptions, warnings: Se
     facts += [(f"At {entry}", str(count)) for entry, count in sorted(entries.items())[:6]]
     facts += [("Failed cases", str(len(failed)))] if failed else []
     warned = sum(bool(record["warnings"]) for record in cases.values())
-    lead = f"{len(cases)} of {len(cases) + len(failed)} scans are segmented" + (
-        f"; {warned} differ from the training scans." if warned else "."
-    )
+    lead = f"{len(cases)} of {len(cases) + len(failed)} scans are segmented" + (f"; {warned} unlike the training scans." if warned else ".")
     rows = [[text(name), text(why)] for name, why in failed.items()]
     sections = [
         Section("Cases", tables=[_cases(cases)]),

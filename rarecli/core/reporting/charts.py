@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from rarecli.core.reporting.axes import Axis
-from rarecli.core.reporting.figure import NUM_SERIES, Figure, label, marker, path_of, series, shortened
+from rarecli.core.reporting.figure import NUM_SERIES, Figure, Key, label, marker, path_of, series, shortened
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 12.0, 44.0
 _WIDTH, _HEIGHT = 460.0, 310.0
@@ -19,7 +19,7 @@ _MOST_MARKERS = 60
 class Line:
     """A line of a chart. None breaks it. tips: a text for each point; band: half the width of a shaded band at each point.
 
-    joined: False draws only markers.
+    joined: False draws only markers. style: the number of its colour and marker; its place among the lines where None.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Line:
     joined: bool = True
     dashed: bool = False
     marked: bool = True
+    style: int | None = None
 
 
 def line_chart(title: str, description: str, lines: Sequence[Line], across: Axis, up: Axis, *, borders: Sequence[float] = ()) -> Figure:
@@ -43,7 +44,10 @@ def line_chart(title: str, description: str, lines: Sequence[Line], across: Axis
 
     body = [_frame(across, up, width, height)]
     body += [f'<path class="border" d="M{spot(value, 0)[0]:.1f} {_TOP}v{height}"/>' for value in borders]
-    for index, line in enumerate(lines):
+    keys = []
+    for place, line in enumerate(lines):
+        index = place if line.style is None else line.style
+        keys.append(Key(line.name, index, line.joined, line.marked, line.dashed))
         known = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None and math.isfinite(y)]
         parts = []
         if line.band:
@@ -58,7 +62,7 @@ def line_chart(title: str, description: str, lines: Sequence[Line], across: Axis
                 if y is not None and math.isfinite(y):
                     parts.append(marker(index, *spot(x, y), f"{line.name}: {tip or f'{x:.4g}, {y:.4g}'}"))
         body.append(series(index, "".join(parts), line.dashed))
-    return Figure(title, description, _WIDTH, _HEIGHT, "".join(body), [line.name for line in lines])
+    return Figure(title, description, _WIDTH, _HEIGHT, "".join(body), keys)
 
 
 def _frame(across: Axis, up: Axis, width: float, height: float) -> str:
@@ -79,7 +83,7 @@ def strip_plot(
 ) -> Figure:
     """Returns one strip per row with a dot for each of its values, in the order of `names`. Above 8 names all dots look alike."""
     across = across.fitted([value for _, values in rows for value in values if value is not None])
-    left, step = 150.0, 19.0
+    left, step = 165.0, 19.0
     width, height = _WIDTH - left - _RIGHT, step * len(rows)
     body = []
     for value, words in across.ticks or ():
@@ -88,15 +92,15 @@ def strip_plot(
     many = len(names) > NUM_SERIES
     for number, (name, values) in enumerate(rows):
         y = _TOP + step * (number + 0.5)
-        body.append(f"<g><title>{escape(name)}</title>{label(left - 8, y + 4, shortened(name, 22), 'end')}</g>")
+        body.append(f"<g><title>{escape(name)}</title>{label(left - 8, y + 4, shortened(name, 18), 'end')}</g>")
         body.append(f'<path class="grid" d="M{left} {y:.1f}h{width}"/>')
         for index, found in enumerate(values):
             if found is not None:
                 x, shown = left + width * across.place(found), 0 if many else index
                 body.append(series(shown, marker(shown, x, y, f"{name}, {names[index]}: {found:.4g}")))
     body.append(label(left + width / 2, _TOP + height + 37, across.label, kind="axis"))
-    legend = [] if many else names
-    return Figure(title, description, _WIDTH, _TOP + height + _BOTTOM, "".join(body), legend, "dot")
+    legend = [] if many else [Key(name, index, joined=False) for index, name in enumerate(names)]
+    return Figure(title, description, _WIDTH, _TOP + height + _BOTTOM, "".join(body), legend)
 
 
 _SCALES: dict[str, tuple[tuple[int, int, int], ...]] = {

@@ -12,19 +12,33 @@ NUM_SERIES = 8
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A drawing with its title and a description for readers who do not see it. legend: names of the series, in order.
+class Key:
+    """An entry of a legend. style: the number of its colour and marker."""
 
-    shown_as: `line` or `dot` for each name of the legend.
-    """
+    name: str
+    style: int
+    joined: bool = True
+    marked: bool = True
+    dashed: bool = False
+
+    @property
+    def swatch(self) -> str:
+        """A small drawing of the series."""
+        body = '<path class="line" d="M1 7H23"/>' if self.joined else ""
+        body += marker(self.style, 12, 7) if self.marked else ""
+        return f'<svg viewBox="0 0 24 14" class="swatch" aria-hidden="true">{series(self.style, body, self.dashed)}</svg>'
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title and a description for readers who do not see it."""
 
     title: str
     description: str
     width: float
     height: float
     body: str
-    legend: Sequence[str] = ()
-    shown_as: str = "line"
+    legend: Sequence[Key] = ()
 
     @property
     def svg(self) -> str:
@@ -34,15 +48,6 @@ class Figure:
             f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-labelledby="{name}t {name}d">'
             f'<title id="{name}t">{escape(self.title)}</title><desc id="{name}d">{escape(self.description)}</desc>{self.body}</svg>'
         )
-
-    @property
-    def swatches(self) -> list[tuple[str, str]]:
-        """A small drawing and a name for each series of the legend."""
-        stroke = '<path class="line" d="M1 7H23"/>' if self.shown_as == "line" else ""
-        return [
-            (f'<svg viewBox="0 0 24 14" class="swatch" aria-hidden="true">{series(index, stroke + marker(index, 12, 7))}</svg>', name)
-            for index, name in enumerate(self.legend)
-        ]
 
 
 def series(index: int, body: str, dashed: bool = False) -> str:

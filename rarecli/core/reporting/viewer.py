@@ -69,7 +69,9 @@ def cropped(case: ViewedCase) -> ViewedCase:
 def make_viewer(cases: Sequence[ViewedCase], label_names: Sequence[str], most_bytes: int = _MOST_BYTES) -> Viewer:
     """Returns a viewer of cropped cases. Volumes are thinned until all of them fit `most_bytes`."""
     for step in (1, 2, 3, 4, 6, 8):
-        packed = [{"name": case.name, "note": case.note, "views": [_packed(_thinned(view, step)) for view in case.views]} for case in cases]
+        packed: list[dict[str, Any]] = [
+            {"name": case.name, "note": case.note, "views": [_packed(_thinned(view, step)) for view in case.views]} for case in cases
+        ]
         if sum(len(view["data"]) for case in packed for view in case["views"]) <= most_bytes:
             return Viewer(packed, label_names, step)
     return Viewer([], label_names)
