@@ -126,12 +126,12 @@ class HeatMap:
 
 def heat_map(content: HeatMap) -> Figure:
     """Returns a heat map with every value written into its cell."""
-    left, step = 84.0, 30.0
+    left, step, top = 84.0, 30.0, 22.0
     cell = min(56.0, (_WIDTH - left - _RIGHT) / max(len(content.columns), 1))
     body = []
     low, high = content.limits
     for number, (name, values) in enumerate(zip(content.rows, content.values, strict=True)):
-        y = _TOP + step * number
+        y = top + step * number
         body.append(label(left - 6, y + step / 2 + 4, name, "end"))
         for place, value in enumerate(values):
             if value is not None:
@@ -141,10 +141,10 @@ def heat_map(content: HeatMap) -> Figure:
                 tip = f"<title>{escape(name)}; {escape(content.columns[place])}: {value:.4f}</title>"
                 box = f'<rect x="{x:.1f}" y="{y:.1f}" width="{cell - 1.5:.1f}" height="{step - 1.5}" fill="rgb({red},{green},{blue})"/>'
                 body.append(f'<g>{tip}{box}<g fill="{ink}" class="value">{label(x + cell / 2 - 0.7, y + step / 2 + 4, words)}</g></g>')
-    bottom = _TOP + step * len(content.rows)
+    bottom = top + step * len(content.rows)
     body += [label(left + cell * (place + 0.5), bottom + 16, name) for place, name in enumerate(content.columns)]
     body.append(label(left + cell * len(content.columns) / 2, bottom + 36, content.across, kind="axis"))
-    body.append(label(13, (_TOP + bottom) / 2, content.up, kind="axis", turn=True))
+    body.append(label(4, 12, content.up, "start", kind="axis"))
     return Figure(content.title, content.description, _WIDTH, bottom + _BOTTOM, "".join(body))
 
 
