@@ -25,7 +25,7 @@ def choose_viewed(summary: dict[str, Any], num_cases: int) -> list[tuple[str, st
     ordered = worst_first(summary)
     num, last = min(num_cases, len(ordered)), len(ordered) - 1
     ranks = [round(last * step / (num - 1)) for step in range(num)] if num > 1 else [0] * num
-    words = {last: "best", last // 2: "median", (last + 1) // 2: "median", 0: "worst"}
+    words = {last // 2: "median", (last + 1) // 2: "median", last: "best", 0: "worst"}
     return [(ordered[rank].name, words.get(rank, f"{rank + 1} of {last + 1}")) for rank in ranks]
 
 

@@ -51,6 +51,11 @@ class Noting:
         self.warnings.append(text)
         self._reporter.warn(text)
 
+    def warn_once(self, text: str) -> None:
+        """Keep the warning and pass it on, unless it was given before."""
+        if text not in self.warnings:
+            self.warn(text)
+
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         """Pass the items on."""
         return self._reporter.track(items, label, total)

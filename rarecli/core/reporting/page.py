@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rarecli.core.errors import RareError, missing_extra
 from rarecli.core.jobs.files import atomic_file
-from rarecli.core.jobs.progress import Reporter
+from rarecli.core.jobs.progress import Noting
 from rarecli.core.reporting.figure import Figure
 from rarecli.core.reporting.options import FILE_NAME, ReportOptions
 from rarecli.core.reporting.tables import Table
@@ -61,7 +61,7 @@ def versions_here() -> dict[str, str]:
     return {"python": platform.python_version()} | installed_versions(_PACKAGES)
 
 
-def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: ReportOptions | None, reporter: Reporter) -> None:
+def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: ReportOptions | None, reporter: Noting) -> None:
     """Write report.html into `folder`, after the results. Any failure is a warning: a report never loses results.
 
     An older report is removed if no new one takes its place, since it would not belong to the results. A file that rare did not write
@@ -70,7 +70,9 @@ def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: 
     path = folder / FILE_NAME
     if path.is_symlink() or (path.exists() and not _is_ours(path)):
         if options is not None:
-            reporter.warn(f"{FILE_NAME} is not written: a file of this name is there that rare did not write; the results are complete")
+            reporter.warn_once(
+                f"{FILE_NAME} is not written: a file of this name is there that rare did not write; the results are complete"
+            )
         return
     if options is not None:
         try:
@@ -80,7 +82,7 @@ def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: 
             return
         except Exception as error:
             why = error.brief if isinstance(error, RareError) else f"{type(error).__name__}: {error}"
-            reporter.warn(f"{FILE_NAME} is not written: {why}; the results are complete")
+            reporter.warn_once(f"{FILE_NAME} is not written: {why}; the results are complete")
     with suppress(OSError):
         path.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The sort key as an attribute: the number in full, or the text."""
-        return self.text if self.number is None else repr(float(self.number))
+        """The sort key as an attribute: the number in full (nothing for NaN), or the text."""
+        if self.number is None:
+            return self.text
+        return "" if math.isnan(self.number) else repr(float(self.number))
 
 
 def number(value: float | None, form: str = ".4f", unit: str = "") -> Cell:

@@ -49,7 +49,9 @@ def training_page(
 
 def time_left(log: Sequence[dict[str, Any]], num_epochs: int) -> str:
     """Returns the time that the remaining epochs take if they are like the newest ones. Their validation is not counted."""
-    recent = [line["seconds"] for line in log[-_RECENT:]]
+    recent = [line["seconds"] for line in log[-_RECENT:] if "seconds" in line]
+    if not recent:
+        return "unknown"
     seconds = (num_epochs - log[-1]["epoch"]) * sum(recent) / len(recent)
     if seconds < 90:
         return f"about {seconds:.0f} s"
@@ -64,6 +66,8 @@ def _figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
         lines = []
         for key in dict.fromkeys(key for line in log for key in line if key.startswith(prefix)):
             known = [(line["epoch"], line[key]) for line in log if line.get(key) is not None]  # not every epoch is validated
+            if not known:
+                continue
             known = known[:: max(1, len(known) // _MOST_POINTS)]
             name = key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
             lines.append(Line(name, [epoch for epoch, _ in known], [value for _, value in known]))
