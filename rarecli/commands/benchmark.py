@@ -13,10 +13,10 @@ from rarecli.commands.console import (
     Overwrite,
     ReportOption,
     chosen_entries,
-    command_line,
     integers,
     print_json,
     print_table,
+    report_options,
     three_integers,
     words,
 )
@@ -101,7 +101,6 @@ def run(
     """
     from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
     from rarecli.core.evaluation.case_selection import read_case_names
-    from rarecli.core.reporting.options import ReportOptions
 
     options = BenchmarkOptions(
         suite=suite,
@@ -122,7 +121,7 @@ def run(
         against=against,
         threshold=threshold,
         overwrite=overwrite,
-        report=ReportOptions(command_line()) if report else None,
+        report=report_options(report),
     )
     result = benchmark(model, output, options, Console())
     if json:

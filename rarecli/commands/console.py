@@ -19,6 +19,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
 
+    from rarecli.core.reporting.options import ReportOptions
+
 Item = TypeVar("Item")
 
 
@@ -63,9 +65,11 @@ Against = Annotated[
 ReportOption = Annotated[bool, typer.Option("--report/--no-report", help="Also write report.html: one page with tables and figures.")]
 
 
-def command_line() -> str:
-    """Return the command as it was typed."""
-    return shlex.join(["rare", *sys.argv[1:]])
+def report_options(wanted: bool, num_cases: int = 0) -> ReportOptions | None:
+    """--report -> options of the report, with the command as it was typed; None for --no-report."""
+    from rarecli.core.reporting.options import ReportOptions
+
+    return ReportOptions(shlex.join(["rare", *sys.argv[1:]]), num_cases) if wanted else None
 
 
 class Console:

@@ -19,10 +19,10 @@ from rarecli.commands.console import (
     ShardOption,
     Surface,
     Threads,
-    command_line,
     integers,
     models,
     print_json,
+    report_options,
     spacings_or_range,
 )
 from rarecli.commands.tables import print_comparison, print_scores
@@ -121,7 +121,6 @@ def run(
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.jobs.shards import WHOLE, Shard
     from rarecli.core.prediction.predictor import ModelChoice
-    from rarecli.core.reporting.options import ReportOptions
 
     options = EvaluateOptions(
         depths=integers(depths, "--depths"),
@@ -138,7 +137,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         shard=Shard.parse(shard),
-        report=ReportOptions(command_line(), report_cases) if report else None,
+        report=report_options(report, report_cases),
     )
     show: Callable[[Any], None] = print_json if json else _show
     shown = json or options.shard == WHOLE

@@ -15,10 +15,10 @@ from rarecli.commands.console import (
     RouteOption,
     ShardOption,
     Threads,
-    command_line,
     models,
     parse_entry,
     print_json,
+    report_options,
 )
 
 InputsArgument = Annotated[
@@ -80,12 +80,10 @@ def run(
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry
-    from rarecli.core.reporting.options import ReportOptions
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    page = ReportOptions(command_line()) if report else None
-    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard), page)
+    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, Shard.parse(shard), report_options(report))
     try:
         result = predict(inputs, choice, output, options, Console())
     except SomeCasesFailed as failure:

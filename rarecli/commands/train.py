@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rarecli.commands.console import Console, Device, Json, ReportOption, command_line, print_json
+from rarecli.commands.console import Console, Device, Json, ReportOption, print_json, report_options
 from rarecli.commands.tables import print_plan
 
 
@@ -110,7 +110,6 @@ def run(
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import missing_extra
     from rarecli.core.jobs.ranks import find_ranks
-    from rarecli.core.reporting.options import ReportOptions
 
     network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
     chosen = network | {"name": name, "epochs": epochs, "fold": _fold(fold), "amp": amp}
@@ -129,8 +128,7 @@ def run(
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
-    page = ReportOptions(command_line()) if report else None
-    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, page)
+    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, report_options(report))
     record = train(prepared, output, settings, options, Console())
     if json and find_ranks().leads:
         print_json(record)
