@@ -39,7 +39,7 @@ OTHER_SLICES_MM = ((3.0, 3.0, 6.0), (1.0, 2.0, 4.0), (4.0, 4.0, 8.0))
 RECIPES = {
     "hippocampus-paper": Recipe("hippocampus-paper", "paper", ship_epochs=20),
     # displaced targets harm only depths 1 to 3; the features of the encoder can be reused
-    "hippocampus": Recipe("hippocampus", "native", {"epochs": 40, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=20),
+    "hippocampus": Recipe("hippocampus", "native", {"epochs": 40, "optimiser.lr": 1.5e-3}, start_from="hippocampus-paper", ship_epochs=15),
     # the built-in model of before: one depth for all axes, the finest, padded to the divisors
     "hippocampus-isotropic": Recipe(
         "hippocampus", "native", {"epochs": 30, "optimiser.lr": 1.5e-3, "thick_views": 0, "any_size": False}, start_from="hippocampus-paper"

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,14 @@ def tumour(seed: int, shape: Shape = (240, 240, 155)) -> tuple[FloatArray, IntAr
     return image * 400, labels.astype(np.uint8)
 
 
-def write_tumours(root: Path, num: int, shape: Shape = (240, 240, 155)) -> None:
-    """Write a labelled dataset in the MSD layout."""
-    names = [f"tumour_{seed}" for seed in range(num)]
-    for seed, name in enumerate(names):
-        image, labels = tumour(seed, shape)
-        volume = Volume(image, np.eye(4))
-        write_image(root / "imagesTr" / f"{name}.nii.gz", image, volume)
-        write_labels(root / "labelsTr" / f"{name}.nii.gz", labels, volume)
+def write_tumours(root: Path, num: int, shape: Shape = (240, 240, 155), jobs: int = 1) -> None:
+    """Write a labelled dataset in the MSD layout, with `jobs` processes."""
+    seeds = range(num)
+    if jobs > 1:
+        with ProcessPoolExecutor(jobs) as pool:
+            names = list(pool.map(_write_tumour, [root] * num, seeds, [shape] * num))
+    else:
+        names = [_write_tumour(root, seed, shape) for seed in seeds]
     content = {
         "name": "Tumours",
         "modality": {str(index): name for index, name in enumerate(CHANNELS)},
@@ -59,6 +60,15 @@ def write_tumours(root: Path, num: int, shape: Shape = (240, 240, 155)) -> None:
         "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names],
     }
     write_json(root / "dataset.json", content)
+
+
+def _write_tumour(root: Path, seed: int, shape: Shape) -> str:
+    name = f"tumour_{seed}"
+    image, labels = tumour(seed, shape)
+    volume = Volume(image, np.eye(4))
+    write_image(root / "imagesTr" / f"{name}.nii.gz", image, volume)
+    write_labels(root / "labelsTr" / f"{name}.nii.gz", labels, volume)
+    return name
 
 
 def rare(*arguments: str) -> tuple[str, float, int]:

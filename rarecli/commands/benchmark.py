@@ -12,6 +12,7 @@ from rarecli.commands.console import (
     Json,
     Overwrite,
     ReportOption,
+    case_names,
     chosen_entries,
     integers,
     print_json,
@@ -100,7 +101,6 @@ def run(
     Example: rare benchmark --suite hippocampus -o timing
     """
     from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
-    from rarecli.core.evaluation.case_selection import read_case_names
 
     options = BenchmarkOptions(
         suite=suite,
@@ -114,7 +114,7 @@ def run(
         cold_start=cold_start,
         device=device,
         dataset=dataset,
-        cases=read_case_names(cases) if cases else None,
+        cases=case_names(cases),
         protocol=protocol.value,
         max_latency_ms=max_latency_ms,
         max_memory_mb=max_memory,

@@ -134,6 +134,13 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     RichConsole(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def case_names(path: Path | None) -> list[str] | None:
+    """A file with the names of cases -> the names; None without one."""
+    from rarecli.core.evaluation.case_selection import read_case_names
+
+    return list(read_case_names(path)) if path else None
+
+
 def models(text: str) -> tuple[Path, ...]:
     """RUN1,RUN2 -> two paths. A path that exists is one path, even if it contains commas."""
     if Path(text).exists() or "," not in text:

@@ -1,6 +1,5 @@
 """`rare evaluate`."""
 
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from rarecli.commands.console import (
     ShardOption,
     Surface,
     Threads,
+    case_names,
     integers,
     models,
     print_json,
@@ -117,9 +117,8 @@ def run(
     Example: rare evaluate Task04_Hippocampus -m run -o scores --cases run/run.json
     """
     from rarecli.core.errors import SomeCasesFailed
-    from rarecli.core.evaluation.case_selection import read_case_names
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-    from rarecli.core.jobs.shards import WHOLE, Shard
+    from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predictor import ModelChoice
 
     options = EvaluateOptions(
@@ -128,7 +127,7 @@ def run(
         grid=grid,
         route=route,
         protocol=protocol.value,
-        names=read_case_names(cases) if cases else None,
+        names=case_names(cases),
         all_cases=all_cases,
         pool_folds=folds,
         upsampled=upsampled,
@@ -139,19 +138,19 @@ def run(
         shard=Shard.parse(shard),
         report=report_options(report, report_cases),
     )
-    show: Callable[[Any], None] = print_json if json else _show
-    shown = json or options.shard == WHOLE
+    show = print_json if json else _show
     try:
         summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, Console())
     except SomeCasesFailed as failure:
-        if failure.result is not None and shown:
+        if failure.result is not None:
             show(failure.result)
         raise
-    if shown:
-        show(summary)
+    show(summary)
 
 
 def _show(summary: dict[str, Any]) -> None:
+    if "shard" in summary:  # a part has no scores of its own
+        return
     print_scores(summary, f"{summary['model']}, protocol {summary['protocol']}")
     for grid, facts in summary.get("curve_facts", {}).items():
         deficit, jump = facts["largest_deficit"], facts["largest_jump"]

@@ -1,8 +1,11 @@
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
 
-from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, entry_shape, open_steps, random_scan, segment
+from rarecli.core.benchmarking.comparison import Comparison
+from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.config.geometry import isotropic
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, UsageError
@@ -39,6 +42,22 @@ def test_steps_on_a_device_give_the_same_and_tell_the_copies(run, monkeypatch):
         (found,) = segment([scan], rules, (1, 1, 1), CudaSteps(runner.network, runner.device), marks.append)
     np.testing.assert_array_equal(found, expected)
     assert marks == ["preprocess", "copy_in", "compute", "argmax", "copy_out", "postprocess"]
+
+
+def test_pytorch_also_computes_in_bfloat16_on_the_host_and_on_a_device(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    image = np.random.default_rng(0).random((1, 1, 16, 16, 16), dtype=np.float32)
+    full, half = (open_steps(run, "torch", precision, None, "cpu") for precision in ("fp32", "bf16"))
+    exact, rounded = (opened.steps.forward(image, (1, 1, 1)) for opened in (full, half))
+    off = np.abs(rounded - exact).max() / np.abs(exact).max()
+    assert 1e-5 < off < 0.1  # bfloat16 has 8 significant bits
+    steps = CudaSteps(half.runner.network, torch.device("cpu"), amp=True)
+    np.testing.assert_allclose(steps.forward(steps.put(image), (1, 1, 1)).float().numpy(), rounded)
+    with ExitStack() as stack:
+        off = Comparison(run, stack).off(Opened(half.rules, half.runner, steps, True), [(1, 1, 1)])
+    assert 1e-5 < off[1, 1, 1] < 0.2
+    with pytest.raises(UsageError, match="computes in fp32"):
+        open_steps(run, "torch", "int8", None, "cpu")
 
 
 def test_what_a_backend_lacks_is_said_before_anything_runs(run, monkeypatch):

@@ -49,5 +49,5 @@ def _images(spec: ModelSpec, entry: Entry) -> list[FloatArray]:
 
 
 def _share(answer: FloatArray, expected: FloatArray) -> float:
-    found = answer if isinstance(answer, np.ndarray) else answer.cpu().numpy()
+    found = answer if isinstance(answer, np.ndarray) else answer.float().cpu().numpy()
     return float(np.abs(found - expected).max() / np.abs(expected).max())

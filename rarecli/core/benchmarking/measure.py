@@ -14,7 +14,7 @@ from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.comparison import Comparison
 from rarecli.core.benchmarking.models import Models
 from rarecli.core.benchmarking.rows import OK, Key, Row, Task, entries_of, keys_of, reason_of, rows_of
-from rarecli.core.benchmarking.stages import IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
+from rarecli.core.benchmarking.stages import COMPILED, IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.benchmarking.timing import Mark, Sample, sample_stages
 from rarecli.core.config.network_cost import least_memory_bytes
@@ -164,7 +164,8 @@ def _sample(row: Row, session: Session, scans: list[Volume], iterations: int, se
 
 
 def _may_differ(key: Key) -> bool:
-    return key.backend != "torch" or key.precision != "fp32"
+    # a compiled network is another one for every shape: the shapes of the comparison would be compiled and never timed
+    return key.backend != COMPILED and (key.backend != "torch" or key.precision != "fp32")
 
 
 def _start_cold(models: Models, task: Task, row: Row) -> None:

@@ -86,14 +86,17 @@ class HostSteps:
 
 
 class CudaSteps:
-    """The steps of PyTorch on a GPU. as_graph: record the kernels once per entry and shape, then replay them as one CUDA graph."""
+    """The steps of PyTorch on a GPU.
+
+    as_graph: record the kernels once per entry and shape, then replay them as one CUDA graph. amp: bfloat16 autocast.
+    """
 
     copies = True
 
-    def __init__(self, network: Any, device: Any, as_graph: bool = False) -> None:
+    def __init__(self, network: Any, device: Any, as_graph: bool = False, amp: bool = False) -> None:
         import torch
 
-        self._torch, self._network, self._device, self._as_graph = torch, network, device, as_graph
+        self._torch, self._network, self._device, self._as_graph, self._amp = torch, network, device, as_graph, amp
         self._graphs: dict[tuple[Entry, tuple[int, ...]], tuple[Any, Any, Any]] = {}
 
     def put(self, image: FloatArray) -> Any:
@@ -104,7 +107,7 @@ class CudaSteps:
         """Run the network, or replay its graph."""
         with self._torch.inference_mode():
             if not self._as_graph:
-                return self._done(self._network(image, entry))
+                return self._done(self._run(image, entry))
             key = (entry, tuple(image.shape))
             if key not in self._graphs:
                 self._graphs[key] = self._record(image, entry)
@@ -122,6 +125,11 @@ class CudaSteps:
         result: IntArray = classes.cpu().numpy()
         return result
 
+    def _run(self, image: Any, entry: Entry) -> Any:
+        # a graph must not use converted weights that are freed after its recording
+        with self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._amp, cache_enabled=not self._as_graph):
+            return self._network(image, entry)
+
     def _record(self, image: Any, entry: Entry) -> tuple[Any, Any, Any]:
         torch = self._torch
         source = image.clone()
@@ -129,11 +137,11 @@ class CudaSteps:
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):  # warm-up, so that libraries choose their kernels before the recording
             for _ in range(3):
-                self._network(source, entry)
+                self._run(source, entry)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._network(source, entry)
+            logits = self._run(source, entry)
         return graph, source, logits
 
     def _done(self, result: Any) -> Any:
@@ -157,14 +165,19 @@ class Opened:
 
 
 def open_steps(model: Path, backend: str, precision: str, num_threads: int | None, device: str) -> Opened:
-    """Open a model. Raises what `open_model` raises, and EnvironmentFault if a GPU or a C++ compiler is missing."""
+    """Open a model. precision: as for `open_model`; PyTorch also computes in bf16, as autocast in a training does.
+
+    Raises what `open_model` raises, and EnvironmentFault if a GPU or a C++ compiler is missing.
+    """
     if backend not in TIMED_BACKENDS:
         raise UsageError("no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
     in_torch = backend in IN_TORCH
-    rules, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, precision)
+    amp = in_torch and precision == "bf16"
+    rules, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, "fp32" if amp else precision)
     if not in_torch:
         on_gpu = backend == "tensorrt" or (backend == "onnx" and device != "cpu" and _has_cuda_onnx())
         return Opened(rules, runner, HostSteps(runner), on_gpu)
+    runner.amp = amp  # type: ignore[attr-defined]
     network, place = runner.network, runner.device  # type: ignore[attr-defined]
     if backend == CUDA_GRAPH and place.type != "cuda":
         raise EnvironmentFault("CUDA graphs need a GPU", field="backend", found=backend)
@@ -173,7 +186,7 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
             raise EnvironmentFault("torch-compile needs a C++ compiler, and none was found", field="backend", found=backend)
         network.compile(dynamic=False)
     if place.type == "cuda":
-        return Opened(rules, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH), True)
+        return Opened(rules, runner, CudaSteps(network, place, as_graph=backend == CUDA_GRAPH, amp=amp), True)
     return Opened(rules, runner, HostSteps(runner), False)
 
 

@@ -35,13 +35,13 @@ from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import build_plan, find_gpu, load_tensorrt, profile_for
 from rarecli.core.engines.tensorrt_runner import open_plan
 from rarecli.core.engines.torch_runner import TorchRunner
+from rarecli.core.engines.tracing import load_network, trace_all
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.scan_rules import ScanRules, rules_of
 from rarecli.core.jobs.files import sha256
 from rarecli.core.jobs.folders import atomic_folder
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
-from rarecli.core.model import build_network, checkpoint
 from rarecli.core.types import Entry, Shape
 from rarecli.core.versions import installed_versions
 
@@ -91,11 +91,9 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     spec, precision = source.spec, options.precision
     entries = choose_entries(spec, options.entries)
     rules = rules_of(spec, entries)
-    network = build_network(spec.network)
-    checkpoint.load_weights(network, source.weights)
-    network.eval()
+    network = load_network(spec, source.weights)
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
-        graphs = {entry: onnx_export.trace(network, spec, entry, precision) for entry in reporter.track(entries, "trace", len(entries))}
+        graphs = trace_all(spec, source.weights, entries, precision, reporter)
         shared = None
         if not options.self_contained:
             onnx_export.save_shared_weights(onnx_export.weights_of(graphs.values(), network), folder / WEIGHTS)

@@ -100,8 +100,7 @@ def evaluate(
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
         rules, spec = predictor.rules, predictor.spec
-        grid = thick_slice_grid(spec.plan.spacing_mm) if options.grid else []
-        spacings = [*grid, *(options.spacings_mm or ())] or None
+        spacings = [*(thick_slice_grid(spec.plan.spacing_mm) if options.grid else ()), *(options.spacings_mm or ())] or None
         resolutions = choose_resolutions(predictor, options.depths, spacings, options.protocol, options.route)
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface, options.route)
         require_same_labels(source.label_names, spec, dataset)

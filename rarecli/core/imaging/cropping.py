@@ -1,4 +1,7 @@
-"""Crops a scan to the box of what is not background, and places results back."""
+"""Crops a scan to the box of what is not background, and places results back.
+
+Decision: docs/decisions/0020-brain-tumours.md.
+"""
 
 from __future__ import annotations
 
