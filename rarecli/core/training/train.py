@@ -89,7 +89,7 @@ def train(
                 last = loop.fit()
             finally:
                 loop.tracker.close()
-            if ranks.leads:
+            if ranks.leads and loop.record.lines:
                 _publish(loop, loop.record.lines, options.report, noted, finished=True)
             return last
 
