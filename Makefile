@@ -2,13 +2,14 @@
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
 # make test-triton   install, make .venv-triton with a Triton server, then test serving with it
+# make test-web   install, then open reports in Debian's chromium
 # make check   style, types, import rules, generated files, advisories on dependencies
 # make fuzz    broken files for ten minutes, and both readers on 10,000 of them
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp test-triton check audit fuzz schema faults format clean
+.PHONY: install demo test test-slow test-cpp test-triton test-web check audit fuzz schema faults format clean
 
 install: $(INSTALLED)
 
@@ -33,6 +34,10 @@ test-cpp: install
 test-triton: install
 	PYTHON=$(BIN)/python export/triton/install_server.sh
 	$(BIN)/pytest -m slow tests/integration/test_triton.py
+
+test-web: install
+	tests/integration/browser/install_packages.sh
+	$(BIN)/pytest -m slow tests/integration/browser
 
 check: install
 	$(BIN)/ruff check .

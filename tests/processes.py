@@ -43,12 +43,12 @@ def _train(prepared, run, overrides, environment, spoil, words, options):
     from rarecli.core.config import run_folder
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import RareError
-    from rarecli.core.training import progress_figure
+    from rarecli.core.training import progress_report
     from rarecli.core.training.train import TrainOptions, train
 
     os.environ.update(environment)
     torch.set_num_threads(1)
-    progress_figure.draw_progress = draw_nothing
+    progress_report.draw_progress = draw_nothing
     if spoil:
         spoil()
     base = run_folder.load_resumed_config(run) if options.get("resume") else None

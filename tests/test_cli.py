@@ -81,6 +81,18 @@ def test_predict_writes_labels_on_the_grid_of_the_scan_and_says_the_depth(run, s
     np.testing.assert_array_equal(labels.affine, source.affine)
 
 
+def test_a_folder_is_predicted_with_a_report_of_the_command_or_without(run, scan, tmp_path):
+    (tmp_path / "in").mkdir()
+    shutil.copy(scan, tmp_path / "in" / "a&b.nii.gz")
+    command = ("predict", "in", "-m", run, "-o", "my out")
+    assert rare(*command, cwd=tmp_path).returncode == 0
+    page = (tmp_path / "my out" / "report.html").read_text()
+    assert f'<pre tabindex="0" aria-label="Command">rare predict in -m {run} -o &#39;my out&#39;</pre>' in page
+    assert "a&amp;b" in page
+    result = rare(*command, "--overwrite", "--no-report", cwd=tmp_path)
+    assert (result.returncode, (tmp_path / "my out" / "report.html").exists()) == (0, False)
+
+
 def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
     block = (
         "import sys\nclass Blocked:\n    def find_spec(self, name, path=None, target=None):\n"

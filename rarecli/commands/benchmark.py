@@ -18,8 +18,8 @@ from rarecli.commands.completion import (
     suites,
 )
 from rarecli.commands.console import Console, command, print_json
-from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Device, Json, Overwrite, Protocol
-from rarecli.commands.parsing import chosen_entries, integers, three_integers, words
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Device, Json, Overwrite, Protocol, ReportOption
+from rarecli.commands.parsing import case_names, chosen_entries, integers, report_options, three_integers, words
 from rarecli.commands.tables import print_benchmark
 
 OutputOption = Annotated[
@@ -173,6 +173,7 @@ def run(
     threshold: ThresholdOption = 1.2,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Measure the cost of each resolution on this machine, with every backend.
@@ -182,7 +183,6 @@ def run(
     Example: rare benchmark --suite hippocampus -o timing
     """
     from rarecli.core.benchmarking.benchmark import BenchmarkOptions, benchmark, require_success
-    from rarecli.core.evaluation.case_selection import read_case_names
 
     options = BenchmarkOptions(
         suite=suite,
@@ -196,13 +196,14 @@ def run(
         cold_start=cold_start,
         device=device,
         dataset=dataset,
-        cases=read_case_names(cases) if cases else None,
+        cases=case_names(cases),
         protocol=protocol.value,
         max_latency_ms=max_latency_ms,
         max_memory_mb=max_memory,
         against=against,
         threshold=threshold,
         overwrite=overwrite,
+        report=report_options(report),
     )
     result = benchmark(model, output, options, console := Console())
     if not json:

@@ -20,13 +20,14 @@ from rarecli.commands.options import (
     Json,
     Overwrite,
     Protocol,
+    ReportOption,
     Resume,
     RouteOption,
     ShardOption,
     Surface,
     Threads,
 )
-from rarecli.commands.parsing import integers, models, spacings_or_range
+from rarecli.commands.parsing import case_names, integers, models, report_options, spacings_or_range
 from rarecli.commands.tables import print_comparison, print_scores
 from rarecli.core.errors import SomeCasesFailed
 
@@ -101,6 +102,16 @@ GridOption = Annotated[
     ),
 ]
 
+ReportCasesOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Cases that report.html shows slice by slice: the worst, the best and those between; 0 for none.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
 
 def run(
     dataset: DatasetArgument,
@@ -123,6 +134,8 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     shard: ShardOption = None,
+    report: ReportOption = True,
+    report_cases: ReportCasesOption = 3,
     json: Json = False,
 ) -> None:
     """Score a model on labelled scans at every resolution.
@@ -131,7 +144,6 @@ def run(
 
     Example: rare evaluate Task04_Hippocampus -m run -o curve --spacings 0.8:8:12 --no-surface
     """
-    from rarecli.core.evaluation.case_selection import read_case_names
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.jobs.shards import WHOLE, Shard
     from rarecli.core.prediction.predictor import ModelChoice
@@ -142,7 +154,7 @@ def run(
         grid=grid,
         route=route,
         protocol=protocol.value,
-        names=read_case_names(cases) if cases else None,
+        names=case_names(cases),
         all_cases=all_cases,
         pool_folds=folds,
         upsampled=upsampled,
@@ -151,6 +163,7 @@ def run(
         resume=resume,
         overwrite=overwrite,
         shard=Shard.parse(shard),
+        report=report_options(report, report_cases),
     )
     console, whole = Console(), options.shard == WHOLE
     with _printing_what_succeeded(whole and not json):

@@ -83,3 +83,7 @@ Against = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ReportOption = Annotated[
+    bool,
+    typer.Option("--report/--no-report", help="Also write report.html: one page with tables and figures.", rich_help_panel=OUTPUT),
+]

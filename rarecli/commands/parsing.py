@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rarecli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rarecli.core.reporting.options import ReportOptions
 
 
 def models(text: str) -> tuple[Path, ...]:
@@ -14,6 +19,20 @@ def models(text: str) -> tuple[Path, ...]:
     if Path(text).exists() or "," not in text:
         return (Path(text),)
     return tuple(Path(part.strip()) for part in text.split(",") if part.strip())
+
+
+def report_options(wanted: bool, num_cases: int = 0) -> ReportOptions | None:
+    """--report -> options of the report, with the command as it was typed; None for --no-report."""
+    from rarecli.core.reporting.options import ReportOptions
+
+    return ReportOptions(shlex.join(["rare", *sys.argv[1:]]), num_cases) if wanted else None
+
+
+def case_names(path: Path | None) -> list[str] | None:
+    """A file with the names of cases -> the names; None without one."""
+    from rarecli.core.evaluation.case_selection import read_case_names
+
+    return list(read_case_names(path)) if path else None
 
 
 def words(text: list[str] | None) -> list[str] | None:

@@ -17,12 +17,13 @@ from rarecli.commands.options import (
     Device,
     Json,
     Overwrite,
+    ReportOption,
     Resume,
     RouteOption,
     ShardOption,
     Threads,
 )
-from rarecli.commands.parsing import models, parse_entry
+from rarecli.commands.parsing import models, parse_entry, report_options
 from rarecli.core.jobs.words import duration
 
 InputsArgument = Annotated[
@@ -139,6 +140,7 @@ def run(
     series: SeriesOption = None,
     codes: CodesOption = None,
     anonymise: AnonymiseOption = False,
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -156,8 +158,10 @@ def run(
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    part = Shard.parse(shard)
-    options = PredictOptions(forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise)
+    part, page = Shard.parse(shard), report_options(report)
+    options = PredictOptions(
+        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, page
+    )
     console = Console()
     result = predict(inputs, choice, output, options, console)
     if json:

@@ -9,8 +9,8 @@ import typer
 
 from rarecli.commands.completion import complete_model, complete_preset, presets
 from rarecli.commands.console import Console, command, print_json
-from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, TRAINING, Json
-from rarecli.commands.parsing import fold_choice, overrides
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, TRAINING, Json, ReportOption
+from rarecli.commands.parsing import fold_choice, overrides, report_options
 from rarecli.commands.tables import print_plan
 
 
@@ -192,6 +192,7 @@ def run(
     amp: AmpOption = None,
     track: TrackOption = None,
     dry_run: DryRunOption = False,
+    report: ReportOption = True,
     json: Json = False,
 ) -> None:
     """Train a network with an entry at every depth.
@@ -225,7 +226,7 @@ def run(
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         launch(num_ranks, sys.argv[1:], device)
         return
-    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value)
+    options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, report_options(report))
     record = train(prepared, output, settings, options, Console())
     if find_ranks().leads:
         _end(record, output, json)

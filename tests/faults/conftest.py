@@ -7,13 +7,13 @@ from rarecli.core.data.phantoms import Phantom
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.imaging.volume import write_image, write_labels
-from rarecli.core.training import progress_figure
+from rarecli.core.training import progress_report
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip figures: drawing takes longer than the rest of these trainings."""
-    monkeypatch.setattr(progress_figure, "draw_progress", draw_nothing)
+    monkeypatch.setattr(progress_report, "draw_progress", draw_nothing)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 from rarecli.core.benchmarking import analysis, figures, machine, report
 from rarecli.core.benchmarking.accuracy import join_accuracy
+from rarecli.core.benchmarking.html_report import benchmark_page
 from rarecli.core.benchmarking.measure import measure
 from rarecli.core.benchmarking.models import artefact_bytes, find_models
 from rarecli.core.benchmarking.options import BenchmarkOptions
@@ -31,8 +32,9 @@ from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.outputs import require_new_result
-from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.signals import interruption_means
+from rarecli.core.reporting.page import write_report
 
 _MARK = "results.csv"
 __all__ = ["BenchmarkOptions", "benchmark", "require_success"]
@@ -47,7 +49,7 @@ def benchmark(
     A row that cannot be measured has the status `skipped: why`. It has the status `failed: why` if its backend was requested by option or
     if the row should have worked. Such a row does not stop the others: see `require_success`.
     """
-    suite = load_suite(options.suite) if options.suite else None
+    suite, noted = load_suite(options.suite) if options.suite else None, Noting(reporter)
     earlier = analysis.load_result(options.against) if options.against else None
     if model is not None:
         find_model(model)
@@ -60,8 +62,8 @@ def benchmark(
     require_writable(output)
     others = machine.Others()
     with tempfile.TemporaryDirectory() as folder:
-        models, spec = find_models(model, suite, options, Path(folder), reporter)
-        rows, peaks = measure(models, task, reporter)
+        models, spec = find_models(model, suite, options, Path(folder), noted)
+        rows, peaks = measure(models, task, noted)
         records = [describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu))) for row in rows]
         for row, record in zip(rows, records, strict=True):
             if row.status == OK:
@@ -80,7 +82,7 @@ def benchmark(
         "others_cpu_share": others.share(),
         "timer": _timer(records),
         "effort": task.effort.model_dump(),
-        "accuracy": join_accuracy(model, records, output, options, reporter),
+        "accuracy": join_accuracy(model, records, output, options, noted),
         "speed_up": compare_methods(records),
         "paper_timing": compare_with_paper(records),
         "against": analysis.compare(records, earlier) | {"threshold": options.threshold} if earlier else None,
@@ -90,9 +92,10 @@ def benchmark(
     if options.max_latency_ms is not None or options.max_memory_mb is not None:
         result["fitting"] = analysis.fitting(records, options.max_latency_ms, options.max_memory_mb)
     result["notes"] = notes(result)
-    _write(result, output, reporter)
+    _write(result, output, noted)
     for note in result["notes"]:
-        reporter.say(f"note: {note}")
+        noted.say(f"note: {note}")
+    write_report(lambda report: benchmark_page(result, report, noted.warnings), output, options.report, noted)
     return result
 
 

@@ -19,7 +19,7 @@ def draw_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the median end-to-end latency over depth, one line per backend. Dashed: the scan upsampled to depth 0."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
-    for (name, method), line, colour in _lines(rows):
+    for (name, method), line, colour in lines_by_backend(rows):
         style = "o-" if method == "routed" else "x--"
         latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
         panel.plot([_depth(row) for row in line], latency, style, color=colour, label=f"{name}, {method}")
@@ -32,7 +32,7 @@ def draw_dice_over_latency(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the Dice of each depth over its median latency, one line per backend, like the paper's figure."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
-    for (name, _), line, colour in _lines([row for row in rows if row.get("dice") is not None]):
+    for (name, _), line, colour in lines_by_backend([row for row in rows if row.get("dice") is not None]):
         latency = [row["statistics"]["end_to_end"]["p50_ms"] for row in line]
         panel.plot(latency, [row["dice"] for row in line], "o-", color=colour, label=name)
         for x, row in zip(latency, line, strict=True):
@@ -48,7 +48,7 @@ def draw_cost(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
-    lines = [item for item in _lines([row for row in rows if row["method"] == "routed"]) if _depth(item[1][0]) == 0]
+    lines = [item for item in lines_by_backend([row for row in rows if row["method"] == "routed"]) if _depth(item[1][0]) == 0]
     for (name, _), line, colour in lines:
         times = [row["statistics"]["compute"]["p50_ms"] for row in line]
         panel.plot([_depth(row) for row in line], [time / times[0] for time in times], "o-", color=colour, label=name)
@@ -93,7 +93,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
     """Draw the FLOP/s of each routed row over its FLOP per byte, with the measured peaks of the machine."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
-    lines = list(_lines([row for row in result["rows"] if row["method"] == "routed"]))
+    lines = list(lines_by_backend([row for row in result["rows"] if row["method"] == "routed"]))
     for (name, _), line, colour in lines:
         intensity, rate = ([row["work"][key] for row in line] for key in ("flop_per_byte", "gflop_per_s"))
         panel.plot(intensity, rate, "o", color=colour, label=name)
@@ -111,7 +111,7 @@ def draw_roofline(result: dict[str, Any], path: Path) -> None:
     _finish(figure, panel, path)
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:
+def lines_by_backend(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:
     """Returns the successful rows of isotropic entries by backend (with its non-default settings) and method, in order of depth.
 
     A backend has one colour.

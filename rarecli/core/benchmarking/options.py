@@ -9,6 +9,7 @@ from pathlib import Path
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.config.geometry import EntrySet
 from rarecli.core.evaluation.resolutions import Protocol
+from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.types import Entry, Shape
 
 
@@ -21,7 +22,7 @@ class BenchmarkOptions:
     shape: the shape at depth 0. upsampled: also measure the scan upsampled to depth 0. cold_start: also start every row in a separate
     process. dataset: labelled scans, to compute the Dice of every depth. cases, protocol: as for `evaluate`.
     max_latency_ms, max_memory_mb: report the rows that fit these limits. against: an earlier results.json; a row then fails if it takes
-    more than `threshold` times as long.
+    more than `threshold` times as long. report: also write report.html, with these options.
     """
 
     suite: str | None = None
@@ -43,3 +44,4 @@ class BenchmarkOptions:
     against: Path | None = None
     threshold: float = 1.2
     overwrite: bool = False
+    report: ReportOptions | None = None

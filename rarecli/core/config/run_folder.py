@@ -8,6 +8,7 @@ RUN/
   previous.safetensors the checkpoint before that
   splits_final.json    all folds, in nnU-Net's layout (absent with --fold all)
   log.jsonl            one line per epoch;  progress.png  the same as a figure
+  report.html          the same as a page (absent with --no-report)
 
 Every file is replaced atomically, `last.safetensors` after the others. A running training holds `.lock`.
 """

@@ -16,26 +16,29 @@ from typing import Any
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.cases import Case
 from rarecli.core.data.layouts import open_dataset
-from rarecli.core.errors import DataError, EnvironmentFault, RareError, UsageError, blamed_on, some_failed
+from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
 from rarecli.core.evaluation import figures
 from rarecli.core.evaluation.case_selection import choose_cases, held_out_names, require_same_labels
-from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, load_result, require_comparable, resolution_name, result_of
-from rarecli.core.evaluation.curve import curve_facts, dice_curve
+from rarecli.core.evaluation.comparison import Result, load_result, require_comparable, resolution_name
 from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
+from rarecli.core.evaluation.html_report import evaluation_page
 from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thick_slice_grid, thresholds_mm
-from rarecli.core.evaluation.summary import Score, summarise, write_result
+from rarecli.core.evaluation.results import write_results
+from rarecli.core.evaluation.summary import Score
 from rarecli.core.evaluation.surfaces import require_monai
-from rarecli.core.evaluation.thick_slices import thick_slice_table
+from rarecli.core.evaluation.viewed_cases import view_cases
 from rarecli.core.imaging.routing import RouteBy
-from rarecli.core.jobs.files import require_writable, write_json
+from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.outputs import require_new_result
-from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
+from rarecli.core.reporting.options import ReportOptions
+from rarecli.core.reporting.page import Page, write_report
 from rarecli.core.types import Triple
 
 _NUM_PICTURES = 3
@@ -56,6 +59,7 @@ class EvaluateOptions:
     against: an earlier result on the same cases; writes comparison.json and adds the comparison to the returned summary.
     resume: skip the cases that an earlier call into `output` finished with the same scans, model and options.
     overwrite: replace the results of an earlier call. shard: only this part of the cases.
+    report: also write report.html, with these options.
     """
 
     depths: Sequence[int] | None = None
@@ -72,6 +76,7 @@ class EvaluateOptions:
     resume: bool = False
     overwrite: bool = False
     shard: Shard = WHOLE
+    report: ReportOptions | None = None
 
 
 def evaluate(
@@ -87,11 +92,11 @@ def evaluate(
     done, a call with `resume` writes the results.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
-    source = open_dataset(dataset)
+    source, noted = open_dataset(dataset), Noting(reporter)
     if options.shard != WHOLE and options.against is not None:
         raise UsageError("a shard cannot be compared", field="against", remedy="give --against with the final --resume call")
     with _opened(model, options.pool_folds) as predictor:
-        cases = choose_cases(source.cases, _choose_names(options, source.cases, predictor, reporter))
+        cases = choose_cases(source.cases, _choose_names(options, source.cases, predictor, noted))
         for case in cases:
             predictor.for_case(case.name)  # raises before the work if no fold held out the case
         rules, spec = predictor.rules, predictor.spec
@@ -100,7 +105,7 @@ def evaluate(
         scoring = Scoring(resolutions, options.protocol, options.upsampled, options.surface, options.route)
         require_same_labels(source.label_names, spec, dataset)
         other = _load_comparable(options, spec, resolutions, cases)
-        _warn_of_another_protocol(options.protocol, spec, reporter)
+        _warn_of_another_protocol(options.protocol, spec, noted)
         if options.surface:
             require_monai()
         again = options.resume or options.overwrite or options.shard != WHOLE
@@ -108,7 +113,7 @@ def evaluate(
         require_writable(output)
         part = options.shard.of(cases)
         pictured = {case.name for case in cases[:_NUM_PICTURES]} if spacings is None else set()
-        scored, failures = _score(part, predictor, scoring, options, output, pictured, reporter)
+        scored, failures = _score(part, predictor, scoring, options, output, pictured, noted)
         facts = {
             "model": spec.name,
             "protocol": options.protocol,
@@ -116,30 +121,32 @@ def evaluate(
             "backend": predictor.runner.backend,
             "failed": {name: error.brief for name, error in failures.items()},
         }
-        entries = predictor.runner.entries
-    if options.shard != WHOLE:
-        facts |= {"shard": str(options.shard), "cases": [case.name for case in part]}
-        if failures:
-            raise some_failed(failures, len(part), output, facts)
-        reporter.say(options.shard.done(len(part), "the results"))
-        return facts
-    if not scored:
-        raise some_failed(failures, len(cases), dataset, None)
-    scored, labels = _leave_out_absent(scored, spec.plan.label_names[1:], dataset, reporter)
-    summary = summarise(scored, ["background", *labels], "depth" if spacings is None else "spacing_mm") | facts
-    summary |= _tables_of_spacings(summary["per_method"], resolutions, spec.plan.spacing_mm)
-    write_result(scored, summary, output)
-    summary = _compared(summary, other, output) if other and not failures else summary
-    figures.draw(summary, thresholds_mm(rules, entries), spec.plan.spacing_mm, output)
+        if options.shard != WHOLE:
+            return _finished_part(facts, [case.name for case in part], failures, options.shard, output, noted)
+        if not scored:
+            raise some_failed(failures, len(cases), dataset, None)
+        summary = write_results(scored, facts, spec.plan, resolutions, None if failures else other, dataset, output, noted)
+        changes_mm = thresholds_mm(rules, predictor.runner.entries)
+        figures.draw(summary, changes_mm, spec.plan.spacing_mm, output)
+
+        def page(report: ReportOptions) -> Page:
+            viewer = view_cases(summary, cases, predictor, scoring, report.num_cases, noted)
+            return evaluation_page(summary, report, noted.warnings, spec.plan.spacing_mm, changes_mm, viewer)
+
+        write_report(page, output, options.report, noted)
     if failures:
         raise some_failed(failures, len(cases), output, summary, *(["nothing was compared"] if other else []))
     return summary
 
 
-def _tables_of_spacings(per_method: dict[str, Any], resolutions: Sequence[Resolution], trained_mm: Triple) -> dict[str, Any]:
-    points, rows = dice_curve(per_method, resolutions), thick_slice_table(per_method, resolutions, trained_mm)
-    tables: dict[str, Any] = {"curve": points, "curve_facts": curve_facts(points)} if points else {}
-    return tables | ({"thick_slices": rows} if rows else {})
+def _finished_part(
+    facts: dict[str, Any], names: list[str], failures: dict[str, RareError], shard: Shard, output: Path, reporter: Reporter
+) -> dict[str, Any]:
+    facts = facts | {"shard": str(shard), "cases": names}
+    if failures:
+        raise some_failed(failures, len(names), output, facts)
+    reporter.say(shard.done(len(names), "the results"))
+    return facts
 
 
 def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> AbstractContextManager[Predictor | Folds]:
@@ -220,22 +227,3 @@ def _score(
             figures.draw_slices(pictures, case.name, predictor.spec.plan.label_names, output / f"slices_{case.name}.png")
         journal.add(case.name, key, [vars(score) for score in case_scores])
     return scored, failures
-
-
-def _leave_out_absent(scored: list[Score], labels: Sequence[str], dataset: Path, reporter: Reporter) -> tuple[list[Score], Sequence[str]]:
-    """Drop the labels that are in no reference, since predicting nothing would score them as right. Returns scores and remaining labels."""
-    # restored labels are compared with the full reference, which keeps labels that a coarse reference may have lost
-    present = [label for label in labels if any((item.restored or item.metrics)[label]["n_ref"] for item in scored)]
-    if not present:
-        raise DataError("the references contain only background", path=dataset, expected="a label above 0 in a reference")
-    for label in labels:
-        if label not in present:
-            num = sum(item.metrics[label]["n_pred"] > 0 for item in scored)
-            reporter.warn(f"label {label} is in no reference and is not scored; it is predicted in {num} of {len(scored)} results")
-    return [item.only(present) for item in scored], present
-
-
-def _compared(summary: dict[str, Any], other: Result, output: Path) -> dict[str, Any]:
-    comparison = compare(result_of(summary, output), other)
-    write_json(output / FILE_NAME, comparison)
-    return summary | {"comparison": comparison}

@@ -25,7 +25,7 @@ from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.predictor import Predictor
-from rarecli.core.types import Entry, IntArray
+from rarecli.core.types import Entry, IntArray, Triple
 
 _SCORING = 7
 """Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
@@ -44,12 +44,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Picture:
-    """The input of a slice figure, for one case at one resolution: image, reference and prediction, each (X, Y, Z)."""
+    """What is drawn of one case at one resolution: image, reference and prediction, each (X, Y, Z), and their spacing."""
 
     resolution: str
     image: Any
     reference: IntArray
     prediction: IntArray
+    spacing_mm: Triple
 
 
 def case_key(case: Case, predictor: Predictor, scoring: Scoring) -> str:
@@ -87,7 +88,7 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
             spacing = resolution.key if resolution.spacing_mm else None
             scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(entry), restored, ceiling, regions))
             if method == ROUTED:
-                pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction))
+                pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction, acquired.scan.spacing_mm))
     return scored, pictures
 
 

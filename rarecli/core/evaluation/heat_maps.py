@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,31 +29,51 @@ class Panel:
     kind: Literal["dice", "difference", "ratio"] = "dice"
 
 
-def draw_heat_maps(panels: Sequence[Panel], trained_mm: Triple, title: str, path: Path) -> None:
-    """Draw panels side by side, of all spacings with thick slices along one axis. Draws nothing if there is none.
+@dataclass(frozen=True)
+class SliceGrid:
+    """Values by spacing in the plane and slice axis (rows) and by spacing of the slices (columns). None: nothing was measured there."""
 
-    Labels are in mm where the trained spacing is the same along all axes, else in multiples of it.
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float | None]]
+    unit: str
+
+
+def slice_grid(values: Mapping[Triple, float], trained_mm: Triple, cells: Iterable[Triple] | None = None) -> SliceGrid:
+    """Returns values by spacing, in multiples of the trained one, as a grid. cells: the spacings of the grid; those of `values` by default.
+
+    Spacings without thick slices along one axis are left out. Names are in mm where the trained spacing is the same along all axes, else
+    in multiples of it.
     """
-    cells = [cell for panel in panels for cell in panel.values if _slice_axis(cell) is not None]
-    if not cells:
-        return
-    rows = sorted({(min(cell), _slice_axis(cell) or 0) for cell in cells})
-    columns = sorted({max(cell) for cell in cells})
+    thick = [cell for cell in (values if cells is None else cells) if _slice_axis(cell) is not None]
+    rows = sorted({(min(cell), _slice_axis(cell) or 0) for cell in thick})
+    columns = sorted({max(cell) for cell in thick})
     unit_mm = trained_mm[0] if len(set(trained_mm)) == 1 else None
+    found = {(min(cell), _slice_axis(cell), max(cell)): value for cell, value in values.items()}
+    return SliceGrid(
+        [f"{_length(in_plane, unit_mm)}, {'xyz'[axis]}" for in_plane, axis in rows],
+        [_length(value, unit_mm) for value in columns],
+        [[found.get((in_plane, axis, column)) for column in columns] for in_plane, axis in rows],
+        "multiples of the trained spacing" if unit_mm is None else "mm",
+    )
+
+
+def draw_heat_maps(panels: Sequence[Panel], trained_mm: Triple, title: str, path: Path) -> None:
+    """Draw panels side by side, of all spacings with thick slices along one axis. Draws nothing if there is none."""
+    grids = [slice_grid(panel.values, trained_mm, [cell for other in panels for cell in other.values]) for panel in panels]
+    rows, columns = grids[0].rows, grids[0].columns
+    if not rows:
+        return
     figure = new_figure(0.6 * len(columns) * len(panels) + 2.0, 0.36 * len(rows) + 1.5)
-    for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True):
-        values = np.full((len(rows), len(columns)), np.nan)
-        for cell, value in panel.values.items():
-            if (axis := _slice_axis(cell)) is not None:
-                values[rows.index((min(cell), axis)), columns.index(max(cell))] = value
+    for panel, grid, axes in zip(panels, grids, figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], strict=True):
+        values = np.array(grid.values, dtype=np.float64)  # None becomes NaN
         axes.imshow(values, aspect="auto", **_COLOURS[panel.kind])
         _write_values(axes, values, panel.kind)
-        axes.set_xticks(range(len(columns)), [_length(value, unit_mm) for value in columns])
-        axes.set_yticks(range(len(rows)), [f"{_length(value, unit_mm)}, {'xyz'[axis]}" for value, axis in rows])
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
         axes.set(title=panel.title)
-    unit = "multiples of the trained spacing" if unit_mm is None else "mm"
     figure.axes[0].set_ylabel("in the plane, slice axis")
-    figure.supxlabel(f"spacing of the slices ({unit})", fontsize=10)
+    figure.supxlabel(f"spacing of the slices ({grids[0].unit})", fontsize=10)
     figure.suptitle(title)
     save_figure(figure, path)
 

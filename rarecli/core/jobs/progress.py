@@ -33,3 +33,29 @@ class Silent:
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         """Yield `items`."""
         yield from items
+
+
+class Noting:
+    """A Reporter that passes everything on to another and keeps the warnings."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.warnings: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Pass the message on."""
+        self._reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        """Keep the warning and pass it on."""
+        self.warnings.append(text)
+        self._reporter.warn(text)
+
+    def warn_once(self, text: str) -> None:
+        """Keep the warning and pass it on, unless it was given before."""
+        if text not in self.warnings:
+            self.warn(text)
+
+    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+        """Pass the items on."""
+        return self._reporter.track(items, label, total)

@@ -26,6 +26,7 @@ from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 from rarecli.core.prediction.results import probabilities_file, write_result
+from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.types import Entry
 
 
@@ -42,6 +43,7 @@ class PredictOptions:
     shard: only this part of the scans.
     format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
     DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
+    report: also write report.html, with these options, if the output is a folder.
     """
 
     entry: Entry | None = None
@@ -56,6 +58,7 @@ class PredictOptions:
     series: str | None = None
     codes: Path | None = None
     anonymise: bool = False
+    report: ReportOptions | None = None
 
 
 @dataclass(frozen=True)

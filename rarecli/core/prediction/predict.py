@@ -16,12 +16,15 @@ from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
-from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.progress import Noting, Reporter, Silent
+from rarecli.core.jobs.shards import WHOLE
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
+from rarecli.core.prediction.html_report import prediction_page
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_name, require_replaceable_results, require_writers
+from rarecli.core.reporting.page import write_report
 
 __all__ = ["RECORDS", "PredictOptions", "choose_targets", "predict", "require_replaceable_results"]
 
@@ -39,6 +42,7 @@ def predict(
     predictions_IofN.json. Once all shards are done, a call with `resume` finds every case finished and writes predictions.json.
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
+    noted = Noting(reporter)
     with opened(model) as predictor:
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
@@ -49,11 +53,11 @@ def predict(
         require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=again, resumable=resumable)
         require_writable(output.parent if to_file else output)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
-        reporter.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
+        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
         names = [case.name for case in cases]
         journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
         with interruption_means(CASES_ARE_KEPT) if journal else nullcontext():
-            records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), reporter)
+            records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), noted)
         result = {
             "model": predictor.spec.name,
             "num_models": len(predictor.runners),
@@ -63,6 +67,8 @@ def predict(
         }
     if not to_file:
         write_json(output / options.shard.file_name(Path(RECORDS)), result)
+        if options.shard == WHOLE:
+            write_report(lambda report: prediction_page(result, report, _of_no_case(noted.warnings, result)), output, options.report, noted)
     if failures:
         raise some_failed(failures, len(cases), output, result)
     return result
@@ -98,3 +104,9 @@ def _predict_cases(
 
 def _volumes(record: dict[str, Any]) -> str:
     return some((f"{label} {volume(mm3)}" for label, mm3 in record["volumes_mm3"].items()), most=10)
+
+
+def _of_no_case(warnings: Sequence[str], result: dict[str, Any]) -> list[str]:
+    """Returns the warnings that belong to no case: those of a case stand beside it."""
+    known = (*(f"{name} is unlike" for name in result["cases"]), *(f"{name}: " for name in result["failed"]))
+    return [warning for warning in warnings if not warning.startswith(known)]

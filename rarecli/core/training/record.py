@@ -1,10 +1,11 @@
-"""The records of a training's epochs: log.jsonl for programs, a line for the user, and a figure."""
+"""The records of a training's epochs: log.jsonl for programs, a line for the user, a figure, and a page."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rarecli.core.jobs.files import atomic_file
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.safe_text import json_lines
 from rarecli.core.jobs.words import counted, duration
-from rarecli.core.training import progress_figure
+from rarecli.core.training import progress_report
 from rarecli.core.training.state import TrainState
 
 _STARVED = 0.2
@@ -31,6 +32,8 @@ class Record:
         self._drawn_at, self._num_drawn = -math.inf, 0
         self._starvation_said = False
         self._started_at, self._first_epoch = time.monotonic(), 1
+        self.publish: Callable[[list[dict[str, Any]]], None] | None = None
+        """Writes the page of the lines so far. It is called after an epoch's results and its checkpoint are written."""
 
     def read(self, num_epochs: int, run: Path) -> None:
         """Read the log of a run up to its checkpoint. An epoch that was logged but not saved is repeated."""
@@ -53,7 +56,7 @@ class Record:
     def draw(self) -> None:
         """Draw progress.png if there are new epochs."""
         if len(self.lines) > self._num_drawn:
-            progress_figure.draw_progress(self.lines, self.run / run_folder.PICTURE)
+            progress_report.draw_progress(self.lines, self.run / run_folder.PICTURE)
             self._drawn_at, self._num_drawn = time.monotonic(), len(self.lines)
 
     def introduce(self, network: NetworkConfig, num_weights: int, num_train: int, num_val: int, place: str) -> None:
@@ -80,7 +83,7 @@ class Record:
         return ", ".join(parts)
 
     def tell(self, line: dict[str, Any], num_epochs: int, num_workers: int, outlook: str = "") -> None:
-        """Report an epoch in one line. The first time that steps wait for data, warn and suggest a remedy."""
+        """Report an epoch in one line, and publish it. The first time that steps wait for data, warn and suggest a remedy."""
         depths = " ".join(f"{line[f'dice_depth{k}']:.4f}" for k in range(8) if f"dice_depth{k}" in line)
         dice = f"  Dice by depth {depths}, mean {line['dice_mean']:.4f}" if depths else ""
         if "dice_thick" in line:
@@ -95,3 +98,5 @@ class Record:
                 f"steps wait for data {line['waited_for_data']:.0%} of the time with num_workers {num_workers}; "
                 "if cores are free, more data workers may help: --set num_workers=N"
             )
+        if self.publish:
+            self.publish(self.lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from rarecli.core.data.folds import all_folds, choose_split, kept_split, write_s
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.jobs.files import leftovers, locked, require_writable
-from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.ranks import find_ranks, joined
 from rarecli.core.model.device import choose_device
+from rarecli.core.reporting.options import FILE_NAME, ReportOptions
+from rarecli.core.reporting.page import write_report
 from rarecli.core.training.loop import TrainingLoop
+from rarecli.core.training.progress_report import training_page
 from rarecli.core.training.starting_point import go_on_from, start_anew
 from rarecli.core.training.startup import make_spec, require_known_metric, require_startable
 from rarecli.core.training.tracking import open_tracker
@@ -28,7 +32,8 @@ class TrainOptions:
 
     resume: continue the run where it stopped. resume_from: another run; the new run starts from its state (weights, optimiser, epoch)
     and split. init: a model; the new run starts from its weights, as far as they fit. splits: a file of folds, in the layout of nnU-Net's
-    splits_final.json. track: tensorboard or wandb, to log epochs there as well.
+    splits_final.json. track: tensorboard or wandb, to log epochs there as well. report: also write report.html after every epoch, with
+    these options.
     """
 
     device: str = "auto"
@@ -37,6 +42,7 @@ class TrainOptions:
     init: Path | None = None
     splits: Path | None = None
     track: str | None = None
+    report: ReportOptions | None = None
 
 
 def train(
@@ -65,9 +71,10 @@ def train(
             require_writable(run)
         with locked(run / run_folder.LOCK) if ranks.leads else nullcontext():
             if ranks.leads:
-                for path in leftovers(run, run_folder.FILES):
+                for path in leftovers(run, (*run_folder.FILES, FILE_NAME)):
                     path.unlink(missing_ok=True)
-            loop = TrainingLoop(dataset, run, spec, config, split, device, reporter if ranks.leads else Silent(), ranks)
+            noted = Noting(reporter if ranks.leads else Silent())
+            loop = TrainingLoop(dataset, run, spec, config, split, device, noted, ranks)
             if source:
                 go_on_from(loop, source)
             else:
@@ -76,7 +83,19 @@ def train(
                 start_anew(loop, find_model(options.init) if options.init else None)
             tracked_by = options.track if ranks.leads else None
             loop.tracker = open_tracker(tracked_by, run, spec.name, config.model_dump(mode="json"), reporter)
+            if ranks.leads:
+                loop.record.publish = lambda log: _publish(loop, log, options.report, noted)
             try:
-                return loop.fit()
+                last = loop.fit()
             finally:
                 loop.tracker.close()
+            if ranks.leads and loop.record.lines:
+                _publish(loop, loop.record.lines, options.report, noted, finished=True)
+            return last
+
+
+def _publish(
+    loop: TrainingLoop, log: Sequence[dict[str, Any]], report: ReportOptions | None, noted: Noting, *, finished: bool = False
+) -> None:
+    """Write report.html into the run, or remove an older one if no report is wanted."""
+    write_report(lambda wanted: training_page(loop.info(), log, wanted, noted.warnings, finished=finished), loop.run, report, noted)
