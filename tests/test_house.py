@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "rarecli" / "core"
 FILES = sorted((ROOT / "rarecli").rglob("*.py"))
-ROOMS = sorted(folder for folder in CORE.rglob("*") if folder.is_dir() and folder.name != "__pycache__")
+ROOMS = sorted(file.parent for file in CORE.rglob("__init__.py") if file.parent != CORE)
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.relative_to(CORE).as_posix())

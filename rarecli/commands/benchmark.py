@@ -1,7 +1,7 @@
 """`rare benchmark`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -209,11 +209,11 @@ def run(
     if not json:
         print_benchmark(result)
     require_success(result, output)
-    if json:
+    _end(console, result if json else None, output, model, suite)
+
+
+def _end(console: Console, result: dict[str, Any] | None, output: Path, model: Path | None, suite: str | None) -> None:
+    if result is not None:
         print_json(result)
-    _end(console, output, model, suite)
-
-
-def _end(console: Console, output: Path, model: Path | None, suite: str | None) -> None:
     subject = [str(model)] if model else ["--suite", str(suite)]
     console.end(output, command("benchmark", *subject, "-o", "other_timing", "--against", output / "results.json"))

@@ -168,10 +168,8 @@ def run(
     console, whole = Console(), options.shard == WHOLE
     with _printing_what_succeeded(whole and not json):
         summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, console)
-    if json:
-        print_json(summary)
-    elif whole:
-        _print(summary)
+    if json or whole:
+        (print_json if json else _print)(summary)
     if whole:  # of a shard, the library says what follows after all parts
         console.end(output, command("export", model, "-o", "bundle"))
 

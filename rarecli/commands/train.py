@@ -224,8 +224,7 @@ def run(
         Console().end(None, command(*(word for word in sys.argv[1:] if word != "--dry-run")))
         return
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
-        launch(num_ranks, sys.argv[1:], device)
-        return
+        return launch(num_ranks, sys.argv[1:], device)
     options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, report_options(report))
     record = train(prepared, output, settings, options, Console())
     if find_ranks().leads:
