@@ -109,7 +109,9 @@ ColdStartOption = Annotated[
 ]
 DatasetOption = Annotated[
     Path | None,
-    typer.Option(metavar="DATASET", help="Labelled scans: adds the Dice of every depth.", show_default="none", rich_help_panel=DATA),
+    typer.Option(
+        "--dataset", metavar="DATASET", help="Labelled scans: adds the Dice of every depth.", show_default="none", rich_help_panel=DATA
+    ),
 ]
 CasesOption = Annotated[
     Path | None,

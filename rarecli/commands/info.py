@@ -34,7 +34,7 @@ VerifyOption = Annotated[
 ]
 SeriesOption = Annotated[
     str | None,
-    typer.Option("--series", metavar="UID", help="For DICOM: the series to describe, where there are several.", rich_help_panel=DATA),
+    typer.Option("--series", metavar="UID", help="For DICOM: the series to describe.", show_default="the only one", rich_help_panel=DATA),
 ]
 
 

@@ -85,14 +85,14 @@ FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Of the labels: nifti, mgz, mha, mhd, nrrd, hdr (with .img), or dicom-seg for DICOM scans. By default that of the scan; "
-        "nifti for DICOM.",
+        help="Of the labels: nifti, mgz, mha, mhd, nrrd, hdr (with .img), or dicom-seg for DICOM scans; by default nifti for DICOM.",
+        show_default="that of the scan",
         rich_help_panel=OUTPUT,
     ),
 ]
 SeriesOption = Annotated[
     str | None,
-    typer.Option("--series", metavar="UID", help="The DICOM series to read, where there are several.", rich_help_panel=DATA),
+    typer.Option("--series", metavar="UID", help="The DICOM series to read.", show_default="the only one", rich_help_panel=DATA),
 ]
 CodesOption = Annotated[
     Path | None,
@@ -100,6 +100,7 @@ CodesOption = Annotated[
         "--codes",
         metavar="FILE",
         help="For dicom-seg: codes by label name, YAML or JSON, beside the built-in ones.",
+        show_default="none",
         rich_help_panel=OUTPUT,
     ),
 ]

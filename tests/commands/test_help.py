@@ -39,6 +39,7 @@ def test_two_examples_that_parse(command):
 
 @pytest.mark.parametrize(("command", "param"), ALL, ids=[f"{name} {spelling(param)}" for name, param in ALL])
 def test_every_option_is_in_a_panel_and_tells_its_default_and_unit(command, param):
+    assert spelling(param) == spelling(param).lower()  # Typer takes a metavar like the parameter's name for its spelling
     assert param.rich_help_panel in PANELS
     assert param.help
     if not (param.required or (param.is_flag and param.default is not None)):

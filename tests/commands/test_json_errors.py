@@ -43,7 +43,7 @@ WRONG = [
     ([*TRAIN, "--set", "lr"], 2, "usage", "--set: not KEY=VALUE"),
     ([*TRAIN, "--set", "a=["], 2, "usage", "--set: the value is not valid YAML"),
     ([*TRAIN, "--fold", "first"], 2, "usage", "--fold: neither a number nor all"),
-    ([*TRAIN, "--num-depths", "2", "--fold", "9"], 2, "usage", "no such fold"),
+    ([*TRAIN, "--num-depths", "2", "--set", "num_folds=2", "--fold", "9"], 2, "usage", "no such fold"),
     ([*TRAIN, "--preset", "hippo"], 2, "usage", "no such preset"),
     ([*TRAIN, "--resume"], 2, "usage", "nothing to resume"),
     ([*EVALUATE, "--spacings", "1:8:1"], 2, "usage", "--spacings: neither a list of spacings"),
