@@ -137,7 +137,7 @@ def _not_decoded(instance: Instance, error: Exception) -> DataError:
         field="TransferSyntaxUID",
         found=f"{syntax.name}: {type(error).__name__}" if syntax else type(error).__name__,
         expected="uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000",
-        remedy="decompress the series, e.g. with gdcmconv --raw; or copy it again",
+        remedy="copy the series again, or export it uncompressed",
     )
 
 
