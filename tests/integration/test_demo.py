@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from jsonschema import Draft202012Validator
+
+from rarecli.commands.schemas import schemas
 
 
 @pytest.mark.slow
@@ -14,6 +17,7 @@ def test_the_demo_keeps_its_promises(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     demo = json.loads(result.stdout)
+    Draft202012Validator(schemas()["demo"]).validate(demo)
     rows = {row["resolution"]: row for row in demo["rows"]}
     assert [row["depth"] for row in rows.values()] == [0, 1, 2, 3]
     # the phantom is hard: no threshold finds the tube

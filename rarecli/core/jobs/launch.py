@@ -73,6 +73,7 @@ def _failure(codes: dict[int, int]) -> RareError:
     rank, code = own[0]
     if code == Preempted.exit_code:
         return Preempted("all ranks stopped", remedy="continue with --resume")
-    error = RareError("a rank failed; its error is printed above", field=f"rank {rank}", found=f"exit code {code}")
+    kind = next((kind for kind in RareError.__subclasses__() if kind.exit_code == code), RareError)
+    error = kind("a rank failed; its error is printed above", field=f"rank {rank}", found=f"exit code {code}")
     error.exit_code = max(code, 1)
     return error
