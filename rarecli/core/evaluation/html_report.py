@@ -5,7 +5,7 @@ Decision: docs/decisions/0022-report.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,8 +188,10 @@ def _cases(summary: dict[str, Any], cases: Sequence[CaseDice]) -> Section:
 
 def _routing(summary: dict[str, Any], cases: Sequence[CaseDice]) -> Table:
     keys = list(summary["per_method"][ROUTED])
-    entry: Callable[[CaseDice, str], str] = lambda case, key: entry_text(case.entries[key]) if key in case.entries else ""  # noqa: E731
-    rows = [[text(case.name), *(text(entry(case, key)) for key in keys)] for case in sorted(cases, key=lambda case: case.name)]
+    rows = [
+        [text(case.name), *(text(entry_text(case.entries[key]) if key in case.entries else None) for key in keys)]
+        for case in sorted(cases, key=lambda case: case.name)
+    ]
     return Table("Entry of each case at each resolution", ["case", *(shown_resolution(summary, key) for key in keys)], rows, folded=True)
 
 
