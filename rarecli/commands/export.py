@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from enum import Enum
 from pathlib import Path
@@ -183,6 +184,7 @@ def run(
             precision=precision.value,
             self_contained=self_contained,
             overwrite=overwrite,
+            num_jobs=os.cpu_count() or 1,
             tensorrt=TensorRtOptions(least, usual, most, timing_cache),
         )
         result |= export(model, output, options, console).model_dump(mode="json")

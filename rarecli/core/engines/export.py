@@ -66,7 +66,8 @@ class ExportOptions:
 
     entries: a set of entries or chosen ones; by default thick for a model that was trained for thick slices, else isotropic.
     self_contained: keep the weights inside each graph. check: False skips the comparison with PyTorch and the
-    conformance vectors; only for timing, where they would take longer than the measurement.
+    conformance vectors; only for timing, where they would take longer than the measurement. num_jobs: processes that trace entries; a
+    script that asks for several needs a main guard.
     """
 
     entries: EntrySet | Sequence[Entry] | None = None
@@ -76,6 +77,7 @@ class ExportOptions:
     tensorrt: TensorRtOptions = TensorRtOptions()
     check: bool = True
     overwrite: bool = False
+    num_jobs: int = 1
 
 
 def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), reporter: Reporter = Silent()) -> Manifest:
@@ -95,7 +97,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     network = load_network(spec, source.weights)
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
         reporter.say(f"tracing {counted(len(entries), 'entry', 'entries')} of {spec.name}")
-        graphs = trace_all(spec, source.weights, entries, precision, reporter)
+        graphs = trace_all(spec, source.weights, entries, precision, options.num_jobs, reporter)
         shared = None
         if not options.self_contained:
             onnx_export.save_shared_weights(onnx_export.weights_of(graphs.values(), network), folder / WEIGHTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -22,10 +21,13 @@ _ENTRIES_PER_WORKER = 4
 
 
 def trace_all(
-    spec: ModelSpec, weights: Path, entries: Sequence[Entry], precision: Precision, reporter: Reporter = Silent()
+    spec: ModelSpec, weights: Path, entries: Sequence[Entry], precision: Precision, num_jobs: int = 1, reporter: Reporter = Silent()
 ) -> dict[Entry, Graph]:
-    """Return the graph of every entry, with its weights inside. weights: the weights file. Raises the errors of `trace`."""
-    num = min(os.cpu_count() or 1, len(entries) // _ENTRIES_PER_WORKER)
+    """Return the graph of every entry, with its weights inside. weights: the weights file. Raises the errors of `trace`.
+
+    num_jobs: worker processes at most. They import the main module again, so a script that asks for several needs a main guard.
+    """
+    num = min(num_jobs, len(entries) // _ENTRIES_PER_WORKER)
     if num < 2:
         network = load_network(spec, weights)
         return {entry: trace(network, spec, entry, precision) for entry in reporter.track(entries, "trace", len(entries))}
