@@ -31,7 +31,7 @@ def test_the_golden_file_knows_every_model():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_model_stays_deployable(name):
     files = list(built_in_models()[name].rglob("*"))
-    assert sum(file.stat().st_size for file in files if file.is_file()) < 15e6
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 16e6  # 13 MB of weights, up to 22 engines, their vectors
     network = build_network(find_model(Path(name)).spec.network)
     assert sum(parameter.numel() for parameter in network.parameters()) < 7.5e6
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -49,7 +49,10 @@ def test_a_built_in_model_has_a_card_with_data_licence_and_limits(name):
 @pytest.mark.parametrize("backend", ["torch", "onnx", "openvino"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_model_passes_its_conformance_vectors(name, backend):
-    assert len(info(Path(name), verify=True, backend=backend)["verified"]) == 8
+    manifest = find_model(Path(name)).bundle.manifest
+    verified = info(Path(name), verify=True, backend=backend)["verified"]
+    assert len(verified) == len(manifest.conformance) + len(manifest.engines)  # a vector, and a large image for every engine
+    assert len(manifest.conformance) >= 4
 
 
 @pytest.mark.parametrize("name", NAMES)
