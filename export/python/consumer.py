@@ -13,9 +13,9 @@ def segment(image, spacing, bundle):
     manifest = json.loads((Path(bundle) / "manifest.json").read_text())
     assert manifest["schema_version"] == 5
     plan = manifest["spec"]["plan"]
-    whole, content = image.shape[1:], np.argwhere((image != 0).any(axis=0))
-    box = (slice(None),) * 3
-    if plan["crop"] == "nonzero" and len(content):
+    whole, box = image.shape[1:], (slice(None),) * 3
+    if plan["crop"] == "nonzero" and image.any():
+        content = np.argwhere(image.any(axis=0))
         box = tuple(slice(low, high + 1) for low, high in zip(content.min(axis=0), content.max(axis=0), strict=True))
     image = image[(slice(None), *box)]
     engine, zooms = route(spacing, manifest["engines"], manifest["routing"])
@@ -84,12 +84,7 @@ def box_mean(data, axis, new_size, step, least):  # beyond the border, the last 
 def normalise(data, rule, channel):
     if rule["kind"] == "ct":
         return (data.clip(rule["lower"][channel], rule["upper"][channel]) - rule["mean"][channel]) / rule["std"][channel]
-    if rule["voxels"] == "nonzero" and data.any():
-        return normalise_by(data[data != 0], data, rule)
-    return normalise_by(data, data, rule)
-
-
-def normalise_by(sample, data, rule):
+    sample = data[data != 0] if rule["voxels"] == "nonzero" and data.any() else data
     low, high = np.percentile(sample, [rule["lower"], rule["upper"]])
     if low == high and (others := sample[sample != low]).size:  # a small structure on a constant background
         low, high = np.minimum(low, np.percentile(others, rule["lower"])), np.maximum(high, np.percentile(others, rule["upper"]))

@@ -109,7 +109,7 @@ def test_what_costs_too_much_is_refused_before_anything_is_allocated(bundle, sha
 
 def test_this_consumer_is_short_and_uses_nothing_of_ours():
     source = (FOLDER / "consumer.py").read_text()
-    assert sum(bool(line.strip()) for line in source.splitlines()) <= 90
+    assert sum(bool(line.strip()) for line in source.splitlines()) <= 100
     modules = {
         node.module if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(ast.parse(source))

@@ -12,7 +12,7 @@ from rarecli.core.errors import ModelError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "export" / "manifest.schema.json").read_text())
-MANIFEST = json.loads((ROOT / "rarecli" / "models" / "hippocampus" / "manifest.json").read_text())
+MANIFEST = json.loads((ROOT / "rarecli" / "models" / "hippocampus-paper" / "manifest.json").read_text())
 LIMITS = {
     "integer": [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}],
     "number": [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}],

@@ -68,11 +68,14 @@ class Fingerprint(Frozen):
     intensity_std: tuple[Range, ...] = Field(max_length=MOST_CHANNELS)
 
 
+LabelValue = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Region(Frozen):
     """A union of classes that is scored as one structure, such as the whole tumour."""
 
     name: Name
-    label_values: tuple[int, ...] = Field(min_length=1, max_length=MOST_CLASSES)
+    label_values: tuple[LabelValue, ...] = Field(min_length=1, max_length=MOST_CLASSES)
 
 
 class Plan(Frozen):
@@ -82,7 +85,7 @@ class Plan(Frozen):
     channel_names: tuple[Name, ...] = Field(max_length=MOST_CHANNELS)
     label_names: tuple[Name, ...] = Field(max_length=MOST_CLASSES)
     """Name of each class; class 0 is the background."""
-    label_values: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(max_length=MOST_CLASSES)
+    label_values: tuple[LabelValue, ...] = Field(max_length=MOST_CLASSES)
     """Value of each class in labels files."""
     regions: tuple[Region, ...] = Field(default=(), max_length=MOST_CLASSES)
     """They are scored, and nothing else: the network knows classes."""
