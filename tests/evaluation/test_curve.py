@@ -54,7 +54,7 @@ def test_spacings_whose_axes_differ_have_a_table_and_no_curve():
     }
     resolutions = [Resolution((0, 0, 0), (1.0, 1.0, 1.0)), thick]
     assert [point["spacing_mm"] for point in dice_curve(per_method, resolutions)] == [1.0]
-    assert thick_slice_table(per_method, resolutions) == [
+    assert thick_slice_table(per_method, resolutions, (1.0, 1.0, 1.0)) == [
         {
             "spacing_mm": [1.0, 1.0, 4.0],
             "slice_axis": "z",
@@ -64,3 +64,12 @@ def test_spacings_whose_axes_differ_have_a_table_and_no_curve():
             "restored": {"routed": 0.7, "upsampled": 0.6, "ceiling": 0.9},
         }
     ]
+
+
+def test_slices_are_thick_by_the_trained_spacing():
+    """Trained at 0.5 x 0.5 x 1 mm: 0.5 x 0.5 x 4 has slices of four times that, and 1 x 1 x 2 has the same depth along all axes."""
+    thick = Resolution((0, 0, 2), (0.5, 0.5, 4.0))
+    alike = Resolution((1, 1, 1), (1.0, 1.0, 2.0))
+    per_method = {"routed": {item.key: part(0.8, 0.7, 0.9) for item in (thick, alike)}}
+    [row] = thick_slice_table(per_method, [thick, alike], (0.5, 0.5, 1.0))
+    assert (row["spacing_mm"], row["slice_axis"]) == ([0.5, 0.5, 4.0], "z")

@@ -148,7 +148,7 @@ def test_fault_30_a_description_of_the_wrong_form(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"channel_names": ["T1", "T2"]}, {"labels": {"background": 0, "rim": [1, 2]}}, {"labels": None}], ids=str
+    "change", [{"channel_names": ["T1", "T2"]}, {"labels": {"background": 0, "rim": [1, "2"]}}, {"labels": None}], ids=str
 )
 def test_fault_30_an_nnunet_description_of_the_wrong_form(tmp_path, change):
     """Refused in nnU-Net's layout as well."""

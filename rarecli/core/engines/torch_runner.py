@@ -17,7 +17,7 @@ class TorchRunner:
     backend = "torch"
 
     def __init__(self, network: RareUNet, device: torch.device, entries: tuple[Entry, ...], amp: bool = False) -> None:
-        self.network, self.device = network.to(device).eval(), device
+        self.network, self.device = network.to(device).eval(), torch.device(device)
         self.entries, self.amp = entries, amp
 
     def __enter__(self) -> TorchRunner:
