@@ -131,7 +131,7 @@ def evaluate(
 
         def page(report: ReportOptions) -> Page:
             viewer = view_cases(summary, cases, predictor, scoring, report.num_cases, noted)
-            return evaluation_page(summary, report, noted.warnings, spec.plan.spacing_mm, changes_mm, viewer)
+            return evaluation_page(summary, report, noted.warnings_but_of(failures), spec.plan.spacing_mm, changes_mm, viewer)
 
         write_report(page, output, options.report, noted)
     if failures:

@@ -56,6 +56,10 @@ class Noting:
         if text not in self.warnings:
             self.warn(text)
 
+    def warnings_but_of(self, names: Iterable[str]) -> list[str]:
+        """The warnings that do not begin with one of these names. A report shows errors of cases beside them, without paths."""
+        return [warning for warning in self.warnings if not warning.startswith(tuple(f"{name}: " for name in names))]
+
     def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         """Pass the items on."""
         return self._reporter.track(items, label, total)

@@ -68,7 +68,7 @@ def predict(
     if not to_file:
         write_json(output / options.shard.file_name(Path(RECORDS)), result)
         if options.shard == WHOLE:
-            write_report(lambda report: prediction_page(result, report, _of_no_case(noted.warnings, result)), output, options.report, noted)
+            write_report(lambda report: prediction_page(result, report, _of_no_case(noted, result)), output, options.report, noted)
     if failures:
         raise some_failed(failures, len(cases), output, result)
     return result
@@ -106,7 +106,7 @@ def _volumes(record: dict[str, Any]) -> str:
     return some((f"{label} {volume(mm3)}" for label, mm3 in record["volumes_mm3"].items()), most=10)
 
 
-def _of_no_case(warnings: Sequence[str], result: dict[str, Any]) -> list[str]:
+def _of_no_case(noted: Noting, result: dict[str, Any]) -> list[str]:
     """Returns the warnings that belong to no case: those of a case stand beside it."""
-    known = (*(f"{name} is unlike" for name in result["cases"]), *(f"{name}: " for name in result["failed"]))
-    return [warning for warning in warnings if not warning.startswith(known)]
+    unlike = tuple(f"{name} is unlike" for name in result["cases"])
+    return [warning for warning in noted.warnings_but_of(result["failed"]) if not warning.startswith(unlike)]
