@@ -53,7 +53,7 @@ def test_parts_prepared_at_once_are_the_dataset_prepared_in_one_go(dataset, tmp_
 
 
 def test_parts_scored_at_once_are_the_dataset_scored_in_one_go(dataset, bundle, tmp_path):
-    arguments = ["evaluate", dataset, "-m", bundle, "--backend", "onnx", "--depths", "0,1", "--no-surface", "--json"]
+    arguments = ["evaluate", dataset, "-m", bundle, "--backend", "onnx", "--depths", "0,1", "--no-surface", "--no-report", "--json"]
     parts = together(*([*arguments, "-o", tmp_path / "parts", "--shard", f"{number}/2"] for number in (1, 2)))
     assert sorted(parts[0][1]["cases"] + parts[1][1]["cases"]) == [f"phantom_{seed:03d}" for seed in range(5)]
     assert not (tmp_path / "parts" / "summary.json").exists()
