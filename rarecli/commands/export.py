@@ -190,8 +190,7 @@ def run(
         result |= export(model, output, options, console).model_dump(mode="json")
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
-    show = print_json if json else _print
-    show(result)
+    (print_json if json else _print)(result)
     if triton is not None:
         console.end(triton, f"tritonserver --model-repository {shlex.quote(str(triton))}")
     elif output is not None:

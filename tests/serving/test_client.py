@@ -45,7 +45,7 @@ def call(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", ["out.png", "out.mrc", "out.txt"])
+@pytest.mark.parametrize("name", ["out.png", "out.npz", "out.txt"])
 def test_the_name_of_another_file_is_a_usage_error(name, scans, tmp_path, call):
     exit_code, words = call(scans / "a.nii.gz", "-o", tmp_path / name)
     assert exit_code == 2
