@@ -4,21 +4,14 @@
 #include <utility>
 
 namespace rare {
-namespace {
 
-/// The smallest box, [first, last] along each axis, of what differs from 0; `last` below `first` if there is nothing.
-struct Box {
-  Shape first{}, last{};
-  bool empty = true;
-};
-
-Box content_box(const Volume& scan) {
+Box content_box(const std::vector<float>& voxels, std::size_t num_channels, const Shape& shape) {
   Box box;
-  const float* voxel = scan.voxels.data();
-  for (std::size_t channel = 0; channel < scan.num_channels; ++channel) {
-    for (std::size_t z = 0; z < scan.shape[2]; ++z) {
-      for (std::size_t y = 0; y < scan.shape[1]; ++y) {
-        for (std::size_t x = 0; x < scan.shape[0]; ++x, ++voxel) {
+  const float* voxel = voxels.data();
+  for (std::size_t channel = 0; channel < num_channels; ++channel) {
+    for (std::size_t z = 0; z < shape[2]; ++z) {
+      for (std::size_t y = 0; y < shape[1]; ++y) {
+        for (std::size_t x = 0; x < shape[0]; ++x, ++voxel) {
           if (*voxel == 0) continue;
           const Shape at{x, y, z};
           for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -33,10 +26,8 @@ Box content_box(const Volume& scan) {
   return box;
 }
 
-}  // namespace
-
 Cropped crop_to_content(const Volume& scan) {
-  const Box box = content_box(scan);
+  const Box box = content_box(scan.voxels, scan.num_channels, scan.shape);
   if (box.empty) return {scan, {scan.shape, {}}};
   Volume part{scan.header, scan.affine_mm, scan.num_channels, {}, {}};
   for (std::size_t axis = 0; axis < 3; ++axis) {

@@ -149,19 +149,14 @@ void a_coarser_voxel_is_the_mean_over_its_box() {
 
 void a_scan_is_cropped_to_what_is_not_zero() {
   // 4 x 3 x 1 voxels of two channels, X fastest; content at (1, 1) in the first channel and at (2, 2) in the second
-  rare::Volume scan;
-  scan.affine_mm = {{{2, 0, 0, 10}, {0, -3, 0, 20}, {0, 0, 1, 0}}};
-  scan.num_channels = 2;
-  scan.shape = {4, 3, 1};
-  scan.voxels = {0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -6, 0};
-  const rare::Cropped cropped = rare::crop_to_content(scan);
-  check(cropped.scan.shape == rare::Shape{2, 2, 1}, "the box");
-  check(cropped.scan.voxels == std::vector<float>{5, 0, 0, 0, 0, 0, 0, -6}, "the voxels of the box");
-  check(cropped.scan.affine_mm[0][3] == 12 && cropped.scan.affine_mm[1][3] == 17, "voxel (1, 1) lies at 12, 17 mm");
-  const std::vector<std::int32_t> placed = rare::place({1, 2, 3, 4}, {2, 2, 1}, cropped.placement);
+  const rare::Shape shape{4, 3, 1};
+  std::vector<float> voxels{0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -6, 0};
+  const rare::Box box = rare::content_box(voxels, 2, shape);
+  check(!box.empty && box.first == rare::Shape{1, 1, 0} && box.last == rare::Shape{2, 2, 0}, "the box");
+  const std::vector<std::int32_t> placed = rare::place({1, 2, 3, 4}, {2, 2, 1}, {shape, box.first});
   check(placed == std::vector<std::int32_t>{0, 0, 0, 0, 0, 1, 2, 0, 0, 3, 4, 0}, "labels on the whole scan");
-  scan.voxels.assign(24, 0);
-  check(rare::crop_to_content(scan).scan.shape == scan.shape, "nothing but zeros: the whole scan");
+  voxels.assign(24, 0);
+  check(rare::content_box(voxels, 2, shape).empty, "nothing but zeros");
 }
 
 void the_percentiles_may_be_those_of_what_is_not_zero() {

@@ -60,7 +60,7 @@ void use_grid(const rare::Manifest& manifest, const std::vector<rare::Grid>& gri
   image.values[0] = 2;
   image = rare::resample(std::move(image), route.zoom, manifest.resampling);
   rare::normalise(image, manifest.normalisation);
-  const rare::RoutedScan routed{std::move(image), route, rare::Orientation(affine), shape};
+  const rare::RoutedScan routed{std::move(image), route, rare::Orientation(affine), shape, {shape, {}}};
   NoEngine engine;
   const rare::Shape window = rare::window_shape(routed.image.shape, rare::engine_facts(manifest, grid.entry));
   rare::segment(rare::sliding_logits(routed.image, manifest.label_values.size(), window, manifest.window, engine), manifest, routed);

@@ -13,6 +13,15 @@ struct Placement {
   Shape start{};
 };
 
+/// A box, from `first` to `last` along each axis; empty: no voxel.
+struct Box {
+  Shape first{}, last{};
+  bool empty = true;
+};
+
+/// Returns the smallest box that holds all voxels (channels slowest, X fastest) of which any channel differs from 0.
+Box content_box(const std::vector<float>& voxels, std::size_t num_channels, const Shape& shape);
+
 struct Cropped {
   Volume scan;
   Placement placement;
