@@ -139,8 +139,9 @@ def document(names: Sequence[str]) -> str:
     for name in names:
         if any(fold["curve"] for fold in read_results(name)):
             parts += [f"## {name} over continuous spacing", curve_table(name)]
+    with_slices = [result for result in read_results("unet-aug-native") if result.get("slices")]
     if (own := read_results(THICK)) and (before := read_results(BEFORE)):
-        parts += [f"## {THICK} with thick slices; before: {BEFORE}", slice_table(own, before, read_results("unet-aug-native"))]
+        parts += [f"## {THICK} with thick slices; before: {BEFORE}", slice_table(own, before, with_slices)]
     return "\n".join(parts)
 
 

@@ -63,7 +63,17 @@ RAISES = [
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
 ]
 OURS = {"UsageError", "DataError", "ModelError", "EnvironmentFault", "SomeCasesFailed", "Preempted", "RareError", "error", "kind"}
-MAKERS = {"missing_extra", "some_failed", "_failure", "_dead_worker", "cannot_write", "no_locks", "_not_decoded", "_not_labels", "Interrupted"}
+MAKERS = {
+    "missing_extra",
+    "some_failed",
+    "_failure",
+    "_dead_worker",
+    "cannot_write",
+    "no_locks",
+    "_not_decoded",
+    "_not_labels",
+    "Interrupted",
+}
 GUARDS = {
     "__init__.py": "AttributeError",
     "model_spec.py": "ValueError",
