@@ -24,6 +24,7 @@ from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
 from rarecli.core.imaging import routing
+from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import Route
@@ -95,8 +96,8 @@ class Client:
         answer = self.infer(self._model, inputs, wanted)
         (x, y, z), (reason,) = answer[contract.ENTRY].tolist(), answer[contract.REASON].tolist()
         route = Route((x, y, z), tuple(answer[contract.GRID_SPACING].tolist()), tuple(answer[contract.ZOOM].tolist()), reason.decode())
-        way_back = RoutedScan(inputs[contract.IMAGE], route, volume)
-        maps = way_back.restore_image(answer[contract.PROBABILITIES]) if probabilities else None
+        way_back = RoutedScan(inputs[contract.IMAGE], route, *crop(volume, "none"))
+        maps = way_back.restore_probabilities(answer[contract.PROBABILITIES]) if probabilities else None
         labels = from_ras(answer[contract.LABELS], volume.affine)
         warnings = tuple(text.decode() for text in answer[contract.WARNINGS].tolist())
         return Prediction(labels, volume.affine, route.entry, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)

@@ -29,7 +29,7 @@ def chain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("thick")
     write_phantoms(folder / "phantoms", range(6))
     rare("preprocess", folder / "phantoms", "-o", folder / "prepared")
-    settings = [word for setting in [*NETWORK, "epochs=4"] for word in ("--set", setting)]
+    settings = [word for setting in [*NETWORK, "epochs=4", "validate_every=1"] for word in ("--set", setting)]
     rare("train", folder / "prepared", "-o", folder / "run", *settings, "--device", "cpu", "--no-amp")
     entries = "0,0,0;1,1,1;0,0,1;0,0,2;2,0,0"
     rare("export", folder / "run", "-o", folder / "bundle", "--entries", entries)

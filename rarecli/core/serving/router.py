@@ -18,7 +18,7 @@ from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.bundle import Bundle, load_manifest
 from rarecli.core.engines.manifest import Manifest
 from rarecli.core.engines.runner import require_sound
-from rarecli.core.errors import DataError, ModelError
+from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resampled_shape
@@ -68,6 +68,9 @@ class Router:
             contract.GRID_SPACING: np.array(route.grid_spacing_mm),
             contract.ZOOM: np.array(route.zoom),
         }
+        if contract.PROBABILITIES in wanted and spec.plan.crop != "none":
+            # they lie on the grid of the box, and the answer does not tell where it is
+            raise UsageError("a model that crops scans serves no probabilities", field=contract.PROBABILITIES, remedy="use rare predict")
         if contract.PROBABILITIES in wanted:
             outputs[contract.PROBABILITIES] = softmax(logits)
         if contract.WARNINGS in wanted:
