@@ -1,7 +1,6 @@
 """The command line as users run it, in real processes where processes matter."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -49,26 +48,6 @@ def test_help_is_there_and_imports_nothing_heavy(command):
     assert "Usage" in result.stdout
     if command:
         assert "Example: rare" in result.stdout
-
-
-def cpu_seconds():
-    """The CPU time of all processes that this one has started and waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def test_help_takes_at_most_1_3_times_the_cpu_of_an_empty_typer_app(tmp_path):
-    empty = tmp_path / "empty.py"
-    empty.write_text(
-        "import typer\napp = typer.Typer()\n@app.command()\ndef one(): 'One.'\n@app.command()\ndef two(): 'Two.'\napp()\n", encoding="utf-8"
-    )
-    seconds = {"empty": [], "rare": []}
-    for _ in range(9):  # in turns, and the least of each, because other work on the machine only adds time
-        for name, command in (("empty", [str(empty)]), ("rare", ["-m", "rarecli"])):
-            before = cpu_seconds()
-            subprocess.run([sys.executable, *command, "--help"], capture_output=True, check=True)
-            seconds[name].append(cpu_seconds() - before)
-    assert min(seconds["rare"]) < 1.3 * min(seconds["empty"])
 
 
 def test_predict_writes_labels_on_the_grid_of_the_scan_and_says_the_depth(run, scan, tmp_path):

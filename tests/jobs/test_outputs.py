@@ -84,7 +84,7 @@ def test_a_training_and_a_part_of_a_preparation_want_a_folder_name_too(data, pre
     assert [path for path in tmp_path.iterdir() if path != data] == []
 
 
-@pytest.mark.parametrize("name", ["labels.dcm", "out.png", "labels.tif", "scores.json"])
+@pytest.mark.parametrize("name", ["labels.npz", "out.png", "labels.tif", "scores.json"])
 def test_the_name_of_a_file_is_not_taken_for_a_folder(run, data, tmp_path, name):
     with pytest.raises(UsageError, match="name of a file"):
         predict([data / "imagesTr"], ModelChoice((run,)), tmp_path / name)
