@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import affine_transform
 
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.formats.dicom_files import Instance, pydicom, reading
@@ -41,6 +40,8 @@ class DicomSource:
         """
         if self.stack.drift == (0.0, 0.0):
             return np.ascontiguousarray(labels.transpose(2, 1, 0))
+        from scipy.ndimage import affine_transform  # here, since `rare predict` starts with this module
+
         columns, rows = self.stack.frames[0].shape
         slices = np.zeros((labels.shape[2], rows, columns), labels.dtype)
         for number in range(labels.shape[2]):
@@ -143,6 +144,8 @@ def _not_decoded(instance: Instance, error: Exception) -> DataError:
 
 def _straightened(voxels: AnyArray, stack: Stack) -> AnyArray:
     """Return (X, Y, Z) on the straight grid of a tilted stack: linear within each slice, the lowest value beside it."""
+    from scipy.ndimage import affine_transform
+
     straight = np.empty(stack.shape, np.float32)
     fill = float(voxels.min())
     for number in range(len(voxels)):
