@@ -50,6 +50,22 @@ def test_the_answer_is_that_of_rare_predict(spacing, extent, router, predictor):
         assert answer["probabilities"].shape[1:] == routed_shape
 
 
+def test_a_model_that_crops_places_its_labels_and_serves_no_probabilities(bundle, predictor):
+    """Nobody outside could place probabilities of the box. Labels lie on the whole image: 0 in its margin of zeros."""
+    manifest = load_manifest(bundle)
+    plan = manifest.spec.plan.model_copy(update={"crop": "nonzero"})
+    router = Router(manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"plan": plan})}), predictor.runner.run)
+    scan, _ = Phantom(4).acquire(1.0, "RAS")
+    image = scan.data.astype(np.float32) - scan.data.min() + 1
+    margin = np.pad(image, [(0, 0), (3, 0), (0, 5), (1, 2)])
+    labels = router.answer(margin, scan.spacing_mm, None, set())["labels"]
+    np.testing.assert_array_equal(labels[3:, :-5, 1:-2], predictor.predict(image, scan.affine).labels)
+    assert labels[:3].max() == labels[:, -5:].max() == 0
+    with pytest.raises(UsageError, match="no probabilities"):
+        router.answer(margin, scan.spacing_mm, None, {"probabilities"})
+    router.close()
+
+
 @pytest.mark.parametrize(("spacing", "entry"), [((1.0, 1.0, 4.0), [0, 0, 2]), ((4.0, 1.0, 1.0), [2, 0, 0]), ((1.0, 1.3, 3.0), [0, 0, 2])])
 def test_thick_slices_enter_at_a_depth_per_axis(spacing, entry, thick_bundle):
     scan, _ = Phantom(4, (35.0, 50.0, 36.0)).acquire(spacing)

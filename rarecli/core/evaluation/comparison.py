@@ -16,7 +16,7 @@ from scipy import stats
 from rarecli.core.errors import DataError, some
 from rarecli.core.evaluation.metrics import foreground_mean
 from rarecli.core.evaluation.summary import ROUTED
-from rarecli.core.jobs.files import read_json
+from rarecli.core.jobs.files import read_json, write_json
 from rarecli.core.types import FloatArray
 
 NUM_RESAMPLES = 10_000
@@ -110,6 +110,15 @@ def compare(result: Result, against: Result) -> dict[str, Any]:
         "per_resolution": rows,
         "mean": _row(own.mean(axis=0), other.mean(axis=0)),
     }
+
+
+def write_comparison(summary: dict[str, Any], other: Result | None, output: Path) -> dict[str, Any]:
+    """Write comparison.json and return the summary with the comparison; as it is if there is no other result."""
+    if other is None:
+        return summary
+    comparison = compare(result_of(summary, output), other)
+    write_json(output / FILE_NAME, comparison)
+    return summary | {"comparison": comparison}
 
 
 def _row(own: FloatArray, other: FloatArray) -> dict[str, float | None]:

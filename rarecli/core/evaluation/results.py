@@ -8,12 +8,11 @@ from typing import Any
 
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.comparison import FILE_NAME, Result, compare, result_of
+from rarecli.core.evaluation.comparison import Result, write_comparison
 from rarecli.core.evaluation.curve import curve_facts, dice_curve
 from rarecli.core.evaluation.resolutions import Resolution
 from rarecli.core.evaluation.summary import Score, summarise, write_result
 from rarecli.core.evaluation.thick_slices import thick_slice_table
-from rarecli.core.jobs.files import write_json
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.types import Triple
 
@@ -33,11 +32,7 @@ def write_results(
     summary = summarise(scored, ["background", *labels], "depth" if resolutions[0].spacing_mm is None else "spacing_mm") | facts
     summary |= _tables_of_spacings(summary["per_method"], resolutions, plan.spacing_mm)
     write_result(scored, summary, output)
-    if other is None:
-        return summary
-    comparison = compare(result_of(summary, output), other)
-    write_json(output / FILE_NAME, comparison)
-    return summary | {"comparison": comparison}
+    return write_comparison(summary, other, output)
 
 
 def _leave_out_absent(scored: list[Score], labels: Sequence[str], dataset: Path, reporter: Reporter) -> tuple[list[Score], Sequence[str]]:

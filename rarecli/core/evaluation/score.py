@@ -15,12 +15,12 @@ from rarecli.core.data.case_files import label_files
 from rarecli.core.data.cases import class_indices
 from rarecli.core.data.declared_labels import read_labels_field
 from rarecli.core.errors import DataError, some
-from rarecli.core.evaluation.comparison import FILE_NAME, compare, load_result, result_of
+from rarecli.core.evaluation.comparison import load_result, write_comparison
 from rarecli.core.evaluation.metrics import Record, case_record
 from rarecli.core.evaluation.summary import ROUTED, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
 from rarecli.core.imaging.volume import read_labels, require_same_grid
-from rarecli.core.jobs.files import read_json, require_writable, write_json
+from rarecli.core.jobs.files import read_json, require_writable
 from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
 
@@ -74,11 +74,7 @@ def score(
     summary = summarise(scored, ["background", *map(str, values)])
     summary["label_names"] = {str(value): names.get(value, str(value)) for value in values}
     write_result(scored, summary, output)
-    if other is None:
-        return summary
-    comparison = compare(result_of(summary, output), other)
-    write_json(output / FILE_NAME, comparison)
-    return summary | {"comparison": comparison}
+    return write_comparison(summary, other, output)
 
 
 def _score_pair(name: str, prediction_file: Path, reference_file: Path, surface: bool) -> dict[int, dict[str, Any]]:

@@ -57,6 +57,9 @@ class Router:
         volume = Volume(image, np.diag([*spacing_mm, 1.0]))
         require_finite(volume)
         spec, rules = self._manifest.spec, self._rules
+        if contract.PROBABILITIES in wanted and spec.plan.crop != "none":
+            # they lie on the grid of the box, and the answer does not tell where it is
+            raise UsageError("a model that crops scans serves no probabilities", field=contract.PROBABILITIES, remedy="use rare predict")
         self._require_growth(volume, entry)
         routed = prepare_scan(volume, rules, RouteChoice(entry))
         logits = sliding_logits(routed.image, rules, routed.route.entry, self._checked, through=self._in_flight)
@@ -68,9 +71,6 @@ class Router:
             contract.GRID_SPACING: np.array(route.grid_spacing_mm),
             contract.ZOOM: np.array(route.zoom),
         }
-        if contract.PROBABILITIES in wanted and spec.plan.crop != "none":
-            # they lie on the grid of the box, and the answer does not tell where it is
-            raise UsageError("a model that crops scans serves no probabilities", field=contract.PROBABILITIES, remedy="use rare predict")
         if contract.PROBABILITIES in wanted:
             outputs[contract.PROBABILITIES] = softmax(logits)
         if contract.WARNINGS in wanted:
