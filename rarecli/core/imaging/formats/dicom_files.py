@@ -5,9 +5,13 @@ Of the headers only the attributes of `_TAGS` are kept. Errors never contain tex
 
 from __future__ import annotations
 
+import errno
 import logging
+import lzma
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +48,8 @@ _TAGS = [
 _DICOMDIR = "1.2.840.10008.1.3.10"
 """The class of a DICOMDIR, which lists files and belongs to no series."""
 _MOST_FILES = 100_000
+_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
+"""What zipfile raises for broken archives: its own error, and those of what it unpacks with."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +185,19 @@ def _opened(path: Path, member: str | None) -> Iterator[BinaryIO]:
 def _unzipped(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        raise DataError(
-            "the zip is broken", path=path, found=type(error).__name__, expected="a zip", remedy="copy the file again"
-        ) from error
+    except _ZIP_ERRORS as error:
+        raise _broken_zip(path, error) from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # bzip2's data, or a place that is not in the file; not a fault of the disk
+            raise _broken_zip(path, error) from error
+        raise
     except DataError as error:
         error.path = error.path or path
         raise
+
+
+def _broken_zip(path: Path, error: Exception) -> DataError:
+    return DataError("the zip is broken", path=path, found=type(error).__name__, expected="a zip", remedy="copy the file again")
 
 
 def _starts_with(path: Path, magic: bytes, at: int) -> bool:
