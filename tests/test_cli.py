@@ -20,7 +20,7 @@ from rarecli.core.imaging.volume import write_image
 from rarecli.core.info import info
 from rarecli.core.prediction.predict import PredictOptions, predict
 
-COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
+COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "convert", "demo"]
 
 
 def rare(*arguments, **options):

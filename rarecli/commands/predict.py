@@ -108,6 +108,14 @@ AnonymiseOption = Annotated[
     bool,
     typer.Option("--anonymise", help="For dicom-seg: leave out the patient and the study, except for UIDs.", rich_help_panel=OUTPUT),
 ]
+QualityOption = Annotated[
+    bool,
+    typer.Option(
+        "--qc",
+        help="Also run the next coarser entry, and report for every label their agreement and the number of parts.",
+        rich_help_panel=MODEL,
+    ),
+]
 NprocOption = Annotated[
     int,
     typer.Option(
@@ -142,6 +150,7 @@ def run(
     codes: CodesOption = None,
     anonymise: AnonymiseOption = False,
     report: ReportOption = True,
+    qc: QualityOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -161,7 +170,7 @@ def run(
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
     part, page = Shard.parse(shard), report_options(report)
     options = PredictOptions(
-        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, page
+        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, page, qc
     )
     console = Console()
     result = predict(inputs, choice, output, options, console)

@@ -82,7 +82,9 @@ def train() -> list[Schema]:
 def predict() -> list[Schema]:
     """The content of predictions.json."""
     case = {"entry": ENTRY, "reason": TEXT, "residual_zoom": SPACING, "spacing_mm": SPACING, "backend": TEXT, "seconds": NUMBER}
-    case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0})}
+    quality = {"expected_dice": table(optional(SHARE)), "components": optional(table(COUNT)), "against": optional(ENTRY)}
+    quality |= {"agreement": optional(table(SHARE)), "doubts": items(TEXT)}
+    case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0}), "quality": record(quality)}
     return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "cases": table(record(case)), "failed": FAILED})]
 
 
@@ -120,6 +122,13 @@ def evaluate() -> list[Schema]:
     facts = {"model": TEXT, "protocol": TEXT, "route": TEXT, "backend": TEXT, "failed": FAILED}
     tables = {"curve": items({"type": "object"}), "curve_facts": table({"type": "object"}), "thick_slices": items({"type": "object"})}
     return [record(always | facts, sometimes | tables), record(facts | {"shard": TEXT, "cases": items(TEXT)})]
+
+
+def calibrate() -> list[Schema]:
+    """The content of calibration.json."""
+    from rarecli.core.config.calibration import Calibration
+
+    return [Calibration.model_json_schema(mode="serialization")]
 
 
 def score() -> list[Schema]:
@@ -189,7 +198,7 @@ def demo() -> list[Schema]:
     return [record({"num_test": COUNT, "seconds": NUMBER, "rows": items(record(row))})]
 
 
-RESULTS = (preprocess, train, predict, evaluate, score, export, benchmark, info, convert, demo)
+RESULTS = (preprocess, train, predict, evaluate, calibrate, score, export, benchmark, info, convert, demo)
 
 
 def schemas() -> dict[str, Schema]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from rarecli.commands import schemas as written
 from rarecli.commands.schemas import schemas
 from rarecli.core.benchmarking import machine
 
-COMMANDS = ["preprocess", "train", "predict", "evaluate", "score", "export", "benchmark", "info", "convert", "demo"]
+COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "convert", "demo"]
 TORCH_ONLY = ["--backends", "torch", "--depths", "1", "--no-upsampled", "--no-cold-start"]
 
 
@@ -95,6 +96,20 @@ def test_a_training_fits_and_says_how_long_it_will_take(rare, places):
     assert epochs[0].endswith(" left")
     assert f"best {record['best']:.4f} in epoch {record['best_epoch']}" in epochs[1]
     assert ended.last_line == "Written to r; next: rare evaluate DATASET -m r -o scores"
+
+
+def test_a_calibration_fits_and_its_doubts_are_told(rare, places):
+    shutil.copytree(places["RUN"], "run")
+    ended = rare("calibrate", places["DATASET"], "-m", "run", "--json")
+    known = fitting("calibrate", ended.stdout)
+    assert known == json.loads(Path("run/calibration.json").read_text())
+    assert ended.last_line == "Written to run; next: rare export run -o bundle"
+    assert "the output exists" in rare("calibrate", places["DATASET"], "-m", "run").stderr
+    known["least_expected_dice"] = 1.0
+    Path("run/calibration.json").write_text(json.dumps(known))
+    ended = rare("predict", places["IMAGES"], "-m", "run", "-o", "labels", "--qc", "--json")
+    fitting("predict", ended.stdout)
+    assert "phantom_000 may be segmented wrongly: its expected Dice is" in ended.stderr
 
 
 def test_results_with_a_comparison_fit(rare, places):

@@ -206,7 +206,7 @@ def test_nothing_of_the_patient_is_in_any_file_or_word(tmp_path):
     assert result.returncode == 0, result.stderr
     said = result.stdout + result.stderr
     names = {item.name for item in (tmp_path / "out").iterdir()}
-    assert names == {"scan.nii.gz", "scan_probabilities.nii.gz", "predictions.json", "finished.jsonl"}
+    assert names == {"scan.nii.gz", "scan_probabilities.nii.gz", "predictions.json", "volumes.csv", "finished.jsonl"}
     for file in (tmp_path / "out").iterdir():
         raw = file.read_bytes()
         if file.suffix == ".gz":

@@ -14,21 +14,27 @@ from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import render
 
 
-def record(entry, seconds, head, warnings=()):
+def record(entry, seconds, head, warnings=(), doubts=()):
+    quality = {"expected_dice": {"head": 0.912 if doubts else None}, "doubts": list(doubts)}
     facts = {"entry": entry, "reason": f"because {head}", "spacing_mm": [1.0, 1.0, 4.0], "backend": "onnx", "seconds": seconds}
-    return facts | {"residual_zoom": [1, 1, 1], "warnings": list(warnings), "volumes_mm3": {"head": head}}
+    return facts | {"residual_zoom": [1, 1, 1], "warnings": list(warnings), "volumes_mm3": {"head": head}, "quality": quality}
 
 
 def test_every_case_is_told_with_its_entry_reason_seconds_and_volumes():
-    cases = {"<script>x</script>": record([1, 1, 1], 0.1234, 123.4), "b": record([0, 0, 2], 1.5, 99.0, ["coarser than any training scan"])}
+    cases = {
+        "<script>x</script>": record([1, 1, 1], 0.1234, 123.4),
+        "b": record([0, 0, 2], 1.5, 99.0, ["coarser than any training scan"], ["its head is in 3 parts"]),
+    }
     result = {"model": "Phantoms", "num_models": 5, "backend": "onnx", "cases": cases, "failed": {"c": "not a NIfTI file"}}
     page = ReadPage(render(prediction_page(result, ReportOptions("rare predict in -m run"), ["a warning"])))
     require_self_contained(page)
     columns, rows = page.tables["Every case, with the volume of each label"]
-    assert columns == ["case", "entry", "reason", "spacing (mm)", "seconds", "head (mm³)", "unlike the training scans"]
-    assert [cell for cell, _ in rows[0]] == ["<script>x</script>", "depth 1", "because 123.4", "1x1x4", "0.12", "123", ""]
+    first = ["case", "entry", "reason", "spacing (mm)", "seconds", "head (mm³)", "expected Dice of head"]
+    assert columns == [*first, "unlike the training scans", "may be wrong"]
+    assert [cell for cell, _ in rows[0]] == ["<script>x</script>", "depth 1", "because 123.4", "1x1x4", "0.12", "123", "", "", ""]
     assert [rows[0][4][1], rows[0][5][1]] == ["0.1234", "123.4"]
-    assert [rows[1][1][0], rows[1][6][0]] == ["entry 0,0,2", "coarser than any training scan"]
+    assert [rows[1][1][0], rows[1][6][0], rows[1][7][0]] == ["entry 0,0,2", "0.91", "coarser than any training scan"]
+    assert rows[1][8][0] == "its head is in 3 parts"
     assert page.tables["Cases that failed"][1] == [[("c", "c"), ("not a NIfTI file",) * 2]]
     assert "2 of 3 scans are segmented; 1 unlike the training scans." in page.texts["p"]
     assert {"a warning"} <= set(page.texts["li"])

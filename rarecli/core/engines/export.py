@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from rarecli.core.config.calibration import load_calibration, save_calibration
 from rarecli.core.config.geometry import EntrySet, entry_name, entry_set, entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
@@ -131,6 +132,8 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
         vectors = write_vectors(folder, rules, reference) if options.check else ()
         manifest = manifest.model_copy(update={"engines": tuple(engines), "conformance": vectors})
         _write(manifest, folder)
+        if known := load_calibration(source.folder):
+            save_calibration(folder, known)
     return manifest
 
 

@@ -52,6 +52,22 @@ def best_classes(scores: FloatArray) -> IntArray:
     return classes
 
 
+def expected_dice(logits: FloatArray) -> tuple[float | None, ...]:
+    """Return the Dice that the probabilities expect of the best classes, for every class but the background.
+
+    None for a class that is nowhere the best.
+    logits: (K, X, Y, Z). It is 2 * (sum of the class's probability where it is best) / (sum of its probability + number of those voxels).
+    """
+    agreed, total, count = np.zeros((3, len(logits)))
+    for x in range(0, logits.shape[1], _SLAB):
+        slab = logits[:, x : x + _SLAB]
+        probabilities, classes = softmax(slab), best_classes(slab).ravel()
+        total += probabilities.sum(axis=(1, 2, 3), dtype=np.float64)
+        agreed += np.bincount(classes, probabilities.max(axis=0).ravel(), len(logits))
+        count += np.bincount(classes, minlength=len(logits))
+    return tuple(float(2 * a / (t + c)) if c else None for a, t, c in zip(agreed[1:], total[1:], count[1:], strict=True))
+
+
 def softmax(logits: FloatArray) -> FloatArray:
     """Return probabilities (K, X, Y, Z) float32."""
     powers: FloatArray = np.subtract(logits, logits.max(axis=0, keepdims=True), dtype=np.float32)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging.routing import RouteBy
@@ -25,6 +23,7 @@ from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
+from rarecli.core.prediction.quality import assess
 from rarecli.core.prediction.results import probabilities_file, write_result
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.types import Entry
@@ -44,6 +43,7 @@ class PredictOptions:
     format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
     DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
     report: also write report.html, with these options, if the output is a folder.
+    quality: also count components and compare with the next coarser entry, see `quality.assess`.
     """
 
     entry: Entry | None = None
@@ -59,6 +59,7 @@ class PredictOptions:
     codes: Path | None = None
     anonymise: bool = False
     report: ReportOptions | None = None
+    quality: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class CaseWorker:
         facts: list[object] = [self.predictor.key, options.entry, options.route, options.pad, options.probabilities]
         if not target.name.endswith((".nii", ".nii.gz")) or case.series is not None:
             facts += [target.suffix, case.series, options.codes and key_of([options.codes]), options.anonymise]
+        known = self.predictor.calibration
+        facts += [options.quality, known and known.model_dump(mode="json")]
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 
@@ -157,8 +160,7 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, options: Predi
     volume = read_image(case)
     prediction = predictor.predict(volume, entry=options.entry, route=options.route, pad=options.pad, probabilities=options.probabilities)
     write_result(target, prediction, volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
-    plan = predictor.spec.plan
-    voxel_mm3 = float(np.prod(volume.spacing_mm))
+    quality = assess(predictor, volume, prediction, thorough=options.quality)
     return {
         "entry": list(prediction.entry),
         "reason": prediction.reason,
@@ -167,8 +169,6 @@ def _predict_file(case: Case, predictor: Predictor, target: Path, options: Predi
         "backend": predictor.runner.backend,
         "seconds": time.perf_counter() - started,
         "warnings": list(prediction.warnings),
-        "volumes_mm3": {
-            name: int((prediction.labels == value).sum()) * voxel_mm3
-            for name, value in zip(plan.label_names[1:], plan.label_values[1:], strict=True)
-        },
+        "volumes_mm3": quality.volumes_mm3,
+        "quality": quality.record(predictor.calibration),
     }

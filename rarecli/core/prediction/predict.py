@@ -23,7 +23,9 @@ from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
 from rarecli.core.prediction.html_report import prediction_page
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
+from rarecli.core.prediction.quality import quality_words
 from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_name, require_replaceable_results, require_writers
+from rarecli.core.prediction.volumes_table import write_volumes
 from rarecli.core.reporting.page import write_report
 
 __all__ = ["RECORDS", "PredictOptions", "choose_targets", "predict", "require_replaceable_results"]
@@ -68,6 +70,7 @@ def predict(
     if not to_file:
         write_json(output / options.shard.file_name(Path(RECORDS)), result)
         if options.shard == WHOLE:
+            write_volumes(output, records)
             write_report(lambda report: prediction_page(result, report, _of_no_case(noted, result)), output, options.report, noted)
     if failures:
         raise some_failed(failures, len(cases), output, result)
@@ -96,9 +99,11 @@ def _predict_cases(
         if worker.journal:
             worker.journal.add(case.name, done.key, outcome)
         volumes = f"; {_volumes(outcome)}" if len(cases) == 1 else ""
-        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']}){volumes}")
+        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']}){quality_words(outcome['quality'])}{volumes}")
         for difference in outcome["warnings"]:
             reporter.warn(f"{case.name} is unlike the training scans: {difference}")
+        for doubt in outcome["quality"]["doubts"]:
+            reporter.warn(f"{case.name} may be segmented wrongly: {doubt}")
     return records, failures
 
 
@@ -108,5 +113,5 @@ def _volumes(record: dict[str, Any]) -> str:
 
 def _of_no_case(noted: Noting, result: dict[str, Any]) -> list[str]:
     """Returns the warnings that belong to no case: those of a case stand beside it."""
-    unlike = tuple(f"{name} is unlike" for name in result["cases"])
-    return [warning for warning in noted.warnings_but_of(result["failed"]) if not warning.startswith(unlike)]
+    own = tuple(f"{name} {verb}" for name in result["cases"] for verb in ("is unlike", "may be segmented"))
+    return [warning for warning in noted.warnings_but_of(result["failed"]) if not warning.startswith(own)]

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from rarecli.core.config.calibration import Calibration, load_calibration
 from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.data.fingerprint import differences
 from rarecli.core.engines.model_files import find_model
@@ -22,7 +23,7 @@ from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
-from rarecli.core.imaging.restore import classes_of, label_values, softmax
+from rarecli.core.imaging.restore import classes_of, expected_dice, label_values, softmax
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import sliding_logits
@@ -55,6 +56,8 @@ class Prediction:
     seconds: float
     warnings: tuple[str, ...] = ()
     """How the scan differs from the training scans, one sentence each."""
+    expected_dice: tuple[float | None, ...] = ()
+    """Per label: see `restore.expected_dice`."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class Predictor:
         digests = [find_model(path).digest for path in self.choice.models]
         return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What validation says about the model's predictions; None for a model without it, and for several."""
+        return load_calibration(find_model(self.choice.models[0]).folder) if len(self.runners) == 1 else None
+
     def for_case(self, name: str) -> Predictor:
         """The predictor for a case: this one for all cases. See `Folds.for_case`."""
         return self
@@ -155,6 +163,7 @@ class Predictor:
             maps,
             time.perf_counter() - started,
             differences(routed, self.spec.plan),
+            expected_dice(logits),
         )
 
     def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None, series: str | None = None) -> None:

@@ -23,6 +23,7 @@ from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.words import counted
 from rarecli.core.prediction.predictor import Prediction
+from rarecli.core.prediction.volumes_table import VOLUMES
 from rarecli.core.types import IntArray
 
 RECORDS = "predictions.json"
@@ -86,7 +87,8 @@ def require_replaceable_results(
         return
     require_folder_name(output)
     ours = written_names(output)
-    require_replaceable([output / RECORDS], [output / RECORDS] if ours else [], again=True)
+    tables = [output / RECORDS, output / VOLUMES]
+    require_replaceable(tables, tables if ours else [], again=True)
     written = [path for name, paths in files.items() if name in ours for path in paths]
     require_replaceable(everything, written, again=again, resumable=resumable)
 

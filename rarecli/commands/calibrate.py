@@ -1,0 +1,59 @@
+"""`rare calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rarecli.commands.completion import complete_model
+from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.layout import print_table
+from rarecli.commands.options import DATA, MODEL, Device, Json, Overwrite, Threads
+from rarecli.commands.parsing import case_names
+from rarecli.core.jobs.words import volume
+
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="The labelled dataset that the run was trained on.")]
+ModelOption = Annotated[
+    Path,
+    typer.Option("--model", "-m", help="A run; calibration.json is written into it.", autocompletion=complete_model, rich_help_panel=MODEL),
+]
+CasesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with cases that the run was not trained on: a JSON list, or one name per line.",
+        show_default="those that it held out",
+        rich_help_panel=DATA,
+    ),
+]
+
+
+def run(
+    dataset: DatasetArgument,
+    model: ModelOption,
+    cases: CasesOption = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Learn from held-out scans which predictions of a run to doubt; predict then warns of them.
+
+    Example: rare calibrate Task04_Hippocampus -m run
+    """
+    from rarecli.core.evaluation.calibrate import calibrate
+    from rarecli.core.prediction.predictor import ModelChoice
+
+    console = Console()
+    choice = ModelChoice((model,), device, num_threads=threads)
+    result = calibrate(dataset, choice, console, names=case_names(cases), overwrite=overwrite)
+    if json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        typer.echo(
+            f"Of 95 % of the held-out predictions the expected Dice is at least {result.least_expected_dice:.3f}; "
+            f"its rank correlation with the true Dice is {result.spearman:.2f}"
+        )
+        rows = [[name, *map(volume, of.volume_mm3), str(of.most_components)] for name, of in result.labels.items()]
+        print_table("Labels of the training scans", ["label", "least volume", "largest volume", "most parts"], rows)
+    console.end(model, command("export", model, "-o", "bundle"))

@@ -1,0 +1,54 @@
+"""What held-out cases and training labels say about a model's predictions: calibration.json, beside run.json or manifest.json.
+
+Decision: docs/decisions/0023-quality.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rarecli.core.config.base import Count, Frozen, Name, Share
+from rarecli.core.config.loading import validate
+from rarecli.core.errors import ModelError
+from rarecli.core.jobs.files import read_json, write_json
+
+CALIBRATION = "calibration.json"
+Volume = Annotated[float, Field(ge=0, le=1e15)]
+
+
+class LabelRange(Frozen):
+    """What one label looks like in the references of the training cases."""
+
+    volume_mm3: tuple[Volume, Volume]
+    """Least and largest volume."""
+    most_components: Count
+    """The largest number of connected components."""
+
+
+class Calibration(Frozen):
+    """The content of calibration.json."""
+
+    schema_version: Literal[1] = 1
+    model: Name
+    num_cases: Count
+    """Held-out cases, each predicted at every depth."""
+    least_expected_dice: Share
+    """Of 95 % of these predictions the expected Dice is at least this."""
+    spearman: float = Field(ge=-1, le=1)
+    """Rank correlation of the expected and the true Dice of these predictions."""
+    labels: dict[Name, LabelRange] = Field(max_length=256)
+    """Of every label but the background, by name."""
+
+
+def load_calibration(folder: Path) -> Calibration | None:
+    """Return the calibration in the folder of a model, or None if it has none. Raises ModelError if it is broken."""
+    path = folder / CALIBRATION
+    return validate(Calibration, read_json(path, ModelError), "the calibration", ModelError, path=path) if path.is_file() else None
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write calibration.json."""
+    write_json(folder / CALIBRATION, calibration.model_dump(mode="json"))

@@ -1,0 +1,126 @@
+"""How far a prediction can be trusted, without a reference: the Dice that its probabilities promise, its components and volumes, and its
+agreement with the next coarser entry.
+
+Decision: docs/decisions/0023-quality.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rarecli.core.config.calibration import Calibration
+from rarecli.core.config.geometry import entry_text
+from rarecli.core.data.cases import class_indices
+from rarecli.core.imaging.cropping import crop
+from rarecli.core.imaging.orientation import to_ras
+from rarecli.core.imaging.overlap import dice
+from rarecli.core.imaging.resampling import resample, resample_labels, resampled_affine
+from rarecli.core.imaging.scan_rules import RouteChoice
+from rarecli.core.imaging.volume import Volume
+from rarecli.core.jobs.words import volume as millilitres
+from rarecli.core.prediction.predictor import Prediction, Predictor
+from rarecli.core.types import Entry, IntArray
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known of a prediction without its reference; values by label name.
+
+    volumes_mm3: volume of each label. expected_dice: see `restore.expected_dice`; None for a label that was not found.
+    components: number of its parts that touch nowhere, not even at a corner; None if they were not counted.
+    against, agreement: the next coarser entry, and the Dice of its labels with the prediction's; None if it was not run.
+    """
+
+    volumes_mm3: dict[str, float]
+    expected_dice: dict[str, float | None]
+    components: dict[str, int] | None = None
+    against: Entry | None = None
+    agreement: dict[str, float] | None = None
+
+    @property
+    def mean_expected_dice(self) -> float | None:
+        """The mean over the labels that were found, or None."""
+        found = [value for value in self.expected_dice.values() if value is not None]
+        return float(np.mean(found)) if found else None
+
+    def doubts(self, calibration: Calibration | None) -> list[str]:
+        """Return why the prediction may be wrong, as sentences; empty if nothing is unusual or the model has no calibration."""
+        if calibration is None:
+            return []
+        found = []
+        mean, least = self.mean_expected_dice, calibration.least_expected_dice
+        if mean is not None and mean < least:
+            found.append(f"its expected Dice is {mean:.3f}; of 95 % of the validation scans it is at least {least:.3f}")
+        for name, usual in calibration.labels.items():
+            low, high = usual.volume_mm3
+            if not low <= self.volumes_mm3[name] <= high:
+                known = f"in the training scans it has {millilitres(low)} to {millilitres(high)}"
+                found.append(f"its {name} has {millilitres(self.volumes_mm3[name])}; {known}")
+            if self.components is not None and self.components[name] > usual.most_components:
+                found.append(f"its {name} is in {self.components[name]} parts; in the training scans in at most {usual.most_components}")
+        return found
+
+    def record(self, calibration: Calibration | None) -> dict[str, Any]:
+        """Return the facts that predictions.json holds beside the volumes, and the doubts."""
+        facts = asdict(self)
+        del facts["volumes_mm3"]
+        return facts | {"against": self.against and list(self.against), "doubts": self.doubts(calibration)}
+
+
+def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thorough: bool) -> Quality:
+    """Return the quality of the prediction of a scan. thorough: also count components and run the next coarser entry, if there is one."""
+    plan = predictor.spec.plan
+    voxel_mm3, names = float(np.prod(volume.spacing_mm)), plan.label_names[1:]
+    masks = {name: prediction.labels == value for name, value in zip(names, plan.label_values[1:], strict=True)}
+    against = coarser_entry(prediction.entry, predictor.runner.entries) if thorough else None
+    return Quality(
+        {name: int(mask.sum()) * voxel_mm3 for name, mask in masks.items()},
+        dict(zip(names, prediction.expected_dice, strict=True)),
+        {name: num_components(mask) for name, mask in masks.items()} if thorough else None,
+        against,
+        against and _agreement(predictor, volume, prediction.labels, against),
+    )
+
+
+def num_components(mask: IntArray) -> int:
+    """Return how many connected components a mask (X, Y, Z) has; voxels that touch at a corner are connected."""
+    from scipy import ndimage  # takes longer to import than a small scan to predict
+
+    boxes = ndimage.find_objects(mask.astype(np.uint8))
+    return int(ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))[1]) if boxes else 0
+
+
+def coarser_entry(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """Return the nearest entry that is nowhere finer and somewhere coarser: one step along every axis, if the model has that. Or None."""
+    coarser = [other for other in entries if other != entry and all(there >= here for here, there in zip(entry, other, strict=True))]
+    return min(
+        coarser, key=lambda other: (sum(abs(here + 1 - there) for here, there in zip(entry, other, strict=True)), other), default=None
+    )
+
+
+def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: Entry) -> dict[str, float]:
+    """Return the Dice of every label between the prediction and that of the scan brought to another entry's grid, compared on that grid."""
+    plan, rules = predictor.spec.plan, predictor.rules
+    source, placement = crop(volume, plan.crop)
+    scan, own = to_ras(source), to_ras(Volume(labels[placement.box][None], source.affine)).data[0]
+    zoom = rules.route(scan.spacing_mm, RouteChoice(entry, predictor.runner.entries)).zoom
+    image = resample(scan.data, zoom, rule=rules.resampling)
+    other = predictor.predict(Volume(image, resampled_affine(scan.affine, scan.shape, zoom)), entry=entry).labels
+    brought = resample_labels(class_indices(own, plan.label_values), zoom, plan.num_classes, other.shape)
+    values = dice(class_indices(other, plan.label_values), brought, plan.num_classes)[1:]
+    return dict(zip(plan.label_names[1:], values.tolist(), strict=True))
+
+
+def quality_words(record: dict[str, Any]) -> str:
+    """Return the expected Dice and the agreement of a record, for the line of a case; empty for a prediction without labels."""
+    parts = []
+    if known := [value for value in record["expected_dice"].values() if value is not None]:
+        parts.append(f"; expected Dice {np.mean(known):.2f}")
+    if record["agreement"]:
+        x, y, z = record["against"]
+        parts.append(f", agreement with {entry_text((x, y, z))} {np.mean(list(record['agreement'].values())):.2f}")
+    return "".join(parts)

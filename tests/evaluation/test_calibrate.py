@@ -1,0 +1,59 @@
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from rarecli import Predictor
+from rarecli.core.config.calibration import CALIBRATION, load_calibration
+from rarecli.core.engines.export import ExportOptions, export
+from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.evaluation.calibrate import calibrate
+from rarecli.core.prediction.predictor import ModelChoice
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def test_a_run_learns_the_ranges_of_its_training_labels(own_run, phantom_dataset):
+    found = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    split = json.loads((own_run / "run.json").read_text())["split"]
+    labels = [np.asarray(nib.load(phantom_dataset / "labelsTr" / f"{name}.nii.gz").dataobj) for name in split["train"]]
+    for value, name in ((1, "head"), (2, "tail")):
+        volumes = [int((one == value).sum()) for one in labels]  # voxels of 1 mm3
+        assert found.labels[name].volume_mm3 == (min(volumes), max(volumes))
+    assert found.num_cases == len(split["val"])
+    assert load_calibration(own_run) == found
+
+
+def test_five_percent_of_the_held_out_predictions_are_doubted(own_run, phantom_dataset):
+    least = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu")).least_expected_dice
+    names = json.loads((own_run / "run.json").read_text())["split"]["val"]
+    with Predictor(own_run, device="cpu") as predictor:
+        assert predictor.calibration is not None
+        native = [predictor.predict(phantom_dataset / "imagesTr" / f"{name}.nii.gz").expected_dice for name in names]
+    means = [np.mean([value for value in one if value is not None]) for one in native]
+    assert max(means) > least
+
+
+def test_a_bundle_takes_the_calibration_over(own_run, phantom_dataset, tmp_path):
+    found = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    export(own_run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)], check=False))
+    assert load_calibration(tmp_path / "bundle") == found
+
+
+def test_what_cannot_be_calibrated_is_refused(own_run, bundle, phantom_dataset):
+    with pytest.raises(ModelError, match="only a run records"):
+        calibrate(phantom_dataset, ModelChoice((bundle,), "cpu"))
+    with pytest.raises(UsageError, match="several models"):
+        calibrate(phantom_dataset, ModelChoice((own_run, own_run), "cpu"))
+    (own_run / CALIBRATION).write_text("{}")
+    with pytest.raises(ModelError, match="calibration"):
+        calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    (own_run / CALIBRATION).unlink()
+    calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    with pytest.raises(UsageError, match="output exists"):
+        calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))

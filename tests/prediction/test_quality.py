@@ -1,0 +1,141 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from rarecli import Phantom, Predictor, Volume
+from rarecli.core.config.calibration import Calibration, LabelRange
+from rarecli.core.imaging.restore import expected_dice
+from rarecli.core.imaging.volume import write_image
+from rarecli.core.prediction.predict import PredictOptions, predict
+from rarecli.core.prediction.quality import Quality, assess, coarser_entry, num_components
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    with Predictor(run, device="cpu") as loaded:
+        yield loaded
+
+
+def test_the_expected_dice_of_two_voxels():
+    probabilities = np.array([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]])  # classes x voxels; class 1 is best in the first, class 2 nowhere
+    logits = np.log(probabilities).astype(np.float32).reshape(3, 2, 1, 1)
+    one, two = expected_dice(logits)
+    assert one == pytest.approx(2 * 0.8 / (0.8 + 0.3 + 1))
+    assert two is None
+
+
+def test_sure_probabilities_expect_a_dice_of_one():
+    classes = np.random.default_rng(0).integers(0, 3, (20, 5, 4))  # more planes than a slab
+    logits = np.where(classes == np.arange(3).reshape(3, 1, 1, 1), 50, -50).astype(np.float32)
+    assert expected_dice(logits) == pytest.approx((1, 1))
+
+
+def test_parts_that_touch_at_a_corner_are_one():
+    mask = np.zeros((7, 7, 7), dtype=bool)
+    assert num_components(mask) == 0
+    mask[1:3, 1:3, 1:3] = True
+    mask[3, 3, 3] = True
+    assert num_components(mask) == 1
+    mask[5, 5, 5] = True
+    assert num_components(mask) == 2
+
+
+ISOTROPIC = [(depth,) * 3 for depth in range(4)]
+ALL = [(x, y, z) for x in range(4) for y in range(4) for z in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "entries", "expected"),
+    [
+        ((0, 0, 0), ISOTROPIC, (1, 1, 1)),
+        ((0, 0, 0), [(0, 0, 0), (2, 2, 2)], (2, 2, 2)),
+        ((3, 3, 3), ISOTROPIC, None),
+        ((0, 0, 2), ALL, (1, 1, 3)),
+        ((0, 0, 3), ALL, (1, 1, 3)),
+        ((0, 0, 3), ISOTROPIC, (3, 3, 3)),
+        ((3, 3, 3), ALL, None),
+    ],
+)
+def test_the_next_coarser_entry(entry, entries, expected):
+    assert coarser_entry(entry, entries) == expected
+
+
+def test_doubts_say_what_is_unusual():
+    labels = {"head": LabelRange(volume_mm3=(1000, 2000), most_components=1), "tail": LabelRange(volume_mm3=(0, 500), most_components=2)}
+    usual = Calibration(model="m", num_cases=4, least_expected_dice=0.8, spearman=0.5, labels=labels)
+    fine = Quality({"head": 1000.0, "tail": 0.0}, {"head": 0.8, "tail": None}, {"head": 1, "tail": 0})
+    assert fine.doubts(usual) == []
+    odd = Quality({"head": 999.0, "tail": 600.0}, {"head": 0.79, "tail": 0.79}, {"head": 2, "tail": 2})
+    assert odd.doubts(usual) == [
+        "its expected Dice is 0.790; of 95 % of the validation scans it is at least 0.800",
+        "its head has 0.999 mL; in the training scans it has 1 mL to 2 mL",
+        "its head is in 2 parts; in the training scans in at most 1",
+        "its tail has 0.6 mL; in the training scans it has 0 mL to 0.5 mL",
+    ]
+    assert odd.doubts(None) == []
+
+
+def test_the_agreement_is_the_dice_of_the_scan_seen_at_half_the_resolution(predictor):
+    scan, _ = Phantom(11).acquire(1.0)
+    fine = predictor.predict(scan)
+    found = assess(predictor, scan, fine, thorough=True)
+    assert found.against == (1, 1, 1)
+    x, y, z = (size // 2 for size in scan.shape)
+    blocks = scan.data[0].reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
+    shift = np.diag([2.0, 2, 2, 1])
+    shift[:3, 3] = 0.5
+    coarse = predictor.predict(Volume(blocks[None], scan.affine @ shift)).labels
+    for value, name in ((1, "head"), (2, "tail")):
+        own = (fine.labels == value).reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
+        least, most = (2 * (part & (coarse == value)).sum() / (part.sum() + (coarse == value).sum()) for part in (own > 0.5, own >= 0.5))
+        assert min(least, most) - 0.03 <= found.agreement[name] <= max(least, most) + 0.03
+    assert assess(predictor, scan, fine, thorough=False).agreement is None
+
+
+def test_the_quality_does_not_depend_on_the_axes(predictor):
+    one, two = (Phantom(11).acquire(2.0, axes)[0] for axes in ("RAS", "PIL"))
+    first, second = (assess(predictor, scan, predictor.predict(scan), thorough=True) for scan in (one, two))
+    assert first.agreement == second.agreement
+    assert first.components == second.components
+    assert first.volumes_mm3 == pytest.approx(second.volumes_mm3)
+
+
+def test_the_deepest_entry_has_nothing_to_agree_with(predictor):
+    scan, _ = Phantom(11).acquire(8.0)
+    found = assess(predictor, scan, predictor.predict(scan), thorough=True)
+    assert (found.against, found.agreement) == (None, None)
+    assert found.components is not None
+
+
+def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
+    class Said:
+        def __init__(self):
+            self.lines = []
+
+        def say(self, text):
+            self.lines.append(text)
+
+        warn = say
+
+        def track(self, items, label, total):
+            yield from items
+
+    for number in (0, 1):
+        scan, _ = Phantom(number).acquire(4.0)
+        write_image(tmp_path / "in" / f"{number}.nii.gz", scan.data[0], scan)
+    said = Said()
+    predict([tmp_path / "in"], predictor, tmp_path / "out", PredictOptions(quality=True), said)
+    records = json.loads((tmp_path / "out" / "predictions.json").read_text())["cases"]
+    rows = list(csv.DictReader((tmp_path / "out" / "volumes.csv").open()))
+    assert [(row["case"], row["label"]) for row in rows] == [(case, label) for case in "01" for label in ("head", "tail")]
+    for row in rows:
+        record = records[row["case"]]
+        quality = record["quality"]
+        assert float(row["volume_mm3"]) == record["volumes_mm3"][row["label"]]
+        assert int(row["components"]) == quality["components"][row["label"]]
+        assert float(row["agreement"]) == quality["agreement"][row["label"]]
+        assert quality["against"] == [3, 3, 3]
+    line = next(line for line in said.lines if line.startswith("0: depth 2"))
+    assert f"agreement with depth 3 {np.mean(list(records['0']['quality']['agreement'].values())):.2f}" in line
