@@ -39,6 +39,7 @@ def test_five_percent_of_the_held_out_predictions_are_doubted(own_run, phantom_d
     assert max(means) > least
 
 
+@pytest.mark.slow
 def test_a_bundle_takes_the_calibration_over(own_run, phantom_dataset, tmp_path):
     found = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
     export(own_run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)], check=False))
