@@ -40,6 +40,8 @@ def run(
     """Learn from held-out scans which predictions of a run to doubt; predict then warns of them.
 
     Example: rare calibrate Task04_Hippocampus -m run
+
+    Example: rare calibrate scans -m run --cases not_in_training.txt --overwrite
     """
     from rarecli.core.evaluation.calibrate import calibrate
     from rarecli.core.prediction.predictor import ModelChoice

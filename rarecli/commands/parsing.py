@@ -129,6 +129,17 @@ def three_integers(text: str | None, option: str) -> tuple[int, int, int] | None
     return int(numbers[0]), int(numbers[1]), int(numbers[2])
 
 
+def region(text: str | None) -> Any:
+    """x0:x1,y0:y1,z0:z1 -> a box; the name of a file -> its path; None without a text."""
+    from rarecli.core.imaging.regions import read_box
+
+    if text is None or (box := read_box(text)) is not None:
+        return None if text is None else box
+    if not Path(text).is_file():
+        raise UsageError("neither a box nor a file", field="--roi", found=text, expected="e.g. 10:120,40:200,0:80, or a mask")
+    return Path(text)
+
+
 def fold_choice(text: str | None) -> int | str | None:
     """The number of a fold, or `all`, as an option of `rare train`."""
     if text is None or text == "all":

@@ -23,7 +23,7 @@ from rarecli.commands.options import (
     ShardOption,
     Threads,
 )
-from rarecli.commands.parsing import models, parse_entry, report_options
+from rarecli.commands.parsing import models, parse_entry, region, report_options
 from rarecli.core.jobs.words import duration
 
 InputsArgument = Annotated[
@@ -116,6 +116,22 @@ QualityOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+RoiOption = Annotated[
+    str | None,
+    typer.Option(
+        "--roi",
+        metavar="X0:X1,Y0:Y1,Z0:Z1|FILE",
+        help="Segment only a region: a box in voxels of the scan, the last not included, or the file of a mask on its grid.",
+        show_default="the whole scan",
+        rich_help_panel=DATA,
+    ),
+]
+CoarseToFineOption = Annotated[
+    bool,
+    typer.Option(
+        "--coarse-to-fine", help="Segment only the region where a coarser entry finds labels; for large scans.", rich_help_panel=DATA
+    ),
+]
 NprocOption = Annotated[
     int,
     typer.Option(
@@ -151,6 +167,8 @@ def run(
     anonymise: AnonymiseOption = False,
     report: ReportOption = True,
     qc: QualityOption = False,
+    roi: RoiOption = None,
+    coarse_to_fine: CoarseToFineOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -164,13 +182,15 @@ def run(
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry
+    from rarecli.core.prediction.regions import Where
     from rarecli.core.prediction.results import is_file_name
 
     choice = ModelChoice(models(model), device, backend, threads, precision)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
     part, page = Shard.parse(shard), report_options(report)
+    where = Where(region(roi), coarse_to_fine)
     options = PredictOptions(
-        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, page, qc
+        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, page, qc, where
     )
     console = Console()
     result = predict(inputs, choice, output, options, console)

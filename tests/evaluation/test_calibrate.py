@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -46,9 +47,9 @@ def test_a_bundle_takes_the_calibration_over(own_run, phantom_dataset, tmp_path)
     assert load_calibration(tmp_path / "bundle") == found
 
 
-def test_what_cannot_be_calibrated_is_refused(own_run, bundle, phantom_dataset):
+def test_what_cannot_be_calibrated_is_refused(own_run, phantom_dataset):
     with pytest.raises(ModelError, match="only a run records"):
-        calibrate(phantom_dataset, ModelChoice((bundle,), "cpu"))
+        calibrate(phantom_dataset, ModelChoice((Path("hippocampus"),), "cpu"))
     with pytest.raises(UsageError, match="several models"):
         calibrate(phantom_dataset, ModelChoice((own_run, own_run), "cpu"))
     (own_run / CALIBRATION).write_text("{}")

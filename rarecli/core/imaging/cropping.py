@@ -46,7 +46,11 @@ def crop(scan: Volume, rule: Crop) -> tuple[Volume, Placement]:
 
     nonzero: the smallest box that holds all voxels of which any channel differs from 0; the whole scan if there is none.
     """
-    box = content_box(scan.data) if rule == "nonzero" else _whole(scan.shape)
+    return crop_to(scan, content_box(scan.data) if rule == "nonzero" else _whole(scan.shape))
+
+
+def crop_to(scan: Volume, box: Box) -> tuple[Volume, Placement]:
+    """Return a scan cropped to a box of its own axes, with its affine, and where it lies."""
     placement = Placement(scan.shape, box)
     if box == _whole(scan.shape):
         return scan, placement

@@ -17,8 +17,8 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.bounds import require_affordable
-from rarecli.core.imaging.cropping import Placement, crop
-from rarecli.core.imaging.normalisation import normalise
+from rarecli.core.imaging.cropping import Box, Placement, crop, crop_to
+from rarecli.core.imaging.normalisation import limits_of, normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
 from rarecli.core.imaging.scan_rules import ResamplingRule, RouteChoice, ScanRules
@@ -97,9 +97,10 @@ class RoutedScan:
         return self.placement.place_probabilities(np.stack([from_ras(channel, self.source.affine) for channel in restored]))
 
 
-def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice()) -> RoutedScan:
+def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice(), box: Box | None = None) -> RoutedScan:
     """Crop and route a scan, resample it to the grid of its entry, normalise it.
 
+    box: prepare only this part, in voxels of the scan's own axes; its intensities are normalised as those of the whole scan.
     Raises ModelError if the model was trained for a different number of channels, DataError for a scan that costs too much.
     """
     spec = rules.spec
@@ -114,6 +115,14 @@ def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoi
     source, placement = crop(scan, spec.plan.crop)
     ras = to_ras(source)
     way = rules.route(ras.spacing_mm, choice)
-    require_affordable(ras.shape, scan.num_channels, way, rules)
+    if box is None:
+        require_affordable(ras.shape, scan.num_channels, way, rules)
     image = resample(ras.data, way.zoom, rule=rules.resampling)
-    return RoutedScan(normalise(image, spec.plan.normalisation), way, source, placement, rules.resampling)
+    limits = None
+    if box is not None:
+        limits = limits_of(image, spec.plan.normalisation)
+        source, placement = crop_to(scan, box)
+        ras = to_ras(source)
+        require_affordable(ras.shape, scan.num_channels, way, rules)
+        image = resample(ras.data, way.zoom, rule=rules.resampling)
+    return RoutedScan(normalise(image, spec.plan.normalisation, limits), way, source, placement, rules.resampling)

@@ -17,13 +17,16 @@ from typing import Any
 
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging.regions import box_text
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_files import files_of
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 from rarecli.core.prediction.quality import assess
+from rarecli.core.prediction.regions import WHOLE_SCAN, Where, predict_where
 from rarecli.core.prediction.results import probabilities_file, write_result
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.types import Entry
@@ -44,6 +47,7 @@ class PredictOptions:
     DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
     report: also write report.html, with these options, if the output is a folder.
     quality: also count components and compare with the next coarser entry, see `quality.assess`.
+    where: the part of every scan that is predicted.
     """
 
     entry: Entry | None = None
@@ -60,6 +64,7 @@ class PredictOptions:
     anonymise: bool = False
     report: ReportOptions | None = None
     quality: bool = False
+    where: Where = WHOLE_SCAN
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class CaseWorker:
         if not target.name.endswith((".nii", ".nii.gz")) or case.series is not None:
             facts += [target.suffix, case.series, options.codes and key_of([options.codes]), options.anonymise]
         known = self.predictor.calibration
+        roi = options.where.roi
+        facts += [key_of([roi]) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
@@ -156,9 +163,11 @@ def _num_gpus() -> int:
 
 def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
     started = time.perf_counter()
-    predictor.require_affordable(case.images, options.entry, options.route, case.series)
+    choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
+    if options.where.is_whole:
+        predictor.require_affordable(case.images, options.entry, options.route, case.series)
     volume = read_image(case)
-    prediction = predictor.predict(volume, entry=options.entry, route=options.route, pad=options.pad, probabilities=options.probabilities)
+    prediction = predict_where(predictor, volume, options.where, choice, pad=options.pad, probabilities=options.probabilities)
     write_result(target, prediction, volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
     quality = assess(predictor, volume, prediction, thorough=options.quality)
     return {

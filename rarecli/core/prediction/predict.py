@@ -14,6 +14,7 @@ from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
@@ -21,6 +22,7 @@ from rarecli.core.jobs.shards import WHOLE
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
+from rarecli.core.prediction.expected_cost import expected_cost
 from rarecli.core.prediction.html_report import prediction_page
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import quality_words
@@ -56,6 +58,9 @@ def predict(
         require_writable(output.parent if to_file else output)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
         noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
+        choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
+        if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
+            noted.say(cost)
         names = [case.name for case in cases]
         journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
         with interruption_means(CASES_ARE_KEPT) if journal else nullcontext():

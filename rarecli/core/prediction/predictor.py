@@ -21,6 +21,7 @@ from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
+from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, expected_dice, label_values, softmax
@@ -146,13 +147,28 @@ class Predictor:
         `series` is the UID of a DICOM series, where there are several.
         Raises DataError for a broken scan, ModelError for a wrong number of channels.
         """
-        started = time.perf_counter()
         choice = RouteChoice(forced_entry(depth, entry), self.runner.entries, route)
         if isinstance(scan, str | Path):
             require_affordable_files([Path(scan)], self.rules, choice, series)
-        volume = _as_volume(scan, affine, series)
-        routed = prepare_scan(volume, self.rules, choice)
-        logits = self._logits(routed, pad)
+        return self.segment(_as_volume(scan, affine, series), choice, pad=pad, probabilities=probabilities)
+
+    def segment(
+        self,
+        volume: Volume,
+        choice: RouteChoice,
+        *,
+        pad: bool = True,
+        probabilities: bool = False,
+        box: Box | None = None,
+        sparse: bool = False,
+    ) -> Prediction:
+        """Segment a scan as `predict` does, and raise what it raises.
+
+        box: segment only this part, see `prepare_scan`; the rest is background. sparse: with windows that do not overlap.
+        """
+        started = time.perf_counter()
+        routed = prepare_scan(volume, self.rules, choice, box)
+        logits = self._logits(routed, pad, sparse)
         maps = routed.restore_probabilities(softmax(logits)) if probabilities else None
         return Prediction(
             label_values(classes_of(logits, routed), self.spec),
@@ -162,7 +178,7 @@ class Predictor:
             routed.route.zoom,
             maps,
             time.perf_counter() - started,
-            differences(routed, self.spec.plan),
+            differences(routed, self.spec.plan) if box is None else (),
             expected_dice(logits),
         )
 
@@ -170,15 +186,17 @@ class Predictor:
         """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
         require_affordable_files(images, self.rules, RouteChoice(entry, self.runner.entries, route), series)
 
-    def _logits(self, routed: RoutedScan, pad: bool) -> FloatArray:
+    def _logits(self, routed: RoutedScan, pad: bool, sparse: bool = False) -> FloatArray:
         """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
         num_classes = self.spec.plan.num_classes
+        window = self.rules.window.model_copy(update={"overlap": 0.0} if sparse else {})
+        rules = self.rules.model_copy(update={"window": window})
 
         def logits_of(runner: Runner) -> FloatArray:
             def run(image: FloatArray, entry: Entry) -> FloatArray:
                 return require_sound(runner.run(image, entry), image, num_classes, f"{entry_text(entry)}, {runner.backend}")
 
-            return sliding_logits(routed.image, self.rules, routed.route.entry, run, pad=pad)
+            return sliding_logits(routed.image, rules, routed.route.entry, run, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)
