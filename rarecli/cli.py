@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from rarecli.commands import benchmark, calibrate, convert, demo, evaluate, export, info, predict, preprocess, score, train
+from rarecli.commands import benchmark, calibrate, convert, demo, evaluate, export, info, models, predict, preprocess, score, train
 from rarecli.commands.console import Console, print_json, settings
 from rarecli.commands.usage import is_typers, usage_error
 from rarecli.core.errors import EnvironmentFault, RareError, meaning
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (preprocess, train, predict, evaluate, calibrate, score, export, benchmark, info, convert, demo):
+for room in (preprocess, train, predict, evaluate, calibrate, score, export, benchmark, info, models, convert, demo):
     app.command(room.__name__.rpartition(".")[2])(room.run)
 
 

@@ -17,10 +17,10 @@ from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.evaluation.score import score
 from rarecli.core.imaging.volume import write_image
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.prediction.predict import PredictOptions, predict
 
-COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "convert", "demo"]
+COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "models", "convert", "demo"]
 
 
 def rare(*arguments, **options):
@@ -151,6 +151,8 @@ def test_a_bundle_predicts_where_there_is_no_torch(run, bundle, scan, tmp_path):
         (["predict", "SCAN", "-m", "RUN", "-o", "x.nii.gz", "--device", "0,1"], 2, ["list of devices"]),
         (["evaluate", "DATASET", "-m", "BUNDLE", "-o", "x", "--folds"], 4, ["only a run records"]),
         (["info", "none"], 3, ["no such file"]),
+        (["info"], 2, ["nothing to describe", "rare models"]),
+        (["info", "DATASET", "-m", "none"], 4, ["not a model"]),
         (["convert", "none.pth", "-o", "x"], 4, ["no such file", "none.pth"]),
         (["convert", "RUN", "-o", "x"], 3, ["neither a checkpoint nor cases", "best_model.pth"]),
         (["convert", "RUN/run.json", "-o", "RUN"], 2, ["output exists"]),

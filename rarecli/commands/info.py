@@ -10,10 +10,11 @@ from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.options import DATA, MACHINE, MODEL, Backend, Json
 
 PathArgument = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         metavar="PATH",
         help="A scan, a folder of scans, a dataset, prepared dataset, run, bundle, built-in model (by name), predictions or scores.",
+        show_default="the model",
         autocompletion=complete_model,
     ),
 ]
@@ -22,7 +23,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="For a scan: also report where this model would route it.",
+        help="For a scan or a dataset: also report where this model would route it. Alone: describe the model.",
         show_default="none",
         autocompletion=complete_model,
         rich_help_panel=MODEL,
@@ -36,30 +37,39 @@ SeriesOption = Annotated[
     str | None,
     typer.Option("--series", metavar="UID", help="For DICOM: the series to describe.", show_default="the only one", rich_help_panel=DATA),
 ]
+PerCaseOption = Annotated[bool, typer.Option("--per-case", help="For a dataset: also print a line for every case.", rich_help_panel=DATA)]
 
 
 def run(
-    path: PathArgument,
+    path: PathArgument = None,
     model: ModelOption = None,
+    per_case: PerCaseOption = False,
     verify: VerifyOption = False,
     backend: Backend = "auto",
     series: SeriesOption = None,
     json: Json = False,
 ) -> None:
-    """Describe a file or folder.
+    """Describe a file, a folder or a model. Of a dataset, every scan is read.
 
     Example: rare info scan.nii.gz -m run
 
+    Example: rare info Task04_Hippocampus --per-case
+
+    Example: rare info -m hippocampus
+
     Example: rare info bundle --verify
     """
-    from rarecli.core.info import info
+    from rarecli.core.info.info import info
 
-    facts = info(path, model, verify=verify, backend=backend, series=series)
+    console = Console()
+    facts = info(path, model, verify=verify, backend=backend, series=series, reporter=console)
     if json:
         print_json(facts)
     else:
-        _print(facts)
-    Console().end(None, _next(facts["kind"], path, model))
+        _print({key: value for key, value in facts.items() if key != "per_case"})
+        if per_case and "per_case" in facts:
+            _print(facts["per_case"])
+    console.end(None, _next(facts["kind"], path or model or Path(), model))
 
 
 def _print(facts: dict[str, Any]) -> None:

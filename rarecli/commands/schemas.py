@@ -179,8 +179,17 @@ def benchmark() -> list[Schema]:
 
 
 def info() -> list[Schema]:
-    """Facts by name, as text or lists of text. `kind` says what the path is."""
-    return [{"type": "object", "required": ["kind"], "additionalProperties": {"anyOf": [TEXT, items(TEXT)]}}]
+    """Facts by name, as text or lists of text. `kind` says what the path is; `per_case` has a line for every case of a dataset."""
+    facts = {"anyOf": [TEXT, items(TEXT)]}
+    return [{"type": "object", "properties": {"per_case": table(TEXT)}, "required": ["kind"], "additionalProperties": facts}]
+
+
+def models() -> list[Schema]:
+    """The built-in models. dice: by resolution, on held-out folds, of models trained with the same recipe."""
+    names = items(TEXT)
+    model = {"name": TEXT, "about": TEXT, "data": TEXT, "channels": names, "labels": names, "trained_spacing_mm": SPACING}
+    model |= {"entries": items(ENTRY), "num_bytes": COUNT, "dice": table(SHARE), "protocol": optional(TEXT), "card": TEXT}
+    return [record({"models": items(record(model))})]
 
 
 def convert() -> list[Schema]:
@@ -198,7 +207,7 @@ def demo() -> list[Schema]:
     return [record({"num_test": COUNT, "seconds": NUMBER, "rows": items(record(row))})]
 
 
-RESULTS = (preprocess, train, predict, evaluate, calibrate, score, export, benchmark, info, convert, demo)
+RESULTS = (preprocess, train, predict, evaluate, calibrate, score, export, benchmark, info, models, convert, demo)
 
 
 def schemas() -> dict[str, Schema]:

@@ -206,7 +206,7 @@ def run(
     from rarecli.core.config.run_folder import load_resumed_config
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import missing_extra
-    from rarecli.core.jobs.ranks import find_ranks
+    from rarecli.core.jobs.ranks import find_ranks, started_by_launch
 
     network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
     chosen = network | {"name": name, "epochs": epochs, "fold": fold_choice(fold), "amp": amp}
@@ -218,6 +218,8 @@ def run(
         from rarecli.core.training.train import TrainOptions, train
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
+    if find_ranks().leads and not started_by_launch():
+        _say_configuration(settings, preset, source)
     if dry_run:
         show = print_json if json else print_plan
         show(plan_training(prepared, settings, device=device, splits=splits))
@@ -229,6 +231,17 @@ def run(
     record = train(prepared, output, settings, options, Console())
     if find_ranks().leads:
         _end(record, output, json)
+
+
+def _say_configuration(settings: Any, preset: str | None, source: Path | None) -> None:
+    """Print how the configuration differs from the preset, from the run it continues, or from the defaults."""
+    from rarecli.core.config.run_folder import load_resumed_config
+    from rarecli.core.config.train_config import changes, load_train_config
+
+    base = load_resumed_config(source) if source else load_train_config(preset)
+    name = f"that of {source}" if source else f"preset {preset}" if preset else "the defaults"
+    differing = changes(settings, base)
+    Console().say(f"configuration: {name}" + (f", but {'; '.join(differing)}" if differing else ""))
 
 
 def _end(record: dict[str, Any], output: Path, json: bool) -> None:

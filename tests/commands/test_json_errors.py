@@ -163,7 +163,7 @@ def test_a_rank_leaves_the_object_to_the_process_that_started_it(rare, monkeypat
 
 
 def test_an_interruption_is_an_object_too(rare, monkeypatch):
-    from rarecli.core import info
+    from rarecli.core.info import info
     from rarecli.core.jobs.signals import Interrupted
 
     def interrupted(*_, **__):

@@ -12,7 +12,7 @@ from rarecli.commands import schemas as written
 from rarecli.commands.schemas import schemas
 from rarecli.core.benchmarking import machine
 
-COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "convert", "demo"]
+COMMANDS = ["preprocess", "train", "predict", "evaluate", "calibrate", "score", "export", "benchmark", "info", "models", "convert", "demo"]
 TORCH_ONLY = ["--backends", "torch", "--depths", "1", "--no-upsampled", "--no-cold-start"]
 
 
@@ -69,6 +69,8 @@ CALLS = [
     (["benchmark", "RUN", "-o", "t", *TORCH_ONLY], "next: rare benchmark RUN -o other_timing --against t/results.json"),
     (["info", "SCAN", "-m", "RUN"], "Next: rare predict SCAN -m RUN -o labels.nii.gz"),
     (["info", "DATASET"], "Next: rare preprocess DATASET -o prepared"),
+    (["info", "-m", "hippocampus"], "Next: rare predict SCAN.nii.gz -m hippocampus -o labels.nii.gz"),
+    (["models"], "Next: rare info -m hippocampus"),
     (["info", "PREPARED"], "Next: rare train PREPARED -o run"),
     (["info", "RUN"], "Next: rare export RUN -o bundle"),
     (["info", "BUNDLE"], "Next: rare predict SCAN.nii.gz -m BUNDLE -o labels.nii.gz"),
@@ -189,3 +191,22 @@ def test_the_kinds_are_those_of_the_tree_of_errors():
         found.add(kind.kind)
         left += kind.__subclasses__()
     assert found | {"interrupted"} == set(written.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["--preset", "hippocampus", "--set", "num_filters=16"],
+            "configuration: preset hippocampus, but num_depths 2 (4)",
+        ),  # 16 is what it has
+        (
+            ["--epochs", "7", "--set", "optimiser.lr=1e-3"],
+            "configuration: the defaults, but num_depths 2 (4); epochs 7 (100); optimiser.lr 0.001 (0.002)",
+        ),
+        (["--preset", "smoke", "--fold", "all"], "configuration: preset smoke, but num_depths 2 (4); fold all (0)"),
+    ],
+)
+def test_a_training_says_how_its_configuration_differs(rare, places, options, expected):
+    ended = rare("train", places["PREPARED"], "-o", "r", *options, "--num-depths", "2", "--dry-run")
+    assert expected in ended.stderr.splitlines()

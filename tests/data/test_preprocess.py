@@ -13,7 +13,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, SomeCasesFailed, UsageError
 from rarecli.core.imaging.padding import fit_shape
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 
 EXTENT = (16.0, 16.0, 16.0)
 

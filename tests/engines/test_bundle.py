@@ -25,7 +25,7 @@ from rarecli.core.engines.probes import phantom_image
 from rarecli.core.errors import EnvironmentFault, ModelError, UsageError
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.volume import read_volume, write_image
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.jobs.files import sha256
 
 BACKENDS = ["torch", "onnx", "openvino"]

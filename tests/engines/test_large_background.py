@@ -10,7 +10,7 @@ from rarecli.core.engines import open_model as opening
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
 from rarecli.core.errors import ModelError
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 
 RUNNERS = {"onnx": OnnxRunner, "openvino": OpenVinoRunner}
 QUICK = Effort(warm_up_iterations=1, warm_up_seconds=0, iterations=1, seconds=0, rounds=1)

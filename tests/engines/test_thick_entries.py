@@ -14,7 +14,7 @@ from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import UsageError
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 
 ENTRIES = entry_set("thick", 3)
 

@@ -21,10 +21,15 @@ def test_a_run_scores_by_default_what_it_was_not_trained_on(run, phantom_dataset
     said, options = [], EvaluateOptions(depths=[3], upsampled=False, surface=False)
     with Predictor(run, device="cpu") as predictor:
         summary = evaluate(phantom_dataset, predictor, tmp_path / "held_out", options, listener(said))
-        everything = evaluate(phantom_dataset, predictor, tmp_path / "all", replace(options, all_cases=True))
+        everything = evaluate(phantom_dataset, predictor, tmp_path / "all", replace(options, all_cases=True), listener(said))
+        evaluate(phantom_dataset, predictor, tmp_path / "one", replace(options, names=["phantom_003"]), listener(said))
     assert sorted(item["case"] for item in summary["metric_per_case"]) == sorted(split["val"])
     assert sorted(item["case"] for item in everything["metric_per_case"]) == sorted(split["val"] + split["train"])
-    assert any("2 cases that the model was not trained on" in text for text in said)
+    assert [text for text in said if text.startswith("scoring")] == [
+        "scoring the 2 cases that the model was not trained on; --all-cases scores all 8",
+        "scoring all 8 cases, those of the training as well, as --all-cases says",
+        "scoring 1 chosen case of 8",
+    ]
 
 
 def test_a_run_that_was_trained_on_every_case_says_so(run, phantom_dataset, tmp_path):

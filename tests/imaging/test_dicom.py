@@ -20,7 +20,7 @@ from rarecli.core.errors import DataError, EnvironmentFault
 from rarecli.core.imaging.formats import dicom_files
 from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.volume import read_volume
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.prediction.predict import PredictOptions, predict
 
 IN_ORDER = voxels().transpose(2, 1, 0)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rarecli import Phantom, Predictor
 from rarecli.core.engines.model_files import built_in_models, find_model
 from rarecli.core.imaging.volume import write_image
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.model import build_network
 
 GOLDEN = Path(__file__).parents[1] / "golden"

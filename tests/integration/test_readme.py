@@ -40,6 +40,6 @@ def test_the_readme_runs(tmp_path):
             assert result.returncode == 0, f"{line}\n{result.stderr}"
             assert "Traceback" not in result.stderr
             commands.add(line.split()[1])
-    assert commands == {"info", "preprocess", "train", "evaluate", "predict", "score", "export", "benchmark"}
+    assert commands == {"info", "models", "preprocess", "train", "evaluate", "predict", "score", "export", "benchmark"}
     assert nib.load(tmp_path / "labels.nii.gz").shape == (35, 50, 35)
     assert (tmp_path / "scores" / "dice_over_resolution.png").exists()

@@ -167,6 +167,24 @@ def load_train_config(
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
 
 
+def changes(config: TrainConfig, base: TrainConfig) -> list[str]:
+    """Return the settings of `config` that differ from those of `base`: `optimiser.lr 0.001 (0.002)`, the base's value in brackets."""
+    ours, theirs = _flat(config.model_dump(mode="json")), _flat(base.model_dump(mode="json"))
+    return [f"{key} {_value(ours[key])} ({_value(theirs[key])})" for key in ours if ours[key] != theirs[key]]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _value(value: Any) -> str:
+    """Return a setting as YAML has it."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
 def _merged(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(content)
     for key, value in changes.items():

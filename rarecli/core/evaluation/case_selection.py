@@ -35,7 +35,7 @@ def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Repo
     """Returns the names of the cases that no run among `models` was trained on.
 
     Returns None, for all cases, if no run was trained on any of them. Also returns None, with a warning, if every case was trained on.
-    Otherwise reports how many cases are left.
+    Reports how many cases are scored, and why.
     """
     trained: set[str] = set()
     for model in models:
@@ -44,13 +44,16 @@ def held_out_names(cases: Sequence[Case], models: Sequence[Path], reporter: Repo
             trained |= set(load_run_info(files.folder).split["train"])
     names = [case.name for case in cases]
     held_out = [name for name in names if name not in trained]
-    if len(held_out) == len(names):
-        return None
-    if not held_out:
+    if not trained:
+        reporter.say(f"scoring all {counted(len(names), 'case')}: a bundle does not tell what its model was trained on")
+    elif not held_out:
         reporter.warn("the model was trained on all of these cases: the scores do not show how it performs on other scans")
-        return None
-    reporter.say(f"scoring the {counted(len(held_out), 'case')} that the model was not trained on; --all-cases scores all {len(names)}")
-    return held_out
+    elif len(held_out) == len(names):
+        reporter.say(f"scoring all {counted(len(names), 'case')}: the model was trained on none of them")
+    else:
+        reporter.say(f"scoring the {counted(len(held_out), 'case')} that the model was not trained on; --all-cases scores all {len(names)}")
+        return held_out
+    return None
 
 
 def require_same_labels(label_names: dict[int, str] | None, spec: ModelSpec, dataset: Path) -> None:

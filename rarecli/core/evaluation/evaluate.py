@@ -35,6 +35,7 @@ from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
+from rarecli.core.jobs.words import counted
 from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.reporting.options import ReportOptions
@@ -157,10 +158,15 @@ def _choose_names(
     options: EvaluateOptions, cases: Sequence[Case], predictor: Predictor | Folds, reporter: Reporter
 ) -> Sequence[str] | None:
     if options.names is not None:
+        reporter.say(f"scoring {counted(len(options.names), 'chosen case')} of {len(cases)}")
         return options.names
     if isinstance(predictor, Folds):
+        reporter.say(f"scoring the {counted(len(predictor.case_names), 'case')} that the runs held out, each with the run that held it out")
         return predictor.case_names
-    return None if options.all_cases else held_out_names(cases, predictor.choice.models, reporter)
+    if options.all_cases:
+        reporter.say(f"scoring all {counted(len(cases), 'case')}, those of the training as well, as --all-cases says")
+        return None
+    return held_out_names(cases, predictor.choice.models, reporter)
 
 
 def _load_comparable(options: EvaluateOptions, spec: ModelSpec, resolutions: Sequence[Resolution], cases: Sequence[Case]) -> Result | None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(num: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: `1 case`, `8 cases`. plural: unless it is the noun with an s."""
     return f"{num:,} {noun if num == 1 else plural or noun + 's'}"
+
+
+def times(numbers: Iterable[float]) -> str:
+    """Return numbers of up to four digits as a product: `35 x 50 x 35`."""
+    return " x ".join(f"{number:.4g}" for number in numbers)
 
 
 def duration(seconds: float) -> str:

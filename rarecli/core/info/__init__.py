@@ -1,0 +1,1 @@
+"""`rare info` and `rare models`: describe files, folders and models."""
