@@ -203,7 +203,7 @@ def run(
 
     Several machines: torchrun ... -m rarecli train ..., or srun rare train ... under SLURM (docs/training.md).
     """
-    from rarecli.core.config.run_folder import load_resumed_config
+    from rarecli.core.config.run_folder import configuration_text, load_resumed_config
     from rarecli.core.config.train_config import load_train_config
     from rarecli.core.errors import missing_extra
     from rarecli.core.jobs.ranks import find_ranks, started_by_launch
@@ -219,12 +219,9 @@ def run(
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     if find_ranks().leads and not started_by_launch():
-        _say_configuration(settings, preset, source)
+        Console().say(configuration_text(settings, preset, source))
     if dry_run:
-        show = print_json if json else print_plan
-        show(plan_training(prepared, settings, device=device, splits=splits))
-        Console().end(None, command(*(word for word in sys.argv[1:] if word != "--dry-run")))
-        return
+        return _end_dry_run(plan_training(prepared, settings, device=device, splits=splits), json)
     if (num_ranks := ranks_wanted(nproc, device)) > 1 and find_ranks().num == 1:
         return launch(num_ranks, sys.argv[1:], device)
     options = TrainOptions(device, resume, resume_from, init, splits, track and track.value, report_options(report))
@@ -233,15 +230,9 @@ def run(
         _end(record, output, json)
 
 
-def _say_configuration(settings: Any, preset: str | None, source: Path | None) -> None:
-    """Print how the configuration differs from the preset, from the run it continues, or from the defaults."""
-    from rarecli.core.config.run_folder import load_resumed_config
-    from rarecli.core.config.train_config import changes, load_train_config
-
-    base = load_resumed_config(source) if source else load_train_config(preset)
-    name = f"that of {source}" if source else f"preset {preset}" if preset else "the defaults"
-    differing = changes(settings, base)
-    Console().say(f"configuration: {name}" + (f", but {'; '.join(differing)}" if differing else ""))
+def _end_dry_run(plan: dict[str, Any], json: bool) -> None:
+    (print_json if json else print_plan)(plan)
+    Console().end(None, command(*(word for word in sys.argv[1:] if word != "--dry-run")))
 
 
 def _end(record: dict[str, Any], output: Path, json: bool) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from rarecli.core.config.base import Frozen
 from rarecli.core.config.loading import validate
 from rarecli.core.config.model_spec import ModelSpec, load_spec
-from rarecli.core.config.train_config import TrainConfig
+from rarecli.core.config.train_config import TrainConfig, changes, load_train_config
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.files import read_json, write_json
 
@@ -60,6 +60,13 @@ def load_resumed_config(run: Path) -> TrainConfig:
     if not has_state(run):
         raise UsageError("there is nothing to resume", path=run, expected=LAST, remedy="leave --resume out to start a new training")
     return load_run_info(run).config
+
+
+def configuration_text(config: TrainConfig, preset: str | None, source: Path | None) -> str:
+    """Return how a configuration differs from that of the run it continues (`source`), from its preset, or from the defaults."""
+    base = load_resumed_config(source) if source else load_train_config(preset)
+    name = f"that of {source}" if source else f"preset {preset}" if preset else "the defaults"
+    return f"configuration: {'; '.join([name, *changes(config, base)])}".replace("; ", ", but ", 1)
 
 
 def load_run_spec(run: Path) -> ModelSpec:

@@ -13,9 +13,8 @@ from rarecli.core.errors import some
 from rarecli.core.jobs.words import counted
 from rarecli.core.types import FloatArray
 
-_FAR = 5.0
-"""Robust standard deviations from the median. Source: the modified z-score of Iglewicz and Hoaglin (1993), who propose 3.5; volumes of
-organs have longer tails."""
+_FAR = 3.5
+"""Robust standard deviations from the median. Source: the modified z-score of Iglewicz and Hoaglin (1993)."""
 _LEAST_FACTOR = 1.5
 """A case that lies within this factor of the median is not odd, however alike the others are."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.cropping import Box
+from rarecli.core.imaging.formats.in_memory import in_kind_of, volume_of
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, expected_dice, label_values, softmax
@@ -31,7 +33,7 @@ from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
-from rarecli.core.types import AnyArray, Entry, FloatArray, IntArray, Triple
+from rarecli.core.types import Entry, FloatArray, Triple
 
 Opened = TypeVar("Opened")
 
@@ -43,17 +45,17 @@ _LABELLING = 2
 class Prediction:
     """A predicted scan.
 
-    labels: (X, Y, Z) on the scan's own grid, with the values of the training labels.
-    probabilities: (K, X, Y, Z) float32 on the same grid, if requested.
+    labels: (X, Y, Z) on the scan's own grid, with the values of the training labels. An array; for a torch tensor, a nibabel, SimpleITK or
+    MONAI image an object of that kind. probabilities: (K, X, Y, Z) float32 on the same grid and of the same kind, if requested.
     """
 
-    labels: IntArray
+    labels: Any
     affine: FloatArray
     entry: Entry
     reason: str
     zoom: Triple
     """Resampling factors per RAS axis: the scan's spacing divided by the routed grid's; 1 for an axis that was not resampled."""
-    probabilities: FloatArray | None
+    probabilities: Any
     seconds: float
     warnings: tuple[str, ...] = ()
     """How the scan differs from the training scans, one sentence each."""
@@ -87,13 +89,13 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | Sequence[str | Path],
+        model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         device: str = "auto",
         backend: str = "auto",
         num_threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
-        paths = (Path(model),) if isinstance(model, str | Path) else tuple(Path(path) for path in model)
+        paths = (Path(model),) if isinstance(model, str | os.PathLike) else tuple(Path(path) for path in model)
         opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
         self.rules = opened[0][0]
         self.spec = self.rules.spec
@@ -130,8 +132,8 @@ class Predictor:
 
     def predict(
         self,
-        scan: str | Path | Volume | AnyArray,
-        affine: AnyArray | None = None,
+        scan: Any,
+        affine: Any = None,
         *,
         depth: int | None = None,
         entry: Entry | None = None,
@@ -140,17 +142,26 @@ class Predictor:
         probabilities: bool = False,
         series: str | None = None,
     ) -> Prediction:
-        """Segment a file, a folder of DICOM images, a Volume, or an array (X, Y, Z) or (C, X, Y, Z) with its affine (voxel -> mm, RAS+).
+        """Segment a scan: a file, a folder of DICOM images, a Volume, or what another library holds in memory (`formats/in_memory.py`).
 
+        An array or a torch tensor (X, Y, Z) or (C, X, Y, Z) comes with its affine (voxel -> mm, RAS+); for axes that point right, anterior
+        and superior `affine` may be the spacing, (x, y, z) in mm. nibabel, SimpleITK and MONAI images and MONAI dictionaries know theirs.
+        The result is of the same kind.
         `depth` forces one depth along all axes, `entry` a depth per axis. `route` `finest` chooses among isotropic entries by the finest
         axis, and resamples the others, whatever the model's own rule is. `pad` False refuses a scan that must be padded to fit the network.
         `series` is the UID of a DICOM series, where there are several.
-        Raises DataError for a broken scan, ModelError for a wrong number of channels.
+        Raises DataError for a broken scan, ModelError for a wrong number of channels, UsageError for an object that is not a scan.
         """
         choice = RouteChoice(forced_entry(depth, entry), self.runner.entries, route)
-        if isinstance(scan, str | Path):
+        if isinstance(scan, str | os.PathLike):
             require_affordable_files([Path(scan)], self.rules, choice, series)
-        return self.segment(_as_volume(scan, affine, series), choice, pad=pad, probabilities=probabilities)
+        prediction = self.segment(_as_volume(scan, affine, series), choice, pad=pad, probabilities=probabilities)
+        maps = prediction.probabilities
+        return replace(
+            prediction,
+            labels=in_kind_of(scan, prediction.labels),
+            probabilities=None if maps is None else in_kind_of(scan, maps),
+        )
 
     def segment(
         self,
@@ -208,16 +219,12 @@ class Predictor:
         return np.log(mean, out=mean)
 
 
-def _as_volume(scan: str | Path | Volume | AnyArray, affine: AnyArray | None, series: str | None) -> Volume:
-    if isinstance(scan, str | Path):
+def _as_volume(scan: Any, affine: Any, series: str | None) -> Volume:
+    if isinstance(scan, str | os.PathLike):
+        if affine is not None:
+            raise UsageError("a file has its own geometry", field="affine", found=affine, remedy="leave it out")
         return read_volume(Path(scan), series=series)
-    if isinstance(scan, Volume):
-        volume = scan
-    elif affine is None:
-        raise UsageError("an array needs its affine", field="affine", expected="(4, 4), voxel -> mm, RAS+")
-    else:
-        data = np.asarray(scan, dtype=np.float32)
-        volume = Volume(data if data.ndim == 4 else data[None], np.asarray(affine, dtype=np.float64))
+    volume = volume_of(scan, affine)
     require_finite(volume)
     require_orthogonal(volume.affine, "affine")
     return volume

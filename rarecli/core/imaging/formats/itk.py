@@ -22,7 +22,9 @@ from rarecli.core.jobs.memory import require_memory
 from rarecli.core.jobs.safe_text import is_inside
 from rarecli.core.types import AnyArray, FloatArray
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Its upper left part turns directions, the whole turns affines."""
+_AXES = LPS_TO_RAS[:3, :3]
 _MOST_HEADER_BYTES = 2**16
 _MOST_RATIO = 1032  # the most that deflate can reach
 _KIND = ("MetaImage or NRRD file", ".mha, .mhd or .nrrd")
@@ -52,11 +54,11 @@ def write_itk(path: Path, data: AnyArray, affine: FloatArray, *, compressed: boo
     """Write an array (X, Y, Z) with its affine. The name chooses the format."""
     itk = simple_itk()
     image = itk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
-    columns = _LPS_TO_RAS @ affine[:3, :3]
+    columns = _AXES @ affine[:3, :3]
     spacing = np.linalg.norm(columns, axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((columns / spacing).ravel().tolist())
-    image.SetOrigin((_LPS_TO_RAS @ affine[:3, 3]).tolist())
+    image.SetOrigin((_AXES @ affine[:3, 3]).tolist())
     try:
         itk.WriteImage(image, str(path), useCompression=compressed)
     except RuntimeError as error:
@@ -74,6 +76,18 @@ def simple_itk() -> Any:
     itk: Any = SimpleITK
     itk.ProcessObject.GlobalWarningDisplayOff()
     return itk
+
+
+def itk_affine(image: Any, num_axes: int) -> FloatArray:
+    """Return the affine (4, 4) in RAS of an image or a reader of SimpleITK. Raises DataError for an unknown spacing."""
+    direction = np.array(image.GetDirection(), dtype=np.float64).reshape(num_axes, num_axes)[:3, :3]
+    spacing, origin = (np.array(values[:3], dtype=np.float64) for values in (image.GetSpacing(), image.GetOrigin()))
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise DataError("the spacing is unknown", field="spacing", found=spacing.tolist(), expected="positive numbers")
+    affine = np.eye(4)
+    affine[:3, :3] = _AXES @ (direction * spacing)
+    affine[:3, 3] = _AXES @ origin
+    return affine
 
 
 def voxel_file_of(path: Path) -> Path | None:
@@ -106,7 +120,7 @@ def _open(path: Path) -> tuple[Any, tuple[int, ...], FloatArray, tuple[str, ...]
     if bits is None or "complex" in kind or "label of" in kind:
         raise DataError("the voxel type is not a plain number", found=kind, expected="integers or floats (no complex)")
     _require_size(path, sizes, num_components, bits // 8)
-    affine = _affine(reader, len(sizes))
+    affine = itk_affine(reader, len(sizes))
     channels = sizes[3] if len(sizes) == 4 else num_components
     shape = (*sizes[:3], channels) if channels > 1 else tuple(sizes[:3])
     return reader, shape, affine, (*notes, *require_orthogonal(affine, "direction"))
@@ -171,17 +185,6 @@ def _require_size(path: Path, sizes: list[int], num_components: int, num_bytes: 
             expected=f"at most {most_bytes} bytes",
         )
     require_memory(num_values * BYTES_PER_VOXEL, "reading the scan")
-
-
-def _affine(reader: Any, num_axes: int) -> FloatArray:
-    direction = np.array(reader.GetDirection(), dtype=np.float64).reshape(num_axes, num_axes)[:3, :3]
-    spacing, origin = (np.array(values[:3], dtype=np.float64) for values in (reader.GetSpacing(), reader.GetOrigin()))
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise DataError("the spacing is unknown", field="spacing", found=spacing.tolist(), expected="positive numbers")
-    affine = np.eye(4)
-    affine[:3, :3] = _LPS_TO_RAS @ (direction * spacing)
-    affine[:3, 3] = _LPS_TO_RAS @ origin
-    return affine
 
 
 def _reason(error: RuntimeError) -> str:
