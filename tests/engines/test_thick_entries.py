@@ -9,7 +9,6 @@ import openvino
 import pytest
 
 from rarecli.core.config.geometry import entry_name, entry_set
-from rarecli.core.engines import openvino_runner
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
@@ -83,16 +82,6 @@ def test_entries_that_the_model_lacks_are_refused(run, thick_run, tmp_path):
     with pytest.raises(UsageError, match="no such entry"):
         export(thick_run, tmp_path / "bundle", ExportOptions(entries=[(0, 0, 3)]))
     assert not (tmp_path / "bundle").exists()
-
-
-def test_openvino_keeps_only_the_shapes_that_were_used_last(thick_bundle, monkeypatch):
-    monkeypatch.setattr(openvino_runner, "_MOST_COMPILED", 2)
-    _, engines = open_model(thick_bundle, "openvino", "cpu")
-    with engines:
-        sizes = [5, 6, 5, 7]
-        for size in sizes:
-            engines.run(np.zeros((1, 1, size, size, size), dtype=np.float32), (2, 2, 2))
-        assert [shape[2] for _, shape in engines._requests] == [5, 7]
 
 
 @pytest.mark.slow
