@@ -31,7 +31,7 @@ COLUMNS = ("full", "1/2", "1/4", "1/8")
 THICK_MM = ((1.0, 1.0, 2.0), (1.0, 1.0, 4.0), (1.0, 1.0, 6.0), (1.0, 1.0, 8.0))
 RECIPES = {
     "brain-tumour": Recipe("brain-tumour", "native"),
-    "brain-tumour-unet": Recipe("brain-tumour", "native", {"arch": "unet-aug", "epochs": 130}),
+    "brain-tumour-unet": Recipe("brain-tumour", "native", {"arch": "unet-aug", "epochs": 155, "validate_every": 40}),
 }
 OWN, BASELINE = "brain-tumour", "brain-tumour-unet"
 PAPER = {"RARE-UNet": (0.6932, 0.6934, 0.6517, 0.5669), "U-Net, random resolutions, upsampled": (0.6881, 0.6734, 0.6268, 0.5089)}
