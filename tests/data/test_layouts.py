@@ -131,10 +131,16 @@ def test_case_names(tmp_path):
 @pytest.mark.parametrize(
     ("make", "labels"), [(nnunet, {"background": 0, "organ": 1, "ignore": 2}), (msd, {"0": "background", "1": "Ignore"})]
 )
-def test_an_ignore_label_is_refused_before_it_becomes_a_structure(make, labels, tmp_path):
-    words = refusal(make(tmp_path / "data", labels=labels))
-    assert "ignore label" in words
-    assert "field: labels" in words
+def test_an_ignore_label_is_the_value_of_voxels_without_annotation(make, labels, tmp_path):
+    value = 2 if make is nnunet else 1
+    dataset = open_dataset(make(tmp_path / "data", labels=labels))
+    assert "ignore" not in {name.casefold() for name in dataset.label_names.values()}
+    assert {dataset.ignored_value, *(case.ignored_value for case in dataset.cases)} == {value}
+
+
+def test_keys_that_only_nnunet_needs_are_no_error(tmp_path):
+    more = {"overwrite_image_reader_writer": "SimpleITKIO", "licence": "CC", "regions_class_order": [1], "converted_by": {"x": [1]}}
+    assert len(open_dataset(nnunet(tmp_path / "data", **more)).cases) == 2
 
 
 def test_nnunet_v1_says_case_and_has_a_file_per_channel(tmp_path):

@@ -110,6 +110,20 @@ def test_data_lie_where_the_affine_says():
         assert result[2:-2] == pytest.approx(places[0][2:-2], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("voxels", "expected"),
+    [
+        ([255, 255, 255, 2], 255),
+        ([255, 255, 2, 2], 2),  # half is annotated
+        ([255, 255, 1, 2], 1),  # a tie of the annotated half
+        ([255, 0, 2, 2], 2),
+        ([255, 255, 255, 255], 255),
+    ],
+)
+def test_half_of_a_voxel_must_be_annotated_and_only_that_part_counts(voxels, expected):
+    assert resample_labels(np.array(voxels, np.uint8).reshape(4, 1, 1), (0.25, 1, 1), 3).ravel().tolist() == [expected]
+
+
 def test_majority_by_hand():
     labels = np.array([[[0, 1], [1, 1]], [[0, 1], [0, 1]]])  # five of 1, three of 0
     assert resample_labels(labels, (0.5, 0.5, 0.5), 3).tolist() == [[[1]]]

@@ -5,6 +5,7 @@ import torch
 from monai.losses import DiceLoss
 
 from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.model.coarse_axes import SAME
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss, soft_dice_loss
 
@@ -49,3 +50,31 @@ def test_depths_count_alike_or_by_powers_of_two():
     assert depth_shares("equal", [0, 1, 2, 3]) == dict.fromkeys(range(4), 0.25)
     assert depth_shares("power-of-two", [0, 1, 2]) == pytest.approx({0: 4 / 7, 1: 2 / 7, 2: 1 / 7})
     assert depth_shares("power-of-two", [2, 3]) == pytest.approx({2: 2 / 3, 3: 1 / 3})  # a case that is coarse
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 0.35])
+def test_voxels_without_annotation_cost_nothing(alpha):
+    """The loss is that of the annotated part alone, and no gradient reaches the rest."""
+    logits, labels = torch.randn(2, 3, 4, 6, 5), torch.randint(0, 3, (2, 4, 6, 5))
+    part = segmentation_loss(logits[:, :, :, :3], labels[:, :, :3], alpha)
+    labels[:, :, 3:] = IGNORED
+    logits.requires_grad_()
+    whole = segmentation_loss(logits, labels.to(torch.uint8), alpha)
+    whole.backward()
+    torch.testing.assert_close(whole, part)
+    assert not logits.grad[:, :, :, 3:].any()
+    assert logits.grad[:, :, :, :3].any()
+
+
+def test_a_scan_without_annotation_costs_nothing_and_scans_weigh_the_same():
+    """So the loss of a step does not depend on how its scans are shared among ranks."""
+    logits, labels = torch.randn(2, 3, 4, 4, 4), torch.randint(0, 3, (2, 4, 4, 4))
+    labels[0] = IGNORED
+    logits.requires_grad_()
+    empty = segmentation_loss(logits[:1], labels[:1], 0.35)
+    assert empty.item() == 0
+    empty.backward()
+    assert not logits.grad.any()
+    labels[0, 0, 0, 0] = 1
+    alone = [segmentation_loss(logits[index : index + 1], labels[index : index + 1], 0.35) for index in range(2)]
+    torch.testing.assert_close(segmentation_loss(logits, labels, 0.35), (alone[0] + alone[1]) / 2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
-from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, Plan
+from rarecli.core.config.plan import IGNORED, CtNormalisation, PercentileNormalisation, Plan
 from rarecli.core.config.train_config import AugmentationConfig
 from rarecli.core.imaging import downsampling, normalisation, padding
 from rarecli.core.imaging.resampling import resample
@@ -89,6 +89,7 @@ def test_coarse_images_and_labels_are_those_of_evaluation(targets, by):
     rng = np.random.default_rng(sum(by))
     images, labels = random_images((2, 2, 16, 8, 24)), rng.integers(0, 3, (2, 16, 8, 24)).astype(np.uint8)
     labels[0, :4] = 2  # some majorities are clear; many others are ties
+    labels[1][rng.random(labels[1].shape) < 0.5] = IGNORED
     found = multi_resolution.downsample_labels(torch.from_numpy(labels).float(), by, targets, 3)
     coarse = downsampling.downsample(torch.from_numpy(images), by, targets)
     for index in range(2):

@@ -32,7 +32,9 @@ class PercentileNormalisation(Frozen):
         return self
 
 
-MOST_CHANNELS, MOST_CLASSES = 1024, 256
+MOST_CHANNELS, MOST_CLASSES = 1024, 255
+IGNORED = 255
+"""The index of voxels without annotation, in prepared labels and references: nnU-Net's ignore label. No class and no prediction has it."""
 Deviation = Annotated[float, Field(ge=1e-37, le=3.4e38)]
 """Not so small that dividing by it in float32 overflows."""
 PerChannel = Annotated[tuple[Real, ...], Field(max_length=MOST_CHANNELS)]
@@ -115,8 +117,8 @@ class Plan(Frozen):
     def _check(self) -> Plan:
         if len(self.label_names) != len(self.label_values) or len(self.label_names) < 2:
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
-        if self.label_values[0] != 0 or len(self.label_values) > 256:
-            raise ValueError("labels need a background of value 0 and at most 256 classes")
+        if self.label_values[0] != 0:
+            raise ValueError("labels need a background of value 0")
         for region in self.regions:
             if not set(region.label_values) <= set(self.label_values[1:]):
                 raise ValueError(f"region {region.name} has values {region.label_values}, which are not all foreground labels")

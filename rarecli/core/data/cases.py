@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rarecli.core.config.plan import IGNORED, MOST_CLASSES
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.volume import Volume, read_labels, read_volume, require_same_grid
 from rarecli.core.types import AnyArray
+
+_MOST_COUNTED = 2**16
+"""Range of values up to which the voxels of each are counted in an array."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One scan: its name, its file (or one per channel; or a folder or zip of DICOM), and its labels file if it has one.
 
-    series: the UID of the DICOM series, where there are several.
+    series: the UID of the DICOM series, where there are several. ignored_value: the value of voxels without annotation in the labels file.
     """
 
     name: str
     images: tuple[Path, ...]
     labels: Path | None = None
     series: str | None = None
+    ignored_value: int | None = None
 
 
 def undeclared_name(value: int) -> str:
@@ -46,7 +51,7 @@ def read_image(case: Case, num_channels: int | None = None) -> Volume:
 
 
 def read_case(case: Case, label_values: Sequence[int], num_channels: int | None = None) -> tuple[Volume, Volume]:
-    """Read a scan and its labels on the same grid; labels become class indices (uint8, (1, X, Y, Z)).
+    """Read a scan and its labels on the same grid; labels become class indices (uint8, (1, X, Y, Z)), or IGNORED.
 
     Raises DataError for labels on a different grid and for undeclared values, with their counts.
     """
@@ -55,29 +60,56 @@ def read_case(case: Case, label_values: Sequence[int], num_channels: int | None 
         raise DataError("the case has no labels", case=case.name, path=case.images[0], expected="a labels file")
     labels = read_labels(case.labels, case=case.name)
     require_same_grid(labels, image, "labels and scan lie on different grids", case=case.name, path=case.labels)
-    return image, Volume(class_indices(labels.data, label_values, case.name, case.labels), labels.affine, labels.header)
+    indices = class_indices(labels.data, label_values, case.name, case.labels, ignored_value=case.ignored_value)
+    return image, Volume(indices, labels.affine, labels.header)
 
 
-def class_indices(labels: AnyArray, label_values: Sequence[int], case: str | None = None, path: Path | None = None) -> AnyArray:
-    """Return class indices (uint8) for the values of a labels file. Raises DataError with undeclared values and their counts."""
+def require_few_classes(values: Collection[int], path: Path) -> None:
+    """Raise DataError for more classes than a voxel's byte can tell apart: probably the file of a scan, or instances of a structure."""
+    if len(values) > MOST_CLASSES:
+        raise DataError(
+            "the labels have too many values",
+            path=path,
+            field="labels",
+            found=f"{len(values)} values, {min(values)} to {max(values)}",
+            expected=f"at most {MOST_CLASSES}, the background included",
+            remedy="give labels of classes, not scans or instances",
+        )
+
+
+def class_indices(
+    labels: AnyArray,
+    label_values: Sequence[int],
+    case: str | None = None,
+    path: Path | None = None,
+    *,
+    ignored_value: int | None = None,
+) -> AnyArray:
+    """Return class indices (uint8) for the values of a labels file, and IGNORED for its voxels without annotation.
+
+    Raises DataError with undeclared values and their counts.
+    """
+    known = {value: index for index, value in enumerate(label_values)}
+    if ignored_value is not None:
+        known[ignored_value] = IGNORED
     lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < min(label_values) or highest > max(label_values):
-        stray = set(np.unique(labels).tolist()) - set(label_values)
-    else:  # counting is many times faster than sorting the voxels
-        counts = np.bincount((labels - lowest).ravel())
-        stray = {int(value) + lowest for value in np.flatnonzero(counts)} - set(label_values)
-    if stray:
+    if highest - lowest < _MOST_COUNTED:  # counting is many times faster than sorting the voxels
+        places = labels - lowest
+        found = np.arange(lowest, highest + 1)[np.bincount(places.ravel()) > 0]
+        table = np.zeros(highest - lowest + 1, dtype=np.uint8)
+        table[found - lowest] = [known.get(value, 0) for value in found.tolist()]
+    else:
+        found, inverse = np.unique(labels, return_inverse=True)
+        places = inverse.reshape(labels.shape)
+        table = np.array([known.get(value, 0) for value in found.tolist()], dtype=np.uint8)
+    if stray := [value for value in found.tolist() if value not in known]:
         raise DataError(
             "the labels have undeclared values",
             case=case,
             path=path,
-            found=", ".join(f"{value} ({int((labels == value).sum())} voxels)" for value in sorted(stray)),
+            found=", ".join(f"{value} ({int((labels == value).sum())} voxels)" for value in stray),
             expected=", ".join(map(str, label_values)),
             remedy="declare them in dataset.json, or correct the labels",
         )
-    table = np.zeros(highest - lowest + 1, dtype=np.uint8)
-    for index, value in enumerate(label_values):
-        if lowest <= value <= highest:
-            table[value - lowest] = index
-    indices: AnyArray = table[labels - lowest]
+    indices: AnyArray = table[places]
     return indices

@@ -1,25 +1,38 @@
-"""The `labels` of an nnU-Net dataset.json: names and values, or regions, which are unions of values."""
+"""The `labels` of an nnU-Net dataset.json: names and values, or regions, which are unions of values; and the ignore label.
+
+Decision: docs/decisions/0025-labels-as-declared.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rarecli.core.config.plan import Region
 from rarecli.core.data.cases import undeclared_name
 from rarecli.core.errors import DataError
 
+_IGNORE = "ignore"
 
-def read_labels_field(labels: object, path: Path) -> tuple[dict[int, str], tuple[Region, ...]]:
-    """Return the names of the classes by value, and the regions.
+
+@dataclass(frozen=True)
+class DeclaredLabels:
+    """names: the names of the classes by value. regions: unions of classes. ignored_value: the value of voxels without annotation."""
+
+    names: dict[int, str]
+    regions: tuple[Region, ...] = ()
+    ignored_value: int | None = None
+
+
+def read_labels_field(labels: object, path: Path) -> DeclaredLabels:
+    """Return the classes, the regions, and the value of nnU-Net's label `ignore`, which is no class.
 
     Without regions every name is a class: {"background": 0, "name": 1, ...}. With regions, such as {"whole tumour": [1, 2, 4]}, every value
     that occurs is a class, so that labels keep all that the files tell, and every name but the background is a region.
-    Raises DataError for anything else, and for an ignore label.
+    Raises DataError for anything else.
     """
     if not isinstance(labels, dict) or not all(isinstance(value, str | int | list) for value in labels.values()):
         raise _not_labels(labels, path)
-    require_no_ignore_label(map(str, labels), path)
     if any(isinstance(value, list) for value in labels.values()):
         return _read_regions(labels, path)
     declared = _values_by_name(labels)
@@ -28,22 +41,36 @@ def read_labels_field(labels: object, path: Path) -> tuple[dict[int, str], tuple
     names = {value: name for name, value in declared.items()}
     if len(names) < len(declared):
         raise DataError("two labels have the same value", path=path, field="labels", found=declared)
-    return names, ()
+    return split_ignored(names, path)
 
 
-def _read_regions(labels: dict[object, object], path: Path) -> tuple[dict[int, str], tuple[Region, ...]]:
+def split_ignored(names: dict[int, str], path: Path) -> DeclaredLabels:
+    """Return the names of the classes without the label `ignore`, and its value. Raises DataError if several labels have this name."""
+    ignored = [value for value, name in names.items() if name.casefold() == _IGNORE]
+    if len(ignored) > 1:
+        raise DataError("several labels are named ignore", path=path, field="labels", found=names, expected="at most one")
+    classes = {value: name for value, name in names.items() if value not in ignored}
+    return DeclaredLabels(classes, ignored_value=ignored[0] if ignored else None)
+
+
+def _read_regions(labels: dict[object, object], path: Path) -> DeclaredLabels:
     regions = []
+    ignored: set[int] = set()
     for name, content in labels.items():
         listed = content if isinstance(content, list) else [content]
         values = {value for value in listed if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31}
         if not listed or len(values) < len(listed):
             raise _not_labels(labels, path)
-        if values != {0}:
+        if str(name).casefold() == _IGNORE:
+            ignored |= values
+        elif values != {0}:
             regions.append(Region(name=str(name), label_values=tuple(sorted(values))))
     if any(0 in region.label_values for region in regions):
         raise DataError("a region holds the background", path=path, field="labels", found=labels, expected="regions of values above 0")
-    known = sorted({0}.union(*(region.label_values for region in regions)))
-    return {value: undeclared_name(value) for value in known}, tuple(regions)
+    known = {0}.union(*(region.label_values for region in regions))
+    if len(ignored) > 1 or ignored & known:
+        raise DataError("the ignore label is part of another", path=path, field="labels", found=labels, expected="a value of its own")
+    return DeclaredLabels({value: undeclared_name(value) for value in sorted(known)}, tuple(regions), *ignored)
 
 
 def _values_by_name(labels: dict[object, object]) -> dict[str, int] | None:
@@ -56,19 +83,6 @@ def _values_by_name(labels: dict[object, object]) -> dict[str, int] | None:
         return {str(name): int(str(value)) for name, value in labels.items()}
     except ValueError:
         return None
-
-
-def require_no_ignore_label(names: Iterable[str], path: Path) -> None:
-    """Raise DataError for nnU-Net's ignore label: it would be trained and predicted like a structure."""
-    if ignored := [name for name in names if name.casefold() == "ignore"]:
-        raise DataError(
-            "the dataset has an ignore label, which rare does not support yet",
-            path=path,
-            field="labels",
-            found=ignored[0],
-            expected="labels that are all structures",
-            remedy="remove the label from dataset.json, and its voxels from the labels",
-        )
 
 
 def _not_labels(labels: object, path: Path) -> DataError:

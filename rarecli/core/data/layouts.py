@@ -8,14 +8,14 @@ plain         images/ and labels/ with the same file names (either naming of cha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rarecli.core.config.plan import Region
 from rarecli.core.data.case_files import CHANNEL, case_name, one_each, require_unique, scan_files, scans_in
 from rarecli.core.data.cases import Case
-from rarecli.core.data.declared_labels import read_labels_field, require_no_ignore_label
+from rarecli.core.data.declared_labels import DeclaredLabels, read_labels_field, split_ignored
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.scan_files import SUFFIXES
 from rarecli.core.jobs.files import read_json
@@ -27,6 +27,7 @@ class Dataset:
     """A folder of cases.
 
     label_names: names by the value in the files; None if the layout does not declare them. regions: unions of labels that are scored too.
+    ignored_value: the value of voxels without annotation, if the dataset has an ignore label; the cases have it too.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class Dataset:
     label_names: dict[int, str] | None
     cases: tuple[Case, ...]
     regions: tuple[Region, ...] = ()
+    ignored_value: int | None = None
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -79,8 +81,7 @@ def open_dataset(root: Path) -> Dataset:
 def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
     path = root / "dataset.json"
     channels = _names(content, "modality", path)
-    labels = _names(content, "labels", path)
-    require_no_ignore_label(labels.values(), path)
+    labels = split_ignored(_names(content, "labels", path), path)
     entries = content["training"]
     if not isinstance(entries, list) or not entries:
         raise DataError("the dataset lists no training cases", path=path, field="training", found=entries)
@@ -95,7 +96,7 @@ def _open_msd(root: Path, content: dict[str, Any]) -> Dataset:
             raise DataError("a case needs `image` and `label`", path=path, field="training", found=entry)
         image, label = (_inside(root, entry[key], path) for key in ("image", "label"))
         cases.append(Case(case_name(image), _channel_files(image, len(channels)), label))
-    return _finish(Dataset(root, "MSD", str(content.get("name", root.name)), tuple(channels.values()), labels, tuple(cases)))
+    return _finish(Dataset(root, "MSD", str(content.get("name", root.name)), tuple(channels.values()), labels.names, tuple(cases)), labels)
 
 
 def _channel_files(image: Path, num_channels: int) -> tuple[Path, ...]:
@@ -110,7 +111,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     channels = _names(content, "channel_names", path)
     if (ending := content.get("file_ending", ".nii.gz")) not in SUFFIXES:
         raise DataError("the scans are in an unknown format", path=path, field="file_ending", found=ending, expected=" or ".join(SUFFIXES))
-    labels, regions = read_labels_field(content.get("labels"), path)
+    labels = read_labels_field(content.get("labels"), path)
     if not (root / "imagesTr").is_dir():
         raise DataError("the folder is missing", path=root / "imagesTr", expected="CASE_0000.nii.gz, one file per channel")
     for file in scan_files(root / "imagesTr"):
@@ -131,7 +132,7 @@ def _open_nnunet(root: Path, content: dict[str, Any]) -> Dataset:
     if num is not None and num != len(cases):
         raise DataError("the number of cases differs from the declared one", path=path, field="numTraining", found=num, expected=len(cases))
     name = str(content.get("name", root.name))
-    return _finish(Dataset(root, "nnU-Net raw", name, tuple(channels.values()), labels, cases, regions))
+    return _finish(Dataset(root, "nnU-Net raw", name, tuple(channels.values()), labels.names, cases), labels)
 
 
 def _names(content: dict[str, Any], key: str, path: Path) -> dict[int, str]:
@@ -174,7 +175,8 @@ def _pair(cases: list[Case], labels: Path) -> tuple[Case, ...]:
     return tuple(paired)
 
 
-def _finish(dataset: Dataset) -> Dataset:
+def _finish(dataset: Dataset, labels: DeclaredLabels) -> Dataset:
+    """Return the dataset with the regions and the ignore label that it declares. Raises DataError for names and files that do not do."""
     require_unique(dataset.cases)
     _require_unicode(dataset.cases)
     for case in dataset.cases:
@@ -183,7 +185,8 @@ def _finish(dataset: Dataset) -> Dataset:
                 raise DataError(
                     "a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file"
                 )
-    return dataset
+    cases = tuple(replace(case, ignored_value=labels.ignored_value) for case in dataset.cases)
+    return replace(dataset, cases=cases, regions=labels.regions, ignored_value=labels.ignored_value)
 
 
 def _require_unicode(cases: Iterable[Case]) -> None:

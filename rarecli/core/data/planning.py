@@ -9,7 +9,7 @@ import numpy as np
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import Crop, PercentileNormalisation, Plan, require_patch_size
-from rarecli.core.data.cases import Case, undeclared_name
+from rarecli.core.data.cases import Case, require_few_classes, undeclared_name
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.orientation import ras_geometry
@@ -63,6 +63,7 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
         raise DataError(
             "the labels have no foreground", path=dataset.root, field="labels", found=label_names, expected="at least one class"
         )
+    require_few_classes(label_names, dataset.root)
     values = tuple(sorted(label_names))
     content = {
         "dataset": dataset.name,

@@ -2,7 +2,8 @@
 
 PREPARED/
   prepared.json            plan, fingerprint, and one record per case
-  cases/CASE.safetensors   image (C, X, Y, Z) float32, not normalised; labels (X, Y, Z) uint8 class indices; foreground (N, 3) int32
+  cases/CASE.safetensors   image (C, X, Y, Z) float32, not normalised; labels (X, Y, Z) uint8 class indices, 255 without annotation;
+                           foreground (N, 3) int32; annotated (M, 3) int32, only if voxels are without annotation
 
 Images are in RAS axes on the grid of the case's own depth. They are memory-mapped, so reading a patch reads only its
 own pages. They are not normalised because the percentiles are computed separately at every depth.
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from rarecli.core.config.base import Frozen
 from rarecli.core.config.loading import validate
-from rarecli.core.config.plan import Plan
+from rarecli.core.config.plan import IGNORED, Plan
 from rarecli.core.errors import DataError
 from rarecli.core.jobs.files import read_json
 from rarecli.core.types import AnyArray, FloatArray, IntArray
@@ -83,7 +84,7 @@ class PreparedDataset:
         box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
         with self._open(name) as file:
             image, labels = file.get_slice("image")[(slice(None), *box)], file.get_slice("labels")[box]
-        highest = int(labels.max(initial=0))
+        highest = int(labels.max(initial=0, where=labels != IGNORED))
         if labels.dtype != np.uint8 or highest >= self.plan.num_classes:
             raise DataError(
                 "a prepared case is damaged",
@@ -99,6 +100,13 @@ class PreparedDataset:
         """Read foreground voxels of a case, (N, 3), up to 500 per class; empty if it has none."""
         with self._open(name) as file:
             voxels: AnyArray = file.get_tensor("foreground")
+        return voxels
+
+    def annotated(self, name: str) -> IntArray:
+        """Read annotated voxels of a case, (N, 3); empty if all of its voxels are."""
+        with self._open(name) as file:
+            known = "annotated" in set(file.keys())
+            voxels: AnyArray = file.get_tensor("annotated") if known else np.zeros((0, 3), np.int32)
         return voxels
 
     def _open(self, name: str) -> Any:
@@ -129,7 +137,12 @@ def foreground_voxels(labels: IntArray, num_classes: int, most_per_class: int = 
     """Return up to `most_per_class` voxels of every foreground class, evenly spread in array order: (N, 3) int32."""
     chosen = []
     for index in range(1, num_classes):
-        flat = np.flatnonzero(labels == index)
-        picked = flat[np.linspace(0, len(flat) - 1, min(len(flat), most_per_class)).astype(np.int64)] if len(flat) else flat
-        chosen.append(np.stack(np.unravel_index(picked, labels.shape), axis=1))
-    return np.concatenate(chosen).astype(np.int32)
+        chosen.append(spread_voxels(labels == index, most_per_class))
+    return np.concatenate(chosen)
+
+
+def spread_voxels(mask: AnyArray, most: int) -> IntArray:
+    """Return up to `most` voxels of a mask (X, Y, Z), evenly spread in array order: (N, 3) int32."""
+    flat = np.flatnonzero(mask)
+    picked = flat[np.linspace(0, len(flat) - 1, min(len(flat), most)).astype(np.int64)] if len(flat) else flat
+    return np.stack(np.unravel_index(picked, mask.shape), axis=1).astype(np.int32)

@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 
 from rarecli.core.config.geometry import entry_set, isotropic
 from rarecli.core.config.loading import validate
-from rarecli.core.config.plan import PercentileNormalisation, Plan
+from rarecli.core.config.plan import IGNORED, PercentileNormalisation, Plan
 from rarecli.core.data.cases import Case, read_case
 from rarecli.core.data.fingerprint import constant_channels
-from rarecli.core.data.prepared import CaseRecord, foreground_voxels
+from rarecli.core.data.prepared import CaseRecord, foreground_voxels, spread_voxels
 from rarecli.core.errors import DataError, RareError, blamed_on
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.cropping import crop
@@ -36,7 +36,7 @@ from rarecli.core.jobs.journal import key_of
 from rarecli.core.jobs.memory import require_memory
 from rarecli.core.types import FloatArray, IntArray, Triple
 
-_SAMPLES_PER_CASE = 2000
+_SAMPLES_PER_CASE, _MOST_ANNOTATED = 2000, 2000
 _RULES = 2
 """Incremented whenever the preparation of a case changes, so that older files are not kept."""
 
@@ -55,7 +55,8 @@ def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path
     """Return the result of a kept or prepared case, or its error, so that the other cases continue."""
     try:
         with blamed_on(case.name):
-            key = key_of((*case.images, *([case.labels] if case.labels else [])), plan.model_dump(mode="json"), _RULES)
+            rules = [plan.model_dump(mode="json"), case.ignored_value, _RULES]
+            key = key_of((*case.images, *([case.labels] if case.labels else [])), *rules)
             return _keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder)
     except RareError as error:
         return error
@@ -99,6 +100,9 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
     image = np.ascontiguousarray(image, dtype=np.float32)
     labels = np.ascontiguousarray(labels, dtype=np.uint8)
     arrays = {"image": image, "labels": labels, "foreground": foreground_voxels(labels, plan.num_classes)}
+    annotated = labels != IGNORED
+    if not annotated.all():
+        arrays["annotated"] = spread_voxels(annotated, _MOST_ANNOTATED)
     record = CaseRecord(
         name=case.name,
         depth=depth,
@@ -106,7 +110,7 @@ def _prepare_case(case: Case, key: str, plan: Plan, folder: Path) -> CaseResult:
         spacing_mm=scan.spacing_mm,
         source_shape=scan.shape,
         limits=_limits(image, depth, plan),
-        voxels_per_class=tuple(int(n) for n in np.bincount(labels.ravel(), minlength=plan.num_classes)),
+        voxels_per_class=tuple(int(n) for n in np.bincount(labels[annotated], minlength=plan.num_classes)),
     )
     _save(arrays, folder / f"{case.name}.safetensors", {"key": key, "record": record.model_dump(mode="json")})
     return CaseResult(record, _samples(image, labels), tuple(constant_channels(image)))
@@ -150,7 +154,7 @@ def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
 
 def _samples(image: FloatArray, labels: IntArray) -> FloatArray:
     """Return a few intensities of a case for the fingerprint: (C, N), of the foreground if there is any."""
-    where = np.flatnonzero(labels)
+    where = np.flatnonzero((labels > 0) & (labels != IGNORED))
     if not len(where):
         where = np.arange(labels.size)
     picked = where[np.linspace(0, len(where) - 1, min(len(where), _SAMPLES_PER_CASE)).astype(np.int64)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.evaluation.protocols import Reacquired, reacquire
 from rarecli.core.evaluation.resolutions import Protocol, Resolution
@@ -27,7 +28,7 @@ from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.types import Entry, IntArray, Triple
 
-_SCORING = 7
+_SCORING = 8
 """Incremented whenever the scoring of cases changes, so that older scores are not resumed."""
 
 
@@ -55,7 +56,8 @@ class Picture:
 
 def case_key(case: Case, predictor: Predictor, scoring: Scoring) -> str:
     """Returns a hash of everything that the scores of a case depend on."""
-    return key_of((*case.images, *([case.labels] if case.labels else [])), predictor.key, asdict(scoring), _SCORING)
+    files = (*case.images, *([case.labels] if case.labels else []))
+    return key_of(files, predictor.key, asdict(scoring), case.ignored_value, _SCORING)
 
 
 def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[list[Score], list[Picture]]:
@@ -88,7 +90,8 @@ def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[l
             spacing = resolution.key if resolution.spacing_mm else None
             scored.append(Score(case.name, method, metrics, resolution.depth, spacing, list(entry), restored, ceiling, regions))
             if method == ROUTED:
-                pictures.append(Picture(resolution.key, acquired.scan.data[0], acquired.reference, prediction, acquired.scan.spacing_mm))
+                shown = np.where(acquired.reference == IGNORED, 0, acquired.reference)
+                pictures.append(Picture(resolution.key, acquired.scan.data[0], shown, prediction, acquired.scan.spacing_mm))
     return scored, pictures
 
 

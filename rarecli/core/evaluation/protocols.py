@@ -19,6 +19,7 @@ import numpy as np
 
 from rarecli.core.config.geometry import spacing_text
 from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.errors import DataError
 from rarecli.core.evaluation.resolutions import Protocol, Resolution
 from rarecli.core.imaging.downsampling import downsample, downsample_labels
@@ -82,7 +83,8 @@ def bring_back(labels: IntArray, shape: Shape, zoom: Triple) -> IntArray:
     finer_x, finer_y, finer_z = (max(factor, 1.0) for factor in zoom)
     other_x, other_y, other_z = (min(factor, 1.0) for factor in zoom)
     x, y, z = (size if factor > 1 else same for size, same, factor in zip(shape, labels.shape, zoom, strict=True))
-    labels = resample_labels(labels, (1 / finer_x, 1 / finer_y, 1 / finer_z), int(labels.max(initial=0)) + 1, (x, y, z))
+    num_classes = int(labels.max(initial=0, where=labels != IGNORED)) + 1
+    labels = resample_labels(labels, (1 / finer_x, 1 / finer_y, 1 / finer_z), num_classes, (x, y, z))
     return restore_nearest(labels, shape, (other_x, other_y, other_z))
 
 

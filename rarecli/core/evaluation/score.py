@@ -12,8 +12,8 @@ import numpy as np
 
 from rarecli.core.config.geometry import entry_taken, is_isotropic
 from rarecli.core.data.case_files import label_files
-from rarecli.core.data.cases import class_indices
-from rarecli.core.data.declared_labels import read_labels_field
+from rarecli.core.data.cases import class_indices, require_few_classes
+from rarecli.core.data.declared_labels import DeclaredLabels, read_labels_field
 from rarecli.core.errors import DataError, some
 from rarecli.core.evaluation.comparison import load_result, write_comparison
 from rarecli.core.evaluation.metrics import Record, case_record
@@ -38,7 +38,8 @@ def score(
     """Score a folder of label files against references of the same names; write summary.json and cases.csv; return the summary.
 
     Depths come from the predictions.json of `rare predict`, if the folder has one. One pair is in memory at a time.
-    A dataset.json in or beside `references` names the labels; the keys of the summary are their values.
+    A dataset.json in or beside `references` names the labels; the keys of the summary are their values. Voxels that it declares to be
+    without annotation, by the label `ignore`, are left out.
     surface: also compute HD95 and surface Dice with MONAI. against: an earlier result on the same cases; writes comparison.json and
     adds the comparison to the returned summary. A label that is in no reference is not scored; a warning names it.
     Raises DataError for a prediction without a reference or on another grid.
@@ -56,12 +57,13 @@ def score(
     other = load_result(against) if against is not None else None
     if surface:
         require_monai()
-    depths, names = _depths_taken(predictions), _declared_names(references)
+    depths, declared = _depths_taken(predictions), _declared_labels(references)
+    names = declared.names
     require_new_result(output, ("summary.json", "cases.csv"), "cases.csv", again=overwrite, resumable=False)
     require_writable(output)
     records: dict[str, dict[int, dict[str, Any]]] = {}
     for case in reporter.track(predicted, "score", len(predicted)):
-        records[case.name] = _score_pair(case.name, case.images[0], available[case.name], surface)
+        records[case.name] = _score_pair(case.name, case.images[0], available[case.name], declared.ignored_value, surface)
     values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
         raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
@@ -77,12 +79,15 @@ def score(
     return write_comparison(summary, other, output)
 
 
-def _score_pair(name: str, prediction_file: Path, reference_file: Path, surface: bool) -> dict[int, dict[str, Any]]:
+def _score_pair(
+    name: str, prediction_file: Path, reference_file: Path, ignored_value: int | None, surface: bool
+) -> dict[int, dict[str, Any]]:
     """Returns the metrics of one pair of files by label value, for the values that occur in either file."""
     prediction, reference = read_labels(prediction_file, case=name), read_labels(reference_file, case=name)
     require_same_grid(prediction, reference, "prediction and reference lie on different grids", case=name, path=prediction_file)
-    values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))))
-    predicted, true = (class_indices(volume.data[0], values, name) for volume in (prediction, reference))
+    values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))) - {ignored_value})
+    require_few_classes(values, reference_file)
+    predicted, true = (class_indices(volume.data[0], values, name, ignored_value=ignored_value) for volume in (prediction, reference))
     record = measure(predicted, true, [str(value) for value in values], reference.spacing_mm if surface else None)
     return {int(label): metrics for label, metrics in record.items()}
 
@@ -93,16 +98,16 @@ def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) 
     return {str(value): record.get(value, nothing) for value in values}
 
 
-def _declared_names(references: Path) -> dict[int, str]:
-    """Returns the names of the labels by value from the dataset.json in or beside the folder; empty without one that declares them."""
+def _declared_labels(references: Path) -> DeclaredLabels:
+    """Returns the labels that the dataset.json in or beside the folder declares; none without one that declares them."""
     for folder in (references, references.resolve().parent):
         if (path := folder / "dataset.json").is_file():
             try:
                 content = read_json(path)
-                return read_labels_field(content.get("labels") if isinstance(content, dict) else None, path)[0]
+                return read_labels_field(content.get("labels") if isinstance(content, dict) else None, path)
             except DataError:  # labels can be scored without their names
-                return {}
-    return {}
+                break
+    return DeclaredLabels({})
 
 
 def _depths_taken(predictions: Path) -> dict[str, int]:

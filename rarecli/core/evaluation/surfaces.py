@@ -14,7 +14,7 @@ import numpy as np
 
 from rarecli.core.errors import missing_extra
 from rarecli.core.evaluation.metrics import Record, case_record
-from rarecli.core.imaging.overlap import confusion_matrix
+from rarecli.core.imaging.overlap import confusion_matrix, without_ignored
 from rarecli.core.types import IntArray, Triple
 
 SURFACE_METRICS = ("hd95_mm", "surface_dice")
@@ -54,7 +54,11 @@ def surface_record(prediction: IntArray, reference: IntArray, spacing_mm: Triple
 
 
 def measure(prediction: IntArray, reference: IntArray, label_names: Sequence[str], spacing_mm: Triple | None) -> Record:
-    """Returns all metrics of one case from two label arrays of class indices. Surface metrics need `spacing_mm`."""
+    """Returns all metrics of one case from two label arrays of class indices. Surface metrics need `spacing_mm`.
+
+    Voxels whose reference is IGNORED count for no class: both arrays have the background there.
+    """
+    prediction, reference = without_ignored(prediction, reference)
     record = case_record(confusion_matrix(prediction, reference, len(label_names)), label_names)
     if spacing_mm is not None:
         for values, surfaces in zip(record.values(), surface_record(prediction, reference, spacing_mm, len(label_names)), strict=True):
@@ -68,6 +72,7 @@ def measure_regions(prediction: IntArray, reference: IntArray, regions: Mapping[
     regions: their class indices by name.
     """
     record: Record = {}
+    prediction, reference = without_ignored(prediction, reference)
     for name, classes in regions.items():
         one, other = (np.isin(labels, classes).astype(np.uint8) for labels in (prediction, reference))
         record |= measure(one, other, ("background", name), spacing_mm)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.errors import DataError
 from rarecli.core.types import AnyArray, FloatArray, IntArray
 
@@ -25,6 +26,14 @@ def confusion_matrix(prediction: AnyArray, reference: AnyArray, num_classes: int
 def dice(prediction: AnyArray, reference: AnyArray, num_classes: int) -> FloatArray:
     """Return the Dice of every class, the background first: (K,) float64. A class in neither array scores 1, a missed class 0."""
     return overlap(confusion_matrix(prediction, reference, num_classes))["dice"]
+
+
+def without_ignored(prediction: IntArray, reference: IntArray) -> tuple[IntArray, IntArray]:
+    """Return both arrays with the background, 0, where the reference is IGNORED, and where the prediction is one that is."""
+    ignored = reference == IGNORED
+    if not ignored.any() and IGNORED not in prediction:
+        return prediction, reference
+    return np.where(ignored | (prediction == IGNORED), 0, prediction), np.where(ignored, 0, reference)
 
 
 def overlap(confusion: IntArray) -> dict[str, FloatArray]:

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from scipy import sparse
 
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.scan_rules import ResamplingRule
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
@@ -81,6 +82,7 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Sha
 
     At a tie, the class with more volume in the 27 voxels around and including the voxel wins, then the lower class. Half of a structure's
     border voxels tie if an even factor coarsens a single axis; if they all went to one class, the structure would shrink or grow.
+    A voxel of which more than half is IGNORED is IGNORED; of another, only the annotated part counts.
 
     shape: as for `resample`.
     """
@@ -94,6 +96,8 @@ def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Sha
         # the same share computed in two orders may differ in the last bits; that is still a tie
         better = (volume > share + _TIE) | ((volume > share - _TIE) & (near > around + _TIE_AROUND))
         best[better], share[better], around[better] = index, volume[better], near[better]
+    if (ignored := labels == IGNORED).any():
+        best[resample(ignored[None], zoom, shape)[0] > 0.5 + _TIE] = IGNORED
     return best
 
 

@@ -30,12 +30,13 @@ def describe_dataset(dataset: Dataset, rules: ScanRules | None, reporter: Report
     median spacing. `per_case` has one line of facts by case.
     """
     found = survey(dataset, reporter)
+    ignored = [] if dataset.ignored_value is None else [f"{dataset.ignored_value} ignore: voxels without annotation"]
     facts: dict[str, Any] = {
         "kind": f"dataset, {dataset.layout}",
         "name": dataset.name,
         "cases": f"{len(dataset.cases)}, {dataset.cases[0].name} to {dataset.cases[-1].name}",
         "channels": ", ".join(dataset.channel_names or ("not declared",)),
-        "labels": [f"{value} {name}" for value, name in (dataset.label_names or {}).items()] or "not declared",
+        "labels": [f"{value} {name}" for value, name in (dataset.label_names or {}).items()] + ignored or "not declared",
     }
     if dataset.regions:
         facts["regions"] = [f"{region.name}: {', '.join(map(str, region.label_values))}" for region in dataset.regions]

@@ -1,6 +1,6 @@
 """Segmentation and consistency losses. Source: RARE-UNet (arXiv 2507.15524), section 2.3.
 
-Logits (B, K, X, Y, Z) float, labels (B, X, Y, Z) integer class indices; losses are float32 scalars.
+Logits (B, K, X, Y, Z) float, labels (B, X, Y, Z) integer class indices, or IGNORED: such voxels cost nothing; losses are float32 scalars.
 
 Decision: docs/decisions/0003-own-loss-and-augmentation.md.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.model.coarse_axes import SAME
 from rarecli.core.model.rare_unet import Groups
 from rarecli.core.types import Entry
@@ -20,7 +21,7 @@ _SMOOTH = 1e-5
 
 def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return 1 - soft Dice, averaged over scans and foreground classes. A class that is neither present nor predicted costs nothing."""
-    probabilities = logits.float().softmax(dim=1)[:, 1:]
+    probabilities = logits.float().softmax(dim=1)[:, 1:] * (labels != IGNORED).unsqueeze(1)
     classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1, 1)
     reference = (labels.unsqueeze(1) == classes).float()
     space = (2, 3, 4)
@@ -30,8 +31,15 @@ def soft_dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """Return alpha * cross-entropy + (1 - alpha) * soft Dice loss."""
-    return alpha * functional.cross_entropy(logits.float(), labels.long()) + (1 - alpha) * soft_dice_loss(logits, labels)
+    """Return alpha * cross-entropy + (1 - alpha) * soft Dice loss. Scans weigh the same, however many of their voxels are annotated."""
+    return alpha * cross_entropy_loss(logits, labels) + (1 - alpha) * soft_dice_loss(logits, labels)
+
+
+def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy, averaged over the annotated voxels of each scan, then over scans. A scan without any costs nothing."""
+    per_voxel = functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="none")
+    num_annotated = (labels != IGNORED).sum((1, 2, 3)).clamp(min=1)
+    return (per_voxel.sum((1, 2, 3)) / num_annotated).mean()
 
 
 def depth_shares(kind: str, depths: Iterable[int]) -> dict[int, float]:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from rarecli.core.config.base import Targets
 from rarecli.core.config.geometry import coarsened
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.config.plan import CtNormalisation, Normalisation, PercentileNormalisation
+from rarecli.core.config.plan import IGNORED, CtNormalisation, Normalisation, PercentileNormalisation
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.training.augmentation import add_noise, change_contrast, change_gamma, move
 from rarecli.core.training.patches import Patch
@@ -99,15 +99,19 @@ def edge_pad(images: Tensor, step: int) -> Tensor:
 def downsample_labels(labels: Tensor, by: Entry, targets: Targets, num_classes: int) -> Tensor:
     """Downsample labels (B, X, Y, Z) by 2^by per axis, to uint8.
 
-    Targets `centred`: the class with the most volume, by the rule of `resampling.resample_labels`. Targets `paper`: every 2^by-th voxel.
+    Targets `centred`: the class with the most volume, or IGNORED, by the rule of `resampling.resample_labels`. Targets `paper`: every
+    2^by-th voxel.
     """
     x, y, z = (2**depth for depth in by)
     if max(by) == 0 or targets == "paper":
         return labels[..., ::x, ::y, ::z].to(torch.uint8)
 
+    def share_of(index: int) -> Tensor:
+        return functional.avg_pool3d((labels[:, None] == index).float(), (x, y, z))
+
     def volumes(index: int) -> tuple[Tensor, Tensor]:
         # both are exact: whole numbers over powers of two
-        volume = functional.avg_pool3d((labels[:, None] == index).float(), (x, y, z))
+        volume = share_of(index)
         around = 27 * functional.avg_pool3d(functional.pad(volume, (1,) * 6, mode="replicate"), 3, stride=1)
         return volume[:, 0], around[:, 0].round(decimals=4)
 
@@ -118,7 +122,7 @@ def downsample_labels(labels: Tensor, by: Entry, targets: Targets, num_classes: 
         better = (volume > share) | ((volume == share) & (around > near))
         best = torch.where(better, index, best)
         share, near = torch.where(better, volume, share), torch.where(better, around, near)
-    return best
+    return torch.where(share_of(IGNORED)[:, 0] > 0.5, IGNORED, best)
 
 
 def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None) -> Tensor:

@@ -154,8 +154,11 @@ class PatchSource:
         if not any(slack):
             return 0, 0, 0
         origin = [int(rng.integers(0, most + 1)) for most in slack]
-        if rng.random() < self.config.foreground_share and len(foreground := self.dataset.foreground(name)):
-            centre = foreground[rng.integers(len(foreground))]
+        centres = self.dataset.foreground(name) if rng.random() < self.config.foreground_share else None
+        if centres is None or not len(centres):  # where nothing is annotated, there is nothing to learn
+            centres = self.dataset.annotated(name)
+        if len(centres):
+            centre = centres[rng.integers(len(centres))]
             origin = [int(np.clip(c - extent // 2, 0, most)) for c, extent, most in zip(centre, patch, slack, strict=True)]
         return origin[0], origin[1], origin[2]
 

@@ -10,6 +10,7 @@ import torch
 
 from rarecli.core.config.geometry import coarsened, isotropic
 from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.plan import IGNORED
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
@@ -73,9 +74,11 @@ def validate(
             views = _views(spec, finest)
             [sample] = make_samples([Patch(image, labels, finest, tuple(views.values()), Changes())], spec, runner.device)
             for view, entry in views.items():
+                reference = sample.labels[entry].flatten()
                 prediction = sliding_logits(sample.images[entry], rules, entry, runner.run_there).argmax(dim=0)
-                pairs = sample.labels[entry].flatten().long() * num_classes + prediction.flatten()
-                confusions[names.index(name), view].scatter_add_(0, pairs, torch.ones_like(pairs))
+                annotated = reference != IGNORED
+                pairs = torch.where(annotated, reference, 0).long() * num_classes + prediction.flatten()
+                confusions[names.index(name), view].scatter_add_(0, pairs, annotated.long())
     found = ranks.add(counts).cpu().numpy()
     if found[-1]:
         return None
