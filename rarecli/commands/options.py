@@ -57,6 +57,14 @@ ShardOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+ResampleChannels = Annotated[
+    bool,
+    typer.Option(
+        "--resample-channels",
+        help="Bring channels on other grids to the grid of a scan's first channel; without it they are refused.",
+        rich_help_panel=DATA,
+    ),
+]
 RouteOption = Annotated[
     Literal["nearest", "finest"] | None,
     typer.Option(

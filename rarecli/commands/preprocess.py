@@ -8,7 +8,7 @@ import typer
 
 from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, Resume, ShardOption
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, ResampleChannels, Resume, ShardOption
 from rarecli.commands.parsing import three_integers, three_numbers
 from rarecli.core.jobs.words import counted
 
@@ -77,6 +77,7 @@ def run(
     num_levels: NumLevelsOption = 4,
     normalisation: NormalisationOption = Normalisation.percentile,
     crop: CropOption = Crop.none,
+    resample_channels: ResampleChannels = False,
     spacing: SpacingOption = None,
     patch_size: PatchSizeOption = None,
     fixed_shape: FixedShapeOption = None,
@@ -101,6 +102,7 @@ def run(
         num_levels=num_levels,
         normalisation=normalisation.value,
         crop=crop.value,
+        resample_channels=resample_channels,
         spacing_mm=three_numbers(spacing, "--spacing"),
         patch_size=three_integers(patch_size, "--patch-size"),
         fixed_shape=three_integers(fixed_shape, "--fixed-shape"),

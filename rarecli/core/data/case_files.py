@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rarecli.core.data.cases import Case
@@ -56,10 +57,12 @@ def is_dicom_folder(path: Path) -> bool:
     return path.is_dir() and not scan_files(path) and holds_dicom(path)
 
 
-def find_scans(inputs: Sequence[Path], num_channels: int | None = None, series: str | None = None) -> list[Case]:
+def find_scans(
+    inputs: Sequence[Path], num_channels: int | None = None, series: str | None = None, resample_channels: bool = False
+) -> list[Case]:
     """Return the cases to predict. Each input is a file, a folder of scans, or a folder or zip of DICOM images of one series.
 
-    num_channels: the channels that the model takes. series: the UID of the series where there are several.
+    num_channels: the channels that the model takes. series: the UID of the series where there are several. resample_channels: see `Case`.
     Raises DataError for a missing file, a file that is no scan, and two scans with the same name, UsageError for several series.
     """
     files: list[Path] = []
@@ -79,7 +82,7 @@ def find_scans(inputs: Sequence[Path], num_channels: int | None = None, series: 
             files.append(path)
     cases += _group(files, num_channels)
     require_unique(cases)
-    return cases
+    return [replace(case, resample_channels=resample_channels) for case in cases]
 
 
 def case_name(path: Path) -> str:

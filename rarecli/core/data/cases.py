@@ -22,6 +22,7 @@ class Case:
     """One scan: its name, its file (or one per channel; or a folder or zip of DICOM), and its labels file if it has one.
 
     series: the UID of the DICOM series, where there are several. ignored_value: the value of voxels without annotation in the labels file.
+    resample_channels: bring channels on other grids to that of the first.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case:
     labels: Path | None = None
     series: str | None = None
     ignored_value: int | None = None
+    resample_channels: bool = False
 
 
 def undeclared_name(value: int) -> str:
@@ -38,7 +40,12 @@ def undeclared_name(value: int) -> str:
 
 def read_image(case: Case, num_channels: int | None = None) -> Volume:
     """Read a case's scan: (C, X, Y, Z) float32. Raises DataError if it does not have `num_channels` channels."""
-    volume = read_volume(case.images if len(case.images) > 1 else case.images[0], case=case.name, series=case.series)
+    volume = read_volume(
+        case.images if len(case.images) > 1 else case.images[0],
+        case=case.name,
+        series=case.series,
+        resample_channels=case.resample_channels,
+    )
     if num_channels is not None and volume.num_channels != num_channels:
         raise DataError(
             "the scan has a different number of channels than the dataset declares",

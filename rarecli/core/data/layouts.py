@@ -40,11 +40,16 @@ class Dataset:
     ignored_value: int | None = None
 
 
-def open_dataset(root: Path) -> Dataset:
-    """Detect the layout of a labelled dataset and list its cases by name, without opening a scan.
+def open_dataset(root: Path, *, resample_channels: bool = False) -> Dataset:
+    """Detect the layout of a labelled dataset and list its cases by name, without opening a scan. resample_channels: see `Case`.
 
     Raises DataError for an unknown layout, missing files, duplicate cases and paths that leave the folder.
     """
+    dataset = _open(root)
+    return replace(dataset, cases=tuple(replace(case, resample_channels=resample_channels) for case in dataset.cases))
+
+
+def _open(root: Path) -> Dataset:
     if not root.is_dir():
         raise DataError("no such folder", path=root, expected="a dataset: MSD, nnU-Net raw, or images/ and labels/")
     description = root / "dataset.json"

@@ -28,6 +28,8 @@ class PreprocessOptions:
     normalisation: str = "percentile"
     """percentile, percentile-nonzero or ct."""
     crop: Crop = "none"
+    resample_channels: bool = False
+    """Bring channels on other grids to that of a case's first channel; without it they are refused."""
     spacing_mm: Triple | None = None
     patch_size: Shape | None = None
     fixed_shape: Shape | None = None

@@ -98,7 +98,7 @@ def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool
         raise UsageError("--fixed-shape also sets the patch size", field="patch size", remedy="give only one of the two")
     if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
         raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
-    dataset = open_dataset(source)
+    dataset = open_dataset(source, resample_channels=options.resample_channels)
     require_new_folder(output, "prepared.json", "a prepared dataset", again=again)
     return dataset
 

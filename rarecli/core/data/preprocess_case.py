@@ -55,7 +55,7 @@ def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path
     """Return the result of a kept or prepared case, or its error, so that the other cases continue."""
     try:
         with blamed_on(case.name):
-            rules = [plan.model_dump(mode="json"), case.ignored_value, _RULES]
+            rules = [plan.model_dump(mode="json"), case.ignored_value, case.resample_channels, _RULES]
             key = key_of((*case.images, *([case.labels] if case.labels else [])), *rules)
             return _keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder)
     except RareError as error:

@@ -10,7 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from rarecli.core.data.cases import Case, read_case, undeclared_name
+from rarecli.core.config.plan import IGNORED
+from rarecli.core.data.cases import Case, read_case, require_few_classes, undeclared_name
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import RareError, blamed_on
 from rarecli.core.imaging.orientation import to_ras
@@ -124,10 +125,11 @@ def _facts(case: Case, declared: Sequence[int] | None, num_channels: int | None)
     if declared is None:
         assert case.labels is not None
         values: Sequence[int] = sorted({0, *np.unique(read_labels(case.labels, case=case.name).data).tolist()})
+        require_few_classes(values, case.labels)
     else:
         values = declared
     scan, labels = read_case(case, values, num_channels)
-    counts = np.bincount(labels.data.ravel(), minlength=len(values))
+    counts = np.bincount(labels.data[labels.data != IGNORED], minlength=len(values))
     voxel_mm3 = abs(np.linalg.det(scan.affine[:3, :3]))
     ras = to_ras(scan)
     return CaseFacts(

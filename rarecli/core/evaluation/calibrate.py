@@ -22,7 +22,7 @@ from rarecli.core.evaluation.case_selection import choose_cases, require_same_la
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution, choose_resolutions
 from rarecli.core.imaging.orientation import to_ras
-from rarecli.core.imaging.overlap import dice
+from rarecli.core.imaging.overlap import dice, without_ignored
 from rarecli.core.jobs.outputs import require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
@@ -95,7 +95,8 @@ def judge(case: Case, predictor: Predictor, resolutions: Sequence[Resolution], *
         for resolution in resolutions:
             acquired = reacquire(scan, labels, predictor.spec, resolution)
             prediction = predictor.predict(acquired.scan)
-            scores = dice(class_indices(prediction.labels, plan.label_values), acquired.reference, plan.num_classes)
+            found_labels, reference = without_ignored(class_indices(prediction.labels, plan.label_values), acquired.reference)
+            scores = dice(found_labels, reference, plan.num_classes)
             quality = assess(predictor, acquired.scan, prediction, thorough=thorough)
             found.append(Judged(case.name, resolution, float(scores[1:].mean()), quality))
     return found

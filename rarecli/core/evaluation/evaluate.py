@@ -52,7 +52,7 @@ class EvaluateOptions:
     depths: resolutions as depths; all by default. spacings_mm: instead of depths, reacquire every scan at these spacings, and just below
     and above each isotropic spacing where the depth changes. Of isotropic spacings the summary then has the Dice over spacing as `curve`,
     and `curve_facts`; of others it has `thick_slices`. grid: the spacings of `resolutions.thick_slice_grid`, beside `spacings_mm`.
-    route: choose entries by another rule than the model's.
+    route: choose entries by another rule than the model's. resample_channels: bring channels on other grids to that of the first.
     names: only these cases. all_cases: without `names`, all cases, and not only those that the model was not trained on.
     pool_folds: the models are runs of one cross-validation, and each scores the cases that it held out.
     upsampled: also score the usual baseline: the same weights on the scan upsampled to depth 0.
@@ -67,6 +67,7 @@ class EvaluateOptions:
     spacings_mm: Sequence[Triple] | None = None
     grid: bool = False
     route: RouteBy | None = None
+    resample_channels: bool = False
     protocol: Protocol = "native"
     names: Sequence[str] | None = None
     all_cases: bool = False
@@ -93,7 +94,7 @@ def evaluate(
     done, a call with `resume` writes the results.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
-    source, noted = open_dataset(dataset), Noting(reporter)
+    source, noted = open_dataset(dataset, resample_channels=options.resample_channels), Noting(reporter)
     if options.shard != WHOLE and options.against is not None:
         raise UsageError("a shard cannot be compared", field="against", remedy="give --against with the final --resume call")
     with _opened(model, options.pool_folds) as predictor:

@@ -19,6 +19,8 @@ from rarecli.core.imaging.scan_rules import ResamplingRule
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
 
 _MOST_VOXELS = 2**30
+_AXES = (-1, 1, 1), (1, -1, 1), (1, 1, -1)
+"""Shapes of the numbers of a grid's voxels along x, y and z, which broadcast to the grid."""
 _TIE, _TIE_AROUND = 1e-6, 1e-4
 """Shares of a voxel, and of the 27 voxels around it, that differ by less are equal."""
 
@@ -75,6 +77,29 @@ def resample(data: AnyArray, zoom: Triple, shape: Shape | None = None, rule: Res
         flat = weights @ np.ascontiguousarray(moved).reshape(moved.shape[0], -1)
         result = np.moveaxis(flat.reshape(size, *moved.shape[1:]), 0, axis)
     return np.ascontiguousarray(result)
+
+
+def resample_onto(data: AnyArray, affine: FloatArray, shape: Shape, goal: FloatArray) -> FloatArray | None:
+    """Return (C, X, Y, Z) of the grid `affine` on a grid of `shape` and affine `goal`, float32; None if the grids do not overlap.
+
+    Axes that are finer than the new grid are averaged first, so that nothing aliases; then values are interpolated linearly in world
+    coordinates. Up to half a voxel beyond the border the last voxel is repeated; further out values are 0.
+    """
+    from scipy.ndimage import affine_transform  # here, since `rare predict` starts with this module
+
+    x, y, z = (max(1.0, float(step)) for step in np.abs(np.linalg.inv(affine) @ goal)[:3, :3].max(axis=1))
+    zoom = 1 / x, 1 / y, 1 / z
+    coarse, back = resample(data, zoom), np.linalg.inv(resampled_affine(affine, data.shape[1:], zoom)) @ goal
+    # rounded, or a voxel that lies where it was would be a mixture
+    matrix, offset = np.round(back[:3, :3], 6), np.round(back[:3, 3], 6)
+    inside = np.ones(shape, dtype=bool)
+    for row, start, size in zip(matrix, offset, coarse.shape[1:], strict=True):
+        place = start + sum(np.arange(num).reshape(axis) * step for num, step, axis in zip(shape, row, _AXES, strict=True))
+        inside &= (place >= -0.5) & (place <= size - 0.5)
+    if not inside.any():
+        return None
+    moved = [affine_transform(channel, matrix, offset, output_shape=shape, order=1, mode="nearest") for channel in coarse]
+    return np.stack(moved) * inside
 
 
 def resample_labels(labels: IntArray, zoom: Triple, num_classes: int, shape: Shape | None = None) -> IntArray:

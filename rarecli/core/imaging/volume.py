@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.formats.writers import write_array
+from rarecli.core.imaging.resampling import resample_onto
 from rarecli.core.imaging.scan_files import read_scan
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
@@ -65,17 +66,26 @@ class Volume:
         return "".join(str(code) for code in aff2axcodes(self.affine))
 
 
-def read_volume(paths: Path | Sequence[Path], *, case: str | None = None, series: str | None = None) -> Volume:
+def read_volume(
+    paths: Path | Sequence[Path], *, case: str | None = None, series: str | None = None, resample_channels: bool = False
+) -> Volume:
     """Read a scan from one file (3D, or 4D with channels last), one file per channel, or a folder or zip of DICOM: float32, mm.
 
-    series: the UID of a DICOM series. Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count
-    and first index), UsageError for several series and none chosen.
+    series: the UID of a DICOM series. resample_channels: bring channels on other grids to that of the first.
+    Raises DataError for a broken file, channels on different grids, and non-finite voxels (their count and first index), UsageError for
+    several series and none chosen.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     parts = [_read(path, case, np.float32, series) for path in files]
     first = parts[0]
-    for path, part in zip(files[1:], parts[1:], strict=True):
-        require_same_grid(part, first, f"channel {path.name} is on a different grid than {files[0].name}", case=case, path=path)
+    for number, path in enumerate(files[1:], 1):
+        problem = f"channel {path.name} is on a different grid than {files[0].name}"
+        if resample_channels:
+            parts[number] = _on_grid_of(first, parts[number], case, path)
+        else:
+            require_same_grid(
+                parts[number], first, problem, case=case, path=path, remedy="--resample-channels brings it to the first one's"
+            )
     data = first.data if len(parts) == 1 else np.concatenate([part.data for part in parts])
     data = np.ascontiguousarray(data, dtype=np.float32)
     volume = Volume(data, first.affine, first.header)
@@ -120,11 +130,35 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
     return Volume(rounded.astype(np.int32), volume.affine, volume.header)
 
 
-def require_same_grid(volume: Volume, reference: Volume, problem: str, *, case: str | None = None, path: Path | None = None) -> None:
+def require_same_grid(
+    volume: Volume,
+    reference: Volume,
+    problem: str,
+    *,
+    case: str | None = None,
+    path: Path | None = None,
+    remedy: str = "resample one onto the other",
+) -> None:
     """Raise DataError(problem) unless both have the same spatial shape and the same affine, within a hundredth of a voxel."""
+    if not _same_grid(volume, reference):
+        raise DataError(problem, case=case, path=path, found=_grid(volume), expected=_grid(reference), remedy=remedy)
+
+
+def _same_grid(volume: Volume, reference: Volume) -> bool:
     tolerance_mm = 1e-2 * min(reference.spacing_mm)
-    if volume.shape != reference.shape or not np.allclose(volume.affine, reference.affine, rtol=0, atol=tolerance_mm):
-        raise DataError(problem, case=case, path=path, found=_grid(volume), expected=_grid(reference), remedy="resample one onto the other")
+    return volume.shape == reference.shape and np.allclose(volume.affine, reference.affine, rtol=0, atol=tolerance_mm)
+
+
+def _on_grid_of(first: Volume, channel: Volume, case: str | None, path: Path) -> Volume:
+    """Return a channel on the grid of the first one. Raises DataError if they show different places."""
+    if _same_grid(channel, first):
+        return channel
+    require_finite(channel, case=case, files=[path])  # before a voxel that is not spreads to its neighbours
+    data = resample_onto(channel.data, channel.affine, first.shape, first.affine)
+    if data is None:
+        problem = f"channel {path.name} does not overlap with the first channel"
+        raise DataError(problem, case=case, path=path, found=_grid(channel), expected=_grid(first), remedy="check the header's affine")
+    return Volume(data, first.affine, first.header)
 
 
 def write_labels(path: Path, labels: AnyArray, like: Volume) -> None:

@@ -45,6 +45,7 @@ class PredictOptions:
     shard: only this part of the scans.
     format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
     DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
+    resample_channels: bring channels on other grids to that of a scan's first.
     report: also write report.html, with these options, if the output is a folder.
     quality: also count components and compare with the next coarser entry, see `quality.assess`.
     where: the part of every scan that is predicted.
@@ -62,6 +63,7 @@ class PredictOptions:
     series: str | None = None
     codes: Path | None = None
     anonymise: bool = False
+    resample_channels: bool = False
     report: ReportOptions | None = None
     quality: bool = False
     where: Where = WHOLE_SCAN
@@ -117,6 +119,7 @@ class CaseWorker:
         roi = options.where.roi
         facts += [key_of([roi]) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
+        facts += ["channels resampled"] * case.resample_channels
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 

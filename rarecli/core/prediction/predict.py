@@ -48,7 +48,7 @@ def predict(
     """
     noted = Noting(reporter)
     with opened(model) as predictor:
-        cases = find_scans(inputs, predictor.spec.network.in_channels, options.series)
+        cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
         require_writers(targets, predictor.spec, options.codes, reporter)
         to_file = is_file_name(output)
