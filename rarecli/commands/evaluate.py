@@ -31,6 +31,7 @@ from rarecli.commands.options import (
 from rarecli.commands.parsing import case_names, integers, models, report_options, spacings_or_range
 from rarecli.commands.tables import print_comparison, print_scores
 from rarecli.core.errors import SomeCasesFailed
+from rarecli.core.jobs.shards import WHOLE, Shard
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")]
 ModelOption = Annotated[
@@ -147,7 +148,6 @@ def run(
     Example: rare evaluate Task04_Hippocampus -m run -o curve --spacings 0.8:8:12 --no-surface
     """
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-    from rarecli.core.jobs.shards import WHOLE, Shard
     from rarecli.core.prediction.predictor import ModelChoice
 
     options = EvaluateOptions(

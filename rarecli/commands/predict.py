@@ -152,7 +152,7 @@ def run(
     depth: DepthOption = None,
     entry: EntryOption = None,
     route: RouteOption = None,
-    resample: ResampleChannels = False,
+    regrid: ResampleChannels = False,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -192,7 +192,7 @@ def run(
     part, page = Shard.parse(shard), report_options(report)
     where = Where(region(roi), coarse_to_fine)
     options = PredictOptions(
-        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, resample, page, qc, where
+        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, regrid, page, qc, where
     )
     console = Console()
     result = predict(inputs, choice, output, options, console)
