@@ -76,9 +76,9 @@ def profile_steps(prepared: Path, preset: str, num_steps: int) -> tuple[ModelSpe
         waited = -batches.waited_s
         kinds: dict[str, float] = dict.fromkeys([*KINDS, "other"], 0.0)
         for step in steps[2:]:
-            made = [list(batches.take(len(step.parts)))]
+            made = list(batches.take(len(step.parts)))
+            trainer._mine = lambda *_, made=made: iter(made)  # type: ignore[method-assign,misc]
             with profile(activities=[ProfilerActivity.CPU]) as profiler:
-                trainer._mine = lambda batches, num, made=made: iter(made[0])  # type: ignore[method-assign,misc]
                 trainer._step(step, batches)
             for event in profiler.key_averages():
                 kinds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
