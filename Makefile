@@ -3,13 +3,15 @@
 # make test-cpp   install, then build and test export/cpp
 # make test-triton   install, make .venv-triton with a Triton server, then test serving with it
 # make test-web   install, then open reports in Debian's chromium
+# make docs    install, then the documentation site in site/
+# make image   the container image, where docker or podman works
 # make check   style, types, import rules, generated files, advisories on dependencies
 # make fuzz    broken files for ten minutes, and both readers on 10,000 of them
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp test-triton test-web check audit fuzz schema faults format clean
+.PHONY: install demo test test-slow test-cpp test-triton test-web docs image check audit fuzz schema faults format clean
 
 install: $(INSTALLED)
 
@@ -38,6 +40,12 @@ test-triton: install
 test-web: install
 	tests/integration/browser/install_packages.sh
 	$(BIN)/pytest -m slow tests/integration/browser
+
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
+
+image:
+	packaging/build_image.sh
 
 check: install
 	$(BIN)/ruff check .
@@ -73,4 +81,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-triton rare-demo
+	rm -rf .venv .venv-triton rare-demo site

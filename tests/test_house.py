@@ -35,8 +35,8 @@ def folders(root):
 
 @pytest.mark.parametrize(
     ("document", "roots"),
-    [("README.md", (ROOT, ROOT / "rarecli", CORE)), ("docs/architecture.md", (CORE,))],
-    ids=("readme", "architecture"),
+    [("CONTRIBUTING.md", (ROOT, ROOT / "rarecli", CORE)), ("docs/architecture.md", (CORE,))],
+    ids=("contributing", "architecture"),
 )
 def test_the_trees_in_the_documents_are_the_folders_that_exist(document, roots):
     drawn = re.findall(r"^ *(\w+)/ +\S", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Every bash and python block of the README runs, in order, in one folder; phantoms stand in for the hippocampus scans."""
+"""Every bash and python block of the README and of docs/usage.md runs, in order, in one folder; phantoms stand in for the scans."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from rarecli.core.data.phantoms import write_phantoms
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -23,7 +23,8 @@ def test_the_readme_runs(tmp_path):
             file.write_text(file.read_text().replace("phantom_", "hippocampus_"))
         else:
             file.rename(file.with_name(file.name.replace("phantom_", "hippocampus_")))
-    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/usage.md"))
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 4
     commands = set()
     for language, block in blocks:
