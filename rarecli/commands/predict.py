@@ -7,6 +7,7 @@ import typer
 
 from rarecli.commands.completion import complete_depth, complete_entry, complete_model, complete_precision
 from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.imports import import_nibabel_alone
 from rarecli.commands.options import (
     DATA,
     MACHINE,
@@ -181,6 +182,7 @@ def run(
 
     Example: rare predict dicom_folder -m run -o labels --format dicom-seg
     """
+    import_nibabel_alone()
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
     from rarecli.core.prediction.predictor import ModelChoice, forced_entry

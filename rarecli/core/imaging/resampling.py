@@ -9,14 +9,17 @@ is repeated. The new grid has exactly the requested spacing and the same centre 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from rarecli.core.config.plan import IGNORED
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.scan_rules import ResamplingRule
 from rarecli.core.types import AnyArray, FloatArray, IntArray, Shape, Triple
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _MOST_VOXELS = 2**30
 _AXES = (-1, 1, 1), (1, -1, 1), (1, 1, -1)
@@ -149,8 +152,10 @@ def nearest_indices(size: int, new_size: int, zoom: float) -> IntArray:
     return indices
 
 
-def _axis_weights(size: int, new_size: int, step: float, min_box_voxels: float) -> sparse.csr_array:
+def _axis_weights(size: int, new_size: int, step: float, min_box_voxels: float) -> csr_array:
     """Return weights (new_size, size): the overlap of each output box with each input voxel, in input voxels; rows sum to 1."""
+    from scipy.sparse import csr_array  # slow to import, and most scans are not resampled
+
     half = max(min_box_voxels, step) / 2
     centres = (np.arange(new_size) - (new_size - 1) / 2) * step + (size - 1) / 2
     first = np.floor(centres - half + 0.5).astype(np.int64)
@@ -161,4 +166,4 @@ def _axis_weights(size: int, new_size: int, step: float, min_box_voxels: float) 
     overlap /= overlap.sum(axis=1, keepdims=True)
     rows = np.repeat(np.arange(new_size), num_taps)
     columns = np.clip(taps, 0, size - 1).ravel()
-    return sparse.csr_array((overlap.ravel().astype(np.float32), (rows, columns)), shape=(new_size, size))
+    return csr_array((overlap.ravel().astype(np.float32), (rows, columns)), shape=(new_size, size))

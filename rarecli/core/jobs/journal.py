@@ -1,7 +1,7 @@
 """The journal of a batch: one line per finished case, so that `--resume` processes only the missing cases.
 
 A line holds the key of the case: a hash of its files, the model and the options. If one of them changes, the key differs
-and the case is processed again. Lines are appended, so a stopped batch loses at most the case in progress. Each task of a
+and the case is processed again. Lines are appended, so a stopped batch loses at most the cases in progress. Each task of a
 job array has its own file; `--resume` reads them all, and a batch of all cases merges their lines into its own file.
 Decision: docs/decisions/0011-batches.md.
 """

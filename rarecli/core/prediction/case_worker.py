@@ -21,11 +21,13 @@ from rarecli.core.imaging.regions import box_text
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.scan_rules import RouteChoice
+from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.journal import Journal, key_of
+from rarecli.core.jobs.pipeline import pipelined
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
-from rarecli.core.prediction.predictor import ModelChoice, Predictor
-from rarecli.core.prediction.quality import assess
+from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
+from rarecli.core.prediction.quality import Quality, assess
 from rarecli.core.prediction.regions import WHOLE_SCAN, Where, predict_where
 from rarecli.core.prediction.results import probabilities_file, write_result
 from rarecli.core.reporting.options import ReportOptions
@@ -82,6 +84,27 @@ class Done:
 
 
 @dataclass(frozen=True)
+class _Opened:
+    """A scan that is read, in `seconds`."""
+
+    case: Case
+    target: Path
+    key: str
+    volume: Volume
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A scan that is predicted, in `seconds`."""
+
+    opened: _Opened
+    prediction: Prediction
+    quality: Quality
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CaseWorker:
     """Predicts cases in the current process."""
 
@@ -90,24 +113,69 @@ class CaseWorker:
     journal: Journal | None
 
     def work(self, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
-        """Predict the cases in order."""
-        for case in cases:
-            yield self.attempt(case, targets[case.name])
+        """Predict the cases in order. While a scan is predicted, the next is read and the result of the previous is written.
+
+        At most three scans are in memory.
+        """
+        pairs = [(case, targets[case.name]) for case in cases]
+        return pipelined(pairs, lambda pair: self._read(*pair), self._predict, self._write)
 
     def attempt(self, case: Case, target: Path) -> Done:
         """Predict one case; an error of the case is returned as its outcome."""
-        options = self.options
+        return self._write(self._predict(self._read(case, target)))
+
+    def _read(self, case: Case, target: Path) -> _Opened | Done:
+        started = time.perf_counter()
+        options, predictor = self.options, self.predictor
         try:
             with blamed_on(case.name):
-                if self.journal is None:
-                    return Done(_predict_file(case, self.predictor, target, options))
-                key = self._key(case, target)
-                finished: dict[str, Any] | None = self.journal.find(case.name, key)
+                key = "" if self.journal is None else self._key(case, target)
+                finished: dict[str, Any] | None = self.journal.find(case.name, key) if self.journal else None
                 if finished and target.is_file() and (not options.probabilities or probabilities_file(target).is_file()):
                     return Done(finished, key, new=False)
-                return Done(_predict_file(case, self.predictor, target, options), key)
+                if options.where.is_whole:
+                    predictor.require_affordable(case.images, options.entry, options.route, case.series)
+                return _Opened(case, target, key, read_image(case), time.perf_counter() - started)
         except RareError as error:
             return Done(error)
+
+    def _predict(self, opened: _Opened | Done) -> _Predicted | Done:
+        if isinstance(opened, Done):
+            return opened
+        started = time.perf_counter()
+        options, predictor, volume = self.options, self.predictor, opened.volume
+        choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
+        try:
+            with blamed_on(opened.case.name):
+                found = predict_where(predictor, volume, options.where, choice, pad=options.pad, probabilities=options.probabilities)
+                quality = assess(predictor, volume, found, thorough=options.quality)
+                return _Predicted(opened, found, quality, time.perf_counter() - started)
+        except RareError as error:
+            return Done(error)
+
+    def _write(self, predicted: _Predicted | Done) -> Done:
+        if isinstance(predicted, Done):
+            return predicted
+        started = time.perf_counter()
+        options, predictor, opened, found = self.options, self.predictor, predicted.opened, predicted.prediction
+        try:
+            with blamed_on(opened.case.name):
+                write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
+                quality = predicted.quality.record(predictor.calibration)
+        except RareError as error:
+            return Done(error)
+        record = {
+            "entry": list(found.entry),
+            "reason": found.reason,
+            "residual_zoom": list(found.zoom),
+            "spacing_mm": list(opened.volume.spacing_mm),
+            "backend": predictor.runner.backend,
+            "seconds": opened.seconds + predicted.seconds + time.perf_counter() - started,
+            "warnings": list(found.warnings),
+            "volumes_mm3": predicted.quality.volumes_mm3,
+            "quality": quality,
+        }
+        return Done(record, opened.key)
 
     def _key(self, case: Case, target: Path) -> str:
         """Return a hash of everything that the result of a case depends on."""
@@ -162,25 +230,3 @@ def _num_gpus() -> int:
     except ModuleNotFoundError:
         return 0
     return torch.cuda.device_count()
-
-
-def _predict_file(case: Case, predictor: Predictor, target: Path, options: PredictOptions) -> dict[str, Any]:
-    started = time.perf_counter()
-    choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
-    if options.where.is_whole:
-        predictor.require_affordable(case.images, options.entry, options.route, case.series)
-    volume = read_image(case)
-    prediction = predict_where(predictor, volume, options.where, choice, pad=options.pad, probabilities=options.probabilities)
-    write_result(target, prediction, volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
-    quality = assess(predictor, volume, prediction, thorough=options.quality)
-    return {
-        "entry": list(prediction.entry),
-        "reason": prediction.reason,
-        "residual_zoom": list(prediction.zoom),
-        "spacing_mm": list(volume.spacing_mm),
-        "backend": predictor.runner.backend,
-        "seconds": time.perf_counter() - started,
-        "warnings": list(prediction.warnings),
-        "volumes_mm3": quality.volumes_mm3,
-        "quality": quality.record(predictor.calibration),
-    }
