@@ -68,6 +68,8 @@ MAKERS = {
     "some_failed",
     "_failure",
     "_dead_worker",
+    "_no_scheduler",
+    "scheduler_gone",
     "cannot_write",
     "no_locks",
     "_not_decoded",

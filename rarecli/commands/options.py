@@ -57,6 +57,16 @@ ShardOption = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="tcp://HOST:PORT",
+        help="Process the cases on the workers of this Dask scheduler, which must see the same files; see docs/scale.md.",
+        show_default="this machine",
+        rich_help_panel=MACHINE,
+    ),
+]
 ResampleChannels = Annotated[
     bool,
     typer.Option(

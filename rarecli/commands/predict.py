@@ -22,6 +22,7 @@ from rarecli.commands.options import (
     ResampleChannels,
     Resume,
     RouteOption,
+    SchedulerOption,
     ShardOption,
     Threads,
 )
@@ -158,13 +159,14 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     precision: PrecisionOption = "fp32",
-    probabilities: ProbabilitiesOption = False,
+    maps: ProbabilitiesOption = False,
     pad: PadOption = True,
     resume: Resume = False,
     overwrite: Overwrite = False,
     nproc: NprocOption = 1,
+    scheduler: SchedulerOption = None,
     shard: ShardOption = None,
-    output_format: FormatOption = None,
+    wanted: FormatOption = None,
     series: SeriesOption = None,
     codes: CodesOption = None,
     anonymise: AnonymiseOption = False,
@@ -194,7 +196,7 @@ def run(
     part, page = Shard.parse(shard), report_options(report)
     where = Where(region(roi), coarse_to_fine)
     options = PredictOptions(
-        forced, route, pad, probabilities, resume, overwrite, nproc, part, output_format, series, codes, anonymise, regrid, page, qc, where
+        forced, route, pad, maps, resume, overwrite, nproc, scheduler, part, wanted, series, codes, anonymise, regrid, page, qc, where
     )
     console = Console()
     result = predict(inputs, choice, output, options, console)

@@ -83,6 +83,11 @@ def _hidden_names(folder: Path) -> tuple[str, ...]:
     return tuple(item.name for item in os.scandir(folder) if item.name.startswith("."))
 
 
+def forget_folders() -> None:
+    """Let the next writes look for leftovers again: another process was killed since this one's first write."""
+    _hidden_names.cache_clear()
+
+
 def prefix_of(name: str) -> str:
     """Return the prefix of temporary names for `name`: short enough for every file system, and unique to `name`."""
     short = name if len(name) <= 40 else f"{name[:31]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"

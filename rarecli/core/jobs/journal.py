@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class Journal:
         """Return the noted result of a case with the same key, or None."""
         line = self._lines.get(case)
         return line["result"] if line and line["key"] == key else None
+
+    def of(self, case: str) -> Journal:
+        """Return a copy that knows only this case: small enough to be sent with it."""
+        part = copy(self)
+        part._lines = {case: self._lines[case]} if case in self._lines else {}
+        return part
 
     def add(self, case: str, key: str, result: Any) -> None:
         """Note a case as finished. Its files must be complete by now."""

@@ -44,6 +44,7 @@ class PredictOptions:
     overwrite: replace the files of an earlier call.
     num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
     they take the GPUs in turn.
+    scheduler: the address of a Dask scheduler whose workers share the scans instead; see `cluster_model.py`.
     shard: only this part of the scans.
     format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
     DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
@@ -60,6 +61,7 @@ class PredictOptions:
     resume: bool = False
     overwrite: bool = False
     num_processes: int = 1
+    scheduler: str | None = None
     shard: Shard = WHOLE
     format: str | None = None
     series: str | None = None

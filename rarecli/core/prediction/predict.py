@@ -5,7 +5,7 @@ Decision: docs/decisions/0011-batches.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
 from rarecli.core.imaging.scan_rules import RouteChoice
+from rarecli.core.jobs.cluster import Cluster, require_address
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import volume
-from rarecli.core.prediction.case_worker import CaseWorker, PredictOptions, work_in_processes
+from rarecli.core.prediction.case_worker import CaseWorker, Done, PredictOptions, work_in_processes
+from rarecli.core.prediction.cluster_model import cluster_for, predict_on_cluster
 from rarecli.core.prediction.expected_cost import expected_cost
 from rarecli.core.prediction.html_report import prediction_page
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
@@ -47,6 +49,11 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     noted = Noting(reporter)
+    if options.scheduler is not None:
+        require_address(options.scheduler)
+        if options.num_processes > 1:
+            raise UsageError("a cluster has its own processes", field="--scheduler", remedy="leave --nproc out")
+        inputs, output = [path.absolute() for path in inputs], output.absolute()  # workers have other working directories
     with opened(model) as predictor:
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
@@ -55,16 +62,18 @@ def predict(
         cases = options.shard.of(cases)
         again, resumable = (options.overwrite, False) if to_file else (options.resume or options.overwrite, True)
         require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=again, resumable=resumable)
-        require_writable(output.parent if to_file else output)
+        folder = output.parent if to_file else output
+        require_writable(folder)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
         noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
         choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
         if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
             noted.say(cost)
         names = [case.name for case in cases]
-        journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
-        with interruption_means(CASES_ARE_KEPT) if journal else nullcontext():
-            records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), noted)
+        with cluster_for(options.scheduler, cases, predictor.choice, folder, noted) as cluster:
+            journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
+            with interruption_means(CASES_ARE_KEPT) if journal else nullcontext():
+                records, failures = _predict_cases(cases, targets, CaseWorker(predictor, options, journal), cluster, noted)
         result = {
             "model": predictor.spec.name,
             "num_models": len(predictor.runners),
@@ -83,13 +92,12 @@ def predict(
 
 
 def _predict_cases(
-    cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, reporter: Reporter
+    cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None, reporter: Reporter
 ) -> tuple[dict[str, dict[str, Any]], dict[str, RareError]]:
-    """Returns the records and the errors, each by case."""
+    """Returns the records and the errors, each by case, in the order of the cases."""
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, RareError] = {}
-    results = worker.work(cases, targets) if worker.options.num_processes == 1 else work_in_processes(worker, cases, targets)
-    for case, done in zip(reporter.track(cases, "predict", len(cases)), results, strict=True):
+    for case, done in reporter.track(_outcomes(cases, targets, worker, cluster), "predict", len(cases)):
         outcome = done.outcome
         if isinstance(outcome, RareError):
             # a wrong option or a full disk makes every case fail
@@ -109,7 +117,18 @@ def _predict_cases(
             reporter.warn(f"{case.name} is unlike the training scans: {difference}")
         for doubt in outcome["quality"]["doubts"]:
             reporter.warn(f"{case.name} may be segmented wrongly: {doubt}")
-    return records, failures
+    names = [case.name for case in cases]
+    return {name: records[name] for name in names if name in records}, {name: failures[name] for name in names if name in failures}
+
+
+def _outcomes(cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None) -> Iterator[tuple[Case, Done]]:
+    """Yields each case with its outcome, as they end."""
+    if cluster is not None:
+        yield from predict_on_cluster(worker, cases, targets, cluster)
+    elif worker.options.num_processes > 1:
+        yield from zip(cases, work_in_processes(worker, cases, targets), strict=True)
+    else:
+        yield from zip(cases, worker.work(cases, targets), strict=True)
 
 
 def _volumes(record: dict[str, Any]) -> str:
