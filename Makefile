@@ -2,7 +2,7 @@
 # make test    install, then the default tests
 # make test-cpp   install, then build and test export/cpp
 # make test-triton   install, make .venv-triton with a Triton server, then test serving with it
-# make test-web   install, then open reports in Debian's chromium
+# make test-web   install, then open reports and the page that segments in Debian's chromium, and test its scripts in node
 # make docs    install, then the documentation site in site/
 # make image   the container image, where docker or podman works
 # make check   style, types, import rules, generated files, advisories on dependencies
@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp test-triton test-web docs image check audit fuzz schema faults format clean
+.PHONY: install demo test test-slow test-cpp test-triton test-web docs image check audit fuzz schema faults web-libraries format clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,7 @@ test-triton: install
 
 test-web: install
 	tests/integration/browser/install_packages.sh
+	$(BIN)/pytest tests/engines/test_web_consumer.py tests/engines/test_segment_page.py
 	$(BIN)/pytest -m slow tests/integration/browser
 
 docs: install
@@ -75,6 +76,10 @@ faults: install
 schema: install
 	$(BIN)/python -m rarecli.core.engines.manifest > export/manifest.schema.json
 	$(BIN)/python -m rarecli.commands.schemas docs/schemas
+
+# fetches the libraries of the page from the npm registry, in the versions that export/web/libraries/versions.json pins
+web-libraries: install
+	$(BIN)/python export/web/libraries/renew.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ PAGES = {
     "export/README.md": "export/index.md",
     "export/cpp/README.md": "export/cpp.md",
     "export/triton/README.md": "export/triton.md",
+    "export/web/README.md": "export/web.md",
     "benchmarks/results/accuracy.md": "results.md",
     "rarecli/models/hippocampus/README.md": "models/hippocampus.md",
     "rarecli/models/hippocampus-paper/README.md": "models/hippocampus-paper.md",

@@ -13,7 +13,7 @@ MORE_BACKENDS = ("torch-compile", "torch-cuda-graph")
 """What `rare benchmark` also measures."""
 PRECISIONS = ("fp32", "bf16", "int8")
 ENTRY_SETS = ("isotropic", "thick", "all")
-FORMATS = ("onnx", "tensorrt")
+FORMATS = ("onnx", "tensorrt", "html")
 
 
 def built_in_models() -> list[str]:

@@ -39,7 +39,14 @@ ModelArgument = Annotated[
     typer.Argument(metavar="MODEL", help=f"A run, a bundle, or a built-in model ({NAMES_OF_MODELS}).", autocompletion=complete_model),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for the bundle.", show_default="none, with --triton", rich_help_panel=OUTPUT)
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for the bundle, or with --format html the file.",
+        show_default="none, with --triton",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 DepthsOption = Annotated[
     list[str] | None,
@@ -67,7 +74,7 @@ FormatsOption = Annotated[
     typer.Option(
         "--format",
         metavar=",".join(FORMATS),
-        help="onnx is always written; tensorrt needs a GPU.",
+        help="onnx is always written; tensorrt needs a GPU. html, alone: one page that segments in a browser.",
         show_default="onnx",
         autocompletion=complete_format,
         rich_help_panel=OUTPUT,
@@ -157,37 +164,32 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write one ONNX engine per entry, each checked against PyTorch, or render a Triton model repository.
+    """Write one ONNX engine per entry, each checked against PyTorch; or a page that segments in a browser; or a Triton model repository.
 
     Example: rare export run -o bundle
 
+    Example: rare export hippocampus --format html -o segment.html
+
     Example: rare export bundle --triton repository
     """
-    from rarecli.core.errors import UsageError, missing_extra
+    from rarecli.core.errors import UsageError
     from rarecli.core.serving.repository import TritonOptions, render_repository
 
     if output is None and triton is None:
         raise UsageError("nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
+    if "html" in (chosen := tuple(words(formats) or ("onnx",))):
+        if chosen != ("html",) or output is None or triton:
+            raise UsageError("a page is written alone", field="format", expected="--format html -o PAGE.html, without --triton")
+        return _write_page(model, output, chosen_entries(entries, depths), precision.value, overwrite=overwrite, json=json)
     serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
     console = Console()
     result: dict[str, Any] = {}
     if output is not None:
-        try:
-            from rarecli.core.engines.export import ExportOptions, TensorRtOptions, export
-        except ModuleNotFoundError as error:
-            raise missing_extra(error.name or "torch", "train") from None
         given = ((shape_min, "--shape-min"), (shape_opt, "--shape-opt"), (shape_max, "--shape-max"))
-        least, usual, most = (three_integers(text, option) for text, option in given)
-        options = ExportOptions(
-            entries=chosen_entries(entries, depths),
-            formats=words(formats) or ("onnx",),
-            precision=precision.value,
-            self_contained=self_contained,
-            overwrite=overwrite,
-            num_jobs=os.cpu_count() or 1,
-            tensorrt=TensorRtOptions(least, usual, most, timing_cache),
-        )
-        result |= export(model, output, options, console).model_dump(mode="json")
+        shapes = [three_integers(text, option) for text, option in given]
+        options = {"entries": chosen_entries(entries, depths), "formats": chosen, "precision": precision.value}
+        options |= {"self_contained": self_contained, "overwrite": overwrite}
+        result |= _write_bundle(model, output, options, (*shapes, timing_cache), console)
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
     (print_json if json else _print)(result)
@@ -195,6 +197,30 @@ def run(
         console.end(triton, f"tritonserver --model-repository {shlex.quote(str(triton))}")
     elif output is not None:
         console.end(output, command("benchmark", output, "-o", "timing"))
+
+
+def _write_bundle(model: Path, bundle: Path, options: dict[str, Any], tensorrt: tuple[Any, ...], console: Console) -> dict[str, Any]:
+    from rarecli.core.errors import missing_extra
+
+    try:
+        from rarecli.core.engines.export import ExportOptions, TensorRtOptions, export
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    chosen = ExportOptions(**options, num_jobs=os.cpu_count() or 1, tensorrt=TensorRtOptions(*tensorrt))
+    return export(model, bundle, chosen, console).model_dump(mode="json")
+
+
+def _write_page(model: Path, page: Path, entries: Any, precision: Any, *, overwrite: bool, json: bool) -> None:
+    from rarecli.core.engines.segment_page import write_segment_page
+
+    console = Console()
+    result = write_segment_page(model, page, entries, precision, overwrite=overwrite, reporter=console)
+    if json:
+        print_json(result)
+    else:
+        size = f"{result['bytes'] / 1e6:.1f} MB"
+        print_table("Page", ["page", "size", "entries", "weights"], [[page.name, size, str(len(result["entries"])), result["precision"]]])
+    console.end(page, None)
 
 
 def _print(result: dict[str, Any]) -> None:

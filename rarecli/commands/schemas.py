@@ -138,13 +138,14 @@ def score() -> list[Schema]:
 
 
 def export() -> list[Schema]:
-    """The content of manifest.json, the names of the models for Triton, or both."""
+    """The content of manifest.json, the names of the models for Triton, or both; or of a page, what it holds."""
     from rarecli.core.engines.manifest import Manifest
 
     names = items(TEXT)
     manifest = Manifest.model_json_schema(mode="serialization")
     manifest["properties"]["triton_models"] = names
-    return [manifest, record({"triton_models": names})]
+    page = {"page": TEXT, "bytes": COUNT, "entries": items(ENTRY), "precision": {"enum": ["fp32", "fp16"]}}
+    return [manifest, record({"triton_models": names}), record(page)]
 
 
 def benchmark() -> list[Schema]:

@@ -68,7 +68,7 @@ def test_the_values_are_those_that_the_library_knows():
     assert completion.built_in_models() == list(built_in_models())
     assert completion.BACKENDS == BACKENDS
     assert completion.PRECISIONS == PRECISIONS
-    assert completion.FORMATS == FORMATS
+    assert (*FORMATS, "html") == completion.FORMATS
     assert set(completion.ENTRY_SETS) == set(EntrySet.__args__)
     assert {*completion.BACKENDS, *completion.MORE_BACKENDS} == set(TIMED_BACKENDS)
 
@@ -83,7 +83,7 @@ def test_one_value_is_completed_by_its_beginning():
 
 def test_a_list_is_completed_at_its_last_value():
     assert completion.complete_backends("onnx,to") == ["onnx,torch", "onnx,torch-compile", "onnx,torch-cuda-graph"]
-    assert completion.complete_format("onnx,") == ["onnx,tensorrt"]
+    assert completion.complete_format("onnx,t") == ["onnx,tensorrt"]
 
 
 def test_models_are_built_in_ones_and_those_in_the_working_directory(small_run, small_bundle, tmp_path, monkeypatch):

@@ -61,3 +61,16 @@ class Bundle:
             )
         self._verified.add(hashed.file)
         return path
+
+
+def tensor_places(file: Path) -> dict[str, tuple[int, int]]:
+    """Return the (offset, length) in bytes of each tensor in a safetensors file, by name. Source: the safetensors README."""
+    with file.open("rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(header_bytes))
+    start = 8 + header_bytes
+    return {
+        name: (start + item["data_offsets"][0], item["data_offsets"][1] - item["data_offsets"][0])
+        for name, item in header.items()
+        if name != "__metadata__"
+    }

@@ -24,6 +24,7 @@ from torch.func import functional_call
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import instance_norm
+from rarecli.core.engines.bundle import tensor_places
 from rarecli.core.engines.manifest import Precision
 from rarecli.core.errors import ModelError, missing_extra
 from rarecli.core.model import RareUNet
@@ -117,7 +118,7 @@ def share_weights(graph: Graph, file: Path) -> None:
     """Replace every weight of a graph by a pointer into the safetensors `file`, which must be beside the graph."""
     from onnx import TensorProto
 
-    places = _places(file)
+    places = tensor_places(file)
     for tensor in graph.graph.initializer:
         if tensor.name not in places:  # a constant
             continue
@@ -217,16 +218,3 @@ def _strip(graph: Graph) -> None:
     for item in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
-
-
-def _places(file: Path) -> dict[str, tuple[int, int]]:
-    """Return the (offset, length) in bytes of each tensor in a safetensors file, by name. Source: the safetensors README."""
-    with file.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(header_bytes))
-    start = 8 + header_bytes
-    return {
-        name: (start + item["data_offsets"][0], item["data_offsets"][1] - item["data_offsets"][0])
-        for name, item in header.items()
-        if name != "__metadata__"
-    }

@@ -22,8 +22,9 @@ from rarecli.core.reporting.viewer import Viewer
 from rarecli.core.versions import installed_versions
 
 _ASSETS = Path(__file__).with_name("assets")
-_MARK = '<meta name="generator" content="rare">'
-"""By this a report is recognised as written by rare."""
+STYLES = _ASSETS / "report.css"
+MARK = '<meta name="generator" content="rare">'
+"""By this a page is recognised as written by rare."""
 _PACKAGES = ("rare-unet", "torch", "numpy", "nibabel", "onnxruntime", "openvino", "monai")
 
 
@@ -68,7 +69,7 @@ def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: 
     stays as it is.
     """
     path = folder / FILE_NAME
-    if path.is_symlink() or (path.exists() and not _is_ours(path)):
+    if path.is_symlink() or (path.exists() and not is_ours(path)):
         if options is not None:
             reporter.warn_once(
                 f"{FILE_NAME} is not written: a file of this name is there that rare did not write; the results are complete"
@@ -87,10 +88,11 @@ def write_report(build: Callable[[ReportOptions], Page], folder: Path, options: 
         path.unlink(missing_ok=True)
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Return whether a file is a page that rare wrote."""
     try:
         with path.open("rb") as file:
-            return path.is_file() and _MARK.encode() in file.read(1000)
+            return path.is_file() and MARK.encode() in file.read(1000)
     except OSError:
         return False
 
@@ -108,5 +110,5 @@ def render(page: Page) -> str:
     assets = {name: (_ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "tables.js", "viewer.js")}
     written_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return environment.get_template("report.html.jinja").render(
-        page=page, sections=sections, assets=assets, written_at=written_at, mark=_MARK
+        page=page, sections=sections, assets=assets, written_at=written_at, mark=MARK
     )

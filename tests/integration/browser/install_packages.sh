@@ -1,11 +1,16 @@
 #!/bin/sh
-# Debian's chromium, in which the tests open report.html. Installed if the user is root; otherwise the command to type is printed.
+# What the tests of pages need: Debian's chromium, in which they open, and node, which runs the tests of export/web. Installed if the user is
+# root; otherwise the command to type is printed.
 set -eu
-command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null && exit 0
+missing=""
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="chromium"
+command -v node >/dev/null || missing="$missing nodejs"
+[ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ]; then
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends chromium
+  # shellcheck disable=SC2086
+  apt-get install -y -qq --no-install-recommends $missing
 else
-  echo "missing for the tests of pages: apt-get install chromium" >&2
+  echo "missing for the tests of pages: apt-get install $missing" >&2
   exit 1
 fi

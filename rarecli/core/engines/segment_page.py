@@ -1,0 +1,147 @@
+"""`rare export --format html`: one HTML file that holds a model and segments scans in a browser.
+
+The page is a consumer of the bundle, like export/cpp: its scripts are in export/web, in a wheel in rarecli/web. It holds the manifest, the
+graphs, the weights, the conformance vectors and onnxruntime-web, and requests nothing.
+Decision: docs/decisions/0026-segment-page.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rarecli.core.config.geometry import EntrySet
+from rarecli.core.engines.bundle import Bundle
+from rarecli.core.engines.manifest import Manifest, Precision
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.engines.page_graphs import write_page_graphs
+from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.jobs.files import atomic_file
+from rarecli.core.jobs.outputs import require_replaceable
+from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.reporting.page import MARK, STYLES, is_ours
+from rarecli.core.types import Entry
+from rarecli.core.versions import installed_versions
+
+_LIBRARY = "onnxruntime-web"
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(async )?(function|const|class) )", re.MULTILINE)
+
+
+def write_segment_page(
+    model: Path,
+    page: Path,
+    entries: EntrySet | Sequence[Entry] | None = None,
+    precision: Precision = "fp32",
+    *,
+    overwrite: bool = False,
+    reporter: Reporter = Silent(),
+) -> dict[str, Any]:
+    """Write the page of a model, whole or not at all. Return its path, size in bytes, entries, and the precision of its weights.
+
+    A bundle is taken as it is; a run, a bundle in fp32 for fp16, and chosen entries are exported first, with every check of `export`.
+    Raises UsageError for a page that may not be written there, and what `export` raises.
+    """
+    if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
+        raise UsageError("a page is one file", path=page, expected="a name ending in .html", remedy="choose another -o")
+    require_replaceable([page], [page] if is_ours(page) else [], again=overwrite, resumable=False)
+    source = find_model(model)
+    with tempfile.TemporaryDirectory(prefix="rare-page-") as folder:
+        bundle = source.bundle
+        if bundle is None or entries is not None or (precision == "fp16" and bundle.manifest.precision != precision):
+            bundle = _export(model, Path(folder) / "bundle", entries, precision, reporter)
+        (Path(folder) / "graphs").mkdir()
+        graphs = write_page_graphs(bundle, Path(folder) / "graphs", reporter)
+        text = _render(bundle, graphs)
+    with atomic_file(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    manifest = bundle.manifest
+    return {
+        "page": str(page),
+        "bytes": page.stat().st_size,
+        "entries": [list(entry) for entry in manifest.entries],
+        "precision": manifest.precision,
+    }
+
+
+def _export(model: Path, folder: Path, entries: EntrySet | Sequence[Entry] | None, precision: Precision, reporter: Reporter) -> Bundle:
+    try:
+        from rarecli.core.engines.export import ExportOptions, export
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    export(model, folder, ExportOptions(entries=entries, precision=precision), reporter)
+    return Bundle(folder)
+
+
+def _render(bundle: Bundle, graphs: dict[str, bytes]) -> str:
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise missing_extra("jinja2", "cpu") from None
+    web = web_folder()
+    environment = Environment(
+        loader=FileSystemLoader(web), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    manifest = bundle.manifest
+    scripts = {name: joined_modules(web / "src" / f"{name}.js") for name in ("worker", "page")}
+    return environment.get_template("page.html.jinja").render(
+        mark=MARK,
+        styles=STYLES.read_text(encoding="utf-8") + (web / "page.css").read_text(encoding="utf-8"),
+        manifest=manifest.model_dump(mode="json"),
+        labels=[name for name, value in zip(manifest.spec.plan.label_names, manifest.spec.plan.label_values, strict=True) if value],
+        num_channels=manifest.spec.network.in_channels,
+        version=installed_versions(["rare-unet"]).get("rare-unet", ""),
+        library=json.loads((web / "libraries" / "versions.json").read_text(encoding="utf-8"))[_LIBRARY],
+        worker=scripts["worker"],
+        script=scripts["page"],
+        assets=_assets(bundle, manifest, graphs, web / "libraries" / _LIBRARY),
+    )
+
+
+def _assets(bundle: Bundle, manifest: Manifest, graphs: dict[str, bytes], library: Path) -> dict[str, str]:
+    """Return the files inside the page by name: gzip in base64."""
+    assert manifest.weights is not None
+    vectors = [file for vector in manifest.conformance for file in (vector.scan, vector.labels, vector.arrays)]
+    files = {
+        "ort.js": (library / "ort.wasm.min.js").read_bytes(),
+        "ort.mjs": (library / "ort-wasm-simd-threaded.mjs").read_bytes(),
+        "weights.safetensors": bundle.file(manifest.weights).read_bytes(),
+        **graphs,
+        **{vector.file: bundle.file(vector).read_bytes() for vector in vectors},
+    }
+    packed = {name: gzip.compress(content, mtime=0) for name, content in files.items()}
+    packed["ort.wasm"] = (library / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
+    return {name: base64.b64encode(content).decode() for name, content in packed.items()}
+
+
+def web_folder() -> Path:
+    """Return the folder with the page's template, scripts and libraries: in the package, or in a checkout in export/web."""
+    package = Path(str(resources.files("rarecli")))
+    return package / "web" if (package / "web").is_dir() else package.parent / "export" / "web"
+
+
+def joined_modules(script: Path) -> str:
+    """Return a script with the modules that it imports before it, as one script: a page from file:// cannot import modules.
+
+    All names of the modules share one scope, so each may be declared once.
+    """
+    modules: dict[Path, str] = {}
+
+    def add(path: Path) -> None:
+        if path in modules:
+            return
+        text = path.read_text(encoding="utf-8")
+        modules[path] = ""  # taken, also by a module that imports this one in turn
+        for name in _IMPORT.findall(text):
+            add(path.parent / name)
+        modules[path] = modules.pop(path) or _EXPORT.sub("", _IMPORT.sub("", text))
+
+    add(script)
+    return '"use strict";\n(() => {\n' + "\n".join(modules.values()) + "})();"
