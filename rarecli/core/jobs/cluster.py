@@ -76,16 +76,6 @@ class Cluster:
         """
         return Batch(self, work, items).outcomes()
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result | RareError]:
-        """Yield the outcomes in the order of the items, like `Workers.map`."""
-        ended: dict[int, Result | RareError] = {}
-        num_yielded = 0
-        for index, outcome in self.outcomes(work, items):
-            ended[index] = outcome
-            while num_yielded in ended:
-                yield ended.pop(num_yielded)
-                num_yielded += 1
-
     def _check(self, addresses: Iterable[str]) -> dict[str, EnvironmentFault | None]:
         return faults_of(self.client, sorted(addresses), self._reads, self._writes, self.reporter)
 

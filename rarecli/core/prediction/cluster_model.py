@@ -17,7 +17,6 @@ from rarecli.core.jobs.cluster import Cluster, joined_cluster
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.prediction.case_worker import CaseWorker, Done, PredictOptions
-from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 
@@ -27,7 +26,7 @@ def cluster_for(
     """Context manager: the cluster of a scheduler, whose workers see the folders of the cases and the models; None without a scheduler."""
     if scheduler is None:
         return nullcontext()
-    folders = {path.parent for case in cases for path in (*case.images, *([case.labels] if case.labels else []))}
+    folders = {path.parent for case in cases for path in case.images}
     return joined_cluster(scheduler, [*folders, *filter(Path.exists, _absolute(choice).models)], writes, reporter)
 
 
@@ -39,7 +38,7 @@ def predict_on_cluster(
     if isinstance(where.roi, Path):
         where = replace(where, roi=where.roi.absolute())
     options = replace(options, codes=options.codes and options.codes.absolute(), where=where)
-    attempt = partial(_attempt, choice=sent_choice(worker.predictor), key=worker.predictor.key, options=options)
+    attempt = partial(_attempt, choice=_sent_choice(worker.predictor), key=worker.predictor.key, options=options)
     items = [(case, targets[case.name], worker.journal and worker.journal.of(case.name)) for case in cases]
     for index, outcome in cluster.outcomes(attempt, items):
         if isinstance(outcome, RareError):
@@ -50,29 +49,25 @@ def predict_on_cluster(
 
 def _attempt(item: tuple[Case, Path, Journal | None], *, choice: ModelChoice, key: str, options: PredictOptions) -> Done:
     case, target, journal = item
-    predictor = model_of_worker(choice, key)
-    assert isinstance(predictor, Predictor)
-    return CaseWorker(predictor, options, journal).attempt(case, target)
+    return CaseWorker(model_of_worker(choice, key), options, journal).attempt(case, target)
 
 
 @lru_cache(maxsize=1)
-def model_of_worker(choice: ModelChoice, key: str, folds: bool = False) -> Predictor | Folds:
+def model_of_worker(choice: ModelChoice, key: str) -> Predictor:
     """Return the model of this worker process, which stays open for the cases to come.
 
-    folds: the models are runs of one cross-validation. key: of the same model where `rare` was called. Raises ModelError if the model
-    here is another one.
+    key: of the same model where `rare` was called. Raises ModelError if the model here is another one.
     """
     from distributed import get_worker
 
-    choice = replace(choice, num_threads=choice.num_threads or get_worker().state.nthreads)
-    predictor = pooled(choice) if folds else choice.open()
+    predictor = replace(choice, num_threads=choice.num_threads or get_worker().state.nthreads).open()
     if predictor.key != key:
         path = choice.models[0]
         raise ModelError("a worker has another model under this path", path=path, remedy="use one path for one model on all machines")
     return predictor
 
 
-def sent_choice(predictor: Predictor | Folds) -> ModelChoice:
+def _sent_choice(predictor: Predictor) -> ModelChoice:
     """Return what a worker needs to open the same models with the same backend."""
     return replace(_absolute(predictor.choice), backend=predictor.runner.backend)
 

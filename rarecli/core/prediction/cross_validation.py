@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from rarecli.core.config.run_folder import RUN, load_run_info
 from rarecli.core.errors import ModelError, UsageError, some
-from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
@@ -38,8 +36,6 @@ class Folds:
         self._stack = ExitStack()
         predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads)) for run in runs}
         require_one_plan({str(run): (predictor.rules, predictor.runner.entries) for run, predictor in predictors.items()})
-        self.choice = ModelChoice(tuple(runs), device, backend, num_threads)
-        self._predictors = tuple(predictors.values())
         self._by_case = {case: predictors[run] for case, run in held_out.items()}
         first = predictors[runs[0]]
         self.rules, self.spec, self.runner = first.rules, first.spec, first.runner
@@ -49,11 +45,6 @@ class Folds:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
-
-    @cached_property
-    def key(self) -> str:
-        """A hash of the models and of how they are run, as of a `Predictor`."""
-        return key_of([], [predictor.key for predictor in self._predictors])
 
     @property
     def case_names(self) -> list[str]:
