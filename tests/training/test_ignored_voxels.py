@@ -21,7 +21,7 @@ from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.score import score
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.prediction.predictor import ModelChoice
 from rarecli.core.training.multi_resolution import make_samples
 from rarecli.core.training.patches import PatchSource
