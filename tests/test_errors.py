@@ -72,6 +72,7 @@ MAKERS = {
     "scheduler_gone",
     "cannot_write",
     "no_locks",
+    "_broken_zip",
     "_not_decoded",
     "_not_labels",
     "Interrupted",
