@@ -3,7 +3,7 @@ import pytest
 
 from rarecli import Volume
 from rarecli.core.errors import DataError, UsageError
-from rarecli.core.imaging.regions import Region, at_least, box_text, grown, read_box, region_of
+from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_parts, grown, read_box, region_of
 from rarecli.core.imaging.volume import write_labels
 
 
@@ -56,3 +56,16 @@ def test_a_box_grows_as_far_as_the_scan_reaches():
     assert grown(box(1, 3, 5, 6, 0, 30), (2, 2, 2), SCAN.shape) == box(0, 5, 3, 8, 0, 30)
     assert at_least(box(0, 2, 9, 11, 5, 25), (4, 8, 8), SCAN.shape) == box(0, 4, 6, 14, 5, 25)
     assert at_least(box(9, 10, 0, 20, 0, 30), (64, 64, 64), SCAN.shape) == box(0, 10, 0, 20, 0, 30)
+
+
+def test_every_part_has_its_box_and_overlapping_boxes_are_one():
+    labels = np.zeros((40, 10, 10), dtype=np.uint8)
+    labels[2:4, 2, 2] = 1
+    labels[20, 5, 5] = 2
+    labels[23, 5, 5] = 1
+    assert sorted(boxes_of_parts(labels, (1, 1, 1)), key=str) == sorted(
+        [box(1, 5, 1, 4, 1, 4), box(19, 22, 4, 7, 4, 7), box(22, 25, 4, 7, 4, 7)], key=str
+    )
+    assert boxes_of_parts(labels, (2, 0, 1))[1:] == [box(18, 26, 5, 6, 4, 7)]
+    labels[8, 2, 2] = labels[5:7, 9, 9] = 1  # its box joins two that do not overlap each other
+    assert len(boxes_of_parts(labels[:12], (1, 9, 9))) == 1

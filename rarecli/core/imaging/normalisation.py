@@ -29,11 +29,6 @@ def percentile_limits(image: FloatArray, rule: PercentileNormalisation) -> Limit
     return tuple(limits)
 
 
-def limits_of(image: FloatArray, rule: Normalisation) -> Limits | None:
-    """Return the limits that `normalise` takes from an image; None for a rule with fixed values."""
-    return percentile_limits(image, rule) if isinstance(rule, PercentileNormalisation) else None
-
-
 def normalise(image: FloatArray, rule: Normalisation, limits: Limits | None = None) -> FloatArray:
     """Return (C, X, Y, Z) normalised, as a new float32 array. limits: replace the percentiles of `image` (a patch uses its whole scan's).
 

@@ -14,11 +14,12 @@ from functools import cached_property
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
+from rarecli.core.config.plan import PercentileNormalisation
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.bounds import require_affordable
 from rarecli.core.imaging.cropping import Box, Placement, crop, crop_to
-from rarecli.core.imaging.normalisation import limits_of, normalise
+from rarecli.core.imaging.normalisation import Limits, normalise, percentile_limits
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
 from rarecli.core.imaging.scan_rules import ResamplingRule, RouteChoice, ScanRules
@@ -97,10 +98,18 @@ class RoutedScan:
         return self.placement.place_probabilities(np.stack([from_ras(channel, self.source.affine) for channel in restored]))
 
 
-def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice(), box: Box | None = None) -> RoutedScan:
+@dataclass(frozen=True)
+class Part:
+    """A part of a scan that is prepared alone: a box in voxels of the scan's own axes. limits: those of the whole scan's intensities."""
+
+    box: Box
+    limits: Limits | None
+
+
+def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice(), part: Part | None = None) -> RoutedScan:
     """Crop and route a scan, resample it to the grid of its entry, normalise it.
 
-    box: prepare only this part, in voxels of the scan's own axes; its intensities are normalised as those of the whole scan.
+    part: prepare only this part of the scan.
     Raises ModelError if the model was trained for a different number of channels, DataError for a scan that costs too much.
     """
     spec = rules.spec
@@ -112,17 +121,19 @@ def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoi
             expected=f"{spec.network.in_channels} ({', '.join(spec.plan.channel_names)})",
             remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
-    source, placement = crop(scan, spec.plan.crop)
+    source, placement = crop(scan, spec.plan.crop) if part is None else crop_to(scan, part.box)
     ras = to_ras(source)
     way = rules.route(ras.spacing_mm, choice)
-    if box is None:
-        require_affordable(ras.shape, scan.num_channels, way, rules)
+    require_affordable(ras.shape, scan.num_channels, way, rules)
     image = resample(ras.data, way.zoom, rule=rules.resampling)
-    limits = None
-    if box is not None:
-        limits = limits_of(image, spec.plan.normalisation)
-        source, placement = crop_to(scan, box)
-        ras = to_ras(source)
-        require_affordable(ras.shape, scan.num_channels, way, rules)
-        image = resample(ras.data, way.zoom, rule=rules.resampling)
-    return RoutedScan(normalise(image, spec.plan.normalisation, limits), way, source, placement, rules.resampling)
+    normalised = normalise(image, spec.plan.normalisation, part.limits if part else None)
+    return RoutedScan(normalised, way, source, placement, rules.resampling)
+
+
+def limits_of_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice()) -> Limits | None:
+    """Return the limits of intensity by which `prepare_scan` normalises a whole scan; None for a model with fixed ones."""
+    if not isinstance(rules.spec.plan.normalisation, PercentileNormalisation):
+        return None
+    ras = to_ras(crop(scan, rules.spec.plan.crop)[0])
+    image = resample(ras.data, rules.route(ras.spacing_mm, choice).zoom, rule=rules.resampling)
+    return percentile_limits(image, rules.spec.plan.normalisation)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rarecli.core.errors import DataError, UsageError
 from rarecli.core.imaging.cropping import Box, content_box
 from rarecli.core.imaging.volume import Volume, read_labels, require_same_grid
@@ -73,6 +75,30 @@ def at_least(box: Box, least: Triple, shape: Shape) -> Box:
         first = min(max(0, (part.start + part.stop - length) // 2), size - length)
         parts.append(slice(first, first + length) if length > part.stop - part.start else part)
     return parts[0], parts[1], parts[2]
+
+
+def boxes_of_parts(labels: IntArray, margin: Shape) -> list[Box]:
+    """Return a box around every connected part of labels (X, Y, Z) with a margin in voxels; boxes that overlap are merged into one."""
+    from scipy import ndimage  # takes longer to import than a small scan to predict
+
+    parts = ndimage.find_objects(ndimage.label(labels != 0, np.ones((3, 3, 3)))[0])
+    boxes: list[Box] = []
+    for x, y, z in parts:
+        box = grown((x, y, z), margin, (labels.shape[0], labels.shape[1], labels.shape[2]))
+        while other := next((other for other in boxes if _overlap(box, other)), None):
+            boxes.remove(other)
+            box = _around(box, other)
+        boxes.append(box)
+    return boxes
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
+
+
+def _around(one: Box, other: Box) -> Box:
+    x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    return x, y, z
 
 
 def whole_box(shape: Shape) -> Box:

@@ -22,10 +22,9 @@ from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
-from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.formats.in_memory import in_kind_of, volume_of
 from rarecli.core.imaging.nifti_affine import require_orthogonal
-from rarecli.core.imaging.preprocessing import RoutedScan, prepare_scan
+from rarecli.core.imaging.preprocessing import Part, RoutedScan, prepare_scan
 from rarecli.core.imaging.restore import classes_of, expected_dice, label_values, softmax
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_rules import RouteChoice
@@ -170,15 +169,15 @@ class Predictor:
         *,
         pad: bool = True,
         probabilities: bool = False,
-        box: Box | None = None,
+        part: Part | None = None,
         sparse: bool = False,
     ) -> Prediction:
         """Segment a scan as `predict` does, and raise what it raises.
 
-        box: segment only this part, see `prepare_scan`; the rest is background. sparse: with windows that do not overlap.
+        part: segment only this; the rest is background. sparse: with windows that do not overlap.
         """
         started = time.perf_counter()
-        routed = prepare_scan(volume, self.rules, choice, box)
+        routed = prepare_scan(volume, self.rules, choice, part)
         logits = self._logits(routed, pad, sparse)
         maps = routed.restore_probabilities(softmax(logits)) if probabilities else None
         return Prediction(
@@ -189,7 +188,7 @@ class Predictor:
             routed.route.zoom,
             maps,
             time.perf_counter() - started,
-            differences(routed, self.spec.plan) if box is None else (),
+            differences(routed, self.spec.plan) if part is None else (),
             expected_dice(logits),
         )
 

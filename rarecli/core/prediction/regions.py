@@ -14,10 +14,11 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from rarecli.core.config.geometry import entry_text
-from rarecli.core.errors import UsageError
-from rarecli.core.imaging.cropping import Box, content_box
+from rarecli.core.errors import UsageError, some
+from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.orientation import to_ras
-from rarecli.core.imaging.regions import Region, at_least, box_text, grown, region_of
+from rarecli.core.imaging.preprocessing import Part, limits_of_scan
+from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_parts, region_of
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
@@ -59,24 +60,30 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
 
     Raises DataError for a region that is not on the scan.
     """
+
+    def within(boxes: Sequence[Box]) -> Prediction:
+        limits = limits_of_scan(scan, predictor.rules, choice)
+        seen = [at_least(box, _window(predictor, scan, choice), scan.shape) for box in boxes]
+        parts = (predictor.segment(scan, choice, pad=pad, probabilities=probabilities, part=Part(box, limits)) for box in seen)
+        return _together(list(zip(boxes, parts, strict=True)))
+
     if where.roi is not None:
         region = region_of(where.roi, scan)
-        found = _within(predictor, scan, region.box, choice, pad=pad, probabilities=probabilities)
-        return replace(_only(found, region), reason=f"{found.reason}; region {box_text(region.box)}")
-    entry = predictor.rules.route(to_ras(scan).spacing_mm, choice).entry
-    finder = finding_entry(entry, predictor.runner.entries)
+        found = _without_outside(within([region.box]), region)
+        return replace(found, reason=f"{found.reason}; region {box_text(region.box)}")
+    finder = finding_entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry, predictor.runner.entries)
     if not where.coarse_to_fine or finder is None:
         return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
     coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True)
     if not coarse.labels.any():
         whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
         return replace(whole, reason=f"{whole.reason}; the whole scan, because {entry_text(finder)} finds no label")
-    step = _own_axes(predictor.rules.entry(finder).grid_spacing_mm, scan)
-    x, y, z = (math.ceil(_MARGIN * grid / spacing) for grid, spacing in zip(step, scan.spacing_mm, strict=True))
-    box = grown(content_box(coarse.labels[None]), (x, y, z), scan.shape)
-    fine = _within(predictor, scan, box, choice, pad=pad, probabilities=probabilities)
-    reason = f"{fine.reason}; in {box_text(box)}, where {entry_text(finder)} finds labels"
-    return replace(_only(fine, Region(box)), reason=reason, warnings=coarse.warnings, seconds=coarse.seconds + fine.seconds)
+    steps = _own_axes(predictor.rules.entry(finder).grid_spacing_mm, scan)
+    x, y, z = (math.ceil(_MARGIN * step / spacing) for step, spacing in zip(steps, scan.spacing_mm, strict=True))
+    boxes = boxes_of_parts(coarse.labels, (x, y, z))
+    fine = within(boxes)
+    reason = f"{fine.reason}; in {some(map(box_text, boxes))}, where {entry_text(finder)} finds labels"
+    return replace(fine, reason=reason, warnings=coarse.warnings, seconds=coarse.seconds + fine.seconds)
 
 
 def finding_entry(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
@@ -89,22 +96,39 @@ def finding_entry(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     return min(coarser, key=distance, default=None)
 
 
-def _within(predictor: Predictor, scan: Volume, box: Box, choice: RouteChoice, *, pad: bool, probabilities: bool) -> Prediction:
-    """Predict a box of a scan, grown to one window where it is smaller: the network then sees what lies around it."""
-    entry = predictor.rules.route(to_ras(scan).spacing_mm, choice).entry
-    rule = predictor.rules.entry(entry)
+def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
+    """Return the size of one window in voxels of the scan's own axes: in a smaller box the network would see too little."""
+    rule = predictor.rules.entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry)
     x, y, z = (size * grid for size, grid in zip(rule.patch_shape, rule.grid_spacing_mm, strict=True))
-    sizes = [extent / spacing for extent, spacing in zip(_own_axes((x, y, z), scan), scan.spacing_mm, strict=True)]
-    seen = at_least(box, (sizes[0], sizes[1], sizes[2]), scan.shape)
-    return predictor.segment(scan, choice, pad=pad, probabilities=probabilities, box=seen)
+    own_x, own_y, own_z = (extent / spacing for extent, spacing in zip(_own_axes((x, y, z), scan), scan.spacing_mm, strict=True))
+    return own_x, own_y, own_z
 
 
-def _only(found: Prediction, region: Region) -> Prediction:
-    maps = found.probabilities
+def _together(parts: Sequence[tuple[Box, Prediction]]) -> Prediction:
+    """Return one prediction of several that each answer in their box. The expected Dice is their mean, weighted by the labels' voxels."""
+    first = parts[0][1]
+    labels = np.zeros_like(first.labels)
+    maps = None if first.probabilities is None else np.zeros_like(first.probabilities)
     if maps is not None:
-        outside = region.only(np.ones(found.labels.shape, dtype=np.uint8)) == 0
-        maps[:, outside] = 0
-        maps[0, outside] = 1
+        maps[0] = 1
+    for box, part in parts:
+        labels[box] = part.labels[box]
+        if maps is not None and part.probabilities is not None:
+            maps[(slice(None), *box)] = part.probabilities[(slice(None), *box)]
+    expected = []
+    for index in range(len(first.expected_dice)):
+        known = [(value, np.count_nonzero(part.labels[box])) for box, part in parts if (value := part.expected_dice[index]) is not None]
+        total = sum(weight for _, weight in known)
+        expected.append(sum(value * weight for value, weight in known) / total if total else None)
+    seconds = sum(part.seconds for _, part in parts)
+    return replace(first, labels=labels, probabilities=maps, seconds=seconds, expected_dice=tuple(expected))
+
+
+def _without_outside(found: Prediction, region: Region) -> Prediction:
+    maps = found.probabilities
+    if maps is not None and region.mask is not None:
+        maps[:, region.mask == 0] = 0
+        maps[0, region.mask == 0] = 1
     return replace(found, labels=region.only(found.labels), probabilities=maps)
 
 
