@@ -66,6 +66,7 @@ def test_coarse_to_fine_answers_in_fewer_windows_what_the_whole_scan_gives_there
     assert {entry for entry, _ in runs} == {(0, 0, 0), (3, 3, 3)}
     assert sum(entry == (0, 0, 0) for entry, _ in runs) <= num_whole
     assert "where depth 3 finds labels" in found.reason
+    assert not any("spacing" in text for text in found.warnings)
     box = tuple(slice(*map(int, part.split(":"))) for part in found.reason.split("; in ")[1].split(", where")[0].split(","))
     inside = np.zeros(large.shape, dtype=bool)
     inside[box] = True
