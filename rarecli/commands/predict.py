@@ -132,7 +132,7 @@ RoiOption = Annotated[
 CoarseToFineOption = Annotated[
     bool,
     typer.Option(
-        "--coarse-to-fine", help="Segment only the region where a coarser entry finds labels; for large scans.", rich_help_panel=DATA
+        "--coarse-to-fine", help="Segment only the boxes where a coarser entry finds labels; for large scans.", rich_help_panel=DATA
     ),
 ]
 NprocOption = Annotated[
