@@ -187,14 +187,14 @@ def test_fault_52_a_bug_in_one_case_does_not_stop_the_others(predictor, tmp_path
     for name in "abc":
         write_scan(tmp_path / "in" / f"{name}.nii.gz")
     errors = iter([None, ZeroDivisionError("by 0"), MemoryError()])
-    real = predictor.predict
+    real = predictor.segment
 
     def fail_in_turn(*arguments, **options):
         if error := next(errors):
             raise error
         return real(*arguments, **options)
 
-    monkeypatch.setattr(predictor, "predict", fail_in_turn)
+    monkeypatch.setattr(predictor, "segment", fail_in_turn)
     with pytest.raises(SomeCasesFailed, match="2 of 3 cases failed") as caught:
         predict([tmp_path / "in"], predictor, tmp_path / "out")
     assert "b  this is a bug in rare: ZeroDivisionError: by 0" in str(caught.value)

@@ -184,7 +184,7 @@ def test_resume_sees_a_changed_slice(tmp_path):
     model = Octants()
     predict([path], model, tmp_path / "out")
     calls = []
-    model.predict = lambda volume, **options: calls.append(1) or Octants.predict(model, volume, **options)
+    model.segment = lambda volume, choice, **options: calls.append(1) or Octants.segment(model, volume, choice, **options)
     predict([path], model, tmp_path / "out", PredictOptions(resume=True))
     assert calls == []
     image(voxels()[1] + 1, above(STEP)).save_as(path / "IM001", enforce_file_format=True)
