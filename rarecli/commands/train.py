@@ -3,7 +3,7 @@
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,6 +131,14 @@ InitOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+FreezeOption = Annotated[
+    Literal["none", "encoder"] | None,
+    typer.Option(
+        help="With --init: weights that keep their values. encoder: all levels on the way down, with the bottleneck.",
+        show_default=_OF_CONFIG,
+        rich_help_panel=TRAINING,
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -187,6 +195,7 @@ def run(
     resume: ResumeOption = False,
     resume_from: ResumeFromOption = None,
     init: InitOption = None,
+    freeze: FreezeOption = None,
     nproc: NprocOption = 1,
     device: DeviceOption = "auto",
     amp: AmpOption = None,
@@ -209,7 +218,7 @@ def run(
     from rarecli.core.jobs.ranks import find_ranks, started_by_launch
 
     network = {"arch": arch, "targets": targets, "num_filters": num_filters, "num_levels": num_levels, "num_depths": num_depths}
-    chosen = network | {"name": name, "epochs": epochs, "fold": fold_choice(fold), "amp": amp}
+    chosen = network | {"freeze": freeze, "name": name, "epochs": epochs, "fold": fold_choice(fold), "amp": amp}
     source = output if resume else resume_from
     settings = load_train_config(preset, config, overrides(set_ or [], chosen), load_resumed_config(source) if source else None)
     try:

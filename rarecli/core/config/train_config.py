@@ -72,6 +72,9 @@ class TrainConfig(Frozen):
     """None: the number of levels in the prepared dataset's plan."""
     num_depths: Levels = 4
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    freeze: Literal["none", "encoder"] = "none"
+    """Weights that keep the values of the model that the training starts from. encoder: all levels on the way down, with the bottleneck;
+    gateway blocks, decoder and heads are trained."""
     epochs: PositiveInt = 100
     batch_size: Size = 2
     """Scans per step, over all ranks together: more ranks make the same training faster."""

@@ -50,6 +50,11 @@ class _Taken:
     arrived: torch.Event | None
 
 
+def is_frozen(name: str, freeze: str) -> bool:
+    """Return whether a weight keeps its value. freeze: of `TrainConfig`."""
+    return freeze == "encoder" and name.startswith(("encoder.", "bottleneck."))
+
+
 class Learner:
     """Network, averaged weights and optimiser of one rank. All ranks hold the same bits.
 
@@ -66,8 +71,12 @@ class Learner:
         if config.checkpoint_activations:
             network.checkpoint_activations()
         self.device = next(network.parameters()).device
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not is_frozen(name, config.freeze))
         self.average = AveragedModel(network)
-        parameters = list(network.parameters())
+        self.trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+        """The weights that the optimiser changes, by name."""
+        parameters = list(self.trained.values())
         self.optimiser: Any = make_optimiser(parameters, config.optimiser)
         self._names = [*(f"loss_depth{depth}" for depth in range(network.num_depths)), "consistency", "loss_thick", "stop"]
         sizes = [parameter.numel() for parameter in parameters]
@@ -179,6 +188,6 @@ class Learner:
 
     def _first_fault(self, losses: dict[str, float], norms: list[float]) -> str:
         """Name the first loss that is not finite, else the first such gradient from the output backwards."""
-        names = [f"the gradient of {name}" for name, _ in self.network.named_parameters()]
+        names = [f"the gradient of {name}" for name in self.trained]
         found = [*losses.items(), *reversed(list(zip(names, norms, strict=True)))]
         return next((name for name, value in found if not math.isfinite(value)), "the gradient norm")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from rarecli.core.config import run_folder
 from rarecli.core.engines.model_files import ModelFiles
-from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.errors import ModelError, UsageError, some
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.model import checkpoint
 from rarecli.core.training.initial_weights import initialise
+from rarecli.core.training.learner import is_frozen
 from rarecli.core.training.loop import TrainingLoop
 from rarecli.core.training.state import (
     EpochSums,
@@ -31,6 +32,15 @@ def start_anew(loop: TrainingLoop, model: ModelFiles | None) -> None:
         loaded = initialise(learner.network, loop.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
         for line in loaded.words():
             loop.reporter.say(line)
+        if missing := [name for name in loaded.random if is_frozen(name, loop.config.freeze)]:
+            raise ModelError(
+                "a frozen weight would stay random",
+                path=model.weights,
+                field="freeze",
+                found=f"{some(missing)}: {loaded.random[missing[0]]}",
+                expected="a model with all weights of the encoder",
+                remedy="train it too: leave --freeze out",
+            )
         learner.average.module.load_state_dict(learner.network.state_dict())
         loop.started_from = model.spec.name
     if loop.ranks.leads:

@@ -25,7 +25,7 @@ from rarecli.core.training.learner import Learner, StepResult
 
 _MAY_CHANGE = {"epochs", "num_workers", "patience", "validate_every", "amp", "accumulate", "checkpoint_minutes", "checkpoint_activations"}
 """Settings that a resumed training may change."""
-_GIVES_STATE_ITS_MEANING = ("targets", "fold", "num_folds", "cases", "monitor")
+_GIVES_STATE_ITS_MEANING = ("targets", "fold", "num_folds", "cases", "monitor", "freeze")
 """Settings that a new run must share with the run whose state it starts from."""
 
 
@@ -147,7 +147,7 @@ def pack(learner: Learner, plateau: ReduceLROnPlateau) -> tuple[dict[str, Tensor
     tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
     tensors |= {f"average.{name}": tensor for name, tensor in learner.average.module.state_dict().items()}
     tensors["average_count"] = learner.average.n_averaged
-    names = [name for name, _ in learner.network.named_parameters()]
+    names = list(learner.trained)
     for index, entries in learner.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{names[index]}.{key}": value for key, value in entries.items()}
     return tensors, {**plateau.state_dict(), "lr": learner.optimiser.param_groups[0]["lr"]}
@@ -161,7 +161,7 @@ def unpack(tensors: dict[str, Tensor], learner: Learner) -> None:
     optimiser = learner.optimiser.state_dict()
     optimiser["state"] = {
         index: _part(tensors, f"optimiser.{name}.")
-        for index, (name, _) in enumerate(learner.network.named_parameters())
+        for index, name in enumerate(learner.trained)
         if any(key.startswith(f"optimiser.{name}.") for key in tensors)
     }
     learner.optimiser.load_state_dict(optimiser)

@@ -13,6 +13,7 @@ from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.data.folds import all_folds, choose_split, kept_split, write_splits
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.model_files import find_model
+from rarecli.core.errors import UsageError
 from rarecli.core.jobs.files import leftovers, locked, require_writable
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.ranks import find_ranks, joined
@@ -59,6 +60,8 @@ def train(
     """
     dataset = open_prepared(prepared)
     require_startable(run, options.resume, options.resume_from, options.init)
+    if config.freeze != "none" and not (options.init or options.resume or options.resume_from):
+        raise UsageError("random weights would be frozen", field="freeze", found=config.freeze, remedy="give --init with a trained model")
     spec = make_spec(dataset, config)
     source = run if options.resume else options.resume_from
     split = kept_split(source, dataset, options.splits) if source else choose_split(dataset, config, options.splits)
