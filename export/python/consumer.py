@@ -82,6 +82,10 @@ def box_mean(data, axis, new_size, step, least):  # beyond the border, the last 
 
 
 def normalise(data, rule, channel):
+    if rule["kind"] == "per-channel":
+        return normalise(data, rule["rules"][channel], 0)
+    if rule["kind"] in ("none", "z-score"):
+        return data if rule["kind"] == "none" else (data - data.mean()) / (data.std() if np.ptp(data) else np.inf)
     if rule["kind"] == "ct":
         return (data.clip(rule["lower"][channel], rule["upper"][channel]) - rule["mean"][channel]) / rule["std"][channel]
     sample = data[data != 0] if rule["voxels"] == "nonzero" and data.any() else data

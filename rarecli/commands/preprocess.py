@@ -19,6 +19,9 @@ class Normalisation(str, Enum):
     percentile = "percentile"
     percentile_nonzero = "percentile-nonzero"
     ct = "ct"
+    z_score = "z-score"
+    rescale = "rescale"
+    none = "none"
 
 
 class Crop(str, Enum):
@@ -34,10 +37,11 @@ DatasetArgument = Annotated[
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for the prepared dataset.", rich_help_panel=OUTPUT)]
 NumLevelsOption = Annotated[int, typer.Option(min=2, max=8, help="Encoder levels of the network to train.", rich_help_panel=MODEL)]
 NormalisationOption = Annotated[
-    Normalisation,
+    Normalisation | None,
     typer.Option(
-        help="percentile: by percentiles of each scan; percentile-nonzero: of its voxels that are not 0; ct: by statistics of the "
-        "dataset's foreground.",
+        help="For all channels. percentile: by percentiles of each scan; percentile-nonzero: of its voxels that are not 0; ct: by "
+        "statistics of the dataset's foreground; z-score; rescale: from the least to the largest value; none.",
+        show_default="ct for channels named CT, nnU-Net's zscore, noNorm and rescale_to_0_1 for channels of these names, else percentile",
         rich_help_panel=DATA,
     ),
 ]
@@ -75,7 +79,7 @@ def run(
     dataset: DatasetArgument,
     output: OutputOption,
     num_levels: NumLevelsOption = 4,
-    normalisation: NormalisationOption = Normalisation.percentile,
+    normalisation: NormalisationOption = None,
     crop: CropOption = Crop.none,
     resample_channels: ResampleChannels = False,
     spacing: SpacingOption = None,
@@ -100,7 +104,7 @@ def run(
     part = Shard.parse(shard)
     options = PreprocessOptions(
         num_levels=num_levels,
-        normalisation=normalisation.value,
+        normalisation=normalisation and normalisation.value,
         crop=crop.value,
         resample_channels=resample_channels,
         spacing_mm=three_numbers(spacing, "--spacing"),

@@ -11,8 +11,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from rarecli import Phantom, Predictor
+from rarecli.core.config.plan import (
+    CtNormalisation,
+    NoNormalisation,
+    PercentileNormalisation,
+    PerChannelNormalisation,
+    ZScoreNormalisation,
+)
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.bounds import require_affordable
+from rarecli.core.imaging.normalisation import normalise
 
 FOLDER = Path(__file__).parents[2] / "export" / "python"
 sys.path.insert(0, str(FOLDER))
@@ -72,6 +80,26 @@ def test_thick_slices_get_the_labels_of_rare_predict(thick_bundle, spacing, shap
     assert np.count_nonzero(differs & (best - second > 1e-4)) == 0
 
 
+RULES = [
+    ZScoreNormalisation(),
+    NoNormalisation(),
+    PercentileNormalisation(lower=0, upper=100),
+    CtNormalisation(lower=(-1, 0, 2), upper=(1, 9, 3), mean=(0, 1, 2), std=(1, 2, 3)),
+    PerChannelNormalisation(
+        rules=(ZScoreNormalisation(), CtNormalisation(lower=(-1,), upper=(1,), mean=(0.5,), std=(2,)), PercentileNormalisation())
+    ),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
+def test_intensities_are_normalised_as_by_rare_predict(rule):
+    image = np.random.default_rng(0).normal(3, 2, (3, 7, 8, 9)).astype(np.float32)
+    image[2, 1:] = 4
+    facts = json.loads(rule.model_dump_json())
+    found = [consumer.normalise(channel.astype(np.float64), facts, index) for index, channel in enumerate(image)]
+    np.testing.assert_allclose(normalise(image, rule), found, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("depth", range(4))
 def test_the_manifest_and_the_readme_suffice_for_a_consumer(bundle, depth, monkeypatch):
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -109,7 +137,7 @@ def test_what_costs_too_much_is_refused_before_anything_is_allocated(bundle, sha
 
 def test_this_consumer_is_short_and_uses_nothing_of_ours():
     source = (FOLDER / "consumer.py").read_text()
-    assert sum(bool(line.strip()) for line in source.splitlines()) <= 100
+    assert sum(bool(line.strip()) for line in source.splitlines()) <= 105
     modules = {
         node.module if isinstance(node, ast.ImportFrom) else alias.name
         for node in ast.walk(ast.parse(source))

@@ -11,11 +11,18 @@ from scipy import ndimage
 
 from rarecli.core.config.geometry import isotropic
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
-from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, Plan
+from rarecli.core.config.plan import (
+    CtNormalisation,
+    NoNormalisation,
+    PercentileNormalisation,
+    PerChannelNormalisation,
+    Plan,
+    ZScoreNormalisation,
+)
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.errors import DataError, ModelError
 from rarecli.core.imaging.downsampling import downsample, downsample_labels
-from rarecli.core.imaging.normalisation import normalise, percentile_limits
+from rarecli.core.imaging.normalisation import depends_on_scan, limits_of, normalise, percentile_limits
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape, pad_to
 from rarecli.core.imaging.preprocessing import prepare_scan
@@ -273,6 +280,29 @@ def test_ct_by_hand_and_the_input_stays():
     image = np.array([-1000, 0, 100, 1000], np.float32).reshape(1, 4, 1, 1)
     assert normalise(image, rule).ravel().tolist() == [-4, -2, 0, 4]
     assert image.ravel().tolist() == [-1000, 0, 100, 1000]
+
+
+def test_z_scores_by_hand():
+    """Mean 4, variance of the population (9 + 1 + 1 + 9) / 4 = 5; nothing is clipped; a constant channel becomes 0."""
+    image = np.array([[1, 3, 5, 7], [0.1] * 4], np.float32).reshape(2, 4, 1, 1)
+    found = normalise(image, ZScoreNormalisation()).reshape(2, 4)
+    assert found[0] == pytest.approx(np.array([-3, -1, 1, 3]) / 5**0.5)
+    assert found[1].tolist() == [0, 0, 0, 0]
+    (low, high), constant = limits_of(image, ZScoreNormalisation())
+    assert (low, high - low) == pytest.approx((4, 5**0.5))
+    assert constant[0] == constant[1]
+
+
+def test_every_channel_may_have_a_rule_of_its_own():
+    image = np.array([[3, 9], [-1000, 50], [2, 4]], np.float32).reshape(3, 2, 1, 1)
+    ct = CtNormalisation(lower=(-100,), upper=(100,), mean=(0,), std=(50,))
+    rule = PerChannelNormalisation(rules=(NoNormalisation(), ct, PercentileNormalisation(lower=0, upper=100)))
+    assert normalise(image, rule).ravel().tolist() == [3, 9, -2, 1, 0, 1]
+    whole = limits_of(image, rule)
+    assert whole[2] == (2, 4)
+    assert normalise(image[:, :1], rule, whole).ravel().tolist() == [3, -2, 0]
+    assert depends_on_scan(rule)
+    assert not depends_on_scan(PerChannelNormalisation(rules=(NoNormalisation(), ct)))
 
 
 # ---- axes

@@ -8,12 +8,34 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from rarecli.cli import app
+from rarecli.core.benchmarking.suites import write_random_run
 from rarecli.core.config.run_folder import load_run_info
 from rarecli.core.config.train_config import load_train_config
+from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import ModelError, UsageError
+from rarecli.core.training.startup import make_spec
 from rarecli.core.training.train import TrainOptions, train
 
-TINY = {"num_filters": 4, "epochs": 1, "num_folds": 4, "freeze": "encoder", "cases": 4}
+TINY = {"num_filters": 4, "num_depths": 3, "epochs": 1, "num_folds": 4, "freeze": "encoder"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    write_phantoms(root / "data", range(4), extent_mm=(16.0, 16.0, 16.0))
+    preprocess(root / "data", root / "prepared", PreprocessOptions(num_levels=3, num_jobs=1))
+    return root / "prepared"
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory):
+    """A model with random weights."""
+    output = tmp_path_factory.mktemp("small") / "run"
+    write_random_run(make_spec(open_prepared(prepared), load_train_config(overrides=TINY)), output)
+    return output
 
 
 def is_encoder(name):
@@ -64,7 +86,7 @@ def test_random_weights_are_never_frozen(run, prepared, tmp_path):
 
 def test_the_option_is_part_of_the_configuration(run, prepared, tmp_path):
     words = ["train", str(prepared), "-o", str(tmp_path / "fine"), "--init", str(run), "--freeze", "encoder", "--epochs", "1"]
-    words += ["--set", "num_filters=4", "--set", "cases=4", "--device", "cpu", "--no-report"]
+    words += ["--set", "num_filters=4", "--set", "num_depths=3", "--set", "num_folds=4", "--device", "cpu", "--no-report"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert load_run_info(tmp_path / "fine").config.freeze == "encoder"

@@ -52,7 +52,9 @@ EngineFacts engine_facts(const json& content) {
   return engine;
 }
 
-Normalisation normalisation(const json& content, std::size_t num_channels) {
+OneRule one_rule(const json& content, std::size_t num_channels) {
+  if (content.at("kind") == "z-score") return ZScoreNormalisation{};
+  if (content.at("kind") == "none") return NoNormalisation{};
   if (content.at("kind") == "percentile") {
     const PercentileNormalisation rule{content.at("lower"), content.at("upper"), content.at("voxels") == "nonzero"};
     if (rule.lower >= rule.upper) refuse("percentiles " + std::to_string(rule.lower) + " and " + std::to_string(rule.upper), "lower < upper");
@@ -63,6 +65,18 @@ Normalisation normalisation(const json& content, std::size_t num_channels) {
     if (numbers->size() != num_channels) refuse(std::to_string(numbers->size()) + " numbers in ct", std::to_string(num_channels) + ", one per channel");
   }
   return rule;
+}
+
+Normalisation normalisation(const json& content, std::size_t num_channels) {
+  if (content.at("kind") != "per-channel") {
+    return std::visit([](const auto& rule) -> Normalisation { return rule; }, one_rule(content, num_channels));
+  }
+  PerChannelNormalisation found;
+  for (const json& rule : content.at("rules")) found.rules.push_back(one_rule(rule, 1));
+  if (found.rules.size() != num_channels) {
+    refuse(std::to_string(found.rules.size()) + " rules of normalisation", std::to_string(num_channels) + ", one per channel");
+  }
+  return found;
 }
 
 /// What a schema cannot say: how the numbers of a specification suit each other, as in `rarecli/core/config`.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <variant>
 
 namespace rare {
 namespace {
@@ -43,19 +45,38 @@ void by_percentiles(float* first, float* last, const PercentileNormalisation& ru
   });
 }
 
+void standardise(float* first, float* last) {
+  const auto [least, largest] = std::minmax_element(first, last);
+  if (*least == *largest) return std::fill(first, last, 0.0F);
+  const auto num = static_cast<double>(last - first);
+  const double mean = std::accumulate(first, last, 0.0) / num;
+  const double squares = std::accumulate(first, last, 0.0, [=](double sum, float value) { return sum + (value - mean) * (value - mean); });
+  const auto extent = static_cast<float>(mean + std::sqrt(squares / num) - mean);
+  std::transform(first, last, first, [=](float value) { return extent == 0 ? 0.0F : (value - static_cast<float>(mean)) / extent; });
+}
+
+/// Normalises the voxels of one channel, of which the rule may hold numbers.
+struct OneChannel {
+  float *first, *last;
+  std::size_t channel;
+
+  void operator()(const PercentileNormalisation& rule) const { by_percentiles(first, last, rule); }
+  void operator()(const CtNormalisation& rule) const {
+    const float lower = rule.lower.at(channel), upper = rule.upper.at(channel), mean = rule.mean.at(channel), std = rule.std.at(channel);
+    std::transform(first, last, first, [=](float value) { return (std::clamp(value, lower, upper) - mean) / std; });
+  }
+  void operator()(const ZScoreNormalisation& /*rule*/) const { standardise(first, last); }
+  void operator()(const NoNormalisation& /*rule*/) const {}
+  void operator()(const PerChannelNormalisation& rule) const { std::visit(OneChannel{first, last, 0}, rule.rules.at(channel)); }
+};
+
 }  // namespace
 
 void normalise(Image& image, const Normalisation& rule) {
   const std::size_t size = num_voxels(image.shape);
   for (std::size_t channel = 0; channel < image.num_channels; ++channel) {
     float* const first = image.values.data() + channel * size;
-    if (const auto* percentiles = std::get_if<PercentileNormalisation>(&rule)) {
-      by_percentiles(first, first + size, *percentiles);
-    } else {
-      const auto& ct = std::get<CtNormalisation>(rule);
-      const float lower = ct.lower.at(channel), upper = ct.upper.at(channel), mean = ct.mean.at(channel), std = ct.std.at(channel);
-      std::transform(first, first + size, first, [=](float value) { return (std::clamp(value, lower, upper) - mean) / std; });
-    }
+    std::visit(OneChannel{first, first + size, channel}, rule);
   }
 }
 

@@ -137,6 +137,23 @@ void ct_is_clipped_and_standardised() {
   check(image.values == std::vector<float>{-2, 1, -0.5F, 2}, "per channel: clip, minus mean, over std");
 }
 
+void a_z_score_is_by_the_standard_deviation_of_the_population() {
+  rare::Image image = line_of({1, 3, 5, 7});
+  rare::normalise(image, rare::ZScoreNormalisation{});  // mean 4, variance (9 + 1 + 1 + 9) / 4 = 5
+  const auto near = [](float value, double expected) { return std::abs(value - expected) < 1e-6; };
+  check(near(image.values.at(0), -3 / std::sqrt(5.0)) && near(image.values.at(2), 1 / std::sqrt(5.0)), "-3 and 1 over the root of 5");
+  rare::Image constant = line_of({0.1F, 0.1F, 0.1F});
+  rare::normalise(constant, rare::ZScoreNormalisation{});
+  check(constant.values == std::vector<float>{0, 0, 0}, "a constant channel becomes 0");
+}
+
+void every_channel_may_have_a_rule_of_its_own() {
+  rare::Image image{3, {2, 1, 1}, {3, 9, -1000, 50, 2, 4}};
+  const rare::CtNormalisation ct{{-100}, {100}, {0}, {50}};
+  rare::normalise(image, rare::PerChannelNormalisation{{rare::NoNormalisation{}, ct, rare::PercentileNormalisation{0, 100}}});
+  check(image.values == std::vector<float>{3, 9, -2, 1, 0, 1}, "none, ct, from the least to the largest value");
+}
+
 void a_coarser_voxel_is_the_mean_over_its_box() {
   check(rare::resample(line_of({0, 2, 4, 6}), {0.5, 1, 1}, {1, 256, 4096}).values == std::vector<float>{1, 5}, "pairs");
   // boxes of 1.5 voxels: 1 and half of 4; half of 4 and 7
@@ -306,6 +323,8 @@ int main(int argc, char** argv) {
     windows_start_evenly();
     percentiles_are_linear_between_order_statistics();
     ct_is_clipped_and_standardised();
+    a_z_score_is_by_the_standard_deviation_of_the_population();
+    every_channel_may_have_a_rule_of_its_own();
     a_coarser_voxel_is_the_mean_over_its_box();
     a_scan_is_cropped_to_what_is_not_zero();
     the_percentiles_may_be_those_of_what_is_not_zero();

@@ -50,7 +50,45 @@ class CtNormalisation(Frozen):
     std: Annotated[tuple[Deviation, ...], Field(max_length=MOST_CHANNELS)]
 
 
-Normalisation = Annotated[PercentileNormalisation | CtNormalisation, Field(discriminator="kind")]
+class ZScoreNormalisation(Frozen):
+    """Subtracts each channel's mean over the scan's voxels on the routed grid and divides by their standard deviation (that of the
+    population). A constant channel becomes 0.
+    """
+
+    kind: Literal["z-score"] = "z-score"
+
+
+class NoNormalisation(Frozen):
+    """Leaves intensities on the routed grid as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+OneRule = Annotated[PercentileNormalisation | CtNormalisation | ZScoreNormalisation | NoNormalisation, Field(discriminator="kind")]
+
+
+class PerChannelNormalisation(Frozen):
+    """Normalises every channel by a rule of its own, as if it were the only one."""
+
+    kind: Literal["per-channel"] = "per-channel"
+    rules: tuple[OneRule, ...] = Field(min_length=1, max_length=MOST_CHANNELS)
+
+
+Normalisation = Annotated[
+    PercentileNormalisation | CtNormalisation | ZScoreNormalisation | NoNormalisation | PerChannelNormalisation,
+    Field(discriminator="kind"),
+]
+
+
+def require_rule_for_each_channel(rule: Normalisation, num: int) -> None:
+    """Raise ValueError unless the rule has numbers, or rules, for `num` channels."""
+    if isinstance(rule, CtNormalisation) and any(len(numbers) != num for numbers in (rule.lower, rule.upper, rule.mean, rule.std)):
+        raise ValueError(f"normalisation ct needs one number for each of {num} channels")
+    if isinstance(rule, PerChannelNormalisation):
+        if len(rule.rules) != num:
+            raise ValueError(f"normalisation per-channel needs one rule for each of {num} channels")
+        for of_channel in rule.rules:
+            require_rule_for_each_channel(of_channel, 1)
 
 
 Crop = Literal["none", "nonzero"]
@@ -122,11 +160,7 @@ class Plan(Frozen):
         for region in self.regions:
             if not set(region.label_values) <= set(self.label_values[1:]):
                 raise ValueError(f"region {region.name} has values {region.label_values}, which are not all foreground labels")
-        rule = self.normalisation
-        if isinstance(rule, CtNormalisation):
-            num = len(self.channel_names)
-            if any(len(numbers) != num for numbers in (rule.lower, rule.upper, rule.mean, rule.std)):
-                raise ValueError(f"normalisation ct needs one number for each of {num} channels")
+        require_rule_for_each_channel(self.normalisation, len(self.channel_names))
         try:
             require_patch_size(self.patch_size, self.num_levels)
         except UsageError as error:  # pydantic reports only ValueError

@@ -8,8 +8,9 @@ import numpy as np
 
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
-from rarecli.core.config.plan import Crop, PercentileNormalisation, Plan, require_patch_size
+from rarecli.core.config.plan import Crop, Plan, require_patch_size
 from rarecli.core.data.cases import Case, require_few_classes, undeclared_name
+from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.orientation import ras_geometry
@@ -25,8 +26,8 @@ class PreprocessOptions:
     """The user's choices; for None the value is chosen from the dataset."""
 
     num_levels: int = 4
-    normalisation: str = "percentile"
-    """percentile, percentile-nonzero or ct."""
+    normalisation: str | None = None
+    """One of `NORMALISATIONS`, for all channels; None: as the names of the channels say, see `kinds_of_channels`."""
     crop: Crop = "none"
     resample_channels: bool = False
     """Bring channels on other grids to that of a case's first channel; without it they are refused."""
@@ -74,7 +75,7 @@ def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) ->
         "label_values": values,
         "regions": dataset.regions,
         "crop": options.crop,
-        "normalisation": PercentileNormalisation(voxels="nonzero" if options.normalisation == "percentile-nonzero" else "all"),
+        "normalisation": make_normalisation(kinds_of_channels(options.normalisation, channels)),
         "spacing_mm": spacing,
         "patch_size": patch,
         "num_levels": options.num_levels,

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from rarecli.core.config.plan import CtNormalisation, Plan
+from rarecli.core.config.plan import Plan
 from rarecli.core.data.cases import Case
+from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.fingerprint import fingerprint, intensity_statistics
 from rarecli.core.data.layouts import Dataset, open_dataset
 from rarecli.core.data.planning import PreprocessOptions, make_plan
@@ -149,14 +150,9 @@ def _index(dataset: Dataset, plan: Plan, options: PreprocessOptions, results: li
     intensities = np.concatenate([result.intensity_samples for result in results], axis=1).astype(np.float64)
     low, median, high = np.percentile(intensities, [0.5, 50, 99.5], axis=1)
     mean, std = intensities.mean(axis=1), intensities.std(axis=1)
-    if options.normalisation == "ct":
-        plan = plan.model_copy(
-            update={
-                "normalisation": CtNormalisation(
-                    lower=tuple(low), upper=tuple(high), mean=tuple(mean), std=tuple(np.where(std > 0, std, 1.0).tolist())
-                )
-            }
-        )
+    foreground = list(zip(low.tolist(), high.tolist(), mean.tolist(), std.tolist(), strict=True))
+    rule = make_normalisation(kinds_of_channels(options.normalisation, plan.channel_names), foreground)
+    plan = plan.model_copy(update={"normalisation": rule})
     shapes = np.array([record.source_shape for record in records])
     spacings = np.array([record.spacing_mm for record in records])
     fingerprint = {

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from rarecli.core.config.geometry import entry_set, isotropic
 from rarecli.core.config.loading import validate
-from rarecli.core.config.plan import IGNORED, PercentileNormalisation, Plan
+from rarecli.core.config.plan import IGNORED, Plan
 from rarecli.core.data.cases import Case, read_case
 from rarecli.core.data.fingerprint import constant_channels
 from rarecli.core.data.prepared import CaseRecord, foreground_voxels, spread_voxels
@@ -27,7 +27,7 @@ from rarecli.core.errors import DataError, RareError, blamed_on
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.downsampling import downsample
-from rarecli.core.imaging.normalisation import percentile_limits
+from rarecli.core.imaging.normalisation import depends_on_scan, limits_of
 from rarecli.core.imaging.orientation import ras_geometry, to_ras
 from rarecli.core.imaging.padding import edge_pad, fit_shape
 from rarecli.core.imaging.resampling import resample, resample_labels, resampled_shape
@@ -142,13 +142,13 @@ def _save(arrays: dict[str, Any], path: Path, facts: dict[str, Any]) -> None:
 def _limits(image: FloatArray, depth: int, plan: Plan) -> tuple[Any, ...]:
     rule = plan.normalisation
     fits = all(size * 2**depth <= most for size, most in zip(image.shape[1:], plan.patch_size, strict=True))
-    if fits or not isinstance(rule, PercentileNormalisation):
+    if fits or not depends_on_scan(rule):
         return ()
     result = []
     for deeper in range(plan.num_levels - depth):
         step = 2**deeper
         padded = edge_pad(image, step)
-        result.append(percentile_limits(downsample(padded, isotropic(deeper), "centred"), rule))
+        result.append(limits_of(downsample(padded, isotropic(deeper), "centred"), rule))
     return tuple(result)
 
 

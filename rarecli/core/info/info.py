@@ -153,7 +153,7 @@ def _prepared(path: Path) -> Facts:
         "trained spacing": f"{times(plan.spacing_mm)} mm",
         "patch": f"{times(plan.patch_size)} voxels" + (", every case of this shape" if plan.fixed_shape else ""),
         "levels": str(plan.num_levels),
-        "normalisation": plan.normalisation.kind,
+        "normalisation": ", ".join(rule.kind for rule in getattr(plan.normalisation, "rules", [plan.normalisation])),
         "routing plan": [f"depth {depth}: {counted(count, 'case')}" for depth, count in enumerate(index.routing_plan)],
     }
     if index.failed:

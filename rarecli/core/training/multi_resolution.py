@@ -20,7 +20,15 @@ from torch.nn import functional
 from rarecli.core.config.base import Targets
 from rarecli.core.config.geometry import coarsened
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.config.plan import IGNORED, CtNormalisation, Normalisation, PercentileNormalisation
+from rarecli.core.config.plan import (
+    IGNORED,
+    CtNormalisation,
+    NoNormalisation,
+    Normalisation,
+    PercentileNormalisation,
+    PerChannelNormalisation,
+    ZScoreNormalisation,
+)
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.training.augmentation import add_noise, change_contrast, change_gamma, move
 from rarecli.core.training.patches import Patch
@@ -126,22 +134,40 @@ def downsample_labels(labels: Tensor, by: Entry, targets: Targets, num_classes: 
 
 
 def normalise(images: Tensor, rule: Normalisation, limits: Tensor | None = None) -> Tensor:
-    """Map each channel's two percentiles to 0 and 1 and clip; map a constant channel to 0. For CT, clip and standardise by `rule`.
+    """Normalise (B, C, X, Y, Z) as `imaging.normalisation.normalise` does each scan.
 
-    limits: (B, C, 2) float64, to use in place of the percentiles.
+    limits: (B, C, 2) float64, to use in place of those of the images.
     """
+    if isinstance(rule, PerChannelNormalisation):
+        parts = []
+        for index, of_channel in enumerate(rule.rules):
+            alone = slice(index, index + 1)
+            parts.append(normalise(images[:, alone], of_channel, None if limits is None else limits[:, alone]))
+        return torch.cat(parts, dim=1)
+    if isinstance(rule, NoNormalisation):
+        return images
     if isinstance(rule, CtNormalisation):
         low, high, mean, std = (
             torch.tensor(values, dtype=torch.float32).to(images.device, non_blocking=True).view(1, -1, 1, 1, 1)
             for values in (rule.lower, rule.upper, rule.mean, rule.std)
         )
         return (images.clamp(low, high) - mean) / std
-    found = percentile_limits(images, rule) if limits is None else limits
-    low, high = (value[..., None, None, None] for value in found.unbind(-1))
+    if limits is None:
+        limits = mean_and_beyond(images) if isinstance(rule, ZScoreNormalisation) else percentile_limits(images, rule)
+    low, high = (value[..., None, None, None] for value in limits.unbind(-1))
     extent = ((high - low) / 2).float()
     # halves, since the difference of the extremes of float32 overflows float32
     mapped = (images / 2 - low.float() / 2) / extent
-    return torch.where(extent == 0, 0.0, mapped).clamp(0, 1)
+    mapped = torch.where(extent == 0, 0.0, mapped)
+    return mapped if isinstance(rule, ZScoreNormalisation) else mapped.clamp(0, 1)
+
+
+def mean_and_beyond(images: Tensor) -> Tensor:
+    """Return (B, C, 2) float64: the mean, and the mean plus the standard deviation; twice the value of a constant channel."""
+    flat = images.flatten(2)
+    std, mean = torch.std_mean(flat.double(), dim=2, correction=0)
+    low, high = flat.amin(dim=2), flat.amax(dim=2)
+    return torch.where((low == high)[..., None], low.double()[..., None], torch.stack([mean, mean + std], dim=-1))
 
 
 def percentile_limits(images: Tensor, rule: PercentileNormalisation) -> Tensor:

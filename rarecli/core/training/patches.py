@@ -19,11 +19,10 @@ from torch import Tensor
 
 from rarecli.core.config.geometry import coarsened, is_isotropic, isotropic
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.config.plan import PercentileNormalisation
 from rarecli.core.config.train_config import AugmentationConfig, TrainConfig
 from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.imaging.downsampling import downsample
-from rarecli.core.imaging.normalisation import Limits, percentile_limits
+from rarecli.core.imaging.normalisation import Limits, depends_on_scan, limits_of
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.resampling import resample, resample_labels
 from rarecli.core.training.augmentation import (
@@ -49,7 +48,7 @@ class Key(NamedTuple):
 class Patch:
     """The part of a case read for one sample, on the grid of `depth`: image (C, X, Y, Z) float32, not normalised, labels (X, Y, Z) uint8.
 
-    entries: where it enters. limits: the limits of the full scan that normalise it at each entry; None: its own percentiles.
+    entries: where it enters. limits: the limits of the full scan that normalise it at each entry; None: its own.
     slice_share: how much of its thickness a thick slice sees. lost: downsample by 2^lost and upsample again (the baseline's augmentation).
     """
 
@@ -121,7 +120,7 @@ class PatchSource:
         image, labels = self.dataset.read(name, origin, (x, y, z))
         image, labels = _acquire_anew(image, labels, spacing, patch, spec.plan.num_classes)
         # a patch that holds the full scan uses its own percentiles, as prediction does; a part uses those of the full scan
-        whole = (x, y, z) == record.shape or not isinstance(spec.plan.normalisation, PercentileNormalisation)
+        whole = (x, y, z) == record.shape or not depends_on_scan(spec.plan.normalisation)
         return Patch(
             image=torch.from_numpy(np.array(image, dtype=np.float32)),
             labels=torch.from_numpy(np.array(labels, dtype=np.uint8)),
@@ -132,7 +131,7 @@ class PatchSource:
         )
 
     def _whole_limits(self, name: str, entry: Entry) -> Limits:
-        """Return the percentiles of the full scan at an entry, which normalise a part of it.
+        """Return the limits of the full scan at an entry, which normalise a part of it.
 
         For isotropic entries they are stored with cases larger than the patch. Others are computed once.
         """
@@ -141,11 +140,10 @@ class PatchSource:
         if record.limits and is_isotropic(entry):
             return record.limits[by[0]]
         if (name, by) not in self._limits:
-            assert isinstance(rule, PercentileNormalisation)
             whole, _ = self.dataset.read(name)
             x, y, z = coarsened(record.shape, by)
             coarse = downsample(edge_pad(whole, 2 ** max(by)), by, self.spec.targets)[:, :x, :y, :z]
-            self._limits[name, by] = percentile_limits(coarse, rule)
+            self._limits[name, by] = limits_of(coarse, rule) or ()
         return self._limits[name, by]
 
     def _choose_origin(self, name: str, patch: Shape, rng: np.random.Generator) -> Shape:

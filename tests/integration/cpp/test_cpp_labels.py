@@ -12,7 +12,7 @@ from cpp_consumer import ENVIRONMENT, ROOT, SOURCES, infer, require_same, write_
 from safetensors.numpy import load_file, save_file
 
 from rarecli.core.benchmarking.suites import load_suite, random_spec, write_random_run
-from rarecli.core.config.plan import CtNormalisation
+from rarecli.core.config.plan import CtNormalisation, PerChannelNormalisation, ZScoreNormalisation
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.imaging.orientation import to_ras
@@ -206,9 +206,13 @@ def test_an_entry_can_be_forced_that_the_spacing_would_not_choose(sanitised, thi
         require_same(scan, tmp_path / "labels.nii", thick_predictor, tmp_path, entry)
 
 
-def test_two_channels_of_ct_with_large_label_values(release, tmp_path):
+CT = CtNormalisation(lower=(0.2, -1.0), upper=(0.9, 0.8), mean=(0.5, 0.4), std=(0.2, 0.3))
+EACH = PerChannelNormalisation(rules=(CtNormalisation(lower=(0.2,), upper=(0.9,), mean=(0.5,), std=(0.2,)), ZScoreNormalisation()))
+
+
+@pytest.mark.parametrize("rule", [CT, EACH, ZScoreNormalisation()], ids=lambda rule: rule.kind)
+def test_two_channels_with_large_label_values(release, tmp_path, rule):
     spec = random_spec(load_suite("smoke"))
-    rule = CtNormalisation(lower=(0.2, -1.0), upper=(0.9, 0.8), mean=(0.5, 0.4), std=(0.2, 0.3))
     names = tuple(str(index) for index in range(spec.network.num_classes))
     values = tuple(300 * index for index in range(spec.network.num_classes))
     plan = spec.plan.model_copy(

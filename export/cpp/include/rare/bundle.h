@@ -60,7 +60,16 @@ struct CtNormalisation {
   std::vector<float> lower, upper, mean, std;  ///< per channel
 };
 
-using Normalisation = std::variant<PercentileNormalisation, CtNormalisation>;
+struct ZScoreNormalisation {};
+struct NoNormalisation {};
+
+using OneRule = std::variant<PercentileNormalisation, CtNormalisation, ZScoreNormalisation, NoNormalisation>;
+
+struct PerChannelNormalisation {
+  std::vector<OneRule> rules;  ///< each as if its channel were the only one
+};
+
+using Normalisation = std::variant<PercentileNormalisation, CtNormalisation, ZScoreNormalisation, NoNormalisation, PerChannelNormalisation>;
 
 struct ConformanceVector {
   Entry entry{};
