@@ -20,7 +20,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.imaging.normalisation import normalise
-from rarecli.core.info import info
+from rarecli.core.info.info import info
 from rarecli.core.training.patches import PatchSource
 from rarecli.core.training.startup import make_spec
 
