@@ -5,9 +5,16 @@ export function normalise(image, rule) {
   const size = image.data.length / image.numChannels;
   for (let number = 0; number < image.numChannels; number++) {
     const channel = image.data.subarray(number * size, (number + 1) * size);
-    if (rule.kind === "ct") windowed(channel, rule, number);
-    else stretched(channel, rule);
+    if (rule.kind === "per-channel") normaliseChannel(channel, rule.rules[number], 0);
+    else normaliseChannel(channel, rule, number);
   }
+}
+
+function normaliseChannel(channel, rule, number) {
+  if (rule.kind === "none") return;
+  if (rule.kind === "ct") windowed(channel, rule, number);
+  else if (rule.kind === "z-score") stretched(channel, meanAndBeyond(channel), -Infinity, Infinity);
+  else stretched(channel, limits(channel, rule), 0, 1);
 }
 
 function windowed(channel, rule, number) {
@@ -18,19 +25,27 @@ function windowed(channel, rule, number) {
   }
 }
 
-function stretched(channel, rule) {
-  const [low, high] = limits(channel, rule);
+// Maps low to 0 and high to 1, within `least` and `most`; a constant channel becomes 0.
+function stretched(channel, [low, high], least, most) {
   const extent = Math.fround(high - low);
   if (extent === 0) {
     channel.fill(0);
     return;
   }
-  const least = Math.fround(low);
+  const zero = Math.fround(low);
   for (let place = 0; place < channel.length; place++) {
     // the difference of float32 extremes needs float64
-    const share = Number.isFinite(extent) ? Math.fround(channel[place] - least) / extent : (channel[place] - low) / (high - low);
-    channel[place] = Math.min(Math.max(share, 0), 1);
+    const share = Number.isFinite(extent) ? Math.fround(channel[place] - zero) / extent : (channel[place] - low) / (high - low);
+    channel[place] = Math.min(Math.max(share, least), most);
   }
+}
+
+// The mean, and the mean plus the standard deviation; twice the value of a constant channel.
+function meanAndBeyond(channel) {
+  if (channel.every((value) => value === channel[0])) return [channel[0], channel[0]];
+  const mean = channel.reduce((sum, value) => sum + value, 0) / channel.length;
+  const variance = channel.reduce((sum, value) => sum + (value - mean) ** 2, 0) / channel.length;
+  return [mean, mean + Math.sqrt(variance)];
 }
 
 // The intensities that are mapped to 0 and 1.

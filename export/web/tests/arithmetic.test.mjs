@@ -63,6 +63,22 @@ test("a window of Hounsfield units", () => {
   near(image.data, [-2, 0, 2]);
 });
 
+test("mean 0 and standard deviation 1; a constant channel becomes 0", () => {
+  const image = line(1, 2, 3, 6);
+  normalise(image, { kind: "z-score" });
+  near(image.data, [-2, -1, 0, 3].map((value) => value / Math.sqrt(3.5)));
+  const constant = line(7, 7);
+  normalise(constant, { kind: "z-score" });
+  near(constant.data, [0, 0]);
+});
+
+test("every channel by a rule of its own", () => {
+  const image = { shape: [3, 1, 1], numChannels: 3, data: Float32Array.from([5, 6, 9, 0, 1, 4, -10, 20, 30]) };
+  const percentile = { kind: "percentile", voxels: "all", lower: 0, upper: 100 };
+  normalise(image, { kind: "per-channel", rules: [{ kind: "none" }, percentile, { kind: "ct", lower: [0], upper: [20], mean: [10], std: [5] }] });
+  near(image.data, [5, 6, 9, 0, 0.25, 1, -2, 2, 2]);
+});
+
 test("axes are flipped and swapped to RAS and back", () => {
   // array axes run to the left, to superior, to anterior: RAS axes X, Z, Y
   const affine = [[-2, 0, 0, 0], [0, 0, 3, 0], [0, 1, 0, 0]];

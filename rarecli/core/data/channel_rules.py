@@ -1,6 +1,6 @@
 """How each channel is normalised: as the user chose, or as its name says.
 
-Decision: docs/decisions/0026-normalisation-per-channel.md.
+Decision: docs/decisions/0029-normalisation-per-channel.md.
 """
 
 from __future__ import annotations

@@ -14,12 +14,11 @@ from functools import cached_property
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from rarecli.core.config.plan import PercentileNormalisation
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.bounds import require_affordable
 from rarecli.core.imaging.cropping import Box, Placement, crop, crop_to
-from rarecli.core.imaging.normalisation import Limits, normalise, percentile_limits
+from rarecli.core.imaging.normalisation import Limits, depends_on_scan, limits_of, normalise
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.resampling import resample, resampled_affine, restore_nearest
 from rarecli.core.imaging.scan_rules import ResamplingRule, RouteChoice, ScanRules
@@ -132,8 +131,8 @@ def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoi
 
 def limits_of_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoice()) -> Limits | None:
     """Return the limits of intensity by which `prepare_scan` normalises a whole scan; None for a model with fixed ones."""
-    if not isinstance(rules.spec.plan.normalisation, PercentileNormalisation):
+    if not depends_on_scan(rules.spec.plan.normalisation):
         return None
     ras = to_ras(crop(scan, rules.spec.plan.crop)[0])
     image = resample(ras.data, rules.route(ras.spacing_mm, choice).zoom, rule=rules.resampling)
-    return percentile_limits(image, rules.spec.plan.normalisation)
+    return limits_of(image, rules.spec.plan.normalisation)
