@@ -216,7 +216,7 @@ def test_another_protocol_than_that_of_the_training_is_said(tmp_path, protocol, 
         tmp_path / "data", oracle, tmp_path / "out", EvaluateOptions(depths=[0], surface=False, protocol=protocol), reporter=listener(said)
     )
     of_training = "paper" if targets == "paper" else "native"
-    assert [of_training in text for text in said] == [True] * (protocol != of_training)
+    assert [of_training in text for text in said if "protocol" in text] == [True] * (protocol != of_training)
 
 
 def test_the_curve_over_spacing(tmp_path):

@@ -326,10 +326,11 @@ def test_fault_69_any_byte_of_a_zip_changed(tmp_path, method):
         changed = bytearray(raw)
         changed[at] ^= 0xFF
         (tmp_path / "changed.zip").write_bytes(changed)
-        try:
-            read_volume(tmp_path / "changed.zip")
-        except DataError:
-            refused += 1
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                read_volume(tmp_path / "changed.zip")
+            except DataError:
+                refused += 1
     assert refused > 0
 
 
