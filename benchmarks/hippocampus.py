@@ -48,7 +48,9 @@ RECIPES = {
     "paper": Recipe("paper", "paper", {"validate_every": 1}),
     "unet": Recipe("hippocampus-paper", "paper", {"arch": "unet"}),
     "unet-aug": Recipe("hippocampus-paper", "paper", {"arch": "unet-aug"}),
-    "unet-aug-native": Recipe("hippocampus", "native", {"arch": "unet-aug"}),
+    # trained on random resolutions, not on thick slices
+    "unet-aug-native": Recipe("hippocampus", "native", {"arch": "unet-aug", "thick_views": 0, "any_size": False}),
+    "unet-thick-native": Recipe("hippocampus", "native", {"arch": "unet-aug"}),
 }
 
 
