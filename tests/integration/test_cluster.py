@@ -9,6 +9,7 @@ from dask_processes import KILLED_BY_POISON, WITHOUT_RARE, DaskCluster, blind_to
 
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
+from rarecli.core.jobs import cluster
 from rarecli.core.jobs.progress import Silent
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import ModelChoice
@@ -142,7 +143,8 @@ def bare(tmp_path):
     end(cluster)
 
 
-def test_a_scheduler_that_is_not_there_is_refused(bare, choice, tmp_path):
+def test_a_scheduler_that_is_not_there_is_refused(bare, choice, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1.0)
     assert "no Dask scheduler answers" in refused(bare.address, choice, tmp_path)
 
 
