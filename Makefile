@@ -43,7 +43,7 @@ test-web: install
 	$(BIN)/pytest -m slow tests/integration/browser
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 image:
 	packaging/build_image.sh

@@ -32,7 +32,7 @@ WORST = 0.1
 
 
 def rows_of(cases: list, predictor: Predictor) -> list[dict]:
-    """Return a row per case and spacing: Dice, expected Dice, agreement, each the mean over the labels."""
+    """Return a row per case and spacing: Dice, confidence, agreement, each the mean over the labels."""
     wanted = ISOTROPIC_MM + THICK_MM
     resolutions = [one for one in resolutions_of(wanted, predictor.rules, RouteChoice()) if one.spacing_mm in ISOTROPIC_MM + THICK_MM]
     rows = []
@@ -40,7 +40,7 @@ def rows_of(cases: list, predictor: Predictor) -> list[dict]:
         for one in judge(case, predictor, resolutions, thorough=True):
             agreement = one.quality.agreement and float(np.mean(list(one.quality.agreement.values())))
             facts = {"case": case.name, "spacing_mm": one.resolution.spacing_mm, "entry": one.resolution.entry, "dice": one.dice}
-            rows.append(facts | {"expected_dice": one.quality.mean_expected_dice, "agreement": agreement})
+            rows.append(facts | {"confidence": one.quality.mean_confidence, "agreement": agreement})
         print(number, "of", len(cases), flush=True)
     return rows
 
@@ -48,7 +48,7 @@ def rows_of(cases: list, predictor: Predictor) -> list[dict]:
 def correlations(rows: list[dict]) -> dict:
     """Return the rank correlation with Dice of both measures, over the rows where each is known."""
     found = {"num": len(rows)}
-    for name in ("expected_dice", "agreement"):
+    for name in ("confidence", "agreement"):
         pairs = np.array([(row[name], row["dice"]) for row in rows if row[name] is not None])
         found[name] = round(rank_correlation(*pairs.T), 3) if len(pairs) else None
     return found
@@ -60,12 +60,12 @@ def doubted(rows: list[dict]) -> dict:
     halves = [[row for row in rows if (names.index(row["case"]) % 2 == part)] for part in (0, 1)]
     flagged, others, poor, found = [], [], 0, 0
     for known, new in (halves, halves[::-1]):
-        least = np.percentile([row["expected_dice"] for row in known], 5)
+        least = np.percentile([row["confidence"] for row in known], 5)
         low = np.quantile([row["dice"] for row in new], WORST)
         for row in new:
-            (flagged if row["expected_dice"] < least else others).append(row["dice"])
+            (flagged if row["confidence"] < least else others).append(row["dice"])
             poor += row["dice"] <= low
-            found += row["dice"] <= low and row["expected_dice"] < least
+            found += row["dice"] <= low and row["confidence"] < least
     return {
         "share": len(flagged) / len(rows),
         "dice_doubted": np.mean(flagged),

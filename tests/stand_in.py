@@ -39,7 +39,7 @@ class Octants:
         labels = np.where(ras.data[0] >= self.lowest, 1 + x + 2 * y + 4 * z, 0)
         own = from_ras(labels, volume.affine)
         maps = np.stack([own == number for number in range(9)]).astype(np.float32) if probabilities else None
-        return Prediction(own, volume.affine, (0, 0, 0), "stand-in", (1.0, 1.0, 1.0), maps, 0.0, expected_dice=(None,) * 8)
+        return Prediction(own, volume.affine, (0, 0, 0), "stand-in", (1.0, 1.0, 1.0), maps, 0.0, confidence=(None,) * 8)
 
 
 def octant_at(points, centre):

@@ -53,7 +53,7 @@ def run(
         print_json(result.model_dump(mode="json"))
     else:
         typer.echo(
-            f"Of 95 % of the held-out predictions the expected Dice is at least {result.least_expected_dice:.3f}; "
+            f"Of 95 % of the held-out predictions the confidence is at least {result.least_confidence:.3f}; "
             f"its rank correlation with the true Dice is {result.spearman:.2f}"
         )
         rows = [[name, *map(volume, of.volume_mm3), str(of.most_components)] for name, of in result.labels.items()]

@@ -82,7 +82,7 @@ def train() -> list[Schema]:
 def predict() -> list[Schema]:
     """The content of predictions.json."""
     case = {"entry": ENTRY, "reason": TEXT, "residual_zoom": SPACING, "spacing_mm": SPACING, "backend": TEXT, "seconds": NUMBER}
-    quality = {"expected_dice": table(optional(SHARE)), "components": optional(table(COUNT)), "against": optional(ENTRY)}
+    quality = {"confidence": table(optional(SHARE)), "components": optional(table(COUNT)), "against": optional(ENTRY)}
     quality |= {"agreement": optional(table(SHARE)), "doubts": items(TEXT)}
     case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0}), "quality": record(quality)}
     return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "cases": table(record(case)), "failed": FAILED})]

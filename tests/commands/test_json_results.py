@@ -107,11 +107,11 @@ def test_a_calibration_fits_and_its_doubts_are_told(rare, places):
     assert known == json.loads(Path("run/calibration.json").read_text())
     assert ended.last_line == "Written to run; next: rare export run -o bundle"
     assert "the output exists" in rare("calibrate", places["DATASET"], "-m", "run").stderr
-    known["least_expected_dice"] = 1.0
+    known["least_confidence"] = 1.0
     Path("run/calibration.json").write_text(json.dumps(known))
     ended = rare("predict", places["IMAGES"], "-m", "run", "-o", "labels", "--qc", "--json")
     fitting("predict", ended.stdout)
-    assert "phantom_000 may be segmented wrongly: its expected Dice is" in ended.stderr
+    assert "phantom_000 may be segmented wrongly: its confidence is" in ended.stderr
 
 
 def test_results_with_a_comparison_fit(rare, places):

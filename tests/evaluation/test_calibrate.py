@@ -31,11 +31,11 @@ def test_a_run_learns_the_ranges_of_its_training_labels(own_run, phantom_dataset
 
 
 def test_five_percent_of_the_held_out_predictions_are_doubted(own_run, phantom_dataset):
-    least = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu")).least_expected_dice
+    least = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu")).least_confidence
     names = json.loads((own_run / "run.json").read_text())["split"]["val"]
     with Predictor(own_run, device="cpu") as predictor:
         assert predictor.calibration is not None
-        native = [predictor.predict(phantom_dataset / "imagesTr" / f"{name}.nii.gz").expected_dice for name in names]
+        native = [predictor.predict(phantom_dataset / "imagesTr" / f"{name}.nii.gz").confidence for name in names]
     means = [np.mean([value for value in one if value is not None]) for one in native]
     assert max(means) > least
 

@@ -15,7 +15,7 @@ from rarecli.core.reporting.page import render
 
 
 def record(entry, seconds, head, warnings=(), doubts=()):
-    quality = {"expected_dice": {"head": 0.912 if doubts else None}, "doubts": list(doubts)}
+    quality = {"confidence": {"head": 0.912 if doubts else None}, "doubts": list(doubts)}
     facts = {"entry": entry, "reason": f"because {head}", "spacing_mm": [1.0, 1.0, 4.0], "backend": "onnx", "seconds": seconds}
     return facts | {"residual_zoom": [1, 1, 1], "warnings": list(warnings), "volumes_mm3": {"head": head}, "quality": quality}
 
@@ -29,7 +29,7 @@ def test_every_case_is_told_with_its_entry_reason_seconds_and_volumes():
     page = ReadPage(render(prediction_page(result, ReportOptions("rare predict in -m run"), ["a warning"])))
     require_self_contained(page)
     columns, rows = page.tables["Every case, with the volume of each label"]
-    first = ["case", "entry", "reason", "spacing (mm)", "seconds", "head (mm³)", "expected Dice of head"]
+    first = ["case", "entry", "reason", "spacing (mm)", "seconds", "head (mm³)", "confidence of head"]
     assert columns == [*first, "unlike the training scans", "may be wrong"]
     assert [cell for cell, _ in rows[0]] == ["<script>x</script>", "depth 1", "because 123.4", "1x1x4", "0.12", "123", "", "", ""]
     assert [rows[0][4][1], rows[0][5][1]] == ["0.1234", "123.4"]

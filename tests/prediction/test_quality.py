@@ -6,7 +6,7 @@ import pytest
 
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.calibration import Calibration, LabelRange
-from rarecli.core.imaging.restore import expected_dice
+from rarecli.core.imaging.restore import confidence
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.quality import Quality, assess, coarser_entry, num_components
@@ -18,10 +18,10 @@ def predictor(run):
         yield loaded
 
 
-def test_the_expected_dice_of_two_voxels():
+def test_the_confidence_of_two_voxels():
     probabilities = np.array([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]])  # classes x voxels; class 1 is best in the first, class 2 nowhere
     logits = np.log(probabilities).astype(np.float32).reshape(3, 2, 1, 1)
-    one, two = expected_dice(logits)
+    one, two = confidence(logits)
     assert one == pytest.approx(2 * 0.8 / (0.8 + 0.3 + 1))
     assert two is None
 
@@ -29,7 +29,7 @@ def test_the_expected_dice_of_two_voxels():
 def test_sure_probabilities_expect_a_dice_of_one():
     classes = np.random.default_rng(0).integers(0, 3, (20, 5, 4))  # more planes than a slab
     logits = np.where(classes == np.arange(3).reshape(3, 1, 1, 1), 50, -50).astype(np.float32)
-    assert expected_dice(logits) == pytest.approx((1, 1))
+    assert confidence(logits) == pytest.approx((1, 1))
 
 
 def test_parts_that_touch_at_a_corner_are_one():
@@ -64,12 +64,12 @@ def test_the_next_coarser_entry(entry, entries, expected):
 
 def test_doubts_say_what_is_unusual():
     labels = {"head": LabelRange(volume_mm3=(1000, 2000), most_components=1), "tail": LabelRange(volume_mm3=(0, 500), most_components=2)}
-    usual = Calibration(model="m", num_cases=4, least_expected_dice=0.8, spearman=0.5, labels=labels)
+    usual = Calibration(model="m", num_cases=4, least_confidence=0.8, spearman=0.5, labels=labels)
     fine = Quality({"head": 1000.0, "tail": 0.0}, {"head": 0.8, "tail": None}, {"head": 1, "tail": 0})
     assert fine.doubts(usual) == []
     odd = Quality({"head": 999.0, "tail": 600.0}, {"head": 0.79, "tail": 0.79}, {"head": 2, "tail": 2})
     assert odd.doubts(usual) == [
-        "its expected Dice is 0.790; of 95 % of the validation scans it is at least 0.800",
+        "its confidence is 0.790; of 95 % of the validation scans it is at least 0.800",
         "its head has 0.999 mL; in the training scans it has 1 mL to 2 mL",
         "its head is in 2 parts; in the training scans in at most 1",
         "its tail has 0.6 mL; in the training scans it has 0 mL to 0.5 mL",

@@ -194,6 +194,8 @@ def test_wide_views_see_as_many_voxels_at_their_depth_as_the_patch_has(tmp_path)
     assert rules_of(samples.spec).entry((1, 1, 1)).window((40, 40, 30)) == (32, 32, 30)
     with pytest.raises(UsageError, match="any_size=true"):
         source(tmp_path / "prepared", coarse_views=1, wide_views=True)
+    with pytest.raises(UsageError, match="larger than any that it was trained on"):
+        source(tmp_path / "prepared", coarse_views=1, coarse_from=2, wide_views=True, any_size=True)
 
 
 def test_thick_views_enter_where_axes_differ_and_follow_in_batches_of_their_own(prepared):

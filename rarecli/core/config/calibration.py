@@ -35,8 +35,8 @@ class Calibration(Frozen):
     model: Name
     num_cases: Count
     """Held-out cases, each predicted at every depth."""
-    least_expected_dice: Share
-    """Of 95 % of these predictions the expected Dice is at least this."""
+    least_confidence: Share
+    """Of 95 % of these predictions the confidence is at least this."""
     spearman: float = Field(ge=-1, le=1)
     """Rank correlation of the expected and the true Dice of these predictions."""
     labels: dict[Name, LabelRange] = Field(max_length=256)

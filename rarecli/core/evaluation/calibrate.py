@@ -30,7 +30,7 @@ from rarecli.core.prediction.quality import Quality, assess, num_components
 from rarecli.core.types import FloatArray
 
 _DOUBTED_PERCENT = 5
-"""Percentage of the held-out predictions below the least expected Dice."""
+"""Percentage of the held-out predictions below the least confidence."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ def calibrate(
         training = [case for case in source.cases if case.name in set(split["train"])]
         resolutions = choose_resolutions(predictor, None, None, "native")
         judged = [one for case in reporter.track(cases, "calibrate", len(cases)) for one in judge(case, predictor, resolutions)]
-        known = [(value, one.dice) for one in judged if (value := one.quality.mean_expected_dice) is not None]
+        known = [(value, one.dice) for one in judged if (value := one.quality.mean_confidence) is not None]
         if len(known) < 2:
             raise DataError("the model finds no label in the held-out cases", path=dataset, remedy="train longer, or check the dataset")
-        expected, true = np.array(known).T
+        confidence, true = np.array(known).T
         result = Calibration(
             model=predictor.spec.name,
             num_cases=len(cases),
-            least_expected_dice=float(np.percentile(expected, _DOUBTED_PERCENT)),
-            spearman=rank_correlation(expected, true),
+            least_confidence=float(np.percentile(confidence, _DOUBTED_PERCENT)),
+            spearman=rank_correlation(confidence, true),
             labels=label_ranges(reporter.track(training, "measure the training labels", len(training)), predictor.spec.plan),
         )
     save_calibration(run, result)

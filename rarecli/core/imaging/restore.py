@@ -52,7 +52,7 @@ def best_classes(scores: FloatArray) -> IntArray:
     return classes
 
 
-def expected_dice(logits: FloatArray) -> tuple[float | None, ...]:
+def confidence(logits: FloatArray) -> tuple[float | None, ...]:
     """Return the Dice that the probabilities expect of the best classes, for every class but the background.
 
     None for a class that is nowhere the best.

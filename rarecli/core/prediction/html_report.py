@@ -46,10 +46,10 @@ def _cases(cases: dict[str, dict[str, Any]]) -> Table:
         row = [text(name), text(entry_text(entry_taken(record))), text(record["reason"]), text(spacing_text((x, y, z)))]
         row += [number(record["seconds"], ".2f"), *(number(record["volumes_mm3"].get(label), ".0f") for label in labels)]
         quality = record["quality"]
-        row += [number(quality["expected_dice"].get(label), ".2f") for label in labels]
+        row += [number(quality["confidence"].get(label), ".2f") for label in labels]
         rows.append([*row, text("; ".join(record["warnings"])), text("; ".join(quality["doubts"]))])
     columns = ["case", "entry", "reason", "spacing (mm)", "seconds", *(f"{label} (mm³)" for label in labels)]
-    columns += [*(f"expected Dice of {label}" for label in labels), "unlike the training scans", "may be wrong"]
+    columns += [*(f"confidence of {label}" for label in labels), "unlike the training scans", "may be wrong"]
     return Table("Every case, with the volume of each label", columns, rows).without_empty
 
 

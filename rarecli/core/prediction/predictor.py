@@ -25,7 +25,7 @@ from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.formats.in_memory import in_kind_of, volume_of
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import Part, RoutedScan, prepare_scan
-from rarecli.core.imaging.restore import classes_of, expected_dice, label_values, softmax
+from rarecli.core.imaging.restore import classes_of, confidence, label_values, softmax
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import sliding_logits
@@ -58,8 +58,8 @@ class Prediction:
     seconds: float
     warnings: tuple[str, ...] = ()
     """How the scan differs from the training scans, one sentence each."""
-    expected_dice: tuple[float | None, ...] = ()
-    """Per label: see `restore.expected_dice`."""
+    confidence: tuple[float | None, ...] = ()
+    """Per label: see `restore.confidence`."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Predictor:
             maps,
             time.perf_counter() - started,
             differences(routed, self.spec.plan) if part is None else (),
-            expected_dice(logits),
+            confidence(logits),
         )
 
     def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None, series: str | None = None) -> None:

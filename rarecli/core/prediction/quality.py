@@ -1,4 +1,4 @@
-"""How far a prediction can be trusted, without a reference: the Dice that its probabilities promise, its components and volumes, and its
+"""How far a prediction can be trusted, without a reference: the network's own confidence, its components and volumes, and its
 agreement with the next coarser entry.
 
 Decision: docs/decisions/0023-quality.md.
@@ -30,21 +30,21 @@ from rarecli.core.types import Entry, IntArray
 class Quality:
     """What is known of a prediction without its reference; values by label name.
 
-    volumes_mm3: volume of each label. expected_dice: see `restore.expected_dice`; None for a label that was not found.
+    volumes_mm3: volume of each label. confidence: see `restore.confidence`; None for a label that was not found.
     components: number of its parts that touch nowhere, not even at a corner; None if they were not counted.
     against, agreement: the next coarser entry, and the Dice of its labels with the prediction's; None if it was not run.
     """
 
     volumes_mm3: dict[str, float]
-    expected_dice: dict[str, float | None]
+    confidence: dict[str, float | None]
     components: dict[str, int] | None = None
     against: Entry | None = None
     agreement: dict[str, float] | None = None
 
     @property
-    def mean_expected_dice(self) -> float | None:
+    def mean_confidence(self) -> float | None:
         """The mean over the labels that were found, or None."""
-        found = [value for value in self.expected_dice.values() if value is not None]
+        found = [value for value in self.confidence.values() if value is not None]
         return float(np.mean(found)) if found else None
 
     def doubts(self, calibration: Calibration | None) -> list[str]:
@@ -52,9 +52,9 @@ class Quality:
         if calibration is None:
             return []
         found = []
-        mean, least = self.mean_expected_dice, calibration.least_expected_dice
+        mean, least = self.mean_confidence, calibration.least_confidence
         if mean is not None and mean < least:
-            found.append(f"its expected Dice is {mean:.3f}; of 95 % of the validation scans it is at least {least:.3f}")
+            found.append(f"its confidence is {mean:.3f}; of 95 % of the validation scans it is at least {least:.3f}")
         for name, usual in calibration.labels.items():
             low, high = usual.volume_mm3
             if not low <= self.volumes_mm3[name] <= high:
@@ -79,7 +79,7 @@ def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thor
     against = coarser_entry(prediction.entry, predictor.runner.entries) if thorough else None
     return Quality(
         {name: int(mask.sum()) * voxel_mm3 for name, mask in masks.items()},
-        dict(zip(names, prediction.expected_dice, strict=True)),
+        dict(zip(names, prediction.confidence, strict=True)),
         {name: num_components(mask) for name, mask in masks.items()} if thorough else None,
         against,
         against and _agreement(predictor, volume, prediction.labels, against),
@@ -116,10 +116,10 @@ def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: En
 
 
 def quality_words(record: dict[str, Any]) -> str:
-    """Return the expected Dice and the agreement of a record, for the line of a case; empty for a prediction without labels."""
+    """Return the confidence and the agreement of a record, for the line of a case; empty for a prediction without labels."""
     parts = []
-    if known := [value for value in record["expected_dice"].values() if value is not None]:
-        parts.append(f"; expected Dice {np.mean(known):.2f}")
+    if known := [value for value in record["confidence"].values() if value is not None]:
+        parts.append(f"; confidence {np.mean(known):.2f}")
     if record["agreement"]:
         x, y, z = record["against"]
         parts.append(f", agreement with {entry_text((x, y, z))} {np.mean(list(record['agreement'].values())):.2f}")

@@ -106,7 +106,7 @@ def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
 
 
 def _together(parts: Sequence[tuple[Box, Prediction]]) -> Prediction:
-    """Return one prediction of several that each answer in their box. The expected Dice is their mean, weighted by the labels' voxels."""
+    """Return one prediction of several that each answer in their box. The confidence is their mean, weighted by the labels' voxels."""
     first = parts[0][1]
     labels = np.zeros_like(first.labels)
     maps = None if first.probabilities is None else np.zeros_like(first.probabilities)
@@ -116,13 +116,13 @@ def _together(parts: Sequence[tuple[Box, Prediction]]) -> Prediction:
         labels[box] = part.labels[box]
         if maps is not None and part.probabilities is not None:
             maps[(slice(None), *box)] = part.probabilities[(slice(None), *box)]
-    expected = []
-    for index in range(len(first.expected_dice)):
-        known = [(value, np.count_nonzero(part.labels[box])) for box, part in parts if (value := part.expected_dice[index]) is not None]
+    confidence = []
+    for index in range(len(first.confidence)):
+        known = [(value, np.count_nonzero(part.labels[box])) for box, part in parts if (value := part.confidence[index]) is not None]
         total = sum(weight for _, weight in known)
-        expected.append(sum(value * weight for value, weight in known) / total if total else None)
+        confidence.append(sum(value * weight for value, weight in known) / total if total else None)
     seconds = sum(part.seconds for _, part in parts)
-    return replace(first, labels=labels, probabilities=maps, seconds=seconds, expected_dice=tuple(expected))
+    return replace(first, labels=labels, probabilities=maps, seconds=seconds, confidence=tuple(confidence))
 
 
 def _without_outside(found: Prediction, region: Region) -> Prediction:

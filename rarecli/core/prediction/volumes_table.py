@@ -9,7 +9,7 @@ from typing import Any
 from rarecli.core.jobs.files import atomic_file
 
 VOLUMES = "volumes.csv"
-_COLUMNS = ("case", "label", "volume_mm3", "expected_dice", "components", "agreement", "doubts")
+_COLUMNS = ("case", "label", "volume_mm3", "confidence", "components", "agreement", "doubts")
 
 
 def write_volumes(output: Path, records: dict[str, dict[str, Any]]) -> None:
@@ -26,5 +26,5 @@ def write_volumes(output: Path, records: dict[str, dict[str, Any]]) -> None:
         for case, record in records.items():
             quality = record["quality"]
             for label, mm3 in record["volumes_mm3"].items():
-                known = [(quality[name] or {}).get(label) for name in ("expected_dice", "components", "agreement")]
+                known = [(quality[name] or {}).get(label) for name in ("confidence", "components", "agreement")]
                 writer.writerow([case, label, mm3, *known, len(quality["doubts"])])

@@ -35,6 +35,13 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         raise UsageError("targets of the paper have one shape and no thick slices", field=found, remedy="leave it out")
     if config.wide_views and not config.any_size:
         raise UsageError("wide views have other sizes than patches", field="wide_views", expected="any_size", remedy="set any_size=true")
+    if config.wide_views and config.coarse_from > 1:
+        raise UsageError(
+            "without wide views at depth 1 its windows would be larger than any that it was trained on",
+            field="coarse_from",
+            found=config.coarse_from,
+            expected="1, with wide_views",
+        )
     rare = config.arch == "rare-unet"
     if rare and config.num_depths > num_levels:
         raise UsageError("more depths than encoder levels", field="num_depths", found=config.num_depths, expected=f"at most {num_levels}")
