@@ -13,6 +13,7 @@ import numpy as np
 from recipes import RESULTS
 
 from rarecli import Predictor
+from rarecli.core.config.geometry import coarser_entry
 from rarecli.core.config.network_cost import count
 from rarecli.core.data.cases import class_indices, read_case
 from rarecli.core.data.layouts import open_dataset
@@ -22,7 +23,7 @@ from rarecli.core.imaging.overlap import dice
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import num_windows
 from rarecli.core.jobs.files import write_json
-from rarecli.core.prediction.regions import Where, finding_entry, predict_where
+from rarecli.core.prediction.regions import FINDER_STEPS, Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
 
@@ -34,7 +35,7 @@ def counts() -> dict:
     """
     rules = find_model(Path("hippocampus")).rules
     fine = rules.entry((0, 0, 0))
-    finder = rules.entry(finding_entry(fine.entry, [(depth,) * 3 for depth in range(4)]))
+    finder = rules.entry(coarser_entry(fine.entry, [(depth,) * 3 for depth in range(4)], FINDER_STEPS))
     step = 2 ** finder.entry[0]
 
     def flop(rule, shape, overlap):

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor, Volume
+from rarecli.core.config.geometry import coarser_entry
 from rarecli.core.errors import DataError, UsageError
 from rarecli.core.imaging.overlap import dice
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.prediction.predict import PredictOptions, predict
-from rarecli.core.prediction.regions import Where, finding_entry, predict_where
+from rarecli.core.prediction.regions import FINDER_STEPS, Where, predict_where
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,8 @@ def test_a_scan_without_labels_is_predicted_as_a_whole(predictor, monkeypatch):
 
 def test_the_entry_that_finds_is_three_steps_coarser():
     isotropic = [(depth,) * 3 for depth in range(4)]
-    assert [finding_entry(entry, isotropic) for entry in isotropic] == [(3, 3, 3), (3, 3, 3), (3, 3, 3), None]
-    assert finding_entry((0, 0, 3), [(0, 0, 3), (1, 1, 3), (2, 2, 3), (3, 3, 3)]) == (3, 3, 3)
+    assert [coarser_entry(entry, isotropic, FINDER_STEPS) for entry in isotropic] == [(3, 3, 3), (3, 3, 3), (3, 3, 3), None]
+    assert coarser_entry((0, 0, 3), [(0, 0, 3), (1, 1, 3), (2, 2, 3), (3, 3, 3)], FINDER_STEPS) == (3, 3, 3)
 
 
 def test_a_region_is_recorded_and_part_of_what_resume_compares(predictor, tmp_path):

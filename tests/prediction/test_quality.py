@@ -6,10 +6,11 @@ import pytest
 
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.calibration import Calibration, LabelRange
+from rarecli.core.config.geometry import coarser_entry
 from rarecli.core.imaging.restore import confidence
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
-from rarecli.core.prediction.quality import Quality, assess, coarser_entry, num_components
+from rarecli.core.prediction.quality import Quality, assess, num_components
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ ALL = [(x, y, z) for x in range(4) for y in range(4) for z in range(4)]
     ],
 )
 def test_the_next_coarser_entry(entry, entries, expected):
-    assert coarser_entry(entry, entries) == expected
+    assert coarser_entry(entry, entries, 1) == expected
 
 
 def test_doubts_say_what_is_unusual():

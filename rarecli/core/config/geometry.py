@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
@@ -106,3 +107,13 @@ def coarsened(shape: Shape, entry: Entry) -> Shape:
     """Return the size of a scan of `shape` at depth 0 on the grid of an entry, rounded up."""
     x, y, z = (-(-size // 2**depth) for size, depth in zip(shape, entry, strict=True))
     return x, y, z
+
+
+def coarser_entry(entry: Entry, entries: Sequence[Entry], num_steps: int) -> Entry | None:
+    """Return the entry nearest to `num_steps` depths coarser along every axis; None if no other entry is as coarse along every axis."""
+    coarser = [other for other in entries if other != entry and all(there >= here for here, there in zip(entry, other, strict=True))]
+
+    def distance(other: Entry) -> tuple[int, Entry]:
+        return sum(abs(here + num_steps - there) for here, there in zip(entry, other, strict=True)), other
+
+    return min(coarser, key=distance, default=None)

@@ -6,14 +6,13 @@ Decision: docs/decisions/0023-quality.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from rarecli.core.config.calibration import Calibration
-from rarecli.core.config.geometry import entry_text
+from rarecli.core.config.geometry import coarser_entry, entry_text
 from rarecli.core.data.cases import class_indices
 from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.orientation import to_ras
@@ -76,7 +75,7 @@ def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thor
     plan = predictor.spec.plan
     voxel_mm3, names = float(np.prod(volume.spacing_mm)), plan.label_names[1:]
     masks = {name: prediction.labels == value for name, value in zip(names, plan.label_values[1:], strict=True)}
-    against = coarser_entry(prediction.entry, predictor.runner.entries) if thorough else None
+    against = coarser_entry(prediction.entry, predictor.runner.entries, 1) if thorough else None
     return Quality(
         {name: int(mask.sum()) * voxel_mm3 for name, mask in masks.items()},
         dict(zip(names, prediction.confidence, strict=True)),
@@ -92,14 +91,6 @@ def num_components(mask: IntArray) -> int:
 
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     return int(ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))[1]) if boxes else 0
-
-
-def coarser_entry(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Return the nearest entry that is nowhere finer and somewhere coarser: one step along every axis, if the model has that. Or None."""
-    coarser = [other for other in entries if other != entry and all(there >= here for here, there in zip(entry, other, strict=True))]
-    return min(
-        coarser, key=lambda other: (sum(abs(here + 1 - there) for here, there in zip(entry, other, strict=True)), other), default=None
-    )
 
 
 def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: Entry) -> dict[str, float]:

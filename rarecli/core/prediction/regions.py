@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from rarecli.core.config.geometry import entry_text
+from rarecli.core.config.geometry import coarser_entry, entry_text
 from rarecli.core.errors import UsageError, some
 from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.orientation import to_ras
@@ -22,9 +22,9 @@ from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_pa
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
-from rarecli.core.types import Entry, Triple
+from rarecli.core.types import Triple
 
-_STEPS = 3
+FINDER_STEPS = 3
 """How many depths coarser the entry is that finds the region: 1/512 of the voxels."""
 _MARGIN = 1
 """Voxels of the grid of that entry that are added around the region on every side."""
@@ -71,7 +71,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
         region = region_of(where.roi, scan)
         found = _without_outside(within([region.box]), region)
         return replace(found, reason=f"{found.reason}; region {box_text(region.box)}")
-    finder = finding_entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry, predictor.runner.entries)
+    finder = coarser_entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
     if not where.coarse_to_fine or finder is None:
         return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
     coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True)
@@ -85,16 +85,6 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
     reason = f"{fine.reason}; in {some(map(box_text, boxes))}, where {entry_text(finder)} finds labels"
     unlike = tuple(text for text in coarse.warnings if "its spacing" not in text and "its finest spacing" not in text)  # of the fine entry
     return replace(fine, reason=reason, warnings=unlike, seconds=coarse.seconds + fine.seconds)
-
-
-def finding_entry(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Return the entry that finds the region for another: three steps coarser along every axis, or as near to that as there is; or None."""
-    coarser = [other for other in entries if other != entry and all(there >= here for here, there in zip(entry, other, strict=True))]
-
-    def distance(other: Entry) -> tuple[int, Entry]:
-        return sum(abs(here + _STEPS - there) for here, there in zip(entry, other, strict=True)), other
-
-    return min(coarser, key=distance, default=None)
 
 
 def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
