@@ -7,7 +7,7 @@ from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittle
 
 PATIENT = {"PatientName": "Muster^Erika", "PatientID": "PAT-4711", "PatientBirthDate": "19611107", "PatientSex": "F"}
 STUDY = {"AccessionNumber": "ACC-99", "ReferringPhysicianName": "Hausarzt^Hans", "StudyDescription": "Kopf Muster", "StudyID": "S77"}
-SECRETS = ("Muster", "Erika", "4711", "19611107", "ACC-99", "Hausarzt", "S77", "20010203")
+SECRETS = ("Muster", "Erika", "-4711", "19611107", "ACC-99", "Hausarzt", "S77", "20010203")
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
