@@ -138,7 +138,7 @@ def test_segments_have_names_codes_and_where_they_came_from(tmp_path):
 
 
 def test_anonymise_leaves_the_patient_and_the_study_out(tmp_path):
-    scan = save(tmp_path / "scan", series(PatientComments="Muster", OtherPatientIDs="OTHER-4711", PatientAge="040Y", InstitutionName="Muster"))
+    scan = save(tmp_path / "scan", series(PatientComments="Muster", OtherPatientIDs="P-4711", PatientAge="040Y", InstitutionName="Muster"))
     write(tmp_path / "labels.dcm", scan, anonymous=True)
     content = (tmp_path / "labels.dcm").read_bytes().decode("latin-1")
     assert not [secret for secret in SECRETS if secret in content]
