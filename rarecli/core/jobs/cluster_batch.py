@@ -1,7 +1,8 @@
 """The items of one call on a Dask cluster: which worker has which, and what is done again after a worker was lost.
 
 Dask would blame every task that a lost worker was given, and give up on it after a number of losses that its scheduler sets. Here an item
-is sent to one worker, only the item that a lost worker had begun is blamed, and an item that lost a worker then runs alone.
+is sent to one worker. All that a lost worker had not ended are suspects, since the word of an end may be lost with it. A suspect runs alone,
+so that a second loss is its own.
 Decision: docs/decisions/0027-cluster.md.
 """
 
@@ -97,19 +98,18 @@ class Batch(Generic[Item, Result]):
 
     def _take_back(self, address: str) -> Iterator[tuple[int, Result | RareError]]:
         attempts = self._sent.pop(address)
-        begun = next((attempt for attempt in attempts if not attempt.ended), None)
+        suspects = [attempt.index for attempt in attempts if not attempt.ended]
         if attempts:
             self._cluster.reporter.warn(f"the worker {address} is lost; what it had is done again")
             answer_of(self._client.cancel, [attempt.future for attempt in attempts], force=True)  # which ends them, too
-        self._waiting.extendleft(attempt.index for attempt in reversed(attempts) if attempt is not begun)
-        if begun is None:
-            return
-        self._losses[begun.index] += 1
-        if self._losses[begun.index] < _MOST_LOST:
-            self._suspects.append(begun.index)
-        else:
-            remedy = "perhaps out of memory: see the worker's log, and give workers more memory"
-            yield begun.index, DataError("it lost its worker twice", found=f"the last one was {address}", remedy=remedy)
+        self._waiting.extendleft(attempt.index for attempt in reversed(attempts) if attempt.index not in suspects)
+        for index in suspects:
+            self._losses[index] += 1
+            if self._losses[index] < _MOST_LOST:
+                self._suspects.append(index)
+            else:
+                remedy = "perhaps out of memory: see the worker's log, and give workers more memory"
+                yield index, DataError("it lost its worker twice", found=f"the last one was {address}", remedy=remedy)
 
     def _hand_out(self) -> None:
         """Send waiting items: first to workers without any. A worker with a suspect has nothing else."""
