@@ -1,4 +1,4 @@
-"""Which items a lost worker is blamed for, with a scheduler of this file in place of Dask's. Real ones: tests/integration/test_cluster.py."""
+"""Which items a lost worker is blamed for. The scheduler is one of this file; for real ones see tests/integration/test_cluster.py."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ class Future:
 
 
 class Cluster:
-    """Client and cluster in one. A worker works on its items in their order, dies of a bad one, and takes the word of earlier ends with it."""
+    """Client and cluster in one. Workers take items in order. A bad one kills its worker, and the word of earlier ends is lost."""
 
     def __init__(self, num_workers, bad):
         self.workers = {f"worker{number}": [] for number in range(num_workers)}
@@ -61,6 +61,8 @@ def test_the_next_item_is_a_suspect_since_the_end_of_the_first_may_be_lost(monke
     items = ["a", "b", "c", "poison", "d", "e"]  # two each: the second of the worker with `a` is `poison`
     outcomes = dict(cluster_batch.Batch(cluster, str.upper, items).outcomes())
     error = outcomes.pop(3)
-    assert isinstance(error, DataError) and "it lost its worker twice" in str(error)
+    assert isinstance(error, DataError)
+    assert "it lost its worker twice" in str(error)
     assert outcomes == {0: "A", 1: "B", 2: "C", 4: "D", 5: "E"}
-    assert len(cluster.workers) == 1 and cluster.lost == [["a", "poison"], ["poison"]]
+    assert len(cluster.workers) == 1
+    assert cluster.lost == [["a", "poison"], ["poison"]]

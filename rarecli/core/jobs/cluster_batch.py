@@ -1,8 +1,8 @@
 """The items of one call on a Dask cluster: which worker has which, and what is done again after a worker was lost.
 
 Dask would blame every task that a lost worker was given, and give up on it after a number of losses that its scheduler sets. Here an item
-is sent to one worker. All that a lost worker had not ended are suspects, since the word of an end may be lost with it. A suspect runs alone,
-so that a second loss is its own.
+is sent to one worker. All that a lost worker had not ended are suspects, since the word of an end may be lost with it. A suspect runs
+alone, so that a second loss is its own.
 Decision: docs/decisions/0027-cluster.md.
 """
 
