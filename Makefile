@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-slow test-cpp test-triton test-web docs image check audit fuzz schema faults web-libraries format clean
+.PHONY: install demo test test-slow test-cpp test-triton test-web docs image check audit fuzz schema faults web-libraries pictures format clean
 
 install: $(INSTALLED)
 
@@ -80,6 +80,11 @@ schema: install
 # fetches the libraries of the page from the npm registry, in the versions that export/web/libraries/versions.json pins
 web-libraries: install
 	$(BIN)/python export/web/libraries/renew.py
+
+# every picture of the README and of docs/, from benchmarks/results and from a demo
+pictures: install
+	tests/integration/browser/install_packages.sh
+	$(BIN)/python benchmarks/pictures.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -3,7 +3,6 @@
     python benchmarks/hippocampus.py train DATASET WORK RECIPE FOLD     # starts or resumes; writes results/accuracy_RECIPE_foldK.json
     python benchmarks/hippocampus.py ship DATASET WORK RECIPE          # continues from fold 0 with all cases; writes rarecli/models/RECIPE
     python benchmarks/hippocampus.py table                              # writes results/accuracy.md and the tables of the model cards
-    python benchmarks/hippocampus.py picture TIMING                     # draws docs/thick_slices.png, with the results.json of a benchmark
 
 WORK is a folder for prepared data and runs: many gigabytes of intermediate files. The averaged weights after the last epoch are scored. No
 checkpoint is chosen on the cases that it is scored on.
@@ -27,7 +26,6 @@ from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.jobs.files import write_json
 
 MODELS = Path(__file__).parents[1] / "rarecli" / "models"
-DOCS = Path(__file__).parents[1] / "docs"
 PAPER_SHAPE = (32, 64, 32)
 NATIVE_PATCH = (64, 96, 64)
 """Holds complete scans at the finest spacing of reacquisition: no view is a part of a scan, and no scan is predicted in windows."""
@@ -146,14 +144,10 @@ def main() -> None:
         if command == "train":
             sub.add_argument("fold")
     commands.add_parser("table")
-    commands.add_parser("picture").add_argument("timing", type=Path)
     options = parser.parse_args()
     if options.command == "train":
         run = train_recipe(options.dataset, options.work, options.recipe, options.fold)
         score(options.dataset, options.work, options.recipe, options.fold, run)
-    elif options.command == "picture":
-        own, before = (accuracy_tables.read_results(name) for name in (accuracy_tables.THICK, accuracy_tables.BEFORE))
-        slice_tables.draw(own, before, options.timing, DOCS / "thick_slices.png")
     elif options.command == "ship":
         ship(options.dataset, options.work, options.recipe)
     for path, text in documents().items():

@@ -77,7 +77,7 @@ def pooled(results: Sequence[dict[str, Any]], method: str) -> Scores:
     return found
 
 
-def draw(results: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], timing: Path | None, path: Path) -> None:
+def draw(results: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], timing: Path, path: Path) -> None:
     """Draw Dice before and after, and how many times faster the engine is than with the scan upsampled (`rare benchmark`, results.json)."""
     shared = _shared(results, before)
     old, new = ({_triple(spacing): _mean(cases) for spacing, cases in pooled(part, ROUTED).items()} for part in (before, shared))
@@ -85,9 +85,8 @@ def draw(results: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]], ti
     old = {cell: old[cell] for cell in new}
     panels = [Panel("before: upsampled to the finest axis", old), Panel("now: every axis at its own depth", new)]
     panels.append(Panel("difference", {cell: new[cell] - old[cell] for cell in new}, "difference"))
-    if timing:
-        ratios = speed_ups(json.loads(timing.read_text(encoding="utf-8")))
-        panels.append(Panel("engine: times faster", {cell: ratio for cell, ratio in ratios.items() if min(cell) <= 2}, "ratio"))
+    ratios = speed_ups(json.loads(timing.read_text(encoding="utf-8")))
+    panels.append(Panel("engine: times faster", {cell: ratio for cell, ratio in ratios.items() if min(cell) <= 2}, "ratio"))
     num = sum(len(result["slices"]["dice_per_case"][ROUTED]["1x1x4"]) for result in shared)
     draw_heat_maps(panels, (1.0, 1.0, 1.0), f"hippocampus, {num} held-out scans with thick slices: Dice at the scan's own resolution", path)
 

@@ -18,7 +18,10 @@ from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import Page, Section
 from rarecli.core.reporting.tables import Table, number, text
 
+_KINDS = {"loss": "Training loss", "dice_": "Validation Dice", "consistency": "Gateway consistency (MSE)", "lr": "Learning rate"}
+_ON_LOG_SCALE = ("consistency", "lr")
 _MOST_POINTS = 400
+_MOST_MARKS = 60
 _MOST_ROWS = 100
 _RECENT = 5
 """Epochs whose mean time tells how much is left."""
@@ -60,20 +63,18 @@ def time_left(log: Sequence[dict[str, Any]], num_epochs: int) -> str:
 
 def _figures(log: Sequence[dict[str, Any]]) -> list[Figure]:
     """Returns loss, Dice, consistency and learning rate over epochs, as far as they were logged."""
-    plots = {"loss": "Training loss", "dice_": "Validation Dice", "consistency": "Gateway consistency (MSE)", "lr": "Learning rate"}
     figures = []
-    for prefix, title in plots.items():
+    for prefix, title in _KINDS.items():
         lines = []
         for key in dict.fromkeys(key for line in log for key in line if key.startswith(prefix)):
             known = [(line["epoch"], line[key]) for line in log if line.get(key) is not None]  # not every epoch is validated
             if not known:
                 continue
             known = known[:: max(1, len(known) // _MOST_POINTS)]
-            name = key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
-            lines.append(Line(name, [epoch for epoch, _ in known], [value for _, value in known]))
+            lines.append(Line(_series(key), [epoch for epoch, _ in known], [value for _, value in known]))
         if lines:
             words = "; ".join(f"{line.name}: {line.y[-1]:.4g} at epoch {line.x[-1]:g}" for line in lines)
-            figures.append(line_chart(f"{title} over epochs", words, lines, Axis("epoch"), Axis("", log=prefix == "consistency")))
+            figures.append(line_chart(f"{title} over epochs", words, lines, Axis("epoch"), Axis("", log=prefix in _ON_LOG_SCALE)))
     return figures
 
 
@@ -94,26 +95,22 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def draw_progress(log: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw loss, Dice per depth, gateway consistency and learning rate over epochs."""
-    figure = new_figure(10, 6.5)
-    panels = figure.subplots(2, 2)
-
-    def plot(panel: Any, prefix: str, title: str, log_scale: bool = False) -> None:
-        keys = list(dict.fromkeys(key for line in log for key in line if key.startswith(prefix)))
-        for key, colour in zip(keys, COLOURS * 4, strict=False):
-            label = key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
-            known = [(line["epoch"], line[key]) for line in log if key in line]  # not every epoch is validated
-            panel.plot(*zip(*known, strict=True), ".-", color=colour, label=label)
-        panel.set(title=title, xlabel="epoch")
-        if log_scale and keys:
-            panel.set_yscale("log")
-        if len(keys) > 1:
-            panel.legend(fontsize=8)
-
-    plot(panels[0, 0], "loss_", "training loss")
-    plot(panels[0, 1], "dice_", "validation Dice")
-    plot(panels[1, 0], "consistency", "gateway consistency (MSE)", log_scale=True)
-    plot(panels[1, 1], "lr", "learning rate")
-    for panel in panels.flat:
+    """Draw loss, Dice per depth, gateway consistency and learning rate over epochs, a panel each, as far as they were logged."""
+    kinds = {kind: keys for kind in _KINDS if (keys := list(dict.fromkeys(key for line in log for key in line if key.startswith(kind))))}
+    figure = new_figure(9, 2.6 * max(1, len(kinds)))
+    panels = figure.subplots(max(1, len(kinds)), 1, squeeze=False, sharex=True)[:, 0]
+    for panel, (kind, keys) in zip(panels, kinds.items(), strict=False):
+        for key, colour in zip(keys, COLOURS * len(keys), strict=False):
+            epochs, values = zip(*((line["epoch"], line[key]) for line in log if key in line), strict=True)  # not every epoch is validated
+            mark = "o" if len(epochs) <= _MOST_MARKS else ""
+            panel.plot(epochs, values, marker=mark, markersize=3, color=colour, label=_series(key))
+        panel.set(title=_KINDS[kind], yscale="log" if kind in _ON_LOG_SCALE else "linear")
         panel.grid(alpha=0.3)
+        if len(keys) > 1:
+            panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    panels[-1].set_xlabel("epoch")
     save_figure(figure, path)
+
+
+def _series(key: str) -> str:
+    return key.removeprefix("loss_").removeprefix("dice_").replace("depth", "depth ")
