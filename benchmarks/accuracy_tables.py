@@ -14,7 +14,7 @@ from rarecli.core.jobs.files import read_json
 
 COLUMNS = ("full", "1/2", "1/4", "1/8")
 HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
-BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("hippocampus-isotropic", "unet-aug-native")}
+BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("hippocampus-isotropic", "unet-aug-native", "unet-thick-native")}
 """The baselines that each shipped recipe is compared with, on the same cases."""
 THICK, BEFORE = "hippocampus", "hippocampus-isotropic"
 """The recipe that is scored with thick slices, and the one that it is compared with."""
@@ -139,7 +139,7 @@ def document(names: Sequence[str]) -> str:
     for name in names:
         if any(fold["curve"] for fold in read_results(name)):
             parts += [f"## {name} over continuous spacing", curve_table(name)]
-    with_slices = [result for result in read_results("unet-aug-native") if result.get("slices")]
+    with_slices = [result for result in read_results("unet-thick-native") if result.get("slices")]
     if (own := read_results(THICK)) and (before := read_results(BEFORE)):
         parts += [f"## {THICK} with thick slices; before: {BEFORE}", slice_table(own, before, with_slices)]
     return "\n".join(parts)

@@ -27,7 +27,7 @@ def slice_table(results: Sequence[dict[str, Any]], before: Sequence[dict[str, An
     shared, earlier = _shared(results, before), pooled(before, ROUTED)
     own, other = (_restored(_shared(results, baseline)), _restored(baseline)) if baseline else ({}, {})
     heads = ["spacing (mm)", "entry", "routed", "upsampled", "routed - upsampled (95 %)", "before", "routed - before (95 %)"]
-    heads += ["restored: routed", "restored: U-Net, random resolutions"]
+    heads += ["restored: routed", "restored: U-Net, random resolutions and thick slices"]
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     gains: dict[str, float] = {}
     advantages: dict[str, tuple[float, float]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rarecli.commands.layout import print_table
@@ -51,17 +52,23 @@ def print_scores(summary: dict[str, Any], title: str) -> None:
     rows = []
     for method, key, part in parts:
         row = [method, _resolution(key) if "per_depth" in summary else f"{key} mm", str(part["num_cases"])]
-        row += [f"{part['dice']:.4f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.4f}"]
+        digits = _decimals(part["dice_std"], part["num_cases"])
+        row += [f"{part['dice']:.{digits}f} ({part['dice_std']:.3f})", f"{part['dice_p5']:.{digits}f}"]
         if nothing:  # a case without the label in reference and prediction has Dice 1
             row.append(str(sum(part["both_empty"].values())))
         if surfaces:
             mean = part["foreground_mean"]
-            row += [_number(mean["hd95_mm"], 2), str(sum(part["hd95_null"].values())), _number(mean["surface_dice"], 4)]
+            row += [_number(mean["hd95_mm"], 2), str(sum(part["hd95_null"].values())), _number(mean["surface_dice"], digits)]
         if restored:
-            row += [f"{part['restored']['dice']:.4f}", f"{part['ceiling']['dice']:.4f}" if "ceiling" in part else ""]
-        row += [f"{part['mean'][label]['dice']:.4f}" for label in labels]
-        rows.append(row + [f"{part['regions'][region]['dice']:.4f}" for region in regions])
+            row += [f"{part[kind]['dice']:.{digits}f}" if kind in part else "" for kind in ("restored", "ceiling")]
+        row += [f"{part['mean'][label]['dice']:.{digits}f}" for label in labels]
+        rows.append(row + [f"{part['regions'][region]['dice']:.{digits}f}" for region in regions])
     print_table(title, [*columns, *labels, *regions], rows, num_keys=2)
+
+
+def _decimals(std: float, num_cases: int) -> int:
+    """Return how many decimals of a mean Dice mean something: four only where its standard error is below half a thousandth."""
+    return 4 if num_cases > 1 and std / math.sqrt(num_cases) < 0.0005 else 3
 
 
 def _resolution(key: str) -> str:

@@ -12,6 +12,7 @@ import termios
 import pytest
 
 from rarecli.commands.layout import fold, print_table
+from rarecli.commands.tables import print_scores
 
 COLUMNS = ["label", "Dice", "IoU", "precision", "recall"]
 ROWS = [["head", "0.9123", "0.8345", "0.9456", "0.8789"], ["tail of it", "0.8012", "0.6789", "0.7654", "0.7001"]]
@@ -63,6 +64,14 @@ def test_without_a_terminal_a_table_is_as_wide_as_it_needs(capsys):
     said = capsys.readouterr().out
     assert {f"0.{1000 + index}" for index in range(60)} <= cells(said)
     assert len([line for line in said.splitlines() if line.startswith("│")]) == 1
+
+
+@pytest.mark.parametrize(("num_cases", "shown"), [(1, "0.812"), (42, "0.812"), (1000, "0.8123")])
+def test_a_mean_has_the_decimals_that_its_standard_error_allows(capsys, num_cases, shown):
+    # .015 / sqrt(42) is .0023, .015 / sqrt(1000) is .00047
+    part = {"num_cases": num_cases, "dice": 0.81234, "dice_std": 0.015, "dice_p5": 0.7, "both_empty": {}, "mean": {}}
+    print_scores({"mean": {}, "per_method": {"routed": {"0": part}}, "per_depth": {}}, "scores")
+    assert f"{shown} (0.015)" in cells(capsys.readouterr().out)
 
 
 def test_brackets_are_text(capsys):
