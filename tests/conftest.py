@@ -1,5 +1,6 @@
 """Data and models shared by many tests, made once: phantoms, a prepared dataset, a briefly trained run, its bundle."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.training.train import TrainOptions, train
 
 sys.modules.setdefault("openvino_telemetry", None)  # it would report every test over the network
+os.environ["RARE_CACHE"] = "off"  # the user's
 
 TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
 

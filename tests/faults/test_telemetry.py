@@ -42,7 +42,7 @@ def commands(phantom_dataset, prepared, run, bundle, scan, output):
 def run_at_home(arguments, home, temporary, *before):
     home.mkdir(exist_ok=True)
     temporary.mkdir(exist_ok=True)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "TORCHINDUCTOR_", "MPL"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "TORCHINDUCTOR_", "MPL", "RARE_"))}
     command = [*before, sys.executable, "-B", "-m", "rarecli", *map(str, arguments)]
     environment = clean | {"HOME": str(home), "TMPDIR": str(temporary)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -53,11 +53,14 @@ def run_at_home(arguments, home, temporary, *before):
 def test_every_command_writes_where_it_was_told_and_opens_no_socket_to_another_machine(
     phantom_dataset, prepared, run, bundle, scan, tmp_path
 ):
-    """Files are opened for writing in the output, the temporary folder, /dev and matplotlib's cache; nowhere else in the user's home."""
+    """Files are opened for writing in the output, the temporary folder, /dev, and the caches of matplotlib and of compiled models; nowhere
+    else in the user's home.
+    """
     if shutil.which("strace") is None:
         pytest.fail("strace is not installed: apt-get install strace")
     output, home, temporary = tmp_path / "output", tmp_path / "home", tmp_path / "temporary"
-    caches = [home / ".cache", home / ".config", home / ".cache" / "matplotlib", home / ".config" / "matplotlib"]  # README.md lists them
+    ours = (home / ".cache" / "matplotlib", home / ".cache" / "rare")  # docs/usage.md lists them
+    caches = [home / ".cache", home / ".config", home / ".config" / "matplotlib", *ours]
     allowed = (str(output), str(temporary), "/dev/", "/proc/self/", "/proc/thread-self/", *map(str, caches))
     for number, arguments in enumerate(commands(phantom_dataset, prepared, run, bundle, scan, output)):
         trace = tmp_path / f"trace{number}"
@@ -68,4 +71,5 @@ def test_every_command_writes_where_it_was_told_and_opens_no_socket_to_another_m
         written = [found[1] for line in lines if WRITES.search(line) and (found := re.search(r'"([^"]*)"', line))]
         assert not [path for path in written if path.startswith("/") and not path.startswith(allowed)], arguments[0]
         assert written or arguments[0] == "info", arguments[0]
-        assert all(path.is_relative_to(home / ".cache" / "matplotlib") for path in home.rglob("*") if path.is_file()), arguments[0]
+        assert all(any(map(path.is_relative_to, ours)) for path in home.rglob("*") if path.is_file()), arguments[0]
+    assert list((home / ".cache" / "rare").iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import Engine
+from rarecli.core.engines.model_cache import open_cache
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import runs_here
@@ -19,12 +20,19 @@ _PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
 
 
 def open_model(
-    model: Path, backend: str = "auto", device: str = "auto", num_threads: int | None = None, precision: str = "fp32"
+    model: Path,
+    backend: str = "auto",
+    device: str = "auto",
+    num_threads: int | None = None,
+    precision: str = "fp32",
+    *,
+    cached: bool = False,
 ) -> tuple[ScanRules, Runner]:
     """A model's rules and a runner for it. Engines are opened when an entry is first needed.
 
     backend: auto, torch, onnx, openvino, tensorrt; auto is torch for a run, and the fastest installed backend for a bundle.
     num_threads: CPU threads; all by default. precision: fp32, or bf16 or int8 with openvino on a CPU that supports it.
+    cached: use the user's cache of compiled models, with openvino. It is for predicting; a check or a measurement compiles anew.
     Raises UsageError for a backend that the model does not support, EnvironmentFault for a backend that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
@@ -42,7 +50,7 @@ def open_model(
         raise UsageError("this backend computes in fp32", field="precision", found=precision, expected="--backend openvino, with a bundle")
     if files.bundle is None or backend == "torch":
         return files.rules, _open_torch(files, device, num_threads)
-    return files.rules, _open_engines(files.bundle, backend, device, num_threads, precision)
+    return files.rules, _open_engines(files.bundle, backend, device, num_threads, precision, cached)
 
 
 def open_reference(model: Path, backend: str) -> Runner | None:
@@ -78,11 +86,11 @@ def _takes_every_window(engine: Engine) -> bool:
     return small and all(high >= size for high, size in zip(engine.plan.shape_max[2:], engine.patch_shape, strict=True))
 
 
-def _open_engines(bundle: Bundle, backend: str, device: str, num_threads: int | None, precision: str) -> Runner:
+def _open_engines(bundle: Bundle, backend: str, device: str, num_threads: int | None, precision: str, cached: bool) -> Runner:
     if backend == "openvino":
         from rarecli.core.engines.openvino_runner import OpenVinoRunner
 
-        return OpenVinoRunner(bundle, device, num_threads, precision)
+        return OpenVinoRunner(bundle, device, num_threads, precision, open_cache() if cached else None)
     if backend == "tensorrt":
         from rarecli.core.engines.tensorrt_runner import TensorRtRunner
 

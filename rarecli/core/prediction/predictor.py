@@ -95,7 +95,7 @@ class Predictor:
         precision: str = "fp32",
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | os.PathLike) else tuple(Path(path) for path in model)
-        opened = [open_model(path, backend, device, num_threads, precision) for path in paths]
+        opened = [open_model(path, backend, device, num_threads, precision, cached=True) for path in paths]
         self.rules = opened[0][0]
         self.spec = self.rules.spec
         require_one_plan({str(path): (rules, runner.entries) for path, (rules, runner) in zip(paths, opened, strict=True)})
