@@ -14,7 +14,10 @@ from rarecli.core.jobs.files import read_json
 
 COLUMNS = ("full", "1/2", "1/4", "1/8")
 HEADER = f"| recipe | protocol | method | folds | {' | '.join([*COLUMNS, 'mean'])} |"
-BASELINES = {"hippocampus-paper": ("paper", "unet-aug", "unet"), "hippocampus": ("hippocampus-isotropic", "unet-aug-native", "unet-thick-native")}
+BASELINES = {
+    "hippocampus-paper": ("paper", "unet-aug", "unet"),
+    "hippocampus": ("hippocampus-isotropic", "unet-aug-native", "unet-thick-native"),
+}
 """The baselines that each shipped recipe is compared with, on the same cases."""
 THICK, BEFORE = "hippocampus", "hippocampus-isotropic"
 """The recipe that is scored with thick slices, and the one that it is compared with."""

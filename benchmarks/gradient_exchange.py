@@ -1,5 +1,5 @@
-"""Three ways to sum gradients over two ranks: one tensor after the backward pass (as `rare train`), DistributedDataParallel, and hooks
-that send buckets while the backward pass runs. Ours has to win, or to lose by little, to stay.
+"""Three ways to sum gradients over two ranks: one tensor after the backward pass, DistributedDataParallel, and hooks that send buckets
+while the backward pass runs (as `rare train`). Ours has to win, or to lose by little, to stay.
 
     python benchmarks/gradient_exchange.py [--patch 32,64,32] [-o RESULT.json]
 
@@ -29,24 +29,33 @@ from torch.nn.parallel import DistributedDataParallel
 from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config.geometry import coarsened, isotropic
 from rarecli.core.model import RareUNet
+from rarecli.core.training.gradient_exchange import GradientExchange
 from rarecli.core.types import Shape
 
 NUM_RANKS = 2
 DEPTHS = 4
-BUCKET_BYTES = 4 << 20
 RATES_MBIT_S = (0, 1000)
 """0: as fast as this machine is."""
 
 
+class Sending:
+    """A sum that a thread is about to do, as `torch.distributed` hands one out."""
+
+    def __init__(self, future: "Future[None]") -> None:
+        self.future, self.wait = future, future.result
+
+
 class Link:
-    """Sums tensors over the ranks in a thread of its own, in order, no faster than `mbit_s`."""
+    """Sums tensors over the ranks in a thread of its own, in order, no faster than `mbit_s`. In place of `Ranks`."""
+
+    num = NUM_RANKS
 
     def __init__(self, mbit_s: int) -> None:
         self._mbit_s, self._thread = mbit_s, ThreadPoolExecutor(1)
 
-    def send(self, tensor: Tensor) -> "Future[None]":
+    def begin_sum(self, tensor: Tensor) -> Sending:
         """Begin to sum a tensor in place."""
-        return self._thread.submit(self._sum, tensor)
+        return Sending(self._thread.submit(self._sum, tensor))
 
     def _sum(self, tensor: Tensor) -> None:
         started = time.perf_counter()
@@ -87,50 +96,21 @@ def one_tensor(module: nn.Module, link: Link) -> Callable[[list[Tensor]], None]:
     def step(images: list[Tensor]) -> None:
         flat.zero_()
         module(images).backward()
-        link.send(flat).result()
+        link.begin_sum(flat).wait()
 
     return step
 
 
 def hooks(module: nn.Module, link: Link) -> Callable[[list[Tensor]], None]:
-    """A step that sends a bucket of the same tensor as soon as all its gradients are there."""
-    flat, offset = flat_gradients(module), 0
-    buckets: list[tuple[slice, int]] = []
-    begin, members = 0, 0
-    bucket_of: dict[nn.Parameter, int] = {}
-    for parameter in module.parameters():
-        bucket_of[parameter] = len(buckets)
-        offset, members = offset + parameter.numel(), members + 1
-        if (offset - begin) * 4 >= BUCKET_BYTES:
-            buckets.append((slice(begin, offset), members))
-            begin, members = offset, 0
-    if members:
-        buckets.append((slice(begin, offset), members))
-    missing = [count for _, count in buckets]
-    sent: list[Future[None]] = []
-    ready: set[int] = set()
-
-    def arrived(parameter: Tensor) -> None:
-        index = bucket_of[parameter]  # type: ignore[index]
-        missing[index] -= 1
-        if missing[index] == 0:
-            ready.add(index)
-        # all ranks send in one order, from the last bucket to the first
-        while len(sent) < len(buckets) and len(buckets) - 1 - len(sent) in ready:
-            sent.append(link.send(flat[buckets[len(buckets) - 1 - len(sent)][0]]))
-
-    for parameter in module.parameters():
-        parameter.register_post_accumulate_grad_hook(arrived)
+    """A step that sends a bucket of the same tensor as soon as all its gradients are there (as `rare train`)."""
+    flat = flat_gradients(module)
+    exchange = GradientExchange(link, list(module.parameters()), flat)  # type: ignore[arg-type]
 
     def step(images: list[Tensor]) -> None:
         flat.zero_()
-        missing[:] = [count for _, count in buckets]
-        ready.clear()
-        sent.clear()
+        exchange.begin_last_pass()
         module(images).backward()
-        for future in sent:
-            future.result()
-        assert len(sent) == len(buckets)
+        exchange.finish()
 
     return step
 
@@ -142,7 +122,7 @@ def data_parallel(module: nn.Module, link: Link) -> Callable[[list[Tensor]], Non
     def hook(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         future: torch.futures.Future[Tensor] = torch.futures.Future()
         tensor = bucket.buffer()
-        link.send(tensor).add_done_callback(lambda _: future.set_result(tensor))
+        link.begin_sum(tensor).future.add_done_callback(lambda _: future.set_result(tensor))
         return future
 
     wrapped.register_comm_hook(None, hook)

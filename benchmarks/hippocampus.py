@@ -13,7 +13,6 @@ from pathlib import Path
 
 import accuracy_tables
 import numpy as np
-import slice_tables
 from recipes import RESULTS, Recipe, Words, dice_per_case, facts_of, seconds_of, train_run
 
 from rarecli import Predictor

@@ -23,11 +23,16 @@ from recipes import RESULTS
 from rarecli.core.benchmarking.figures import draw_cost, draw_latency
 from rarecli.core.demo import demo
 from rarecli.core.engines.segment_page import write_segment_page
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.figures import draw_dice_over_resolution, draw_dice_over_spacing
 from rarecli.core.imaging.routing import thresholds_mm
+from rarecli.core.prediction.predictor import ModelChoice
+from rarecli.core.reporting.options import ReportOptions
 
 DOCS = Path(__file__).parents[1] / "docs"
 NUM_DEPTHS = 4
+REPORTED = "rare evaluate test -m run -o scores"
+"""The command that the photographed report names."""
 FOLD = 1
 """Of the recipe `hippocampus`: its second fold."""
 
@@ -56,13 +61,15 @@ def draw_demo() -> None:
         output = Path(folder) / "demo"
         demo(output)
         shutil.copy(min((output / "evaluation").glob("slices_*.png")), DOCS / "slices_phantom.png")
+        test = output / "test" / "1mm"
+        evaluate(test, ModelChoice((output / "run",)), output / "report", EvaluateOptions(surface=False, report=ReportOptions(REPORTED)))
         write_segment_page(output / "run", output / "segment.html")
         with _chromium() as page:
-            page.goto((output / "evaluation" / "report.html").as_uri())
+            page.goto((output / "report" / "report.html").as_uri())
             page.wait_for_selector("#viewer[data-ready='0,0']")
             page.locator("section:has(#viewer)").screenshot(path=DOCS / "report_phantom.png")
             page.goto((output / "segment.html").as_uri())
-            page.set_input_files("#files", min((output / "test").rglob("imagesTr/*.nii.gz")))
+            page.set_input_files("#files", min((test / "imagesTr").iterdir()))
             page.wait_for_selector("body[data-state=ready]")
             page.screenshot(path=DOCS / "segment_page.png")
 

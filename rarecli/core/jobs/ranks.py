@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rarecli.core.errors import EnvironmentFault, RareError, UsageError
 
@@ -25,6 +25,18 @@ LAUNCH_ID = "rare"
 """By this name of a launch, a rank knows that `rare train` itself started it."""
 _SILENCE = timedelta(minutes=20)
 """A rank that does not answer for this long is given up. A dead rank is noticed at once."""
+
+
+class Sum:
+    """A sum over all ranks that is under way."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+
+    def wait(self) -> None:
+        """Wait for the sum; on a GPU, let what is launched next wait. Raises EnvironmentFault if a rank is gone."""
+        with _naming_the_lost():
+            self._work.wait()
 
 
 @dataclass(frozen=True)
@@ -48,11 +60,15 @@ class Ranks:
     def add(self, tensor: Tensor) -> Tensor:
         """Sum the tensors of all ranks, in place; afterwards all ranks hold the same bits."""
         if self.num > 1:
-            import torch.distributed as dist
-
-            with _naming_the_lost():
-                dist.all_reduce(tensor)
+            self.begin_sum(tensor).wait()
         return tensor
+
+    def begin_sum(self, tensor: Tensor) -> Sum:
+        """Begin to sum the tensors of several ranks, in place. All ranks begin their sums in the same order."""
+        import torch.distributed as dist
+
+        with _naming_the_lost():
+            return Sum(dist.all_reduce(tensor, async_op=True))
 
     def copy_from_first(self, tensor: Tensor) -> None:
         """Replace the tensor, in place, by the tensor of the first rank."""

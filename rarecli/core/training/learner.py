@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from rarecli.core.config.train_config import TrainConfig
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
 from rarecli.core.training.batches import Batch
+from rarecli.core.training.gradient_exchange import GradientExchange
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.training.optimiser import make_optimiser, set_deterministic
 from rarecli.core.training.schedule import Scans
@@ -58,8 +59,8 @@ def is_frozen(name: str, freeze: str) -> bool:
 class Learner:
     """Network, averaged weights and optimiser of one rank. All ranks hold the same bits.
 
-    All gradients lie in one tensor, followed by the step's losses. The ranks sum this tensor in one call before anything is decided, so
-    all ranks decide the same. A weight that no scan of the step reaches has gradient 0.
+    All gradients lie in one tensor, followed by the step's losses. The ranks sum this tensor before anything is decided, so all ranks
+    decide the same. A weight that no scan of the step reaches has gradient 0.
 
     The device itself checks whether a step is finite. On a GPU, the host reads the result of a step while the next step is running, so
     the GPU never idles for it.
@@ -85,6 +86,7 @@ class Learner:
         self._by_parameter = list(torch.split(self._gradients, sizes))
         for parameter, gradient in zip(parameters, self._by_parameter, strict=True):
             parameter.grad = gradient.view_as(parameter)
+        self._exchange = GradientExchange(ranks, parameters, self._sums)
         self.computed_s = 0.0
         """Seconds in forward and backward passes; on a GPU, in launching them."""
         self._taken: _Taken | None = None
@@ -102,11 +104,13 @@ class Learner:
         torch.manual_seed(seed)  # for dropout: a resumed run draws the same masks
         self._sums.zero_()
         self._losses[-1] = float(stop)
-        for batch in batches:
+        for batch, is_last in _with_the_last_marked(batches):
+            if is_last:
+                self._exchange.begin_last_pass()
             started = time.perf_counter()
             self._add_gradients(batch, scans, consistency)
             self.computed_s += time.perf_counter() - started
-        self.ranks.add(self._sums)
+        self._exchange.finish()
         norms = torch.stack(torch._foreach_norm(self._by_parameter))
         length = torch.linalg.vector_norm(norms)
         values = torch.cat([length[None], self._losses, norms])
@@ -191,3 +195,13 @@ class Learner:
         names = [f"the gradient of {name}" for name in self.trained]
         found = [*losses.items(), *reversed(list(zip(names, norms, strict=True)))]
         return next((name for name, value in found if not math.isfinite(value)), "the gradient norm")
+
+
+def _with_the_last_marked(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    waiting = None
+    for batch in batches:
+        if waiting is not None:
+            yield waiting, False
+        waiting = batch
+    if waiting is not None:
+        yield waiting, True
