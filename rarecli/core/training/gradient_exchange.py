@@ -31,7 +31,7 @@ class GradientExchange:
         """During the last pass: the parameters without gradients, by bucket that has not been sent."""
         self._sent: list[Sum] = []
         for index, parameter in enumerate(parameters if ranks.num > 1 else ()):
-            parameter.register_post_accumulate_grad_hook(partial(self._note, index))
+            parameter.register_post_accumulate_grad_hook(partial(self._note, index))  # type: ignore[no-untyped-call]
 
     def begin_last_pass(self) -> None:
         """Send buckets during the next backward pass, which is this rank's last one of the step."""
