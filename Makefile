@@ -77,9 +77,9 @@ schema: install
 	$(BIN)/python -m rarecli.core.engines.manifest > export/manifest.schema.json
 	$(BIN)/python -m rarecli.commands.schemas docs/schemas
 
-# fetches the libraries of the page from the npm registry, in the versions that export/web/libraries/versions.json pins
+# fetches the libraries of the page and of its tests from the npm registry, in the versions that their versions.json pin
 web-libraries: install
-	$(BIN)/python export/web/libraries/renew.py
+	$(BIN)/python export/web/libraries/renew.py export/web/libraries tests/integration/browser/libraries
 
 # every picture of the README and of docs/, from benchmarks/results and from a demo
 pictures: install

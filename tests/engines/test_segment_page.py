@@ -43,13 +43,15 @@ def test_the_page_holds_the_bundle_and_the_library(page, assets):
     assert len(vectors) == 12
     for name in (*vectors, "weights.safetensors"):
         assert assets[name] == (PAPER / name).read_bytes()
-    assert assets["ort.wasm"][:4] == b"\0asm"
+    assert assets["ort.wasm"][:4] == assets["dcm2niix.wasm"][:4] == b"\0asm"
     assert set(assets) == {
         *vectors,
         "weights.safetensors",
         "ort.wasm",
         "ort.js",
         "ort.mjs",
+        "dcm2niix.js",
+        "dcm2niix.wasm",
         *(engine["file"] for engine in manifest["engines"]),
     }
     text = page.read_text()
@@ -138,4 +140,5 @@ def test_the_libraries_have_licences_and_pins():
     libraries = web_folder() / "libraries"
     for name, pinned in json.loads((libraries / "versions.json").read_text()).items():
         assert pinned["integrity"].startswith("sha512-")
-        assert "Permission is hereby granted" in (libraries / name / "LICENSE").read_text()
+        licence = (libraries / name.rpartition("/")[2] / "LICENSE").read_text()
+        assert "Permission is hereby granted" in licence or "Redistribution and use in source and binary forms" in licence

@@ -3,7 +3,7 @@ import { RareError } from "./errors.js";
 import { product } from "./geometry.js";
 import { weightsOf } from "./safetensors.js";
 
-// Returns run(engine, data, shape): a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
+// Returns { open(engine), run(engine, data, shape) }. run: a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
 // files: { runtime, wasm, weights, graphs: { engine file: bytes } } as bytes. Only the session of the last engine is kept.
 export function engineRunner({ runtime, wasm, weights, graphs }) {
   ort.env.wasm.numThreads = 1; // a page from file:// has no SharedArrayBuffer
@@ -13,6 +13,7 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
   let current = { file: null, session: null };
 
   const open = async (engine) => {
+    if (current.file === engine.file) return;
     if (current.session) await current.session.release();
     current = { file: null, session: null };
     const session = await ort.InferenceSession.create(graphs[engine.file], {
@@ -22,9 +23,9 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
     current = { file: engine.file, session };
   };
 
-  return async (engine, image, shape) => {
+  const run = async (engine, image, shape) => {
     try {
-      if (current.file !== engine.file) await open(engine);
+      await open(engine);
       const tensor = new ort.Tensor("float32", image, [1, image.length / product(shape), ...shape]);
       const results = await current.session.run({ [engine.input.name]: tensor });
       const logits = results[engine.output.name].data;
@@ -34,6 +35,7 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
       throw error instanceof RareError ? error : meaning(error, engine);
     }
   };
+  return { open, run };
 }
 
 // The RareError for what onnxruntime throws: numbers are C++ exceptions, which it throws when memory is short.

@@ -23,7 +23,6 @@ export async function readNifti(name, blob) {
 
 async function read(name, blob) {
   if (!/\.nii(\.gz)?$/.test(name)) {
-    await refuseDicom(blob);
     throw new RareError("not a NIfTI file name", { found: name, expected: "a name ending in .nii or .nii.gz" });
   }
   const magic = new Uint8Array(await blob.slice(0, 2).arrayBuffer());
@@ -58,15 +57,6 @@ async function read(name, blob) {
   const channels = Array.from({ length: facts.numChannels }, (_, number) => voxels.subarray(number * size, (number + 1) * size));
   requireFinite(channels, facts.shape);
   return { shape: facts.shape, channels, affine, header, notes };
-}
-
-async function refuseDicom(blob) {
-  if ((await blob.slice(128, 132).text()) === "DICM") {
-    throw new RareError("this page does not read DICOM", {
-      expected: "a name ending in .nii or .nii.gz",
-      remedy: "convert the series with dcm2niix, or use rare predict, which reads it",
-    });
-  }
 }
 
 // Reads a ReadableStream by numbers of bytes.

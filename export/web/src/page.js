@@ -1,5 +1,7 @@
 // The page: takes dropped files, shows progress, errors and results. What computes is in the worker.
 import { asset } from "./assets.js";
+import { dicomFiles } from "./dicom.js";
+import { droppedFiles } from "./dropping.js";
 import { Viewer, colourOf } from "./viewer.js";
 
 const find = (name) => document.getElementById(name);
@@ -7,7 +9,7 @@ const manifest = JSON.parse(find("manifest").textContent);
 const viewer = new Viewer(find("viewer"));
 const STEPS = { loading: "Loading the model", reading: "Reading", preparing: "Preparing", segmenting: "Segmenting", restoring: "Restoring", verifying: "Testing" };
 
-// One worker; a cancelled one is ended and replaced, since WebAssembly cannot be interrupted.
+// One worker, started before it is needed; a cancelled one is ended and replaced, since WebAssembly cannot be interrupted.
 let computing = null;
 // The task whose result is awaited; null after a cancel.
 let current = null;
@@ -20,6 +22,9 @@ function worker() {
   return computing;
 }
 
+// A fault is shown when the worker is needed.
+const startEarly = () => worker().catch(() => {});
+
 async function startWorker() {
   const [library, source] = [await asset("ort.js"), find("worker").textContent];
   const url = URL.createObjectURL(new Blob([library, "\n", source], { type: "text/javascript" }));
@@ -30,6 +35,7 @@ async function startWorker() {
   started.worker.onmessage = ({ data }) => receive(started, data);
   started.worker.onerror = (event) => settle(started, "reject", new Error(`this browser cannot run the page: ${event.message}`));
   await ask(started, "load", files);
+  document.body.dataset.model = "ready";
   return started;
 }
 
@@ -75,15 +81,17 @@ async function cancel() {
   current = null;
   setBusy(false);
   find("words").textContent = "Cancelled.";
-  const ended = computing;
+  const started = await startEarly();
+  if (!started?.pending) return; // the model was still being loaded
+  started.worker.terminate();
   computing = null;
-  (await ended)?.worker.terminate();
+  startEarly();
 }
 
 function setBusy(busy) {
   find("cancel").hidden = !busy;
   find("progress").hidden = !busy;
-  for (const part of document.querySelectorAll("#files, #verify")) part.disabled = busy;
+  for (const part of document.querySelectorAll("input[type=file], #verify")) part.disabled = busy;
   document.body.dataset.state = busy ? "busy" : "ready";
 }
 
@@ -100,15 +108,22 @@ function showError(text) {
   if (text !== null) find("words").textContent = "";
 }
 
-function segmentFiles(files) {
+function segmentFiles(files, fileName) {
   if (!files.length || document.body.dataset.state === "busy") return;
-  const name = files[0].name.replace(/\.nii(\.gz)?$/, "").replace(/_0000$/, "");
+  const name = fileName.replace(/\.nii(\.gz)?$/, "").replace(/_0000$/, "");
   find("result").hidden = true;
   const started = performance.now();
-  perform("segment", async () => files, (result) => {
+  perform("segment", () => withConverter(files), (result) => {
     find("words").textContent = `Segmented in ${((performance.now() - started) / 1000).toFixed(1)} s.`;
     showResult(name, result);
   });
+}
+
+// What the worker needs for the files: of DICOM only the DICOM, and dcm2niix.
+async function withConverter(files) {
+  const images = await dicomFiles(files);
+  if (!images.length) return { files };
+  return { files: images, converter: { module: await asset("dcm2niix.js"), wasm: await asset("dcm2niix.wasm") } };
 }
 
 function showResult(name, { labels, entry, reason, volumes, warnings, notes, file, scan }) {
@@ -165,14 +180,17 @@ function verify() {
   });
 }
 
-function dropped(event) {
+async function dropped(event) {
   event.preventDefault();
   find("drop").classList.remove("over");
-  segmentFiles([...event.dataTransfer.files]);
+  const { name, files } = await droppedFiles(event.dataTransfer);
+  segmentFiles(files, name);
 }
 
-find("files").addEventListener("click", () => (find("files").value = "")); // so that the same scan can be chosen again
-find("files").addEventListener("change", () => segmentFiles([...find("files").files]));
+for (const input of document.querySelectorAll("input[type=file]")) {
+  input.addEventListener("click", () => (input.value = "")); // so that the same scan can be chosen again
+  input.addEventListener("change", () => segmentFiles([...input.files], input.files[0]?.webkitRelativePath.split("/")[0] || input.files[0]?.name));
+}
 find("cancel").addEventListener("click", cancel);
 find("verify")?.addEventListener("click", verify);
 document.addEventListener("dragover", (event) => {
@@ -182,3 +200,4 @@ document.addEventListener("dragover", (event) => {
 document.addEventListener("dragleave", () => find("drop").classList.remove("over"));
 document.addEventListener("drop", dropped);
 setBusy(false);
+requestAnimationFrame(() => setTimeout(startEarly)); // behind the first paint

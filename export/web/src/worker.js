@@ -1,5 +1,6 @@
-// The worker: everything that computes, so that the page stays usable. Messages: { load: files }, { segment: files }, { verify: vectors }.
+// The worker: everything that computes, so that the page stays usable. Messages: { task, content }, of the tasks below.
 import { verifyVector } from "./conformance.js";
+import { niftiOfSeries } from "./dicom.js";
 import { engineRunner } from "./engine.js";
 import { RareError } from "./errors.js";
 import { readScan } from "./scan.js";
@@ -10,16 +11,22 @@ let manifest = null;
 let run = null;
 
 const tasks = {
-  load(files) {
+  // Also opens the engine of the trained spacing, which most scans need.
+  async load(files) {
     manifest = files.manifest;
-    run = engineRunner(files);
+    const runner = engineRunner(files);
+    run = runner.run;
+    await runner.open(manifest.engines[0]);
     return {};
   },
 
-  async segment(files) {
+  // converter: dcm2niix, if the files are DICOM.
+  async segment({ files, converter }) {
     const report = (progress) => postMessage({ progress });
     report({ step: "reading" });
-    const scan = await readScan(files);
+    const series = converter ? await niftiOfSeries(files, converter) : null;
+    const scan = await readScan(series ? [series.file] : files);
+    if (series) scan.notes.push(...series.notes);
     const result = await segment(scan, manifest, run, report);
     const { shape, affine, channels, notes } = scan;
     const file = niftiOfLabels(result.labels, scan);

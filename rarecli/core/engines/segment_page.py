@@ -30,7 +30,6 @@ from rarecli.core.reporting.page import MARK, STYLES, is_ours
 from rarecli.core.types import Entry
 from rarecli.core.versions import installed_versions
 
-_LIBRARY = "onnxruntime-web"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|const|class) )", re.MULTILINE)
 
@@ -98,26 +97,29 @@ def _render(bundle: Bundle, graphs: dict[str, bytes]) -> str:
         labels=[name for name, value in zip(manifest.spec.plan.label_names, manifest.spec.plan.label_values, strict=True) if value],
         num_channels=manifest.spec.network.in_channels,
         version=installed_versions(["rare-unet"]).get("rare-unet", ""),
-        library=json.loads((web / "libraries" / "versions.json").read_text(encoding="utf-8"))[_LIBRARY],
+        versions=json.loads((web / "libraries" / "versions.json").read_text(encoding="utf-8")),
         worker=scripts["worker"],
         script=scripts["page"],
-        assets=_assets(bundle, manifest, graphs, web / "libraries" / _LIBRARY),
+        assets=_assets(bundle, manifest, graphs, web / "libraries"),
     )
 
 
-def _assets(bundle: Bundle, manifest: Manifest, graphs: dict[str, bytes], library: Path) -> dict[str, str]:
+def _assets(bundle: Bundle, manifest: Manifest, graphs: dict[str, bytes], libraries: Path) -> dict[str, str]:
     """Return the files inside the page by name: gzip in base64."""
     assert manifest.weights is not None
     vectors = [file for vector in manifest.conformance for file in (vector.scan, vector.labels, vector.arrays)]
+    runtime, converter = libraries / "onnxruntime-web", libraries / "dcm2niix"
     files = {
-        "ort.js": (library / "ort.wasm.min.js").read_bytes(),
-        "ort.mjs": (library / "ort-wasm-simd-threaded.mjs").read_bytes(),
+        "ort.js": (runtime / "ort.wasm.min.js").read_bytes(),
+        "ort.mjs": (runtime / "ort-wasm-simd-threaded.mjs").read_bytes(),
+        "dcm2niix.js": (converter / "dcm2niix.js").read_bytes(),
         "weights.safetensors": bundle.file(manifest.weights).read_bytes(),
         **graphs,
         **{vector.file: bundle.file(vector).read_bytes() for vector in vectors},
     }
     packed = {name: gzip.compress(content, mtime=0) for name, content in files.items()}
-    packed["ort.wasm"] = (library / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
+    packed["ort.wasm"] = (runtime / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
+    packed["dcm2niix.wasm"] = (converter / "dcm2niix.wasm.gz").read_bytes()
     return {name: base64.b64encode(content).decode() for name, content in packed.items()}
 
 

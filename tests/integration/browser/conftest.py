@@ -1,9 +1,19 @@
 """Debian's chromium, driven by playwright. Nothing is downloaded: playwright's own browsers are not used."""
 
+import gzip
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+from rarecli.core.engines.model_files import built_in_models
+from rarecli.core.engines.segment_page import write_segment_page
+from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
+from rarecli.core.prediction.predictor import ModelChoice
+from rarecli.core.reporting.options import ReportOptions
+
+AXE = Path(__file__).parent / "libraries" / "axe-core" / "axe.min.js.gz"
 
 
 def _missing(words):
@@ -44,6 +54,35 @@ class Opened:
         assert self.said == []
         # blob: is what the page itself holds, such as its worker
         assert [url for url in self.requested if not url.startswith("blob:")] == [self.url]
+
+    def require_accessible(self):
+        """No serious or critical fault that axe-core finds. The page's policy must be bypassed, since it forbids scripts from outside."""
+        self.page.evaluate(gzip.decompress(AXE.read_bytes()).decode())
+        found = self.page.evaluate("() => axe.run().then(({ violations, passes }) => ({ violations, passes: passes.length }))")
+        assert found["passes"] > 10
+        faults = [(fault["id"], node["html"][:200]) for fault in found["violations"] for node in fault["nodes"] if is_grave(fault)]
+        assert faults == []
+
+
+def is_grave(fault):
+    return fault["impact"] in ("serious", "critical")
+
+
+@pytest.fixture(scope="session")
+def evaluated(phantom_dataset, run, tmp_path_factory):
+    """The output of an evaluation with its report."""
+    output = tmp_path_factory.mktemp("evaluated")
+    options = EvaluateOptions(depths=[0, 1, 2], surface=False, all_cases=True, report=ReportOptions("rare evaluate data -m run -o scores"))
+    evaluate(phantom_dataset, ModelChoice((run,), "cpu"), output, options)
+    return output
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory):
+    """The page that segments with the built-in model."""
+    path = tmp_path_factory.mktemp("page") / "segment.html"
+    write_segment_page(built_in_models()["hippocampus"], path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -5,24 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.html_report import evaluation_page
 from rarecli.core.evaluation.summary import Score, summarise
-from rarecli.core.prediction.predictor import ModelChoice
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import render
 from rarecli.core.reporting.viewer import View, ViewedCase, cropped, make_viewer
 
 pytestmark = pytest.mark.slow
 TABLE = "section:has(h2:text-is('Cases')) table"
-
-
-@pytest.fixture(scope="session")
-def evaluated(phantom_dataset, run, tmp_path_factory):
-    output = tmp_path_factory.mktemp("evaluated")
-    options = EvaluateOptions(depths=[0, 1, 2], surface=False, all_cases=True, report=ReportOptions("rare evaluate data -m run -o scores"))
-    evaluate(phantom_dataset, ModelChoice((run,), "cpu"), output, options)
-    return output
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import save, series
 
 from rarecli import Phantom, Predictor
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.engines.model_files import built_in_models
-from rarecli.core.engines.segment_page import write_segment_page
-from rarecli.core.imaging.volume import Volume, write_image
+from rarecli.core.imaging.volume import Volume, read_volume, write_image, write_labels
 
 pytestmark = pytest.mark.slow
 MODEL = built_in_models()["hippocampus"]
@@ -38,13 +38,6 @@ SCANS = [  # axes and spacing along RAS axes, in mm
     ("PRS", (0.9, 3.2, 1.7)),
     ("ILA", (1.45, 1.45, 1.45)),
 ]
-
-
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "segment.html"
-    write_segment_page(MODEL, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +80,15 @@ def test_the_file_is_small_and_every_conformance_vector_is_reproduced(opened, pa
     opened.require_quiet()
 
 
+def test_the_model_is_loaded_before_a_scan_comes(browser, page_file, open_url):
+    context = browser.new_context()
+    opened = open_url(context, page_file)
+    opened.page.wait_for_selector("body[data-model=ready][data-state=ready]")
+    assert opened.page.inner_text("#words") == ""
+    opened.require_quiet()
+    context.close()
+
+
 @pytest.mark.parametrize(("axes", "spacing"), SCANS, ids=[f"{axes} {spacing}" for axes, spacing in SCANS])
 def test_the_labels_are_those_of_rare_predict(opened, predictor, tmp_path, axes, spacing):
     scan, _ = Phantom(3, (38.0, 52.0, 36.0)).acquire(spacing, axes)
@@ -127,8 +129,6 @@ def test_the_file_of_labels_has_the_header_of_rare_predict(opened, rare_predict,
 
 @pytest.fixture(scope="module")
 def rare_predict():
-    from rarecli.core.imaging.volume import read_volume, write_labels
-
     def predict(path, output):
         with Predictor(MODEL, backend="onnx") as predictor:
             scan = read_volume(path)
@@ -193,11 +193,59 @@ def good(spacing):
     return scan.data[0], scan
 
 
-def test_dicom_says_what_to_do(opened, tmp_path):
-    path = tmp_path / "image.dcm"
-    path.write_bytes(bytes(128) + b"DICM" + bytes(100))
-    opened.page.set_input_files("#files", path)
-    assert "dcm2niix" in done(opened.page)
+@pytest.fixture
+def dicom_folder(tmp_path):
+    """A phantom as a series of slices, 2 mm apart, and a file that is none."""
+    scan, _ = Phantom(3, (38.0, 52.0, 36.0)).acquire(2, "LPS")
+    pixels = (1000 * scan.data[0]).astype("<i2").transpose(2, 1, 0)
+    folder = save(tmp_path / "head", series(pixels, step=(0, 0, 2), PixelSpacing=[2, 2], SliceThickness=2))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def drop(page, path):
+    session, box = page.context.new_cdp_session(page), page.locator("#drop").bounding_box()
+    for kind in ("dragEnter", "dragOver", "drop"):
+        dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 5, "y": box["y"] + 5, "data": dragged})
+
+
+def test_a_folder_with_a_dicom_series_is_segmented_as_by_rare_predict(opened, predictor, dicom_folder, tmp_path):
+    page = opened.page
+    expected = predictor.predict(dicom_folder)
+    drop(page, dicom_folder)
+    page.wait_for_selector("#result:not([hidden])")
+    assert done(page) == ""
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "head_labels.nii.gz"
+    download.value.save_as(tmp_path / "labels.nii.gz")
+    theirs = nib.Nifti1Image(expected.labels.astype(np.uint8), read_volume(dicom_folder).affine)
+    found, expected = (nib.as_closest_canonical(image) for image in (nib.load(tmp_path / "labels.nii.gz"), theirs))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
+    labels, expected_labels = np.asarray(found.dataobj), np.asarray(expected.dataobj)
+    assert np.count_nonzero(expected_labels) > 100
+    assert np.mean(labels != expected_labels) < 1e-3
+    page.set_input_files("#folder", dicom_folder)
+    assert done(page) == ""
+    assert page.inner_text("#route").startswith("Segmented at depth 1")
+    opened.require_quiet()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("two series", "the DICOM files hold more than one volume"), ("no image", "the DICOM files are no volume")]
+)
+def test_dicom_that_is_not_one_volume_is_refused(opened, dicom_folder, tmp_path, kind, words):
+    if kind == "two series":
+        save(dicom_folder / "other", series(series="1.2.3.5", SeriesNumber=4))
+    else:
+        dicom_folder = tmp_path / "broken"
+        dicom_folder.mkdir()
+        (dicom_folder / "image").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    opened.page.set_input_files("#folder", dicom_folder)
+    assert done(opened.page).startswith(words)
+    assert opened.page.is_hidden("#result")
+    opened.require_quiet()
 
 
 def test_a_task_can_be_cancelled_and_another_follows(opened, tmp_path):
