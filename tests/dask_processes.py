@@ -12,12 +12,15 @@ ROOT = Path(__file__).parents[1]
 START_S = 120
 KILLED_BY_POISON = """
 import os, signal
-from rarecli.core.prediction import case_worker
-def read_image(case, *more, read=case_worker.read_image):  # Dask runs a preload twice
-    if case.name == "poison":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return read(case, *more)
-case_worker.read_image = read_image
+from rarecli.core.data import cases
+from rarecli.core.evaluation import score
+def deadly(read):
+    def read_or_die(*files, case=None, **options):
+        if case == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(*files, case=case, **options)
+    return read_or_die
+cases.read_volume, score.read_labels = deadly(cases.read_volume), deadly(score.read_labels)
 """
 """A preload for workers: a case of this name kills its worker."""
 WITHOUT_RARE = """

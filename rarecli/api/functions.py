@@ -25,7 +25,8 @@ def preprocess(dataset: PathLike, output: PathLike, *, progress: bool = False, *
     from rarecli.core.data.planning import PreprocessOptions
     from rarecli.core.data.preprocess import preprocess
 
-    index = preprocess(Path(dataset), Path(output), options_of(PreprocessOptions, {"num_jobs": 1} | options), reporter(progress))
+    here: dict[str, Any] = {} if options.get("scheduler") else {"num_jobs": 1}
+    index = preprocess(Path(dataset), Path(output), options_of(PreprocessOptions, here | options), reporter(progress))
     plan = index.plan
     return Prepared(
         Path(output), plan.dataset, len(index.cases), plan.spacing_mm, plan.patch_size, tuple(index.routing_plan), dict(index.failed)
@@ -111,17 +112,14 @@ def score(
     predictions: PathLike,
     output: PathLike,
     *,
-    surface: bool = True,
-    overwrite: bool = False,
-    against: PathLike | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Scores:
-    """Score label files from any source. surface: also HD95 and surface Dice. against: an earlier result to compare with."""
-    from rarecli.core.evaluation.score import score
+    """Score label files from any source against references of the same names. options: `ScoreOptions`."""
+    from rarecli.core.evaluation.score import ScoreOptions, score
 
-    other = Path(against) if against is not None else None
     folders = Path(references), Path(predictions), Path(output)
-    return _scores(Path(output), score(*folders, reporter(progress), surface=surface, overwrite=overwrite, against=other))
+    return _scores(Path(output), score(*folders, options_of(ScoreOptions, options), reporter(progress)))
 
 
 def export(model: PathLike | Predictor, output: PathLike, *, progress: bool = False, **options: Any) -> ExportedBundle:

@@ -1,7 +1,5 @@
 """`rare evaluate`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +22,13 @@ from rarecli.commands.options import (
     ResampleChannels,
     Resume,
     RouteOption,
+    SchedulerOption,
     ShardOption,
     Surface,
     Threads,
 )
 from rarecli.commands.parsing import case_names, integers, models, report_options, spacings_or_range
-from rarecli.commands.tables import print_comparison, print_scores
-from rarecli.core.errors import SomeCasesFailed
+from rarecli.commands.tables import print_comparison, print_scores, printing_what_succeeded
 from rarecli.core.jobs.shards import WHOLE, Shard
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A labelled dataset, as for rare preprocess.")]
@@ -137,6 +135,7 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     shard: ShardOption = None,
+    scheduler: SchedulerOption = None,
     report: ReportOption = True,
     report_cases: ReportCasesOption = 3,
     json: Json = False,
@@ -166,26 +165,16 @@ def run(
         resume=resume,
         overwrite=overwrite,
         shard=Shard.parse(shard),
+        scheduler=scheduler,
         report=report_options(report, report_cases),
     )
     console, whole = Console(), options.shard == WHOLE
-    with _printing_what_succeeded(whole and not json):
+    with printing_what_succeeded(_print if whole and not json else None):
         summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, console)
     if json or whole:
         (print_json if json else _print)(summary)
     if whole:  # of a shard, the library says what follows after all parts
         console.end(output, command("export", model, "-o", "bundle"))
-
-
-@contextmanager
-def _printing_what_succeeded(wanted: bool) -> Iterator[None]:
-    """Print the scores of the other cases if some failed. With --json they are printed beside the error."""
-    try:
-        yield
-    except SomeCasesFailed as failure:
-        if wanted and failure.result is not None:
-            _print(failure.result)
-        raise
 
 
 def _print(summary: dict[str, Any]) -> None:

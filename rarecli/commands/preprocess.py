@@ -8,7 +8,7 @@ import typer
 
 from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, ResampleChannels, Resume, ShardOption
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, ResampleChannels, Resume, SchedulerOption, ShardOption
 from rarecli.commands.parsing import three_integers, three_numbers
 from rarecli.core.jobs.words import counted
 
@@ -89,6 +89,7 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     shard: ShardOption = None,
+    scheduler: SchedulerOption = None,
     json: Json = False,
 ) -> None:
     """Read every header of a dataset, choose the grid and the patch, and bring every case to its grid.
@@ -111,6 +112,7 @@ def run(
         patch_size=three_integers(patch_size, "--patch-size"),
         fixed_shape=three_integers(fixed_shape, "--fixed-shape"),
         num_jobs=jobs,
+        scheduler=scheduler,
         resume=resume,
         overwrite=overwrite,
     )

@@ -134,7 +134,7 @@ def calibrate() -> list[Schema]:
 def score() -> list[Schema]:
     """The content of summary.json. label_names: the names of the labels by value."""
     always, sometimes = _summary()
-    return [record(always | {"label_names": table(TEXT)}, sometimes)]
+    return [record(always | {"label_names": table(TEXT), "failed": FAILED}, sometimes)]
 
 
 def export() -> list[Schema]:

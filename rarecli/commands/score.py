@@ -7,8 +7,8 @@ import typer
 
 from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import OUTPUT, Against, Json, Overwrite, Surface
-from rarecli.commands.tables import print_comparison
+from rarecli.commands.options import OUTPUT, Against, Json, Overwrite, Resume, SchedulerOption, Surface
+from rarecli.commands.tables import print_comparison, printing_what_succeeded
 from rarecli.core.jobs.words import counted
 
 _COLUMNS = {
@@ -34,7 +34,9 @@ def run(
     output: OutputOption,
     surface: Surface = True,
     against: Against = None,
+    resume: Resume = False,
     overwrite: Overwrite = False,
+    scheduler: SchedulerOption = None,
     json: Json = False,
 ) -> None:
     """Score label files from any source against reference label files.
@@ -43,10 +45,12 @@ def run(
 
     Example: rare score labelsTs new_predictions -o new_scores --against scores --no-surface
     """
-    from rarecli.core.evaluation.score import score
+    from rarecli.core.evaluation.score import ScoreOptions, score
 
     console = Console()
-    summary = score(references, predictions, output, console, surface=surface, overwrite=overwrite, against=against)
+    options = ScoreOptions(surface, against, resume, overwrite, scheduler)
+    with printing_what_succeeded(None if json else _print):
+        summary = score(references, predictions, output, options, console)
     if json:
         print_json(summary)
     else:

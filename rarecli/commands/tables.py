@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rarecli.commands.layout import print_table
+from rarecli.core.errors import SomeCasesFailed
 from rarecli.core.jobs.words import counted, memory
+
+
+@contextmanager
+def printing_what_succeeded(show: Callable[[dict[str, Any]], None] | None) -> Iterator[None]:
+    """Show the result of the other cases if some failed. With --json, `show` is None: they are printed beside the error."""
+    try:
+        yield
+    except SomeCasesFailed as failure:
+        if show is not None and failure.result is not None:
+            show(failure.result)
+        raise
 
 
 def print_plan(facts: dict[str, Any]) -> None:

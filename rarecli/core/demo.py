@@ -15,7 +15,7 @@ from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-from rarecli.core.evaluation.score import score
+from rarecli.core.evaluation.score import ScoreOptions, score
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
@@ -61,7 +61,7 @@ def demo(output: Path, reporter: Reporter = Silent(), *, overwrite: bool = False
                 if method == "routed":
                     row["depth"] = next(iter(records.values()))["entry"][0]
                 folder = output / "scores" / method / f"{spacing:g}mm"
-                scores = score(_test(output, spacing) / "labelsTr", labels, folder, surface=False, overwrite=True)
+                scores = score(_test(output, spacing) / "labelsTr", labels, folder, ScoreOptions(surface=False, overwrite=True))
                 row[method] = scores["foreground_mean"]["dice"]
             row["threshold"] = _threshold_dice(spacing)
         reporter.say("5/7 evaluate: the finest test scans, downsampled")

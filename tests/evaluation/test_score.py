@@ -7,7 +7,7 @@ import pytest
 from rarecli import Phantom
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError
-from rarecli.core.evaluation.score import _depths_taken, score
+from rarecli.core.evaluation.score import ScoreOptions, _depths_taken, score
 from rarecli.core.imaging.volume import Volume, write_labels
 
 
@@ -34,7 +34,7 @@ def test_a_stray_label_does_not_raise_the_score(tmp_path):
         shifted = np.roll(labels.data[0], 2, axis=0)
         shifted[0, 0, 0] = 7 if name == "b" else 0
         write_labels(tmp_path / "predictions" / f"{name}.nii.gz", shifted, image)
-    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener())
     assert summary["mean"].keys() == {"1", "2"}
     assert said == ["label 7 is in no reference and is not scored; it is predicted in b"]
 
@@ -56,7 +56,7 @@ def test_references_without_a_prediction_are_named(tmp_path):
     for name in ("a", "b"):
         write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
     write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
-    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", listener())
+    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener())
     assert said == ["not scored: 1 reference has no prediction: b"]
 
 
@@ -109,15 +109,17 @@ def test_a_score_against_an_earlier_one(tmp_path):
         for folder, share in (("good", 0.95), ("poor", 0.7)):
             keep = rng.random(image.shape) < share
             write_labels(tmp_path / folder / f"{index}.nii.gz", labels.data[0] * keep, image)
-    poor = score(tmp_path / "references", tmp_path / "poor", tmp_path / "scores_poor", surface=False)
-    good = score(tmp_path / "references", tmp_path / "good", tmp_path / "scores_good", surface=False, against=tmp_path / "scores_poor")
+    poor = score(tmp_path / "references", tmp_path / "poor", tmp_path / "scores_poor", ScoreOptions(surface=False))
+    good = score(
+        tmp_path / "references", tmp_path / "good", tmp_path / "scores_good", ScoreOptions(surface=False, against=tmp_path / "scores_poor")
+    )
     found = json.loads((tmp_path / "scores_good" / "comparison.json").read_text())
     assert found == good["comparison"]
     assert found["mean"]["difference"] == pytest.approx(good["foreground_mean"]["dice"] - poor["foreground_mean"]["dice"])
     assert 0 < found["mean"]["low"] < found["mean"]["difference"] < found["mean"]["high"]
     (tmp_path / "good" / "5.nii.gz").unlink()
     with pytest.raises(DataError, match="different cases") as caught:
-        score(tmp_path / "references", tmp_path / "good", tmp_path / "fewer", surface=False, against=tmp_path / "scores_poor")
+        score(tmp_path / "references", tmp_path / "good", tmp_path / "fewer", ScoreOptions(surface=False, against=tmp_path / "scores_poor"))
     assert "only there: 5" in str(caught.value)
 
 

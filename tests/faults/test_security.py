@@ -20,7 +20,7 @@ from rarecli.core.data.prepared import open_prepared
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import RareError
 from rarecli.core.evaluation.case_selection import read_case_names
-from rarecli.core.evaluation.score import score
+from rarecli.core.evaluation.score import ScoreOptions, score
 
 ROOT = Path(rarecli.__file__).parent
 
@@ -59,7 +59,7 @@ def test_no_code_is_run_from_files():
         ("manifest.json", lambda path: find_model(path.parent)),
         ("run.json", lambda path: find_model(path.parent)),
         ("prepared.json", lambda path: open_prepared(path.parent)),
-        ("predictions.json", lambda path: score(path.parent, path.parent, path.parent / "out", surface=False)),
+        ("predictions.json", lambda path: score(path.parent, path.parent, path.parent / "out", ScoreOptions(surface=False))),
         ("cases.json", read_case_names),
     ],
 )

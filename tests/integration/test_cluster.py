@@ -8,6 +8,8 @@ import pytest
 from dask_processes import KILLED_BY_POISON, WITHOUT_RARE, DaskCluster, blind_to, dask_cluster, end
 
 from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.jobs import cluster
 from rarecli.core.jobs.progress import Silent
@@ -103,6 +105,18 @@ def test_a_cluster_takes_relative_paths_and_one_scan(choice, two_workers, tmp_pa
     predict([image], choice, tmp_path / "one.nii.gz", here)
     predict([image], choice, image.parent.parent / "cluster.nii.gz", there)
     assert (tmp_path / "data" / "cluster.nii.gz").read_bytes() == (tmp_path / "one.nii.gz").read_bytes()
+
+
+def test_a_cluster_prepares_what_one_machine_does(two_workers, tmp_path, monkeypatch):
+    inputs = scans(tmp_path / "data", 4)
+    (inputs / "phantom_002.nii.gz").write_bytes(b"no scan")
+    monkeypatch.chdir(tmp_path)
+    for output, here_or_there in (("one", {"num_jobs": 1}), ("cluster", {"scheduler": two_workers.address})):
+        with pytest.raises(SomeCasesFailed, match="1 of 4 cases failed\n  phantom_002"):
+            preprocess(Path("data"), Path(output), PreprocessOptions(3, spacing_mm=(8.0,) * 3, **here_or_there))
+    one, there = ({path.name: path.read_bytes() for path in Path(name).rglob("*.*")} for name in ("one", "cluster"))
+    assert there == one
+    assert len(one) == 4
 
 
 def refused(address, choice, tmp_path, kind=EnvironmentFault):

@@ -11,7 +11,7 @@ from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import UsageError
 from rarecli.core.evaluation import summary
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-from rarecli.core.evaluation.score import score
+from rarecli.core.evaluation.score import ScoreOptions, score
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.jobs.shards import Shard
 from rarecli.core.prediction.predict import PredictOptions, predict
@@ -69,9 +69,9 @@ def test_a_score_that_died_at_one_of_its_files_is_known_to_be_ours(data, tmp_pat
 
     monkeypatch.setattr(summary, writer, die)
     with pytest.raises(KeyboardInterrupt):
-        score(data / "labelsTr", data / "labelsTr", tmp_path / "out", surface=False)
+        score(data / "labelsTr", data / "labelsTr", tmp_path / "out", ScoreOptions(surface=False))
     monkeypatch.undo()
-    score(data / "labelsTr", data / "labelsTr", tmp_path / "out", surface=False, overwrite=True)
+    score(data / "labelsTr", data / "labelsTr", tmp_path / "out", ScoreOptions(surface=False, overwrite=True))
     assert (tmp_path / "out" / "summary.json").is_file()
 
 
@@ -94,7 +94,7 @@ def test_the_name_of_a_file_is_not_taken_for_a_folder(run, data, tmp_path, name)
 def writers(run, data):
     evaluation = {"depths": [3], "upsampled": False, "surface": False, "all_cases": True}
     yield "summary.json", lambda out, **again: evaluate(data, ModelChoice((run,)), out, EvaluateOptions(**evaluation, **again))
-    yield "summary.json", lambda out, **again: score(data / "labelsTr", data / "labelsTr", out, surface=False, **again)
+    yield "summary.json", lambda out, **again: score(data / "labelsTr", data / "labelsTr", out, ScoreOptions(surface=False, **again))
     yield "manifest.json", lambda out, **again: export(run, out, ExportOptions(entries=[(3, 3, 3)], check=False, **again))
     options = {"num_jobs": 1, "patch_size": (32, 32, 32)}
     yield "prepared.json", lambda out, **again: preprocess(data, out, PreprocessOptions(**options, **again))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,11 @@ class Case:
     series: str | None = None
     ignored_value: int | None = None
     resample_channels: bool = False
+
+
+def folders_of(cases: Iterable[Case]) -> set[Path]:
+    """Return the folders of the files of cases: what a worker on another machine must see."""
+    return {path.parent for case in cases for path in (*case.images, *([case.labels] if case.labels else []))}
 
 
 def undeclared_name(value: int) -> str:

@@ -12,7 +12,7 @@ from rarecli.core.config.plan import Crop, Plan, require_patch_size
 from rarecli.core.data.cases import Case, require_few_classes, undeclared_name
 from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.layouts import Dataset
-from rarecli.core.errors import DataError
+from rarecli.core.errors import DataError, RareError
 from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.volume import read_labels
 from rarecli.core.jobs.workers import Workers
@@ -35,6 +35,9 @@ class PreprocessOptions:
     patch_size: Shape | None = None
     fixed_shape: Shape | None = None
     num_jobs: int | None = None
+    """Worker processes on this machine; None: one per core."""
+    scheduler: str | None = None
+    """The address of a Dask scheduler whose workers share the cases instead; see `jobs/cluster.py`."""
     overwrite: bool = False
     """Replace an earlier prepared dataset."""
     resume: bool = False
@@ -112,7 +115,8 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
 
 def _found_labels(dataset: Dataset, workers: Workers) -> dict[int, str]:
     """Return names for the values that occur, for a layout that does not declare labels."""
-    values = sorted({0}.union(*workers.map(_label_values, dataset.cases)))
+    found = [values for _, values in workers.outcomes(_label_values, dataset.cases) if not isinstance(values, RareError)]
+    values = sorted({0}.union(*found))
     return {value: undeclared_name(value) for value in values}
 
 

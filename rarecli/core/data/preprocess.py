@@ -18,21 +18,24 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from rarecli.core.config.plan import Plan
-from rarecli.core.data.cases import Case
+from rarecli.core.data.cases import Case, folders_of
 from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.fingerprint import fingerprint, intensity_statistics
 from rarecli.core.data.layouts import Dataset, open_dataset
 from rarecli.core.data.planning import PreprocessOptions, make_plan
 from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some_failed
+from rarecli.core.errors import RareError, UsageError, some_failed
+from rarecli.core.jobs.cluster import joined_cluster, require_usable
+from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.folders import resumable_folder, shared_folder
+from rarecli.core.jobs.outcomes import collect
 from rarecli.core.jobs.outputs import require_new_folder
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.shards import Shard
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import counted, duration
-from rarecli.core.jobs.workers import Workers, started_workers
+from rarecli.core.jobs.workers import Workers, results_of, started_workers
 from rarecli.core.types import FloatArray, IntArray
 
 
@@ -44,8 +47,8 @@ def preprocess(
     A failed case does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     Raises DataError for a broken dataset, UsageError for a patch that does not suit the network.
     """
-    dataset = _open(source, output, options, again=options.resume or options.overwrite)
-    with _workers(dataset.cases, options) as workers:
+    dataset, output = _open(source, output, options, again=options.resume or options.overwrite)
+    with _workers(dataset.cases, output, options, reporter) as workers:
         started = time.perf_counter()
         plan = make_plan(dataset, options, workers)
         with resumable_folder(output, resume=options.resume) as folder:
@@ -55,13 +58,13 @@ def preprocess(
             index = _index(dataset, plan, options, results)
             index = index.model_copy(update={"failed": {name: error.brief for name, error in failures.items()}})
             measure = partial(_statistics, plan=index.plan, folder=folder / "cases")
-            index = _add_fingerprint(index, list(workers.map(measure, index.cases)))
+            index = _add_fingerprint(index, results_of(workers, measure, index.cases))
             (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
         seconds = time.perf_counter() - started
     for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
         if not num_cases:
             reporter.warn(f"label {label} is in none of {counted(len(results), 'case')}: it cannot be learned, and scores exclude it")
-    rate = f"{len(results) / seconds:.1f} per second with {counted(workers.num, 'job')}"
+    rate = f"{len(results) / seconds:.1f} per second with {counted(workers.num, 'worker')}"
     reporter.say(f"{counted(len(results), 'case')} in {duration(seconds)}, {rate}")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
@@ -76,9 +79,9 @@ def preprocess_part(
     Grid and patch are chosen from the headers of all cases, so all shards choose the same; shards may run at the same time.
     Raises the errors of `preprocess`.
     """
-    dataset = _open(source, output, options, again=True)
+    dataset, output = _open(source, output, options, again=True)
     cases = shard.of(dataset.cases)
-    with _workers(cases, options) as workers, shared_folder(output) as folder:
+    with _workers(cases, output, options, reporter) as workers, shared_folder(output) as folder:
         plan = make_plan(dataset, options, workers)
         kept = (folder / "cases", output / "cases")
         results, failures = _prepare(dataset, cases, plan, folder, kept, workers, reporter) if cases else ([], {})
@@ -93,20 +96,28 @@ def preprocess_part(
     return result
 
 
-def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool) -> Dataset:
-    """Check the options and the output, and open the dataset."""
+def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool) -> tuple[Dataset, Path]:
+    """Check the options and the output, and open the dataset. Returns it and the output, as absolute paths if there is a scheduler."""
+    require_usable(options.scheduler, "--jobs" if options.num_jobs else None)
     if options.patch_size and options.fixed_shape:
         raise UsageError("--fixed-shape also sets the patch size", field="patch size", remedy="give only one of the two")
     if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
         raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
+    if options.scheduler is not None:  # workers have other working directories
+        source, output = source.absolute(), output.absolute()
     dataset = open_dataset(source, resample_channels=options.resample_channels)
     require_new_folder(output, "prepared.json", "a prepared dataset", again=again)
-    return dataset
+    return dataset, output
 
 
 @contextmanager
-def _workers(cases: Sequence[Case], options: PreprocessOptions) -> Iterator[Workers]:
-    """Start worker processes for the cases and yield them."""
+def _workers(cases: Sequence[Case], output: Path, options: PreprocessOptions, reporter: Reporter) -> Iterator[Workers]:
+    """Yield the workers of the scheduler, or start worker processes for the cases and yield them."""
+    if options.scheduler is not None:
+        require_writable(output.parent)
+        with joined_cluster(options.scheduler, folders_of(cases), output.parent, reporter) as cluster:
+            yield cluster
+        return
     with started_workers(min(options.num_jobs or os.cpu_count() or 1, max(1, len(cases)))) as workers:
         list(workers.map(_warm_up, range(workers.num)))
         yield workers
@@ -123,15 +134,10 @@ def _prepare(
     (folder / "cases").mkdir(exist_ok=True)
     work = partial(prepare_or_fail, plan=plan, folder=folder / "cases", kept=kept)
     with interruption_means(CASES_ARE_KEPT):
-        found = list(reporter.track(workers.map(work, cases), "preprocess", len(cases)))
-    failures = {case.name: item for case, item in zip(cases, found, strict=True) if isinstance(item, RareError)}
-    for name, error in failures.items():
-        if len(found) == 1 or isinstance(error, EnvironmentFault):  # a full disk affects all cases
-            raise error
-        reporter.warn(f"{name}: {error}")
-    if len(failures) == len(found):
-        raise some_failed(failures, len(found), dataset.root, None)
-    results = [item for item in found if isinstance(item, CaseResult)]
+        found, failures = collect([case.name for case in cases], workers.outcomes(work, cases), reporter, "preprocess")
+    if not found:
+        raise some_failed(failures, len(cases), dataset.root, None)
+    results = list(found.values())
     for result in results:
         for index in result.constant_channels:
             reporter.warn(f"{result.record.name}: {plan.channel_names[index]} is constant")

@@ -34,6 +34,7 @@ from rarecli.core.imaging.resampling import resample, resample_labels, resampled
 from rarecli.core.jobs.files import atomic_file, cannot_write
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.jobs.memory import require_memory
+from rarecli.core.jobs.outcomes import Done
 from rarecli.core.types import FloatArray, IntArray, Triple
 
 _SAMPLES_PER_CASE, _MOST_ANNOTATED = 2000, 2000
@@ -51,13 +52,13 @@ class CaseResult:
     constant_channels: tuple[int, ...]
 
 
-def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path]) -> CaseResult | RareError:
+def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path]) -> Done[CaseResult] | RareError:
     """Return the result of a kept or prepared case, or its error, so that the other cases continue."""
     try:
         with blamed_on(case.name):
             rules = [plan.model_dump(mode="json"), case.ignored_value, case.resample_channels, _RULES]
             key = key_of((*case.images, *([case.labels] if case.labels else [])), *rules)
-            return _keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder)
+            return Done(_keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder), key)
     except RareError as error:
         return error
 

@@ -7,7 +7,7 @@ Decision: docs/decisions/0008-evaluation.md.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +16,27 @@ from typing import Any
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.cases import Case
 from rarecli.core.data.layouts import open_dataset
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, blamed_on, some_failed
+from rarecli.core.errors import RareError, UsageError, some_failed
 from rarecli.core.evaluation import figures
+from rarecli.core.evaluation.case_scorer import CaseScorer, score_cases
 from rarecli.core.evaluation.case_selection import choose_cases, held_out_names, require_same_labels
 from rarecli.core.evaluation.comparison import Result, load_result, require_comparable, resolution_name
-from rarecli.core.evaluation.evaluate_case import Scoring, case_key, evaluate_case
+from rarecli.core.evaluation.evaluate_case import Scoring
 from rarecli.core.evaluation.html_report import evaluation_page
 from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thick_slice_grid, thresholds_mm
 from rarecli.core.evaluation.results import write_results
-from rarecli.core.evaluation.summary import Score
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.evaluation.viewed_cases import view_cases
 from rarecli.core.imaging.routing import RouteBy
+from rarecli.core.jobs.cluster import require_usable
 from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
-from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import counted
+from rarecli.core.prediction.cluster_model import cluster_for
 from rarecli.core.prediction.cross_validation import Folds, pooled
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.reporting.options import ReportOptions
@@ -60,6 +61,7 @@ class EvaluateOptions:
     against: an earlier result on the same cases; writes comparison.json and adds the comparison to the returned summary.
     resume: skip the cases that an earlier call into `output` finished with the same scans, model and options.
     overwrite: replace the results of an earlier call. shard: only this part of the cases.
+    scheduler: the address of a Dask scheduler whose workers share the cases; see `jobs/cluster.py`.
     report: also write report.html, with these options.
     """
 
@@ -78,6 +80,7 @@ class EvaluateOptions:
     resume: bool = False
     overwrite: bool = False
     shard: Shard = WHOLE
+    scheduler: str | None = None
     report: ReportOptions | None = None
 
 
@@ -94,6 +97,9 @@ def evaluate(
     done, a call with `resume` writes the results.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
+    require_usable(options.scheduler)
+    if options.scheduler is not None:  # workers have other working directories
+        dataset, output = dataset.absolute(), output.absolute()
     source, noted = open_dataset(dataset, resample_channels=options.resample_channels), Noting(reporter)
     if options.shard != WHOLE and options.against is not None:
         raise UsageError("a shard cannot be compared", field="against", remedy="give --against with the final --resume call")
@@ -114,8 +120,10 @@ def evaluate(
         require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
         require_writable(output)
         part = options.shard.of(cases)
-        pictured = {case.name for case in cases[:_NUM_PICTURES]} if spacings is None else set()
-        scored, failures = _score(part, predictor, scoring, options, output, pictured, noted)
+        scorer = CaseScorer(scoring, output, frozenset(case.name for case in cases[:_NUM_PICTURES] if spacings is None))
+        with cluster_for(options.scheduler, part, predictor.choice, output, noted) as cluster:
+            journal = Journal(output, resume=options.resume, shard=options.shard)
+            scored, failures = score_cases(part, predictor, scorer, journal, cluster, noted)
         facts = {
             "model": spec.name,
             "protocol": options.protocol,
@@ -194,43 +202,3 @@ def _warn_of_another_protocol(protocol: Protocol, spec: ModelSpec, reporter: Rep
         reporter.warn(f"{spec.name} was trained for protocol native: it puts coarse voxels at their true position, protocol paper does not")
     if protocol == "native" and spec.targets == "paper":
         reporter.warn(f"{spec.name} was trained on the paper's targets, which are shifted below full resolution: see --protocol paper")
-
-
-@interruption_means(CASES_ARE_KEPT)
-def _score(
-    cases: Sequence[Case],
-    predictor: Predictor | Folds,
-    scoring: Scoring,
-    options: EvaluateOptions,
-    output: Path,
-    pictured: Container[str],
-    reporter: Reporter,
-) -> tuple[list[Score], dict[str, RareError]]:
-    """Score cases, or find their scores in the journal. Returns the scores, and the errors of the failed cases by name.
-
-    pictured: names of the cases whose slices are drawn into `output`.
-    """
-    journal = Journal(output, resume=options.resume, shard=options.shard)
-    scored: list[Score] = []
-    failures: dict[str, RareError] = {}
-    for case in reporter.track(cases, "evaluate", len(cases)):
-        try:
-            with blamed_on(case.name):
-                scorer = predictor.for_case(case.name)
-                key = case_key(case, scorer, scoring)
-                if finished := journal.find(case.name, key):
-                    scored += [Score(**facts) for facts in finished]
-                    continue
-                case_scores, pictures = evaluate_case(case, scorer, scoring)
-        except RareError as error:
-            # a wrong option or a missing package makes every case fail
-            if len(cases) == 1 or isinstance(error, UsageError | EnvironmentFault):
-                raise
-            failures[case.name] = error
-            reporter.warn(f"{case.name}: {error}")
-            continue
-        scored += case_scores
-        if case.name in pictured:
-            figures.draw_slices(pictures, case.name, predictor.spec.plan.label_names, output / f"slices_{case.name}.png")
-        journal.add(case.name, key, [vars(score) for score in case_scores])
-    return scored, failures

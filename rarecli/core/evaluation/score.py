@@ -5,6 +5,10 @@ Decision: docs/decisions/0008-evaluation.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +16,92 @@ import numpy as np
 
 from rarecli.core.config.geometry import entry_taken, is_isotropic
 from rarecli.core.data.case_files import label_files
-from rarecli.core.data.cases import class_indices, require_few_classes
+from rarecli.core.data.cases import Case, class_indices, folders_of, require_few_classes
 from rarecli.core.data.declared_labels import DeclaredLabels, read_labels_field
-from rarecli.core.errors import DataError, some
+from rarecli.core.errors import DataError, RareError, blamed_on, some, some_failed
 from rarecli.core.evaluation.comparison import load_result, write_comparison
 from rarecli.core.evaluation.metrics import Record, case_record
 from rarecli.core.evaluation.summary import ROUTED, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
+from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.volume import read_labels, require_same_grid
+from rarecli.core.jobs.cluster import joined_cluster, require_usable
 from rarecli.core.jobs.files import read_json, require_writable
+from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
+from rarecli.core.jobs.journal import Journal, key_of
+from rarecli.core.jobs.outcomes import Done, collect
 from rarecli.core.jobs.outputs import require_new_result
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
+from rarecli.core.jobs.workers import ThisProcess
+
+_SCORING = 1
+"""Incremented whenever the scoring of a pair changes, so that older scores are not resumed."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How to score, and how to process the pairs.
+
+    surface: also compute HD95 and surface Dice with MONAI. against: an earlier result on the same cases; writes comparison.json and adds
+    the comparison to the returned summary. resume: skip the pairs that an earlier call into the same output finished. overwrite: replace
+    the results of an earlier call. scheduler: the address of a Dask scheduler whose workers share the pairs; see `jobs/cluster.py`.
+    """
+
+    surface: bool = True
+    against: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+    scheduler: str | None = None
 
 
 def score(
-    references: Path,
-    predictions: Path,
-    output: Path,
-    reporter: Reporter = Silent(),
-    *,
-    surface: bool = True,
-    overwrite: bool = False,
-    against: Path | None = None,
+    references: Path, predictions: Path, output: Path, options: ScoreOptions = ScoreOptions(), reporter: Reporter = Silent()
 ) -> dict[str, Any]:
     """Score a folder of label files against references of the same names; write summary.json and cases.csv; return the summary.
 
-    Depths come from the predictions.json of `rare predict`, if the folder has one. One pair is in memory at a time.
+    Depths come from the predictions.json of `rare predict`, if the folder has one. A worker has one pair in memory at a time.
     A dataset.json in or beside `references` names the labels; the keys of the summary are their values. Voxels that it declares to be
     without annotation, by the label `ignore`, are left out.
-    surface: also compute HD95 and surface Dice with MONAI. against: an earlier result on the same cases; writes comparison.json and
-    adds the comparison to the returned summary. A label that is in no reference is not scored; a warning names it.
-    Raises DataError for a prediction without a reference or on another grid.
+    A label that is in no reference is not scored; a warning names it.
+    A pair that cannot be scored, as one on two grids, does not stop the others; SomeCasesFailed is raised at the end. A single pair raises
+    its own error. Raises DataError for a prediction without a reference.
     """
+    require_usable(options.scheduler)
+    if options.scheduler is not None:  # workers have other working directories
+        references, predictions, output = references.absolute(), predictions.absolute(), output.absolute()
+    pairs = _pairs(references, predictions, reporter)
+    other = load_result(options.against) if options.against is not None else None
+    if options.surface:
+        require_monai()
+    depths, declared = _depths_taken(predictions), _declared_labels(references)
+    again = options.resume or options.overwrite
+    require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
+    require_writable(output)
+    records, failures = _score_pairs(pairs, declared.ignored_value, output, options, reporter)
+    if not records:
+        raise some_failed(failures, len(pairs), predictions, None)
+    values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
+    if not values:
+        raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
+    names = declared.names
+    stray = [(name, value) for name, record in records.items() for value in record if value not in values]
+    for value in sorted({value for _, value in stray}):
+        found = [name for name, other_value in stray if other_value == value]
+        # a scored label would count as right wherever it is not predicted, and raise the mean
+        reporter.warn(f"label {names.get(value, value)} is in no reference and is not scored; it is predicted in {some(found)}")
+    scored = [Score(name, ROUTED, _whole(record, values, options.surface), depths.get(name)) for name, record in records.items()]
+    summary = summarise(scored, ["background", *map(str, values)])
+    summary["label_names"] = {str(value): names.get(value, str(value)) for value in values}
+    summary["failed"] = {name: error.brief for name, error in failures.items()}
+    write_result(scored, summary, output)
+    if failures:
+        raise some_failed(failures, len(pairs), output, summary, *(["nothing was compared"] if other else []))
+    return write_comparison(summary, other, output)
+
+
+def _pairs(references: Path, predictions: Path, reporter: Reporter) -> list[Case]:
+    """Returns the predictions, each with its reference as its labels. Raises DataError for a prediction without a reference."""
     predicted = [case for case in label_files(predictions) if not case.name.endswith("_probabilities")]
     available = {case.name: case.images[0] for case in label_files(references)}
     if not predicted:
@@ -54,42 +112,45 @@ def score(
     if unscored := sorted(available.keys() - {case.name for case in predicted}):
         without = "1 reference has" if len(unscored) == 1 else f"{len(unscored)} references have"
         reporter.warn(f"not scored: {without} no prediction: {some(unscored)}")
-    other = load_result(against) if against is not None else None
-    if surface:
-        require_monai()
-    depths, declared = _depths_taken(predictions), _declared_labels(references)
-    names = declared.names
-    require_new_result(output, ("summary.json", "cases.csv"), "cases.csv", again=overwrite, resumable=False)
-    require_writable(output)
-    records: dict[str, dict[int, dict[str, Any]]] = {}
-    for case in reporter.track(predicted, "score", len(predicted)):
-        records[case.name] = _score_pair(case.name, case.images[0], available[case.name], declared.ignored_value, surface)
-    values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
-    if not values:
-        raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
-    stray = [(name, value) for name, record in records.items() for value in record if value not in values]
-    for value in sorted({value for _, value in stray}):
-        found = [name for name, other in stray if other == value]
-        # a scored label would count as right wherever it is not predicted, and raise the mean
-        reporter.warn(f"label {names.get(value, value)} is in no reference and is not scored; it is predicted in {some(found)}")
-    scored = [Score(name, ROUTED, _whole(record, values, surface), depths.get(name)) for name, record in records.items()]
-    summary = summarise(scored, ["background", *map(str, values)])
-    summary["label_names"] = {str(value): names.get(value, str(value)) for value in values}
-    write_result(scored, summary, output)
-    return write_comparison(summary, other, output)
+    return [replace(case, labels=available[case.name]) for case in predicted]
 
 
-def _score_pair(
-    name: str, prediction_file: Path, reference_file: Path, ignored_value: int | None, surface: bool
-) -> dict[int, dict[str, Any]]:
+@interruption_means(CASES_ARE_KEPT)
+def _score_pairs(
+    pairs: Sequence[Case], ignored_value: int | None, output: Path, options: ScoreOptions, reporter: Reporter
+) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str, RareError]]:
+    """Returns the metrics of the pairs by label value, and the errors, each by case."""
+    scheduler = options.scheduler
+    with joined_cluster(scheduler, folders_of(pairs), output, reporter) if scheduler else nullcontext(ThisProcess()) as workers:
+        journal = Journal(output, resume=options.resume)
+        work = partial(_attempt, ignored_value=ignored_value, surface=options.surface)
+        outcomes = workers.outcomes(work, [(pair, journal.of(pair.name)) for pair in pairs])
+        found, failures = collect([pair.name for pair in pairs], outcomes, reporter, "score", journal=journal)
+    return {name: {int(value): metrics for value, metrics in record.items()} for name, record in found.items()}, failures
+
+
+def _attempt(item: tuple[Case, Journal], *, ignored_value: int | None, surface: bool) -> Done[dict[str, Any]] | RareError:
+    """Returns the metrics of one pair by label value, as text; or its error."""
+    pair, journal = item
+    assert pair.labels is not None
+    try:
+        with blamed_on(pair.name):
+            key = key_of([*files_of(pair.images[0]), *files_of(pair.labels)], ignored_value, surface, _SCORING)
+            if finished := journal.find(pair.name, key):
+                return Done(finished, key, new=False)
+            return Done(_score_pair(pair.name, pair.images[0], pair.labels, ignored_value, surface), key)
+    except RareError as error:
+        return error
+
+
+def _score_pair(name: str, prediction_file: Path, reference_file: Path, ignored_value: int | None, surface: bool) -> Record:
     """Returns the metrics of one pair of files by label value, for the values that occur in either file."""
     prediction, reference = read_labels(prediction_file, case=name), read_labels(reference_file, case=name)
     require_same_grid(prediction, reference, "prediction and reference lie on different grids", case=name, path=prediction_file)
     values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))) - {ignored_value})
     require_few_classes(values, reference_file)
     predicted, true = (class_indices(volume.data[0], values, name, ignored_value=ignored_value) for volume in (prediction, reference))
-    record = measure(predicted, true, [str(value) for value in values], reference.spacing_mm if surface else None)
-    return {int(label): metrics for label, metrics in record.items()}
+    return measure(predicted, true, [str(value) for value in values], reference.spacing_mm if surface else None)
 
 
 def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) -> Record:

@@ -80,27 +80,33 @@ class Cluster:
         return faults_of(self.client, sorted(addresses), self._reads, self._writes, self.reporter)
 
 
+def require_usable(scheduler: str | None, processes_here: str | None = None) -> None:
+    """Raise UsageError for an invalid address of a scheduler, and EnvironmentFault if the extra `cluster` is not installed.
+
+    processes_here: the option by which the caller also asked for processes on this machine, which is a UsageError, too.
+    """
+    if scheduler is None:
+        return
+    if not re.fullmatch(r"(tcp|tls)://\S+:\d+", scheduler):
+        raise UsageError("invalid address of a scheduler", field="--scheduler", found=scheduler, expected="tcp://HOST:PORT")
+    if find_spec("distributed") is None:
+        raise missing_extra("distributed", "cluster")
+    if processes_here:
+        raise UsageError("a cluster has its own processes", field="--scheduler", remedy=f"leave {processes_here} out")
+
+
 @contextmanager
 def joined_cluster(scheduler: str, reads: Iterable[Path], writes: Path, reporter: Reporter) -> Iterator[Cluster]:
     """Connect to a Dask scheduler, check it and its workers, and yield the cluster. reads, writes: see `Cluster`.
 
-    Raises UsageError for an invalid address; EnvironmentFault for a scheduler that does not answer or has no workers, for a scheduler or
-    a worker without rare or with another version, and for a worker that does not see the files.
+    The address was checked by `require_usable`. Raises EnvironmentFault for a scheduler that does not answer or has no workers, for a
+    scheduler or a worker without rare or with another version, and for a worker that does not see the files.
     """
-    require_address(scheduler)
     with _connected(scheduler) as client:
         require_same_version(client, scheduler)
         cluster = Cluster(client, reads, writes, reporter)
         reporter.say(f"scheduler {scheduler}, {counted(cluster.num, 'worker')}")
         yield cluster
-
-
-def require_address(scheduler: str) -> None:
-    """Raise UsageError for an invalid address of a scheduler, EnvironmentFault if the extra `cluster` is not installed."""
-    if not re.fullmatch(r"(tcp|tls)://\S+:\d+", scheduler):
-        raise UsageError("invalid address of a scheduler", field="--scheduler", found=scheduler, expected="tcp://HOST:PORT")
-    if find_spec("distributed") is None:
-        raise missing_extra("distributed", "cluster")
 
 
 @contextmanager

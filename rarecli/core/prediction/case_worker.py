@@ -23,6 +23,7 @@ from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.journal import Journal, key_of
+from rarecli.core.jobs.outcomes import Done
 from rarecli.core.jobs.pipeline import pipelined
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
@@ -73,16 +74,8 @@ class PredictOptions:
     where: Where = WHOLE_SCAN
 
 
-@dataclass(frozen=True)
-class Done:
-    """The outcome of a case.
-
-    outcome: its record, or its error. key: a hash of its inputs. new: False if an earlier call finished the case.
-    """
-
-    outcome: dict[str, Any] | RareError
-    key: str = ""
-    new: bool = True
+Outcome = Done[dict[str, Any]] | RareError
+"""The record of a case, or its error."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class CaseWorker:
     options: PredictOptions
     journal: Journal | None
 
-    def work(self, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
+    def work(self, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Outcome]:
         """Predict the cases in order. While a scan is predicted, the next is read and the result of the previous is written.
 
         At most three scans are in memory.
@@ -122,11 +115,11 @@ class CaseWorker:
         pairs = [(case, targets[case.name]) for case in cases]
         return pipelined(pairs, lambda pair: self._read(*pair), self._predict, self._write)
 
-    def attempt(self, case: Case, target: Path) -> Done:
+    def attempt(self, case: Case, target: Path) -> Outcome:
         """Predict one case; an error of the case is returned as its outcome."""
         return self._write(self._predict(self._read(case, target)))
 
-    def _read(self, case: Case, target: Path) -> _Opened | Done:
+    def _read(self, case: Case, target: Path) -> _Opened | Outcome:
         started = time.perf_counter()
         options, predictor = self.options, self.predictor
         try:
@@ -139,10 +132,10 @@ class CaseWorker:
                     predictor.require_affordable(case.images, options.entry, options.route, case.series)
                 return _Opened(case, target, key, read_image(case), time.perf_counter() - started)
         except RareError as error:
-            return Done(error)
+            return error
 
-    def _predict(self, opened: _Opened | Done) -> _Predicted | Done:
-        if isinstance(opened, Done):
+    def _predict(self, opened: _Opened | Outcome) -> _Predicted | Outcome:
+        if not isinstance(opened, _Opened):
             return opened
         started = time.perf_counter()
         options, predictor, volume = self.options, self.predictor, opened.volume
@@ -153,10 +146,10 @@ class CaseWorker:
                 quality = assess(predictor, volume, found, thorough=options.quality)
                 return _Predicted(opened, found, quality, time.perf_counter() - started)
         except RareError as error:
-            return Done(error)
+            return error
 
-    def _write(self, predicted: _Predicted | Done) -> Done:
-        if isinstance(predicted, Done):
+    def _write(self, predicted: _Predicted | Outcome) -> Outcome:
+        if not isinstance(predicted, _Predicted):
             return predicted
         started = time.perf_counter()
         options, predictor, opened, found = self.options, self.predictor, predicted.opened, predicted.prediction
@@ -165,7 +158,7 @@ class CaseWorker:
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
                 quality = predicted.quality.record(predictor.calibration)
         except RareError as error:
-            return Done(error)
+            return error
         record = {
             "entry": list(found.entry),
             "reason": found.reason,
@@ -197,7 +190,7 @@ _OF_THIS_PROCESS: list[CaseWorker] = []
 """In a worker process: its `CaseWorker`, whose model is loaded once."""
 
 
-def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Done]:
+def work_in_processes(worker: CaseWorker, cases: Sequence[Case], targets: dict[str, Path]) -> Iterator[Outcome]:
     """Predict the cases in worker processes that each load the model. Yields the outcomes in order."""
     num_processes = worker.options.num_processes
     context = multiprocessing.get_context("spawn")
@@ -222,7 +215,7 @@ def _start_worker(numbers: Any, choice: ModelChoice, options: PredictOptions, jo
     _OF_THIS_PROCESS[:] = [CaseWorker(replace(choice, device=device, num_threads=num_threads).open(), options, journal)]
 
 
-def _attempt_here(case: Case, target: Path) -> Done:
+def _attempt_here(case: Case, target: Path) -> Outcome:
     return _OF_THIS_PROCESS[0].attempt(case, target)
 
 

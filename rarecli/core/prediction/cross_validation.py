@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
 from rarecli.core.config.run_folder import RUN, load_run_info
 from rarecli.core.errors import ModelError, UsageError, some
+from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
@@ -33,12 +35,18 @@ class Folds:
                 held_out[case] = run
         if not held_out:
             raise UsageError("the runs held out no cases", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
+        self.choice = ModelChoice(tuple(runs), device, backend, num_threads)
         self._stack = ExitStack()
         predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads)) for run in runs}
         require_one_plan({str(run): (predictor.rules, predictor.runner.entries) for run, predictor in predictors.items()})
         self._by_case = {case: predictors[run] for case, run in held_out.items()}
         first = predictors[runs[0]]
         self.rules, self.spec, self.runner = first.rules, first.spec, first.runner
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the models and of how they are run; see `Predictor.key`."""
+        return key_of([], [self._by_case[case].key for case in self.case_names])
 
     def __enter__(self) -> Folds:
         return self

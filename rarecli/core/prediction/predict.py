@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
-from rarecli.core.errors import EnvironmentFault, RareError, UsageError, some, some_failed
+from rarecli.core.errors import RareError, some, some_failed
 from rarecli.core.imaging.scan_rules import RouteChoice
-from rarecli.core.jobs.cluster import Cluster, require_address
+from rarecli.core.jobs.cluster import Cluster, require_usable
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
+from rarecli.core.jobs.outcomes import collect
 from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import volume
-from rarecli.core.prediction.case_worker import CaseWorker, Done, PredictOptions, work_in_processes
-from rarecli.core.prediction.cluster_model import cluster_for, predict_on_cluster
+from rarecli.core.prediction.case_worker import CaseWorker, Outcome, PredictOptions, work_in_processes
+from rarecli.core.prediction.cluster_model import cluster_for, on_workers
 from rarecli.core.prediction.expected_cost import expected_cost
 from rarecli.core.prediction.html_report import prediction_page
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
@@ -49,11 +52,9 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     noted = Noting(reporter)
-    if options.scheduler is not None:
-        require_address(options.scheduler)
-        if options.num_processes > 1:
-            raise UsageError("a cluster has its own processes", field="--scheduler", remedy="leave --nproc out")
-        inputs, output = [path.absolute() for path in inputs], output.absolute()  # workers have other working directories
+    require_usable(options.scheduler, "--nproc" if options.num_processes > 1 else None)
+    if options.scheduler is not None:  # workers have other working directories
+        inputs, output, options = [path.absolute() for path in inputs], output.absolute(), _absolute(options)
     with opened(model) as predictor:
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
@@ -95,40 +96,42 @@ def _predict_cases(
     cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None, reporter: Reporter
 ) -> tuple[dict[str, dict[str, Any]], dict[str, RareError]]:
     """Returns the records and the errors, each by case, in the order of the cases."""
-    records: dict[str, dict[str, Any]] = {}
-    failures: dict[str, RareError] = {}
-    for case, done in reporter.track(_outcomes(cases, targets, worker, cluster), "predict", len(cases)):
-        outcome = done.outcome
-        if isinstance(outcome, RareError):
-            # a wrong option or a full disk makes every case fail
-            if len(cases) == 1 or isinstance(outcome, UsageError | EnvironmentFault):
-                raise outcome
-            failures[case.name] = outcome
-            reporter.warn(f"{case.name}: {outcome}")
-            continue
-        records[case.name] = outcome
-        if not done.new:
-            continue
-        if worker.journal:
-            worker.journal.add(case.name, done.key, outcome)
-        volumes = f"; {_volumes(outcome)}" if len(cases) == 1 else ""
-        reporter.say(f"{case.name}: {entry_text(outcome['entry'])} ({outcome['reason']}){quality_words(outcome['quality'])}{volumes}")
-        for difference in outcome["warnings"]:
-            reporter.warn(f"{case.name} is unlike the training scans: {difference}")
-        for doubt in outcome["quality"]["doubts"]:
-            reporter.warn(f"{case.name} may be segmented wrongly: {doubt}")
-    names = [case.name for case in cases]
-    return {name: records[name] for name in names if name in records}, {name: failures[name] for name in names if name in failures}
+
+    def tell(name: str, record: dict[str, Any]) -> None:
+        volumes = f"; {_volumes(record)}" if len(cases) == 1 else ""
+        reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){quality_words(record['quality'])}{volumes}")
+        for difference in record["warnings"]:
+            reporter.warn(f"{name} is unlike the training scans: {difference}")
+        for doubt in record["quality"]["doubts"]:
+            reporter.warn(f"{name} may be segmented wrongly: {doubt}")
+
+    outcomes = _outcomes(cases, targets, worker, cluster)
+    return collect([case.name for case in cases], outcomes, reporter, "predict", journal=worker.journal, tell=tell)
 
 
-def _outcomes(cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None) -> Iterator[tuple[Case, Done]]:
-    """Yields each case with its outcome, as they end."""
+def _outcomes(
+    cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None
+) -> Iterator[tuple[int, Outcome]]:
+    """Yields the number of each case with its outcome, as they end."""
     if cluster is not None:
-        yield from predict_on_cluster(worker, cases, targets, cluster)
+        items = [(case, targets[case.name], worker.journal and worker.journal.of(case.name)) for case in cases]
+        yield from cluster.outcomes(on_workers(partial(_attempt, options=worker.options), worker.predictor), items)
     elif worker.options.num_processes > 1:
-        yield from zip(cases, work_in_processes(worker, cases, targets), strict=True)
+        yield from enumerate(work_in_processes(worker, cases, targets))
     else:
-        yield from zip(cases, worker.work(cases, targets), strict=True)
+        yield from enumerate(worker.work(cases, targets))
+
+
+def _attempt(item: tuple[Case, Path, Journal | None], predictor: Predictor, *, options: PredictOptions) -> Outcome:
+    case, target, journal = item
+    return CaseWorker(predictor, options, journal).attempt(case, target)
+
+
+def _absolute(options: PredictOptions) -> PredictOptions:
+    where = options.where
+    if isinstance(where.roi, Path):
+        where = replace(where, roi=where.roi.absolute())
+    return replace(options, codes=options.codes and options.codes.absolute(), where=where)
 
 
 def _volumes(record: dict[str, Any]) -> str:
