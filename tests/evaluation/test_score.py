@@ -6,7 +6,7 @@ import pytest
 
 from rarecli import Phantom
 from rarecli.core.data.phantoms import write_phantoms
-from rarecli.core.errors import DataError
+from rarecli.core.errors import DataError, SomeCasesFailed
 from rarecli.core.evaluation.score import ScoreOptions, _depths_taken, score
 from rarecli.core.imaging.volume import Volume, write_labels
 
@@ -127,3 +127,28 @@ def test_predictions_of_before_have_one_depth(tmp_path):
     cases = {"a": {"depth": 2}, "b": {"entry": [1, 1, 1]}, "c": {"entry": [0, 0, 2]}}
     (tmp_path / "predictions.json").write_text(json.dumps({"cases": cases}))
     assert _depths_taken(tmp_path) == {"a": 2, "b": 1}
+
+
+def test_a_pair_that_cannot_be_scored_does_not_stop_the_others_and_is_scored_later(tmp_path, monkeypatch):
+    image, labels = Phantom(0).acquire(2.0)
+    moved = Volume(image.data, image.affine + np.eye(4)[:, [3]] * [0, 0, 0, 1])
+    moved.affine[0, 3] += 1
+    folders = tmp_path / "references", tmp_path / "predictions", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        write_labels(folders[0] / f"{name}.nii.gz", labels.data[0], moved if name == "b" else image)
+        write_labels(folders[1] / f"{name}.nii.gz", labels.data[0], image)
+    with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed\n  b") as caught:
+        score(*folders, ScoreOptions(surface=False))
+    assert list(caught.value.result["failed"]) == ["b"]
+    assert [item["case"] for item in caught.value.result["metric_per_case"]] == ["a", "c"]
+    assert json.loads((folders[2] / "summary.json").read_text()) == caught.value.result
+
+    write_labels(folders[0] / "b.nii.gz", labels.data[0], image)
+    module, scored = sys.modules[score.__module__], []
+    real = module._score_pair
+    monkeypatch.setattr(module, "_score_pair", lambda name, *rest: scored.append(name) or real(name, *rest))
+    summary = score(*folders, ScoreOptions(surface=False, resume=True))
+    assert scored == ["b"]
+    assert summary == score(*folders[:2], tmp_path / "at once", ScoreOptions(surface=False))
+    assert summary["failed"] == {}
+    assert summary["foreground_mean"]["dice"] == 1

@@ -61,10 +61,10 @@ def preprocess(
             index = _add_fingerprint(index, results_of(workers, measure, index.cases))
             (folder / "prepared.json").write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
         seconds = time.perf_counter() - started
+        rate = f"{len(results) / seconds:.1f} per second with {counted(workers.num, 'worker')}"
     for label, num_cases in zip(plan.label_names, index.fingerprint["cases_per_class"], strict=True):
         if not num_cases:
             reporter.warn(f"label {label} is in none of {counted(len(results), 'case')}: it cannot be learned, and scores exclude it")
-    rate = f"{len(results) / seconds:.1f} per second with {counted(workers.num, 'worker')}"
     reporter.say(f"{counted(len(results), 'case')} in {duration(seconds)}, {rate}")
     if failures:
         raise some_failed(failures, len(dataset.cases), output, index.model_dump(mode="json", exclude={"cases"}))
