@@ -1,5 +1,6 @@
 """`rare evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,25 +150,10 @@ def run(
     from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
     from rarecli.core.prediction.predictor import ModelChoice
 
-    options = EvaluateOptions(
-        depths=integers(depths, "--depths"),
-        spacings_mm=spacings_or_range(spacings, "--spacings"),
-        grid=grid,
-        route=route,
-        resample_channels=resample_channels,
-        protocol=protocol.value,
-        names=case_names(cases),
-        all_cases=all_cases,
-        pool_folds=folds,
-        upsampled=upsampled,
-        surface=surface,
-        against=against,
-        resume=resume,
-        overwrite=overwrite,
-        shard=Shard.parse(shard),
-        scheduler=scheduler,
-        report=report_options(report, report_cases),
-    )
+    at, spaced, names = integers(depths, "--depths"), spacings_or_range(spacings, "--spacings"), case_names(cases)
+    part, page = Shard.parse(shard), report_options(report, report_cases)
+    what = EvaluateOptions(at, spaced, grid, route, resample_channels, protocol.value, names, all_cases, folds, upsampled, surface, against)
+    options = replace(what, resume=resume, overwrite=overwrite, shard=part, scheduler=scheduler, report=page)
     console, whole = Console(), options.shard == WHOLE
     with printing_what_succeeded(_print if whole and not json else None):
         summary = evaluate(dataset, ModelChoice(models(model), device, backend, threads), output, options, console)

@@ -26,7 +26,7 @@ from rarecli.core.data.planning import PreprocessOptions, make_plan
 from rarecli.core.data.prepared import CaseRecord, PreparedIndex
 from rarecli.core.data.preprocess_case import CaseResult, prepare_or_fail
 from rarecli.core.errors import RareError, UsageError, some_failed
-from rarecli.core.jobs.cluster import joined_cluster, require_usable
+from rarecli.core.jobs.cluster import joined_cluster, shared_paths
 from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.folders import resumable_folder, shared_folder
 from rarecli.core.jobs.outcomes import collect
@@ -98,13 +98,11 @@ def preprocess_part(
 
 def _open(source: Path, output: Path, options: PreprocessOptions, *, again: bool) -> tuple[Dataset, Path]:
     """Check the options and the output, and open the dataset. Returns it and the output, as absolute paths if there is a scheduler."""
-    require_usable(options.scheduler, "--jobs" if options.num_jobs else None)
+    source, output = shared_paths(options.scheduler, source, output, processes_here="--jobs" if options.num_jobs else None)
     if options.patch_size and options.fixed_shape:
         raise UsageError("--fixed-shape also sets the patch size", field="patch size", remedy="give only one of the two")
     if options.spacing_mm and not all(0 < spacing < math.inf for spacing in options.spacing_mm):
         raise UsageError("the spacing is not finite and positive", field="spacing", found=options.spacing_mm, expected="millimetres > 0")
-    if options.scheduler is not None:  # workers have other working directories
-        source, output = source.absolute(), output.absolute()
     dataset = open_dataset(source, resample_channels=options.resample_channels)
     require_new_folder(output, "prepared.json", "a prepared dataset", again=again)
     return dataset, output

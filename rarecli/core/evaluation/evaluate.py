@@ -25,10 +25,11 @@ from rarecli.core.evaluation.evaluate_case import Scoring
 from rarecli.core.evaluation.html_report import evaluation_page
 from rarecli.core.evaluation.resolutions import Protocol, Resolution, choose_resolutions, thick_slice_grid, thresholds_mm
 from rarecli.core.evaluation.results import write_results
+from rarecli.core.evaluation.summary import RESULT_FILES
 from rarecli.core.evaluation.surfaces import require_monai
 from rarecli.core.evaluation.viewed_cases import view_cases
 from rarecli.core.imaging.routing import RouteBy
-from rarecli.core.jobs.cluster import require_usable
+from rarecli.core.jobs.cluster import shared_paths
 from rarecli.core.jobs.files import require_writable
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal
@@ -97,9 +98,7 @@ def evaluate(
     done, a call with `resume` writes the results.
     A case that fails does not stop the others; SomeCasesFailed is raised after everything is written.
     """
-    require_usable(options.scheduler)
-    if options.scheduler is not None:  # workers have other working directories
-        dataset, output = dataset.absolute(), output.absolute()
+    dataset, output = shared_paths(options.scheduler, dataset, output)
     source, noted = open_dataset(dataset, resample_channels=options.resample_channels), Noting(reporter)
     if options.shard != WHOLE and options.against is not None:
         raise UsageError("a shard cannot be compared", field="against", remedy="give --against with the final --resume call")
@@ -116,8 +115,7 @@ def evaluate(
         _warn_of_another_protocol(options.protocol, spec, noted)
         if options.surface:
             require_monai()
-        again = options.resume or options.overwrite or options.shard != WHOLE
-        require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
+        require_new_result(output, RESULT_FILES, JOURNAL, again=options.resume or options.overwrite or options.shard != WHOLE)
         require_writable(output)
         part = options.shard.of(cases)
         scorer = CaseScorer(scoring, output, frozenset(case.name for case in cases[:_NUM_PICTURES] if spacings is None))

@@ -21,11 +21,11 @@ from rarecli.core.data.declared_labels import DeclaredLabels, read_labels_field
 from rarecli.core.errors import DataError, RareError, blamed_on, some, some_failed
 from rarecli.core.evaluation.comparison import load_result, write_comparison
 from rarecli.core.evaluation.metrics import Record, case_record
-from rarecli.core.evaluation.summary import ROUTED, Score, summarise, write_result
+from rarecli.core.evaluation.summary import RESULT_FILES, ROUTED, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.volume import read_labels, require_same_grid
-from rarecli.core.jobs.cluster import joined_cluster, require_usable
+from rarecli.core.jobs.cluster import joined_cluster, shared_paths
 from rarecli.core.jobs.files import read_json, require_writable
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
 from rarecli.core.jobs.journal import Journal, key_of
@@ -67,16 +67,13 @@ def score(
     A pair that cannot be scored, as one on two grids, does not stop the others; SomeCasesFailed is raised at the end. A single pair raises
     its own error. Raises DataError for a prediction without a reference.
     """
-    require_usable(options.scheduler)
-    if options.scheduler is not None:  # workers have other working directories
-        references, predictions, output = references.absolute(), predictions.absolute(), output.absolute()
+    references, predictions, output = shared_paths(options.scheduler, references, predictions, output)
     pairs = _pairs(references, predictions, reporter)
     other = load_result(options.against) if options.against is not None else None
     if options.surface:
         require_monai()
     depths, declared = _depths_taken(predictions), _declared_labels(references)
-    again = options.resume or options.overwrite
-    require_new_result(output, ("summary.json", "cases.csv"), JOURNAL, again=again)
+    require_new_result(output, RESULT_FILES, JOURNAL, again=options.resume or options.overwrite)
     require_writable(output)
     records, failures = _score_pairs(pairs, declared.ignored_value, output, options, reporter)
     if not records:

@@ -18,6 +18,7 @@ from rarecli.core.jobs.files import atomic_file, write_json
 from rarecli.core.types import Triple
 
 ROUTED, UPSAMPLED = "routed", "upsampled"
+RESULT_FILES = ("summary.json", "cases.csv")
 Column = Literal["depth", "spacing_mm"]
 """The key that distinguishes the resolutions of a result: the columns of its tables."""
 
@@ -86,14 +87,14 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
 def write_result(scored: Sequence[Score], summary: dict[str, Any], output: Path) -> None:
     """Write cases.csv, with one row per case, resolution, method and label, and then summary.json."""
     with (
-        atomic_file(output / "cases.csv") as temporary,
+        atomic_file(output / RESULT_FILES[1]) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
         rows = [row for item in scored for row in _rows(item)]
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-    write_json(output / "summary.json", summary)
+    write_json(output / RESULT_FILES[0], summary)
 
 
 def _rows(item: Score) -> list[dict[str, Any]]:

@@ -80,26 +80,28 @@ class Cluster:
         return faults_of(self.client, sorted(addresses), self._reads, self._writes, self.reporter)
 
 
-def require_usable(scheduler: str | None, processes_here: str | None = None) -> None:
-    """Raise UsageError for an invalid address of a scheduler, and EnvironmentFault if the extra `cluster` is not installed.
+def shared_paths(scheduler: str | None, *paths: Path, processes_here: str | None = None) -> list[Path]:
+    """Return paths as workers need them, who have other working directories: absolute. As they are if there is no scheduler.
 
-    processes_here: the option by which the caller also asked for processes on this machine, which is a UsageError, too.
+    processes_here: the option by which the caller also asked for processes on this machine, which a scheduler excludes.
+    Raises UsageError for that and for an invalid address, EnvironmentFault if the extra `cluster` is not installed.
     """
     if scheduler is None:
-        return
+        return list(paths)
     if not re.fullmatch(r"(tcp|tls)://\S+:\d+", scheduler):
         raise UsageError("invalid address of a scheduler", field="--scheduler", found=scheduler, expected="tcp://HOST:PORT")
     if find_spec("distributed") is None:
         raise missing_extra("distributed", "cluster")
     if processes_here:
         raise UsageError("a cluster has its own processes", field="--scheduler", remedy=f"leave {processes_here} out")
+    return [path.absolute() for path in paths]
 
 
 @contextmanager
 def joined_cluster(scheduler: str, reads: Iterable[Path], writes: Path, reporter: Reporter) -> Iterator[Cluster]:
     """Connect to a Dask scheduler, check it and its workers, and yield the cluster. reads, writes: see `Cluster`.
 
-    The address was checked by `require_usable`. Raises EnvironmentFault for a scheduler that does not answer or has no workers, for a
+    `shared_paths` has checked the address. Raises EnvironmentFault for a scheduler that does not answer or has no workers, for a
     scheduler or a worker without rare or with another version, and for a worker that does not see the files.
     """
     with _connected(scheduler) as client:

@@ -17,7 +17,7 @@ from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import RareError, some, some_failed
 from rarecli.core.imaging.scan_rules import RouteChoice
-from rarecli.core.jobs.cluster import Cluster, require_usable
+from rarecli.core.jobs.cluster import Cluster, shared_paths
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.outcomes import collect
@@ -52,9 +52,7 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     noted = Noting(reporter)
-    require_usable(options.scheduler, "--nproc" if options.num_processes > 1 else None)
-    if options.scheduler is not None:  # workers have other working directories
-        inputs, output, options = [path.absolute() for path in inputs], output.absolute(), _absolute(options)
+    output, *inputs = shared_paths(options.scheduler, output, *inputs, processes_here="--nproc" if options.num_processes > 1 else None)
     with opened(model) as predictor:
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
@@ -115,7 +113,7 @@ def _outcomes(
     """Yields the number of each case with its outcome, as they end."""
     if cluster is not None:
         items = [(case, targets[case.name], worker.journal and worker.journal.of(case.name)) for case in cases]
-        yield from cluster.outcomes(on_workers(partial(_attempt, options=worker.options), worker.predictor), items)
+        yield from cluster.outcomes(on_workers(partial(_attempt, options=_absolute(worker.options)), worker.predictor), items)
     elif worker.options.num_processes > 1:
         yield from enumerate(work_in_processes(worker, cases, targets))
     else:
