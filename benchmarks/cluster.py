@@ -4,7 +4,7 @@
 
 share_of_linear: cases per second of N workers over N times those of one worker, in turns, median of the rounds. share_of_sleep: over what N
 workers would do if everything but the sleep cost nothing. The workers have one thread each, so that a sleep takes no core, and the
-real engine takes one. per_item: CPU of the scheduler and of the caller for one item whose work is nothing, the limit of what they can feed.
+real engine takes one. per_item: CPU of the scheduler and of the caller for an item that only sleeps, the limit of what they can feed.
 Pools and Dask predict and prepare the same scans in turns; the start of processes counts for both.
 """
 
@@ -31,7 +31,7 @@ from rarecli.core.prediction.predictor import ModelChoice
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dask_processes import dask_cluster
 
-SLEEP_S = 0.25
+SLEEP_S, SHORT_S = 0.25, 0.02
 SLEEPING = f"""
 import time
 import numpy as np
@@ -43,10 +43,6 @@ OpenVinoRunner.run = run
 """
 """A preload for workers: the engine sleeps. Everything else is done: reading, preparing, restoring, writing, journaling."""
 CHOICE = ModelChoice((Path("hippocampus"),), "cpu", "openvino", 1)
-
-
-def nothing(item: int) -> int:
-    return item
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -94,7 +90,10 @@ def shares(scans: Path, preload: str, most: int, rounds: int) -> dict:
             samples["several"].append(num / on_cluster(scans, several.address))
     ratios = [several / one / most for one, several in zip(samples["one"], samples["several"], strict=True)]
     median = {name: statistics.median(values) for name, values in samples.items()}
-    return {"num_workers": most, "num_scans": num, "cases_per_s": median, "share_of_linear": statistics.median(ratios), "samples": samples}
+    found = {"num_workers": most, "num_scans": num, "sleep_s": SLEEP_S if preload else None, "cases_per_s": median}
+    if preload:
+        found["share_of_sleep"] = median["several"] * SLEEP_S / most
+    return found | {"share_of_linear": statistics.median(ratios), "samples": samples}
 
 
 def cpu_s(process: int) -> float:
@@ -102,14 +101,15 @@ def cpu_s(process: int) -> float:
 
 
 def per_item(work: Path, num_workers: int, num_items: int) -> dict:
-    """Return the CPU of the scheduler and of the caller per item, and the items per second, when the work is nothing."""
+    """Return the CPU of the scheduler and of the caller per item that only sleeps, and the items per second."""
     with started(num_workers) as running, joined_cluster(running.address, [], work, Silent()) as cluster:
-        list(cluster.outcomes(nothing, range(num_items // 10)))
+        list(cluster.outcomes(time.sleep, [SHORT_S] * (num_items // 10)))
         before = cpu_s(running.processes[0].pid), cpu_s(os.getpid())
-        wall = seconds(lambda: list(cluster.outcomes(nothing, range(num_items))))
+        wall = seconds(lambda: list(cluster.outcomes(time.sleep, [SHORT_S] * num_items)))
         after = cpu_s(running.processes[0].pid), cpu_s(os.getpid())
     scheduler, caller = ((end - start) / num_items for start, end in zip(before, after, strict=True))
-    return {"num_workers": num_workers, "scheduler_cpu_ms": 1e3 * scheduler, "caller_cpu_ms": 1e3 * caller, "items_per_s": num_items / wall}
+    found = {"num_workers": num_workers, "num_items": num_items, "sleep_s": SHORT_S, "items_per_s": num_items / wall}
+    return found | {"scheduler_cpu_ms": 1e3 * scheduler, "caller_cpu_ms": 1e3 * caller}
 
 
 def beside_pools(dataset: Path, scans: Path, rounds: int) -> dict:
@@ -142,24 +142,25 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--scans", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--parts", default="per_item,sleeps,real,beside_pools", help="only these; others in the output stay")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    result: dict = {"machine": describe_machine(1) | {"load_1_min": os.getloadavg()[0]}, "sleep_s": SLEEP_S}
+    machine = describe_machine(1) | {"load_1_min": os.getloadavg()[0]}
     with folder() as work:
         scans = scans_of(options.dataset, options.scans, work)
         parts = {
-            "per_item": lambda: per_item(work, 4, 2000),
+            "per_item": lambda: per_item(work, 4, options.items),
             "sleeps": lambda: shares(scans, SLEEPING, 3, options.rounds),
             "real": lambda: shares(scans, "", 2, options.rounds),
             "beside_pools": lambda: beside_pools(options.dataset, scans, options.rounds),
         }
-        for name, part in parts.items():
-            result[name] = part()
-            print(name, json.dumps({key: value for key, value in result[name].items() if "samples" not in key}), flush=True)
-    sleeps = result["sleeps"]
-    sleeps["share_of_sleep"] = sleeps["cases_per_s"]["several"] * SLEEP_S / sleeps["num_workers"]
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        for name in options.parts.split(","):
+            found = {"machine": machine, **parts[name]()}
+            print(name, json.dumps({key: value for key, value in found.items() if "samples" not in key}), flush=True)
+            if options.output:
+                before = json.loads(options.output.read_text()) if options.output.is_file() else {}
+                options.output.write_text(json.dumps(before | {name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -37,7 +39,6 @@ from rarecli.core.training.schedule import plan_steps
 from rarecli.core.training.startup import make_spec
 
 NNUNET = ("torch==2.13.0", "nnunetv2==2.8.1")
-NUM_SCANS = (1, 20)
 
 
 def installed_nnunet(work: Path) -> Path:
@@ -63,15 +64,15 @@ def run(command: list, environment: dict[str, str]) -> dict[str, float]:
     return {"wall_s": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
 
 
-def predictions(dataset: Path, work: Path, rounds: int) -> dict:
-    """Return the samples of predicting 1 and 20 scans with each program, in turns, and medians of the ratios of each round."""
+def predictions(dataset: Path, work: Path, nums: list[int], rounds: int) -> dict:
+    """Return the samples of predicting folders of so many scans with each program, in turns, and medians of the ratios of each round."""
     programs = installed_nnunet(work)
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
     environment = os.environ | folders
     make = [programs / "python", Path(__file__).with_name("nnunet_model.py"), dataset]
     made = subprocess.run(make, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     scans = sorted(path for path in (dataset / "imagesTr").glob("*.nii.gz") if not path.name.startswith("."))
-    for num in NUM_SCANS:
+    for num in nums:
         folder = work / f"scans_{num}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -83,9 +84,9 @@ def predictions(dataset: Path, work: Path, rounds: int) -> dict:
         "nnunet": lambda scans, output: [*nnunet, "--disable_tta", "-i", scans, "-o", output],
         "nnunet_flips": lambda scans, output: [*nnunet, "-i", scans, "-o", output],
     }
-    samples: dict[str, list[dict[str, float]]] = {f"{way}_{num}": [] for num in NUM_SCANS for way in ways}
+    samples: dict[str, list[dict[str, float]]] = {f"{way}_{num}": [] for num in nums for way in ways}
     for _ in range(rounds):
-        for num in NUM_SCANS:
+        for num in nums:
             for way, command in ways.items():
                 output = work / "predicted"
                 shutil.rmtree(output, ignore_errors=True)
@@ -97,7 +98,7 @@ def predictions(dataset: Path, work: Path, rounds: int) -> dict:
         "median": {name: medians(rows) for name, rows in samples.items()},
         "times_rare": {
             f"{way}_{num}": {key: ratio(samples[f"{way}_{num}"], samples[f"rare_{num}"], key) for key in ("wall_s", "cpu_s")}
-            for num in NUM_SCANS
+            for num in nums
             for way in ways
             if way != "rare"
         },
@@ -122,32 +123,32 @@ def training(dataset: PreparedDataset, steps: int) -> dict:
         losses = same_first_loss(*ours["rare_fp32"], upstream)
         trainer, planned, batches = ours["rare"]
         trainer._step(planned[0], batches)
-        theirs, seconds = loader(dataset, config.batch_size), {name: [] for name in ("upstream", *ours)}
-        cases = iter(theirs)
-        for number in range(steps + 2):
-            started = time.perf_counter()
-            upstream.step(*next(cases))
-            seconds["upstream"].append(time.perf_counter() - started)
+        cases, samples = iter(loader(dataset, config.batch_size)), {name: [] for name in ("upstream", *ours)}
+        for number in range(1, steps + 3):
+            samples["upstream"].append(timed(lambda: upstream.step(*next(cases))))
             for way, (trainer, planned, batches) in ours.items():
-                step = planned[number + 1]
-                started = time.perf_counter()
-                trainer._step(step, batches)
-                seconds[way].append(time.perf_counter() - started)
+                samples[way].append(timed(partial(trainer._step, planned[number], batches)))
                 assert trainer.state.bad_steps == 0
-        seconds = {way: values[2:] for way, values in seconds.items()}  # the first ones warm up
+        samples = {way: values[2:] for way, values in samples.items()}  # the first ones warm up
         precision = {way: "bf16" if trainer.learner.amp else "fp32" for way, (trainer, _, _) in ours.items()}
-    median = {way: statistics.median(values) for way, values in seconds.items()}
     return {
         "network": spec.network.model_dump(),
         "patch_size": spec.plan.patch_size,
         "batch_size": config.batch_size,
+        "num_threads": torch.get_num_threads(),
         "precision": {"upstream": "fp32", **precision},
         "loss_of_first_step": losses,
-        "median_s": median,
-        "cases_per_s": {way: config.batch_size / value for way, value in median.items()},
-        "upstream_over": {way: statistics.median(a / b for a, b in zip(seconds["upstream"], seconds[way], strict=True)) for way in ours},
-        "samples_s": seconds,
+        "median": {way: medians(rows) for way, rows in samples.items()},
+        "upstream_over": {way: {key: ratio(samples["upstream"], samples[way], key) for key in ("wall_s", "cpu_s")} for way in ours},
+        "samples": samples,
     }
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Return the wall and CPU seconds of some work of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
 def same_first_loss(trainer: TrainingLoop, planned: list, batches: Batches, upstream: UpstreamLoop) -> dict[str, float]:
@@ -177,24 +178,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--parts", default="training,prediction", help="only these; others in the output stay")
+    parser.add_argument("--scans", default="1,20", help="folders of so many scans")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     dataset, work = options.dataset.resolve(), options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine(torch.get_num_threads()) | {"load_1_min": os.getloadavg()[0]}
     if not (work / "prepared").is_dir():
         preprocess(dataset, work / "prepared", PreprocessOptions(fixed_shape=(32, 64, 32)))
-    result = {
-        "machine": describe_machine(torch.get_num_threads()) | {"load_1_min": os.getloadavg()[0]},
-        "peers": dict(requirement.split("==") for requirement in reversed(NNUNET)),
-        "training": training(open_prepared(work / "prepared"), options.steps),
-        "prediction": predictions(dataset, work, options.rounds),
+    parts = {
+        "training": lambda: training(open_prepared(work / "prepared"), options.steps),
+        "prediction": lambda: predictions(dataset, work, [int(num) for num in options.scans.split(",")], options.rounds),
     }
-    for part in ("training", "prediction"):
-        print(json.dumps({key: value for key, value in result[part].items() if "sample" not in key}, indent=1))
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    for name in options.parts.split(","):
+        found = {"machine": machine, "peers": dict(reversed([pinned.split("==") for pinned in NNUNET])), **parts[name]()}
+        print(json.dumps({key: value for key, value in found.items() if key != "samples"}, indent=1))
+        if options.output:
+            before = json.loads(options.output.read_text()) if options.output.is_file() else {}
+            options.output.write_text(json.dumps(before | {name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recipes import RESULTS
 
 from rarecli.core.jobs.files import atomic_file
@@ -54,7 +55,7 @@ def cost_table(suite: str) -> list[str]:
     ]
     mean = [sum(values) / len(rows) for values in zip(*(values for _, values in rows), strict=True)]
     rows.append(("**a quarter of each**", mean))
-    return [f"| {suite}: {name} | {' | '.join(map(cost, values))} | {values[2] / values[0]:.2g} |" for name, values in rows]
+    return [f"| {suite}: {name} | {' | '.join(map(cost, values))} | {digits(values[2] / values[0], 2)} |" for name, values in rows]
 
 
 def upsampled(hours: dict[tuple[str, str, int], float], depth: int) -> float:
@@ -63,7 +64,12 @@ def upsampled(hours: dict[tuple[str, str, int], float], depth: int) -> float:
 
 
 def cost(hours: float) -> str:
-    return f"{hours:.3g} h, ${hours * DOLLARS_PER_CORE_HOUR:.2g}"
+    return f"{digits(hours, 3)} h, ${digits(hours * DOLLARS_PER_CORE_HOUR, 2)}"
+
+
+def digits(value: float, num: int) -> str:
+    """Return a number with so many significant digits, and no exponent."""
+    return np.format_float_positional(value, num, unique=False, fractional=False, trim="-")
 
 
 def total(suite: str) -> str:
@@ -76,8 +82,7 @@ def total(suite: str) -> str:
             lambda depth: upsampled(hours, depth),
         )
     )
-    words = [f"{value:,.0f} core hours (${value * DOLLARS_PER_CORE_HOUR:,.0f})" for value in (fp32, bf16, full)]
-    return f"- {suite}: {words[0]} in fp32, {words[1]} in bf16; upsampled {words[2]}."
+    return f"- {suite}: {cost(fp32)} in fp32; {cost(bf16)} in bf16; upsampled, in fp32, {cost(full)}."
 
 
 def feeding_table() -> list[str]:
@@ -96,10 +101,7 @@ def feeding_table() -> list[str]:
 
 def tables() -> str:
     """Return what stands between the marks of the page."""
-    sharing = read("cluster")
-    item, sleeps, real = sharing["per_item"], sharing["sleeps"], sharing["real"]
-    pools = sharing["beside_pools"]["dask_over_pool"]
-    num, share = sleeps["num_workers"], sleeps["share_of_linear"]
+    item = read("cluster")["per_item"]
     lines = [
         "| scans | fp32 | bf16 | upsampled to full resolution, fp32 | times as much |",
         "|---|---|---|---|---|",
@@ -114,10 +116,6 @@ def tables() -> str:
         *feeding_table(),
         "",
         f"The scheduler takes {item['scheduler_cpu_ms']:.1f} ms of a core for a case, the command {item['caller_cpu_ms']:.1f} ms.",
-        f"With engines that sleep {sharing['sleep_s']:g} s, {num} workers did {share:.2f} times {num} times what one did; "
-        f"with real ones, {real['num_workers']} workers on two cores {real['share_of_linear']:.2f} times {real['num_workers']} times.",
-        f"A Dask cluster of two local workers, started for the command, took {pools['predict']:.2f} times as long as `--nproc 2`, and "
-        f"{pools['preprocess']:.2f} times as long as `--jobs 2`.",
     ]
     return "\n".join(lines) + "\n"
 
