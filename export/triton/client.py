@@ -22,6 +22,7 @@ import numpy as np
 
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case, read_image
+from rarecli.core.data.fingerprint import Difference
 from rarecli.core.errors import DataError, EnvironmentFault, RareError, SomeCasesFailed, UsageError, missing_extra, some
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.cropping import crop
@@ -99,8 +100,8 @@ class Client:
         way_back = RoutedScan(inputs[contract.IMAGE], route, *crop(volume, "none"))
         maps = way_back.restore_probabilities(answer[contract.PROBABILITIES]) if probabilities else None
         labels = from_ras(answer[contract.LABELS], volume.affine)
-        warnings = tuple(text.decode() for text in answer[contract.WARNINGS].tolist())
-        return Prediction(labels, volume.affine, route.entry, route.reason, route.zoom, maps, time.perf_counter() - started, warnings)
+        unlike = tuple(Difference(None, text.decode()) for text in answer[contract.WARNINGS].tolist())
+        return Prediction(labels, volume.affine, route.entry, route.reason, route.zoom, maps, time.perf_counter() - started, unlike)
 
     def infer(self, model: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Send one request to any model of the server: named arrays in, named arrays out. Raises the errors of `predict`."""

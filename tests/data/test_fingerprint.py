@@ -4,7 +4,7 @@ import pytest
 
 from rarecli import Predictor
 from rarecli.core.config.plan import Fingerprint, PercentileNormalisation
-from rarecli.core.data.fingerprint import differences, fingerprint, intensity_statistics
+from rarecli.core.data.fingerprint import Difference, differences, fingerprint, intensity_statistics
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.imaging.normalisation import normalise
@@ -70,7 +70,9 @@ def test_a_model_without_a_fingerprint_says_nothing(run):
     assert isinstance(spec.plan.fingerprint, Fingerprint)
     routed = prepare_scan(Volume(np.zeros((1, 99, 99, 99), dtype=np.float32), np.eye(4)), rules_of(spec))
     assert differences(routed, spec.plan)
-    assert differences(routed, spec.plan.model_copy(update={"fingerprint": None})) == ("its channel 0 is constant",)
+    assert differences(routed, spec.plan.model_copy(update={"fingerprint": None})) == (
+        Difference("intensity", "its channel 0 is constant"),
+    )
 
 
 def test_warnings_are_printed_and_recorded(run, tmp_path):

@@ -67,12 +67,19 @@ def test_coarse_to_fine_answers_in_fewer_windows_what_the_whole_scan_gives_there
     assert {entry for entry, _ in runs} == {(0, 0, 0), (3, 3, 3)}
     assert sum(entry == (0, 0, 0) for entry, _ in runs) <= num_whole
     assert "where depth 3 finds labels" in found.reason
-    assert not any("spacing" in text for text in found.warnings)
+    assert {one.of for one in found.differences} == {"extent", "intensity"}
     box = tuple(slice(*map(int, part.split(":"))) for part in found.reason.split("; in ")[1].split(", where")[0].split(","))
     inside = np.zeros(large.shape, dtype=bool)
     inside[box] = True
     assert not found.labels[~inside].any()
     assert dice(found.labels[box], whole.labels[box], 3)[1:].min() > 0.8
+
+
+def test_a_spacing_is_unlike_for_the_fine_entry_and_not_for_the_one_that_finds(predictor, large):
+    found = within(predictor, Volume(large.data, np.diag([0.6, 0.6, 0.6, 1])), Where(coarse_to_fine=True))
+    assert "where depth 3 finds labels" in found.reason
+    told = [one.text for one in found.differences if one.of == "spacing"]
+    assert told == ["its finest spacing is 0.6 mm, but depth 0 was trained at about 1 mm"]
 
 
 def test_a_scan_without_labels_is_predicted_as_a_whole(predictor, monkeypatch):

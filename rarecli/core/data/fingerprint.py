@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -47,30 +49,54 @@ def constant_channels(data: AnyArray) -> list[int]:
     return [index for index, channel in enumerate(data) if channel.min() == channel.max()]
 
 
-def differences(scan: RoutedScan, plan: Plan) -> tuple[str, ...]:
-    """Return how a scan differs from the training scans, as sentences; empty if it does not, or if they are unknown."""
-    found = [f"its {plan.channel_names[index]} is constant" for index in constant_channels(scan.source.data)]
-    known = plan.fingerprint
-    if known is None:
-        return tuple(found)
+@dataclass(frozen=True)
+class Difference:
+    """How a scan differs from the training scans, as a sentence. of: spacing depends on the entry, the others do not; None: not known."""
+
+    of: Literal["spacing", "extent", "intensity"] | None
+    text: str
+
+
+def differences(scan: RoutedScan, plan: Plan) -> tuple[Difference, ...]:
+    """Return how a scan differs from the training scans; empty if it does not, or if they are unknown."""
+    found = [Difference("intensity", f"its {plan.channel_names[index]} is constant") for index in constant_channels(scan.source.data)]
+    if plan.fingerprint is not None:
+        found += [Difference("spacing", text) for text in _of_spacing(scan)]
+        found += [Difference("extent", text) for text in _of_extent(scan, plan.fingerprint)]
+        found += [Difference("intensity", text) for text in _of_intensity(scan, plan.fingerprint, plan.channel_names)]
+    return tuple(found)
+
+
+def _of_spacing(scan: RoutedScan) -> list[str]:
+    found = []
     for axis, zoom, spacing, grid in zip("xyz", scan.route.zoom, scan.spacing_mm, scan.route.grid_spacing_mm, strict=True):
         if not 1 / _MOST_ZOOM <= zoom <= _MOST_ZOOM:
             found.append(f"its spacing along {axis}, {spacing:.3g} mm, is far from the {grid:.3g} mm of {entry_text(scan.route.entry)}")
-    if not any("spacing" in text for text in found) and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
+    if not found and not -0.5 - ROUNDING <= math.log2(min(scan.route.zoom)) <= 0.5 + ROUNDING:
         found.append(
             f"its finest spacing is {min(scan.spacing_mm):.3g} mm, but {entry_text(scan.route.entry)} was trained at about "
             f"{min(scan.route.grid_spacing_mm):.3g} mm"
         )
+    return found
+
+
+def _of_extent(scan: RoutedScan, known: Fingerprint) -> list[str]:
+    found = []
     for axis, extent, (low, high) in zip("xyz", scan.extent_mm, known.extent_mm, strict=True):
         if not low / _EXTENT_SLACK <= extent <= high * _EXTENT_SLACK:
             found.append(f"its field of view along {axis} is {extent:.0f} mm; in the training scans it is {low:.0f} to {high:.0f} mm")
+    return found
+
+
+def _of_intensity(scan: RoutedScan, known: Fingerprint, channel_names: Sequence[str]) -> list[str]:
+    found = []
     for channel, (mean, std) in enumerate(_statistics(scan.image)):
         for what, value, (low, high) in (("mean", mean, known.intensity_mean[channel]), ("spread", std, known.intensity_std[channel])):
             slack = _INTENSITY_SLACK * (high - low)
             if not low - slack <= value <= high + slack:
-                name = plan.channel_names[channel]
+                name = channel_names[channel]
                 found.append(f"the {what} of its normalised {name} is {value:.2f}; in the training scans it is {low:.2f} to {high:.2f}")
-    return tuple(found)
+    return found
 
 
 def _statistics(image: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from rarecli.core.config.calibration import Calibration, load_calibration
 from rarecli.core.config.geometry import entry_text, isotropic
-from rarecli.core.data.fingerprint import differences
+from rarecli.core.data.fingerprint import Difference, differences
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.runner import Runner, require_sound
@@ -56,10 +56,15 @@ class Prediction:
     """Resampling factors per RAS axis: the scan's spacing divided by the routed grid's; 1 for an axis that was not resampled."""
     probabilities: Any
     seconds: float
-    warnings: tuple[str, ...] = ()
-    """How the scan differs from the training scans, one sentence each."""
+    differences: tuple[Difference, ...] = ()
+    """How the scan differs from the training scans; for a part of a scan, only what holds for the whole."""
     confidence: tuple[float | None, ...] = ()
     """Per label: see `restore.confidence`."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """How the scan differs from the training scans, one sentence each."""
+        return tuple(found.text for found in self.differences)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Predictor:
             routed.route.zoom,
             maps,
             time.perf_counter() - started,
-            differences(routed, self.spec.plan) if part is None else (),
+            tuple(found for found in differences(routed, self.spec.plan) if part is None or found.of == "spacing"),
             confidence(logits),
         )
 

@@ -83,8 +83,8 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
     boxes = boxes_of_parts(coarse.labels, (x, y, z))
     fine = within(boxes)
     reason = f"{fine.reason}; in {some(map(box_text, boxes))}, where {entry_text(finder)} finds labels"
-    unlike = tuple(text for text in coarse.warnings if "its spacing" not in text and "its finest spacing" not in text)  # of the fine entry
-    return replace(fine, reason=reason, warnings=unlike, seconds=coarse.seconds + fine.seconds)
+    unlike = fine.differences + tuple(found for found in coarse.differences if found.of != "spacing")  # a spacing is unlike for its entry
+    return replace(fine, reason=reason, differences=unlike, seconds=coarse.seconds + fine.seconds)
 
 
 def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:

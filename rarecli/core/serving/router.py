@@ -74,7 +74,7 @@ class Router:
         if contract.PROBABILITIES in wanted:
             outputs[contract.PROBABILITIES] = softmax(logits)
         if contract.WARNINGS in wanted:
-            outputs[contract.WARNINGS] = np.array([text.encode() for text in differences(routed, spec.plan)], dtype=object)
+            outputs[contract.WARNINGS] = np.array([found.text.encode() for found in differences(routed, spec.plan)], dtype=object)
         return outputs
 
     def _require_growth(self, volume: Volume, entry: Entry | None) -> None:
