@@ -1,16 +1,20 @@
-"""What --coarse-to-fine saves and loses.
+"""What --coarse-to-fine saves and loses, and the memory of large scans.
 
 python benchmarks/large_scans.py                      # counts for a scan of 512 x 512 x 300; writes results/large_scans.json
 python benchmarks/large_scans.py DATASET RUN CASE     # predicts a held-out case both ways, and prints FLOP, seconds and Dice
+python benchmarks/large_scans.py 512,512,300          # prints the peak memory of a scan with 3 classes; the network only repeats its input
+python benchmarks/large_scans.py 512,512,300 RUN      # the same with the network of a run
 """
 
 import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import nibabel as nib
 import numpy as np
-from recipes import RESULTS
+from recipes import RESULTS, Words
 
 from rarecli import Predictor
 from rarecli.core.config.geometry import coarser_entry
@@ -23,6 +27,7 @@ from rarecli.core.imaging.overlap import dice
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.sliding_window import num_windows
 from rarecli.core.jobs.files import write_json
+from rarecli.core.prediction.predict import predict
 from rarecli.core.prediction.regions import FINDER_STEPS, Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
@@ -74,8 +79,32 @@ def both_ways(dataset: Path, run: Path, name: str) -> dict:
     return row
 
 
+def memory(shape: tuple, run: Path | None) -> dict:
+    """Return what `rare predict` says before it starts, the peak memory of this process, and what it had before the scan, in GB."""
+    said: list = []
+    reporter = type("Lines", (Words,), {"say": lambda _, text: said.append(text)})()
+    with TemporaryDirectory() as folder, Predictor(run or "hippocampus", device="cpu", backend="torch") as predictor:
+        scan = Path(folder) / "scan.nii"
+        data = np.random.default_rng(0).integers(-1000, 1000, shape, dtype=np.int16)
+        nib.save(nib.Nifti1Image(data, np.diag([*predictor.spec.plan.spacing_mm, 1])), scan)
+        del data
+        if run is None:
+            predictor.runner.run = lambda image, _: np.repeat(image, predictor.spec.plan.num_classes, axis=1)
+        predictor.predict(np.zeros((48, 64, 48), dtype=np.float32), (1, 1, 1))  # libraries are loaded
+        before, started = Path("/proc/self/statm").read_text().split()[1], time.perf_counter()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+        predict([scan], predictor, Path(folder) / "labels.nii.gz", reporter=reporter)
+        seconds = time.perf_counter() - started
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    gb = {"before": int(before) * 4096 / 1e9, "peak": int(status["VmHWM"].split()[0]) * 1024 / 1e9}
+    return {"shape": shape, "network": run is not None, "said": said[1], "seconds": seconds} | gb
+
+
 def main() -> None:
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and "," in sys.argv[1]:
+        x, y, z = map(int, sys.argv[1].split(","))
+        print(json.dumps(memory((x, y, z), Path(sys.argv[2]) if len(sys.argv) > 2 else None)))
+    elif len(sys.argv) > 1:
         dataset, run, name = sys.argv[1:]
         print(json.dumps(both_ways(Path(dataset), Path(run), name)))
     else:

@@ -11,8 +11,8 @@ from rarecli.core.errors import DataError
 from rarecli.core.imaging import bounds
 from rarecli.core.imaging.bounds import prediction_bytes, require_affordable
 from rarecli.core.imaging.preprocessing import prepare_scan
-from rarecli.core.imaging.restore import best_classes
-from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.restore import classes_of_slabs
+from rarecli.core.imaging.sliding_window import logits_in_slabs
 from rarecli.core.imaging.volume import Volume, read_volume
 from rarecli.core.jobs import memory
 
@@ -55,11 +55,18 @@ def test_the_refusal_states_numbers():
 
 
 def test_the_need_by_hand():
-    """Scan and image of 40 x 50 x 20 voxels, logits of 3 classes padded to 40 x 50 x 32, and the network at one window."""
-    whole, less = (prediction_bytes((40, 50, 20), (40, 50, 20), num_channels, RULES.entry((0, 0, 0)), RULES) for num_channels in (1, 0))
+    """Scan and image of 40 x 50 x 20 voxels; labels, logits of 3 classes in a slab of 32 x 50 x 32, and the network at one window."""
+    whole, less = (prediction_bytes((40, 50, 20), num_channels, RULES.route((1, 1, 1)), RULES) for num_channels in (1, 0))
     assert whole - less == 4 * 2 * 40 * 50 * 20
-    more = prediction_bytes((40, 50, 20), (80, 50, 20), 0, RULES.entry((0, 0, 0)), RULES)
-    assert more - less == 4 * 3 * 40 * 50 * 32
+    longer = prediction_bytes((80, 50, 20), 0, RULES.route((1, 1, 1)), RULES)
+    wider = prediction_bytes((40, 100, 20), 0, RULES.route((1, 1, 1)), RULES)
+    assert longer - less == 40 * 50 * 20
+    assert wider - less == 40 * 50 * 20 + 4 * 3 * 32 * 50 * 32
+
+
+def test_percentiles_of_a_large_scan_take_more_than_a_slab():
+    """Scan, image, and a channel in float64."""
+    assert prediction_bytes((512, 512, 300), 1, RULES.route((1, 1, 1)), RULES) == (4 + 4 + 8) * 512 * 512 * 300
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((90, 80, 70), 1.0), ((60, 50, 40), 2.9), ((64, 64, 20), 0.7)])
@@ -70,10 +77,11 @@ def test_a_prediction_takes_at_least_what_is_said_and_not_much_more(shape, spaci
     tracemalloc.start()
     scan = Volume(data.copy(), np.diag([spacing] * 3 + [1.0]))
     routed = prepare_scan(scan, RULES)
-    best_classes(sliding_logits(routed.image, RULES, way.entry, lambda window, _: np.repeat(window, 3, axis=1)))
+    axis = way.slab_axis
+    classes_of_slabs(logits_in_slabs(routed.image, RULES, way.entry, lambda window, _: np.repeat(window, 3, axis=1), axis=axis), routed)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    needed = prediction_bytes(shape, routed.image.shape[1:], 1, RULES.entry(way.entry), RULES)
+    needed = prediction_bytes(shape, 1, way, RULES)
     assert needed <= peak <= 6 * needed
 
 

@@ -13,7 +13,7 @@ from rarecli.core.config.geometry import isotropic
 from rarecli.core.imaging.orientation import from_ras
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resample_labels
-from rarecli.core.imaging.restore import best_classes, classes_of, mean_probabilities, softmax
+from rarecli.core.imaging.restore import best_classes, classes_of, classes_of_slabs, log_of_mean, mean_probabilities, softmax
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 
@@ -97,3 +97,20 @@ def test_slabs_are_the_whole_and_take_a_fraction_of_its_memory(spacing):
     tracemalloc.stop()
     np.testing.assert_allclose(found, routed.average_back(softmax(logits)), atol=1e-6)
     assert peak < 0.8 * logits.nbytes + 2 * found.nbytes
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.0, 2.0), (2.0, 1.0, 1.0), (2.0, 3.0, 2.5), (0.5, 1.3, 2.0)])
+def test_slabs_of_any_thickness_give_the_labels_of_the_whole(spacing):
+    routed = routed_from((20, 22, 24), spacing, (1, -1, 1), (2, 0, 1), depth=0)
+    logits = np.random.default_rng(0).normal(0, 3, (3, *routed.image.shape[1:])).astype(np.float32)
+    axis = routed.route.slab_axis
+    assert routed.route.zoom[axis] == min(routed.route.zoom) or not routed.is_refined
+    slabs = np.split(logits, [1, 4, 15], axis=1 + axis)
+    np.testing.assert_array_equal(classes_of_slabs(iter(slabs), routed), classes_of(logits, routed))
+
+
+def test_the_log_of_the_mean_by_hand():
+    one, other = logits_of([[[[0.2]]], [[[0.8]]]]), logits_of([[[[0.6]]], [[[0.4]]]])
+    np.testing.assert_allclose(log_of_mean([one, other]).ravel(), np.log([0.4, 0.6]), rtol=1e-6)
+    np.testing.assert_allclose(log_of_mean([one]), one, rtol=1e-5)
+    assert np.isfinite(log_of_mean([one * 1e4])).all()

@@ -1,3 +1,6 @@
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
 from rarecli.core.config.plan import Plan
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.scan_rules import WindowRule, rules_of
-from rarecli.core.imaging.sliding_window import sliding_logits, window_starts, window_weights
+from rarecli.core.imaging.sliding_window import logits_in_slabs, sliding_logits, window_starts, window_weights
 
 SPEC = ModelSpec(
     name="m",
@@ -111,6 +114,52 @@ def test_the_middle_of_a_window_counts_more_than_its_rim():
     assert (np.diff(profile) >= 0).all()
     assert profile[5] + profile[6] == pytest.approx(1)
     assert profile[4] < 0.05
+
+
+def reference(image, run):
+    """The weighted mean over all windows, with sums of the whole image."""
+    window = RULES.entry((0, 0, 0)).window(image.shape[1:])
+    starts = [window_starts(size, extent, 0.5) for size, extent in zip(image.shape[1:], window, strict=True)]
+    total, weight = np.zeros(image.shape), np.zeros(image.shape[1:])
+    for corner in itertools.product(*starts):
+        box = tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True))
+        total[(slice(None), *box)] += window_weights(window, WindowRule()) * run(image[(slice(None), *box)][None], None)[0]
+        weight[box] += window_weights(window, WindowRule())
+    return total / weight
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("shape", [(21, 30, 17), (8, 40, 12), (40, 16, 8)])
+def test_slabs_are_the_whole_in_pieces(shape, axis):
+    image, ramp = noise(2, *shape), noise(2, 8, 16, 8)
+
+    def run(window, _):
+        return window * ramp
+
+    slabs = list(logits_in_slabs(image, RULES, (0, 0, 0), run, axis=axis))
+    window = (8, 16, 8)[axis]
+    assert [slab.shape[1 + axis] for slab in slabs] == [*np.diff(window_starts(shape[axis], window, 0.5)), window]
+    np.testing.assert_allclose(np.concatenate(slabs, axis=1 + axis), reference(image, run), atol=1e-5)
+    if axis == 0:
+        np.testing.assert_array_equal(np.concatenate(slabs, axis=1), sliding_logits(image, RULES, (0, 0, 0), run))
+
+
+def test_a_slab_is_there_before_the_windows_behind_it_run():
+    asked = []
+    slabs = logits_in_slabs(noise(2, 12, 16, 8), RULES, (0, 0, 0), lambda batch, _: asked.append(0) or batch)
+    assert next(slabs).shape == (2, 4, 16, 8)
+    assert len(asked) < 3
+    assert next(slabs).shape == (2, 8, 16, 8)
+
+
+def test_a_long_image_takes_the_memory_of_a_slab():
+    image = np.zeros((2, 400, 16, 8), dtype=np.float32)
+    tracemalloc.start()
+    for _ in logits_in_slabs(image, RULES, (0, 0, 0), lambda batch, _: batch):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < image.nbytes / 4
 
 
 def test_the_image_is_left_as_it_is():

@@ -7,7 +7,7 @@ import pytest
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.calibration import Calibration, LabelRange
 from rarecli.core.config.geometry import coarser_entry
-from rarecli.core.imaging.restore import confidence
+from rarecli.core.imaging.restore import ConfidenceTally
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.quality import Quality, assess, num_components
@@ -19,10 +19,17 @@ def predictor(run):
         yield loaded
 
 
+def confidence(slabs):
+    tally = ConfidenceTally(3)
+    for _ in tally.passing(slabs):
+        pass
+    return tally.confidence
+
+
 def test_the_confidence_of_two_voxels():
     probabilities = np.array([[0.1, 0.6], [0.8, 0.3], [0.1, 0.1]])  # classes x voxels; class 1 is best in the first, class 2 nowhere
     logits = np.log(probabilities).astype(np.float32).reshape(3, 2, 1, 1)
-    one, two = confidence(logits)
+    one, two = confidence([logits])
     assert one == pytest.approx(2 * 0.8 / (0.8 + 0.3 + 1))
     assert two is None
 
@@ -30,7 +37,8 @@ def test_the_confidence_of_two_voxels():
 def test_sure_probabilities_expect_a_dice_of_one():
     classes = np.random.default_rng(0).integers(0, 3, (20, 5, 4))  # more planes than a slab
     logits = np.where(classes == np.arange(3).reshape(3, 1, 1, 1), 50, -50).astype(np.float32)
-    assert confidence(logits) == pytest.approx((1, 1))
+    assert confidence([logits]) == pytest.approx((1, 1))
+    assert confidence(np.split(logits, [3, 7], axis=2)) == pytest.approx((1, 1))
 
 
 def test_parts_that_touch_at_a_corner_are_one():

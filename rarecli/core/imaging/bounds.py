@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.config.network_cost import least_memory_bytes
+from rarecli.core.config.plan import PercentileNormalisation
 from rarecli.core.errors import DataError
 from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.resampling import resampled_shape
@@ -26,10 +27,8 @@ def require_affordable(shape: Shape, num_channels: int, way: Route, rules: ScanR
 
     shape: of the scan along RAS axes.
     """
-    routed = resampled_shape(shape, way.zoom, rules.resampling)
-    entry = rules.entry(way.entry)
-    _require_no_thread(routed, entry, rules.window)
-    require_memory(prediction_bytes(shape, routed, num_channels, entry, rules), "predicting the scan")
+    _require_no_thread(resampled_shape(shape, way.zoom, rules.resampling), rules.entry(way.entry), rules.window)
+    require_memory(prediction_bytes(shape, num_channels, way, rules), "predicting the scan")
 
 
 def require_affordable_files(
@@ -43,14 +42,19 @@ def require_affordable_files(
     require_affordable(shape, max(num_channels, len(images)), rules.route(spacing_mm, choice), rules)
 
 
-def prediction_bytes(shape: Shape, routed: Shape, num_channels: int, entry: EntryRule, rules: ScanRules) -> int:
-    """Return the least memory that predicting a scan takes.
+def prediction_bytes(shape: Shape, num_channels: int, way: Route, rules: ScanRules) -> int:
+    """Return the least memory that predicting a scan takes. shape: of the scan along RAS axes.
 
-    Held at once: the scan, its image on the routed grid of shape `routed`, the logits, and the network's memory for one window.
+    Held at once: the scan, its image on the routed grid, and the more of two: float64 copies of a channel while percentiles are
+    determined, or, while the network runs, the sums of logits of a slab, the labels, and the network's memory for one window.
     """
-    num_logits = rules.spec.network.num_classes * math.prod(entry.padded(routed))
-    values = num_channels * (math.prod(shape) + math.prod(routed)) + num_logits
-    return 4 * values + least_memory_bytes(rules.spec.network, entry.entry, entry.window(routed))
+    routed, entry = resampled_shape(shape, way.zoom, rules.resampling), rules.entry(way.entry)
+    window, slab = entry.window(routed), list(entry.padded(routed))
+    slab[way.slab_axis] = window[way.slab_axis]
+    sums = 4 * rules.spec.network.num_classes * math.prod(slab)
+    preparing = 8 * math.prod(routed) if isinstance(rules.spec.plan.normalisation, PercentileNormalisation) else 0
+    predicting = sums + math.prod(routed) + least_memory_bytes(rules.spec.network, way.entry, window)
+    return 4 * num_channels * (math.prod(shape) + math.prod(routed)) + max(preparing, predicting)
 
 
 def _require_no_thread(shape: Shape, entry: EntryRule, rule: WindowRule) -> None:

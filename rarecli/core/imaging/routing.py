@@ -50,6 +50,11 @@ class Route:
     reason: str
 
     @property
+    def slab_axis(self) -> int:
+        """The axis along which results are computed in slabs: the least refined one; X if no axis is refined."""
+        return self.zoom.index(min(self.zoom)) if max(self.zoom) > 1 else 0
+
+    @property
     def resampled(self) -> tuple[bool, bool, bool]:
         """Whether each axis is resampled."""
         x, y, z = (zoom != 1 for zoom in self.zoom)

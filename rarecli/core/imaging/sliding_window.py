@@ -1,13 +1,15 @@
 """Sliding windows: run the network on overlapping patches of a volume and stitch the logits.
 
 Window sizes, starts and weights are part of the bundle's contract (`export/README.md`).
+Decision: docs/decisions/0024-large-scans.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 
@@ -49,36 +51,76 @@ def window_weights(window: Shape, rule: WindowRule) -> FloatArray:
 def sliding_logits(
     image: Voxels, rules: ScanRules, entry: Entry, run: Run[Voxels], *, pad: bool = True, through: Map[Voxels] = map
 ) -> Voxels:
-    """Logits (K, X, Y, Z) of a normalised image (C, X, Y, Z): the weighted mean over all windows; a short axis is padded.
+    """Return the logits (K, X, Y, Z) of a whole image. Arguments and errors: see `logits_in_slabs`."""
+    logits, end = None, 0
+    for slab in logits_in_slabs(image, rules, entry, run, pad=pad, through=through):
+        if slab.shape[1:] == image.shape[1:]:
+            return slab
+        if logits is None:
+            logits = _as(np.empty((slab.shape[0], *image.shape[1:]), dtype=np.float32), image)
+        logits[:, end : end + slab.shape[1]] = slab
+        end += slab.shape[1]
+    assert logits is not None
+    return logits
 
+
+def logits_in_slabs(
+    image: Voxels, rules: ScanRules, entry: Entry, run: Run[Voxels], *, axis: int = 0, pad: bool = True, through: Map[Voxels] = map
+) -> Iterator[Voxels]:
+    """Yield the logits of a normalised image (C, X, Y, Z) in consecutive slabs along an axis: (K, planes, Y, Z) if it is 0, for X.
+
+    They are the weighted mean over all windows; a short axis is padded. A slab is yielded once no later window reaches it, so memory holds
+    the sums of one window's extent along the axis.
     image: an array, or a tensor; a tensor's windows and logits stay on its device.
-
     pad: with False, an image that needs padding raises DataError with the nearest valid sizes.
     through: runs the windows, which all have the same shape: one by one, or several at once.
     """
-    x, y, z = (int(size) for size in image.shape[1:])
+    x, y, z = shape = (int(image.shape[1]), int(image.shape[2]), int(image.shape[3]))
     sizes, rule = rules.entry(entry), rules.window
-    window = sizes.window((x, y, z))
+    window = sizes.window(shape)
     if not pad:
-        _require_no_padding((x, y, z), window, sizes)
-    whole: Shape = sizes.padded((x, y, z))
+        _require_no_padding(shape, window, sizes)
+    whole = sizes.padded(shape)
     padded = image
-    if whole != (x, y, z):
+    if whole != shape:
         padded = _as(np.full((image.shape[0], *whole), rule.padding_value, dtype=np.float32), image)
         padded[:, :x, :y, :z] = image
     starts = [window_starts(size, extent, rule.overlap) for size, extent in zip(whole, window, strict=True)]
-    if all(len(axis) == 1 for axis in starts):
-        return run(padded[None], entry)[0, :, :x, :y, :z]
-    weights = _as(window_weights(window, rule), image)
-    total = _as(np.zeros((rules.spec.network.num_classes, *whole), dtype=np.float32), image)
-    weight = _as(np.zeros(whole, dtype=np.float32), image)
-    boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in product(*starts)]
+    if all(len(along) == 1 for along in starts):
+        yield run(padded[None], entry)[0, :, :x, :y, :z]
+        return
+    corners = sorted(product(*starts), key=lambda corner: corner[axis])
+    boxes = [tuple(slice(start, start + extent) for start, extent in zip(corner, window, strict=True)) for corner in corners]
     windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
-    for (i, j, k), logits in zip(boxes, through(lambda image: run(image, entry), windows), strict=True):
-        total[:, i, j, k] += weights * logits[0]
-        weight[i, j, k] += weights
-    total /= weight
-    return total[:, :x, :y, :z]
+    answers = zip(boxes, through(lambda one: run(one, entry), windows), strict=True)
+    weights = _as(window_weights(window, rule), image)
+    thin = tuple(window[axis] if other == axis else size for other, size in enumerate(whole))
+    total = _as(np.zeros((rules.spec.network.num_classes, *thin), dtype=np.float32), image)
+    weight = _as(np.zeros(thin, dtype=np.float32), image)
+    first = 0
+    for start, group in groupby(answers, key=lambda answer: answer[0][axis].start):
+        if start > first:
+            done = _along(axis, slice(0, start - first))
+            yield (total[done] / weight[done])[:, :x, :y, :z]
+            total, weight = _moved(total, axis, start - first), _moved(weight, axis, start - first)
+            first = start
+        for box, logits in group:
+            i, j, k = (slice(0, window[axis]) if other == axis else part for other, part in enumerate(box))
+            total[:, i, j, k] += weights * logits[0]
+            weight[i, j, k] += weights
+    yield (total / weight)[:, :x, :y, :z]
+
+
+def _along(axis: int, part: slice) -> tuple[Any, ...]:
+    """Return the index of a part along an axis of (X, Y, Z), or of (K, X, Y, Z)."""
+    return (..., *(part if other == axis else slice(None) for other in range(3)))
+
+
+def _moved(sums: Voxels, axis: int, step: int) -> Voxels:
+    """Return sums without their first `step` planes along an axis, and with as many planes of 0 behind."""
+    moved = _as(np.zeros(tuple(sums.shape), dtype=np.float32), sums)
+    moved[_along(axis, slice(0, sums.shape[axis - 3] - step))] = sums[_along(axis, slice(step, None))]
+    return moved
 
 
 def _as(values: FloatArray, like: Voxels) -> Voxels:

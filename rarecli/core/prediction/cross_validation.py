@@ -22,7 +22,9 @@ class Folds:
     the runs held out no cases.
     """
 
-    def __init__(self, runs: Sequence[Path], device: str = "auto", backend: str = "auto", num_threads: int | None = None) -> None:
+    def __init__(
+        self, runs: Sequence[Path], device: str = "auto", backend: str = "auto", num_threads: int | None = None, tta: bool = False
+    ) -> None:
         held_out: dict[str, Path] = {}
         for run in runs:
             folder = run if run.is_dir() else run.parent
@@ -37,7 +39,7 @@ class Folds:
             raise UsageError("the runs held out no cases", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
         self.choice = ModelChoice(tuple(runs), device, backend, num_threads)
         self._stack = ExitStack()
-        predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads)) for run in runs}
+        predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads, tta=tta)) for run in runs}
         require_one_plan({str(run): (predictor.rules, predictor.runner.entries) for run, predictor in predictors.items()})
         self._by_case = {case: predictors[run] for case, run in held_out.items()}
         first = predictors[runs[0]]
@@ -68,4 +70,4 @@ class Folds:
 
 def pooled(choice: ModelChoice) -> Folds:
     """Open the runs of a cross-validation. Raises what `Folds` raises."""
-    return Folds(choice.models, choice.device, choice.backend, choice.num_threads)
+    return Folds(choice.models, choice.device, choice.backend, choice.num_threads, choice.tta)

@@ -30,7 +30,7 @@ def expected_cost(cases: Sequence[Case], rules: ScanRules, choice: RouteChoice) 
         way = rules.route(spacing_mm, choice)
         routed, entry = resampled_shape(shape, way.zoom, rules.resampling), rules.entry(way.entry)
         windows = num_windows(entry.padded(routed), entry.window(routed), rules.window)
-        least = prediction_bytes(shape, routed, max(num_channels, len(case.images)), entry, rules)
+        least = prediction_bytes(shape, max(num_channels, len(case.images)), way, rules)
     except RareError:
         return None
     if windows == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,13 +25,14 @@ from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.formats.in_memory import in_kind_of, volume_of
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import Part, RoutedScan, prepare_scan
-from rarecli.core.imaging.restore import classes_of, confidence, label_values, softmax
+from rarecli.core.imaging.restore import ConfidenceTally, classes_of_slabs, label_values, log_of_mean, softmax
 from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_rules import RouteChoice
-from rarecli.core.imaging.sliding_window import sliding_logits
+from rarecli.core.imaging.sliding_window import logits_in_slabs
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
+from rarecli.core.prediction.flips import mean_over_flips
 from rarecli.core.types import Entry, FloatArray, Triple
 
 Opened = TypeVar("Opened")
@@ -76,10 +77,11 @@ class ModelChoice:
     backend: str = "auto"
     num_threads: int | None = None
     precision: str = "fp32"
+    tta: bool = False
 
     def open(self) -> Predictor:
         """Open the model. Raises what `Predictor` raises."""
-        return Predictor(self.models, self.device, self.backend, self.num_threads, self.precision)
+        return Predictor(self.models, self.device, self.backend, self.num_threads, self.precision, self.tta)
 
 
 class Predictor:
@@ -89,6 +91,7 @@ class Predictor:
     Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
     precision: fp32; or bf16 or int8, with openvino on a CPU that supports it.
+    tta: average the probabilities over the mirror images of every window, see `flips.py`.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Predictor:
         backend: str = "auto",
         num_threads: int | None = None,
         precision: str = "fp32",
+        tta: bool = False,
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | os.PathLike) else tuple(Path(path) for path in model)
         opened = [open_model(path, backend, device, num_threads, precision, cached=True) for path in paths]
@@ -105,7 +109,7 @@ class Predictor:
         self.spec = self.rules.spec
         require_one_plan({str(path): (rules, runner.entries) for path, (rules, runner) in zip(paths, opened, strict=True)})
         self._stack = ExitStack()
-        self.choice = ModelChoice(paths, device, backend, num_threads, precision)
+        self.choice = ModelChoice(paths, device, backend, num_threads, precision, tta)
         self.runners: list[Runner] = [self._stack.enter_context(runner) for _, runner in opened]
         self.runner = self.runners[0]
 
@@ -123,7 +127,7 @@ class Predictor:
     def key(self) -> str:
         """A hash of the models and of how they are run: everything except the scan that a stored result depends on."""
         digests = [find_model(path).digest for path in self.choice.models]
-        return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING)
+        return key_of([], digests, self.runner.backend, self.choice.precision, _LABELLING, *["tta"] * self.choice.tta)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -159,13 +163,9 @@ class Predictor:
         choice = RouteChoice(forced_entry(depth, entry), self.runner.entries, route)
         if isinstance(scan, str | os.PathLike):
             require_affordable_files([Path(scan)], self.rules, choice, series)
-        prediction = self.segment(_as_volume(scan, affine, series), choice, pad=pad, probabilities=probabilities)
-        maps = prediction.probabilities
-        return replace(
-            prediction,
-            labels=in_kind_of(scan, prediction.labels),
-            probabilities=None if maps is None else in_kind_of(scan, maps),
-        )
+        found = self.segment(_as_volume(scan, affine, series), choice, pad=pad, probabilities=probabilities)
+        maps = None if found.probabilities is None else in_kind_of(scan, found.probabilities)
+        return replace(found, labels=in_kind_of(scan, found.labels), probabilities=maps)
 
     def segment(
         self,
@@ -176,17 +176,21 @@ class Predictor:
         probabilities: bool = False,
         part: Part | None = None,
         sparse: bool = False,
+        flips: bool = True,
     ) -> Prediction:
         """Segment a scan as `predict` does, and raise what it raises.
 
-        part: segment only this; the rest is background. sparse: with windows that do not overlap.
+        part: segment only this; the rest is background. sparse: with windows that do not overlap. flips: False leaves out those of `tta`.
         """
         started = time.perf_counter()
         routed = prepare_scan(volume, self.rules, choice, part)
-        logits = self._logits(routed, pad, sparse)
-        maps = routed.restore_probabilities(softmax(logits)) if probabilities else None
+        tally, maps = ConfidenceTally(self.spec.plan.num_classes), None
+        slabs = tally.passing(self._slabs(routed, pad, sparse, flips and self.choice.tta))
+        if probabilities:
+            logits = np.concatenate(list(slabs), axis=1 + routed.route.slab_axis)
+            maps, slabs = routed.restore_probabilities(softmax(logits)), iter([logits])
         return Prediction(
-            label_values(classes_of(logits, routed), self.spec),
+            label_values(classes_of_slabs(slabs, routed), self.spec),
             volume.affine,
             routed.route.entry,
             routed.route.reason,
@@ -194,33 +198,29 @@ class Predictor:
             maps,
             time.perf_counter() - started,
             tuple(found for found in differences(routed, self.spec.plan) if part is None or found.of == "spacing"),
-            confidence(logits),
+            tally.confidence,
         )
 
     def require_affordable(self, images: Sequence[Path], entry: Entry | None, route: RouteBy | None, series: str | None = None) -> None:
         """Raise DataError, from the header, for a scan whose prediction costs too much. images: its file, or one per channel."""
         require_affordable_files(images, self.rules, RouteChoice(entry, self.runner.entries, route), series)
 
-    def _logits(self, routed: RoutedScan, pad: bool, sparse: bool = False) -> FloatArray:
-        """Logits (K, X, Y, Z) on the routed grid. For several models, the log of their mean probabilities."""
-        num_classes = self.spec.plan.num_classes
-        window = self.rules.window.model_copy(update={"overlap": 0.0} if sparse else {})
-        rules = self.rules.model_copy(update={"window": window})
+    def _slabs(self, routed: RoutedScan, pad: bool, sparse: bool, flips: bool) -> Iterator[FloatArray]:
+        """Logits (K, X, Y, Z) on the routed grid, in slabs along `slab_axis`. For several models, the log of their mean probabilities."""
+        rules, way = self.rules, routed.route
+        if sparse:
+            rules = rules.model_copy(update={"window": rules.window.model_copy(update={"overlap": 0.0})})
 
-        def logits_of(runner: Runner) -> FloatArray:
+        def logits_of(runner: Runner) -> Iterator[FloatArray]:
             def run(image: FloatArray, entry: Entry) -> FloatArray:
-                return require_sound(runner.run(image, entry), image, num_classes, f"{entry_text(entry)}, {runner.backend}")
+                logits, name = runner.run(image, entry), f"{entry_text(entry)}, {runner.backend}"
+                return require_sound(logits, image, self.spec.plan.num_classes, name)
 
-            return sliding_logits(routed.image, rules, routed.route.entry, run, pad=pad)
+            return logits_in_slabs(routed.image, rules, way.entry, mean_over_flips(run) if flips else run, axis=way.slab_axis, pad=pad)
 
         if len(self.runners) == 1:
             return logits_of(self.runner)
-        mean = softmax(logits_of(self.runner))
-        for runner in self.runners[1:]:
-            mean += softmax(logits_of(runner))
-        mean /= len(self.runners)
-        np.maximum(mean, np.finfo(np.float32).tiny, out=mean)
-        return np.log(mean, out=mean)
+        return map(log_of_mean, zip(*map(logits_of, self.runners), strict=True))
 
 
 def _as_volume(scan: Any, affine: Any, series: str | None) -> Volume:

@@ -74,7 +74,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
     finder = coarser_entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
     if not where.coarse_to_fine or finder is None:
         return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
-    coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True)
+    coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True, flips=False)
     if not coarse.labels.any():
         whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
         return replace(whole, reason=f"{whole.reason}; the whole scan, because {entry_text(finder)} finds no label")

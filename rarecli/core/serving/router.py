@@ -22,9 +22,9 @@ from rarecli.core.errors import DataError, ModelError, UsageError
 from rarecli.core.imaging import routing
 from rarecli.core.imaging.preprocessing import prepare_scan
 from rarecli.core.imaging.resampling import resampled_shape
-from rarecli.core.imaging.restore import classes_of, label_values, softmax
+from rarecli.core.imaging.restore import classes_of_slabs, label_values, softmax
 from rarecli.core.imaging.scan_rules import RouteChoice
-from rarecli.core.imaging.sliding_window import Run, sliding_logits
+from rarecli.core.imaging.sliding_window import Run, logits_in_slabs
 from rarecli.core.imaging.volume import Volume, require_finite
 from rarecli.core.serving import contract
 from rarecli.core.types import AnyArray, Entry, FloatArray, Triple
@@ -62,17 +62,20 @@ class Router:
             raise UsageError("a model that crops scans serves no probabilities", field=contract.PROBABILITIES, remedy="use rare predict")
         self._require_growth(volume, entry)
         routed = prepare_scan(volume, rules, RouteChoice(entry))
-        logits = sliding_logits(routed.image, rules, routed.route.entry, self._checked, through=self._in_flight)
         route = routed.route
+        slabs = logits_in_slabs(routed.image, rules, route.entry, self._checked, axis=route.slab_axis, through=self._in_flight)
+        maps = {}
+        if contract.PROBABILITIES in wanted:
+            logits = np.concatenate(list(slabs), axis=1 + route.slab_axis)
+            maps, slabs = {contract.PROBABILITIES: softmax(logits)}, iter([logits])
         outputs = {
-            contract.LABELS: label_values(classes_of(logits, routed), spec),
+            contract.LABELS: label_values(classes_of_slabs(slabs, routed), spec),
             contract.ENTRY: np.array(route.entry, dtype=np.int32),
             contract.REASON: np.array([route.reason.encode()], dtype=object),
             contract.GRID_SPACING: np.array(route.grid_spacing_mm),
             contract.ZOOM: np.array(route.zoom),
+            **maps,
         }
-        if contract.PROBABILITIES in wanted:
-            outputs[contract.PROBABILITIES] = softmax(logits)
         if contract.WARNINGS in wanted:
             outputs[contract.WARNINGS] = np.array([found.text.encode() for found in differences(routed, spec.plan)], dtype=object)
         return outputs

@@ -15,7 +15,7 @@ from rarecli.core.data.prepared import PreparedDataset
 from rarecli.core.engines.torch_runner import TorchRunner
 from rarecli.core.evaluation.metrics import Record, case_record, foreground_mean
 from rarecli.core.imaging.scan_rules import rules_of
-from rarecli.core.imaging.sliding_window import num_windows, sliding_logits
+from rarecli.core.imaging.sliding_window import logits_in_slabs, num_windows
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.training.augmentation import Changes
@@ -75,7 +75,8 @@ def validate(
             [sample] = make_samples([Patch(image, labels, finest, tuple(views.values()), Changes())], spec, runner.device)
             for view, entry in views.items():
                 reference = sample.labels[entry].flatten()
-                prediction = sliding_logits(sample.images[entry], rules, entry, runner.run_there).argmax(dim=0)
+                slabs = logits_in_slabs(sample.images[entry], rules, entry, runner.run_there)
+                prediction = torch.cat([slab.argmax(dim=0) for slab in slabs])
                 annotated = reference != IGNORED
                 pairs = torch.where(annotated, reference, 0).long() * num_classes + prediction.flatten()
                 confusions[names.index(name), view].scatter_add_(0, pairs, annotated.long())
