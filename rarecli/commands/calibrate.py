@@ -37,13 +37,14 @@ def run(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Learn from held-out scans which predictions of a run to doubt; predict then warns of them.
+    """Learn from held-out scans which predictions of a run to doubt, and which postprocessing helps: predict --postprocess.
 
     Example: rare calibrate Task04_Hippocampus -m run
 
     Example: rare calibrate scans -m run --cases not_in_training.txt --overwrite
     """
     from rarecli.core.evaluation.calibrate import calibrate
+    from rarecli.core.prediction.postprocessing import steps_in_words
     from rarecli.core.prediction.predictor import ModelChoice
 
     console = Console()
@@ -58,4 +59,9 @@ def run(
         )
         rows = [[name, *map(volume, of.volume_mm3), str(of.most_components)] for name, of in result.labels.items()]
         print_table("Labels of the training scans", ["label", "least volume", "largest volume", "most parts"], rows)
+        for name, chosen in (result.postprocessing or {}).items():
+            gain = f"Dice {chosen.dice_without:.3f} without, {chosen.dice_with:.3f} with"
+            typer.echo(f"Postprocessing of {name}: {', '.join(steps_in_words(chosen.steps))} ({gain})")
+        if not result.postprocessing:
+            typer.echo("No postprocessing raises the Dice")
     console.end(model, command("export", model, "-o", "bundle"))

@@ -135,6 +135,16 @@ CoarseToFineOption = Annotated[
         "--coarse-to-fine", help="Segment only the boxes where a coarser entry finds labels; for large scans.", rich_help_panel=DATA
     ),
 ]
+PostprocessOption = Annotated[
+    bool,
+    typer.Option(
+        "--postprocess", help="Clean up the labels with the steps that rare calibrate chose for the model.", rich_help_panel=MODEL
+    ),
+]
+TtaOption = Annotated[
+    bool,
+    typer.Option("--tta", help="Average over the 8 mirror images of every window; takes 8 times as long.", rich_help_panel=MODEL),
+]
 NprocOption = Annotated[
     int,
     typer.Option(
@@ -174,6 +184,8 @@ def run(
     qc: QualityOption = False,
     roi: RoiOption = None,
     coarse_to_fine: CoarseToFineOption = False,
+    tidy: PostprocessOption = False,
+    tta: TtaOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -191,12 +203,11 @@ def run(
     from rarecli.core.prediction.regions import Where
     from rarecli.core.prediction.results import is_file_name
 
-    choice = ModelChoice(models(model), device, backend, threads, precision)
+    choice = ModelChoice(models(model), device, backend, threads, precision, tta)
     forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    part, page = Shard.parse(shard), report_options(report)
-    where = Where(region(roi), coarse_to_fine)
+    part, page, where = Shard.parse(shard), report_options(report), Where(region(roi), coarse_to_fine)
     options = PredictOptions(
-        forced, route, pad, maps, resume, overwrite, nproc, scheduler, part, wanted, series, codes, anonymise, regrid, page, qc, where
+        forced, route, pad, maps, resume, overwrite, nproc, scheduler, part, wanted, series, codes, anonymise, regrid, page, qc, where, tidy
     )
     console = Console()
     result = predict(inputs, choice, output, options, console)

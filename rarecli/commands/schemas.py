@@ -84,8 +84,10 @@ def predict() -> list[Schema]:
     case = {"entry": ENTRY, "reason": TEXT, "residual_zoom": SPACING, "spacing_mm": SPACING, "backend": TEXT, "seconds": NUMBER}
     quality = {"confidence": table(optional(SHARE)), "components": optional(table(COUNT)), "against": optional(ENTRY)}
     quality |= {"agreement": optional(table(SHARE)), "doubts": items(TEXT)}
+    steps = record({"steps": items(TEXT), "removed_mm3": NUMBER, "filled_mm3": NUMBER})
+    case |= {"postprocessing": optional(table(steps))}
     case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0}), "quality": record(quality)}
-    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "cases": table(record(case)), "failed": FAILED})]
+    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "tta": FLAG, "cases": table(record(case)), "failed": FAILED})]
 
 
 METRICS = table(optional(NUMBER))

@@ -11,6 +11,7 @@ from rarecli.core.config.calibration import CALIBRATION, load_calibration
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.calibrate import calibrate
+from rarecli.core.evaluation.postprocessing_choice import LEAST_GAIN
 from rarecli.core.prediction.predictor import ModelChoice
 
 
@@ -28,6 +29,10 @@ def test_a_run_learns_the_ranges_of_its_training_labels(own_run, phantom_dataset
         assert found.labels[name].volume_mm3 == (min(volumes), max(volumes))
     assert found.num_cases == len(split["val"])
     assert load_calibration(own_run) == found
+    assert found.postprocessing is not None
+    for chosen in found.postprocessing.values():
+        assert chosen.steps.num >= 1
+        assert chosen.dice_with > chosen.dice_without + chosen.steps.num * LEAST_GAIN
 
 
 def test_five_percent_of_the_held_out_predictions_are_doubted(own_run, phantom_dataset):

@@ -28,6 +28,30 @@ class LabelRange(Frozen):
     """The largest number of connected components."""
 
 
+class Steps(Frozen):
+    """What is done to the predicted parts of a label, in this order. Voxels that touch, if only at a corner, are one part."""
+
+    min_volume_mm3: Volume = 0.0
+    """Smaller parts become background."""
+    largest: bool = False
+    """All parts but the largest become background."""
+    fill_holes: bool = False
+    """Background that the label encloses becomes the label."""
+
+    @property
+    def num(self) -> int:
+        """How many steps these are."""
+        return bool(self.min_volume_mm3) + self.largest + self.fill_holes
+
+
+class ChosenSteps(Frozen):
+    """The steps that validation chose for a label, with its mean Dice over the held-out predictions."""
+
+    steps: Steps
+    dice_without: Share
+    dice_with: Share
+
+
 class Calibration(Frozen):
     """The content of calibration.json."""
 
@@ -41,6 +65,8 @@ class Calibration(Frozen):
     """Rank correlation of the expected and the true Dice of these predictions."""
     labels: dict[Name, LabelRange] = Field(max_length=256)
     """Of every label but the background, by name."""
+    postprocessing: dict[Name, ChosenSteps] | None = Field(default=None, max_length=256)
+    """Of the labels whose Dice it raises, by name; None if nothing was tried. Applied only if asked for."""
 
 
 def load_calibration(folder: Path) -> Calibration | None:

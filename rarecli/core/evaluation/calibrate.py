@@ -5,7 +5,8 @@ Decision: docs/decisions/0023-quality.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, UsageError, blamed_on
 from rarecli.core.evaluation.case_selection import choose_cases, require_same_labels
+from rarecli.core.evaluation.postprocessing_choice import Trials
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution, choose_resolutions
 from rarecli.core.imaging.orientation import to_ras
@@ -27,7 +29,7 @@ from rarecli.core.jobs.outputs import require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import Quality, assess, num_components
-from rarecli.core.types import FloatArray
+from rarecli.core.types import FloatArray, IntArray
 
 _DOUBTED_PERCENT = 5
 """Percentage of the held-out predictions below the least confidence."""
@@ -35,12 +37,18 @@ _DOUBTED_PERCENT = 5
 
 @dataclass(frozen=True)
 class Judged:
-    """A prediction of a held-out scan at some resolution. dice: the mean over the labels; quality: what was known without the reference."""
+    """A prediction of a held-out scan at some resolution. dice: the mean over the labels; quality: what was known without the reference.
+
+    found, reference: class indices (X, Y, Z).
+    """
 
     case: str
     resolution: Resolution
     dice: float
     quality: Quality
+    found: IntArray
+    reference: IntArray
+    voxel_mm3: float
 
 
 def calibrate(
@@ -52,6 +60,8 @@ def calibrate(
     overwrite: bool = False,
 ) -> Calibration:
     """Predict held-out cases at every depth, and measure the labels of the training cases; write and return the calibration.
+
+    Every step of postprocessing is tried on these predictions; those that raise the mean Dice of a label are part of it.
 
     model: one run. names: the held-out cases; by default those that the run held out.
     Raises UsageError for a model that is not one run, or has a calibration already (unless `overwrite`), and without held-out cases.
@@ -70,8 +80,12 @@ def calibrate(
             )
         training = [case for case in source.cases if case.name in set(split["train"])]
         resolutions = choose_resolutions(predictor, None, None, "native")
-        judged = [one for case in reporter.track(cases, "calibrate", len(cases)) for one in judge(case, predictor, resolutions)]
-        known = [(value, one.dice) for one in judged if (value := one.quality.mean_confidence) is not None]
+        ranges = label_ranges(reporter.track(training, "measure the training labels", len(training)), predictor.spec.plan)
+        trials, known = Trials(predictor.spec.plan, ranges), []
+        for one in (one for case in reporter.track(cases, "calibrate", len(cases)) for one in judge(case, predictor, resolutions)):
+            trials.add(one.found, one.reference, one.voxel_mm3)
+            if (value := one.quality.mean_confidence) is not None:
+                known.append((value, one.dice))
         if len(known) < 2:
             raise DataError("the model finds no label in the held-out cases", path=dataset, remedy="train longer, or check the dataset")
         confidence, true = np.array(known).T
@@ -80,26 +94,26 @@ def calibrate(
             num_cases=len(cases),
             least_confidence=float(np.percentile(confidence, _DOUBTED_PERCENT)),
             spearman=rank_correlation(confidence, true),
-            labels=label_ranges(reporter.track(training, "measure the training labels", len(training)), predictor.spec.plan),
+            labels=ranges,
+            postprocessing=trials.chosen(),
         )
     save_calibration(run, result)
     return result
 
 
-def judge(case: Case, predictor: Predictor, resolutions: Sequence[Resolution], *, thorough: bool = False) -> list[Judged]:
-    """Return the quality and the Dice of a case reacquired at every resolution, as `rare predict` segments it."""
+def judge(case: Case, predictor: Predictor, resolutions: Sequence[Resolution], *, thorough: bool = False) -> Iterator[Judged]:
+    """Yield the quality and the Dice of a case reacquired at every resolution, as `rare predict` segments it."""
     plan = predictor.spec.plan
-    found = []
     with blamed_on(case.name):
         scan, labels = (to_ras(volume) for volume in read_case(case, plan.label_values))
         for resolution in resolutions:
             acquired = reacquire(scan, labels, predictor.spec, resolution)
             prediction = predictor.predict(acquired.scan)
-            found_labels, reference = without_ignored(class_indices(prediction.labels, plan.label_values), acquired.reference)
-            scores = dice(found_labels, reference, plan.num_classes)
+            found = class_indices(prediction.labels, plan.label_values)
+            scores = dice(*without_ignored(found, acquired.reference), plan.num_classes)
             quality = assess(predictor, acquired.scan, prediction, thorough=thorough)
-            found.append(Judged(case.name, resolution, float(scores[1:].mean()), quality))
-    return found
+            voxel_mm3 = math.prod(acquired.scan.spacing_mm)
+            yield Judged(case.name, resolution, float(scores[1:].mean()), quality, found, acquired.reference, voxel_mm3)
 
 
 def rank_correlation(first: FloatArray, second: FloatArray) -> float:

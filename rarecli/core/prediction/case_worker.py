@@ -5,6 +5,7 @@ Decision: docs/decisions/0011-batches.md.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import time
@@ -27,6 +28,7 @@ from rarecli.core.jobs.outcomes import Done
 from rarecli.core.jobs.pipeline import pipelined
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
+from rarecli.core.prediction.postprocessing import chosen_steps, postprocess
 from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
 from rarecli.core.prediction.quality import Quality, assess
 from rarecli.core.prediction.regions import WHOLE_SCAN, Where, predict_where
@@ -53,6 +55,7 @@ class PredictOptions:
     report: also write report.html, with these options, if the output is a folder.
     quality: also count components and compare with the next coarser entry, see `quality.assess`.
     where: the part of every scan that is predicted.
+    postprocess: clean up the labels with the steps that validation chose for the model, see `postprocessing.py`.
     """
 
     entry: Entry | None = None
@@ -72,6 +75,7 @@ class PredictOptions:
     report: ReportOptions | None = None
     quality: bool = False
     where: Where = WHOLE_SCAN
+    postprocess: bool = False
 
 
 Outcome = Done[dict[str, Any]] | RareError
@@ -91,10 +95,11 @@ class _Opened:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A scan that is predicted, in `seconds`."""
+    """A scan that is predicted, in `seconds`. postprocessing: what was done, by label."""
 
     opened: _Opened
     prediction: Prediction
+    postprocessing: dict[str, dict[str, Any]] | None
     quality: Quality
     seconds: float
 
@@ -143,8 +148,12 @@ class CaseWorker:
         try:
             with blamed_on(opened.case.name):
                 found = predict_where(predictor, volume, options.where, choice, pad=options.pad, probabilities=options.probabilities)
+                done = None
+                if options.postprocess:
+                    voxel_mm3 = math.prod(volume.spacing_mm)
+                    found, done = postprocess(found, chosen_steps(predictor), predictor.spec.plan, voxel_mm3)
                 quality = assess(predictor, volume, found, thorough=options.quality)
-                return _Predicted(opened, found, quality, time.perf_counter() - started)
+                return _Predicted(opened, found, done, quality, time.perf_counter() - started)
         except RareError as error:
             return error
 
@@ -168,6 +177,7 @@ class CaseWorker:
             "seconds": opened.seconds + predicted.seconds + time.perf_counter() - started,
             "warnings": list(found.warnings),
             "volumes_mm3": predicted.quality.volumes_mm3,
+            "postprocessing": predicted.postprocessing,
             "quality": quality,
         }
         return Done(record, opened.key)
@@ -182,7 +192,7 @@ class CaseWorker:
         roi = options.where.roi
         facts += [key_of([roi]) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
-        facts += ["channels resampled"] * case.resample_channels
+        facts += ["channels resampled"] * case.resample_channels + ["postprocessed"] * options.postprocess
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 

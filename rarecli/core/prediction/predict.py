@@ -5,13 +5,14 @@ Decision: docs/decisions/0011-batches.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rarecli.core.config.calibration import ChosenSteps
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
@@ -28,7 +29,9 @@ from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.case_worker import CaseWorker, Outcome, PredictOptions, work_in_processes
 from rarecli.core.prediction.cluster_model import cluster_for, on_workers
 from rarecli.core.prediction.expected_cost import expected_cost
+from rarecli.core.prediction.flips import FLIPS
 from rarecli.core.prediction.html_report import prediction_page
+from rarecli.core.prediction.postprocessing import change_in_words, chosen_steps, steps_in_words
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import quality_words
 from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_name, require_replaceable_results, require_writers
@@ -64,7 +67,10 @@ def predict(
         folder = output.parent if to_file else output
         require_writable(folder)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
-        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}")
+        flips = f", mean of {len(FLIPS)} mirror images" if predictor.choice.tta else ""
+        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}{flips}")
+        if options.postprocess:
+            noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
         choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
         if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
             noted.say(cost)
@@ -77,6 +83,7 @@ def predict(
             "model": predictor.spec.name,
             "num_models": len(predictor.runners),
             "backend": predictor.runner.backend,
+            "tta": predictor.choice.tta,
             "cases": records,
             "failed": {name: error.brief for name, error in failures.items()},
         }
@@ -97,7 +104,8 @@ def _predict_cases(
 
     def tell(name: str, record: dict[str, Any]) -> None:
         volumes = f"; {_volumes(record)}" if len(cases) == 1 else ""
-        reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){quality_words(record['quality'])}{volumes}")
+        words = quality_words(record["quality"]) + change_in_words(record["postprocessing"]) + volumes
+        reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){words}")
         for difference in record["warnings"]:
             reporter.warn(f"{name} is unlike the training scans: {difference}")
         for doubt in record["quality"]["doubts"]:
@@ -134,6 +142,11 @@ def _absolute(options: PredictOptions) -> PredictOptions:
 
 def _volumes(record: dict[str, Any]) -> str:
     return some((f"{label} {volume(mm3)}" for label, mm3 in record["volumes_mm3"].items()), most=10)
+
+
+def _steps(chosen: Mapping[str, ChosenSteps]) -> str:
+    words = [f"{name}: {', '.join(steps_in_words(of.steps))}" for name, of in chosen.items()]
+    return "; ".join(words) or "none, since validation found no step that helps"
 
 
 def _of_no_case(noted: Noting, result: dict[str, Any]) -> list[str]:

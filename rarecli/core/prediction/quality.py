@@ -21,6 +21,7 @@ from rarecli.core.imaging.resampling import resample, resample_labels, resampled
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.jobs.words import volume as millilitres
+from rarecli.core.prediction.postprocessing import Parts
 from rarecli.core.prediction.predictor import Prediction, Predictor
 from rarecli.core.types import Entry, IntArray
 
@@ -87,10 +88,7 @@ def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thor
 
 def num_components(mask: IntArray) -> int:
     """Return how many connected components a mask (X, Y, Z) has; voxels that touch at a corner are connected."""
-    from scipy import ndimage  # takes longer to import than a small scan to predict
-
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    return int(ndimage.label(mask[boxes[0]], np.ones((3, 3, 3)))[1]) if boxes else 0
+    return len(Parts(mask, 1))
 
 
 def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: Entry) -> dict[str, float]:
@@ -100,7 +98,8 @@ def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: En
     scan, own = to_ras(source), to_ras(Volume(labels[placement.box][None], source.affine)).data[0]
     zoom = rules.route(scan.spacing_mm, RouteChoice(entry, predictor.runner.entries)).zoom
     image = resample(scan.data, zoom, rule=rules.resampling)
-    other = predictor.predict(Volume(image, resampled_affine(scan.affine, scan.shape, zoom)), entry=entry).labels
+    coarse, choice = Volume(image, resampled_affine(scan.affine, scan.shape, zoom)), RouteChoice(entry, predictor.runner.entries)
+    other = predictor.segment(coarse, choice, flips=False).labels
     brought = resample_labels(class_indices(own, plan.label_values), zoom, plan.num_classes, other.shape)
     values = dice(class_indices(other, plan.label_values), brought, plan.num_classes)[1:]
     return dict(zip(plan.label_names[1:], values.tolist(), strict=True))
