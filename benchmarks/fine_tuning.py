@@ -1,16 +1,19 @@
 """Compares training anew with fine-tuning on few labelled scans: 5, 10 and 20 of the hippocampus dataset.
 
-    python benchmarks/fine_tuning.py DATASET WORK MODEL [--cases 5,10,20] [--epochs 40] [--fold 0]
+    python benchmarks/fine_tuning.py DATASET WORK [--model MODEL] [--cases 5,10,20] [--epochs 40] [--fold 0] [--set KEY=VALUE ...]
 
 MODEL: where fine-tuning starts: a run or bundle that has seen none of these scans, e.g. one trained on other data. The built-in
-hippocampus model was trained on all of them. The cases are drawn from the training part of the fold; all ways are scored on the
-held-out part. Writes results/fine_tuning.json, and prints mean Dice over the depths by way and number of cases.
+hippocampus model was trained on all of them. By default a model is trained first, on the training cases of the fold that are never
+chosen (--first-epochs): the same organ from the same scanners, the best that fine-tuning can start from. The cases are drawn from the
+training part of the fold, the fewer among the more; all ways are scored on the held-out part.
+Writes results/fine_tuning.json, and prints mean Dice over the depths by way and number of cases.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+import yaml
 from hippocampus import NATIVE_PATCH
 from recipes import RESULTS, Words, dice_per_case, facts_of, seconds_of, train_run
 
@@ -30,8 +33,11 @@ WAYS = {"anew": {}, "init": {"optimiser.lr": 5e-4}, "init, encoder frozen": {"op
 def main() -> None:
     """Train and score every way with every number of cases; finished runs and scores are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("dataset", "work", "model"):
+    for name in ("dataset", "work"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--first-epochs", type=int, default=20)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all trainings, e.g. of smaller ones")
     parser.add_argument("--cases", default="5,10,20")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--fold", type=int, default=0)
@@ -40,22 +46,30 @@ def main() -> None:
     if not (prepared / "prepared.json").is_file():
         preprocess(options.dataset, prepared, PreprocessOptions(patch_size=NATIVE_PATCH), Words())
     fold = choose_split(open_prepared(prepared), load_train_config("hippocampus", overrides={"fold": options.fold}), None)
-    rows = [compare(options, prepared, fold, way, int(num)) for num in options.cases.split(",") for way in WAYS]
+    numbers = [int(num) for num in options.cases.split(",")]
+    order = np.random.default_rng(0).permutation(sorted(fold["train"])).tolist()
+    settings = {key: yaml.safe_load(value) for key, value in (one.split("=", 1) for one in options.set)}
+    if options.model is None:
+        first = {"name": "first", "fold": "all", "cases": sorted(order[max(numbers) :]), "epochs": options.first_epochs, **settings}
+        options.model = train_run(prepared, options.work / "fine_tuning_first", load_train_config("hippocampus", overrides=first))
+    rows = [score(options, fold, "not tuned", 0, options.model)]
+    for num in numbers:
+        for way, changes in WAYS.items():
+            name = f"fine_tuning_{way.replace(', ', '_').replace(' ', '_')}_{num}"
+            overrides = {"name": name, "fold": "all", "cases": sorted(order[:num]), "epochs": options.epochs, **settings, **changes}
+            config = load_train_config("hippocampus", overrides=overrides)
+            run = train_run(prepared, options.work / name, config, None if way == "anew" else options.model)
+            rows.append(score(options, fold, way, num, run))
     write_json(RESULTS / "fine_tuning.json", {"model": options.model.name, "fold": options.fold, "rows": rows})
     for row in rows:
         print(f"{row['num_cases_trained']:3d} cases, {row['way']}: {row['dice_mean']:.4f}")
 
 
-def compare(options: argparse.Namespace, prepared: Path, fold: dict[str, list[str]], way: str, num: int) -> dict[str, object]:
-    """Train one way on `num` cases and score it on the held-out cases."""
-    chosen = np.random.default_rng(num).choice(sorted(fold["train"]), num, replace=False)
-    name = f"fine_tuning_{way.replace(', ', '_').replace(' ', '_')}_{num}"
-    overrides = {"name": name, "fold": "all", "cases": sorted(chosen.tolist()), "epochs": options.epochs, **WAYS[way]}
-    config = load_train_config("hippocampus", overrides=overrides)
-    run = train_run(prepared, options.work / name, config, None if way == "anew" else options.model)
+def score(options: argparse.Namespace, fold: dict[str, list[str]], way: str, num: int, run: Path) -> dict[str, object]:
+    """Return the row of a run that was trained one way on `num` cases: its Dice on the held-out cases."""
     with Predictor(run) as predictor:
         wanted = EvaluateOptions(names=fold["val"], surface=False, upsampled=False, resume=True)
-        summary = evaluate(options.dataset, predictor, options.work / f"scores_{name}", wanted, reporter=Words())
+        summary = evaluate(options.dataset, predictor, options.work / f"scores_{run.name}", wanted, reporter=Words())
         facts = facts_of(run, predictor)
     per_depth = {depth: part["dice"] for depth, part in summary["per_depth"].items()}
     return {
