@@ -143,7 +143,9 @@ PostprocessOption = Annotated[
 ]
 TtaOption = Annotated[
     bool,
-    typer.Option("--tta", help="Average over the 8 mirror images of every window; takes 8 times as long.", rich_help_panel=MODEL),
+    typer.Option(
+        "--tta", help="Average over the 8 mirror images of every window, for a run trained with augmentation.flip.", rich_help_panel=MODEL
+    ),
 ]
 NprocOption = Annotated[
     int,

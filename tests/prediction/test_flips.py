@@ -1,7 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from rarecli import Phantom, Predictor
+from rarecli.core.config.run_folder import load_run_info, save_run_info
+from rarecli.core.errors import UsageError
 from rarecli.core.imaging.restore import softmax
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.prediction.flips import FLIPS, mean_over_flips
@@ -36,11 +40,28 @@ def test_an_answer_that_turns_with_the_image_is_unchanged():
     np.testing.assert_allclose(softmax(mean_over_flips(same)(image, (0, 0, 0))[0]), softmax(image[0]), rtol=1e-5)
 
 
+def test_a_model_that_was_not_trained_on_mirror_images_is_refused(run):
+    with pytest.raises(UsageError, match="mislead"):
+        Predictor(run, device="cpu", tta=True)
+    with pytest.raises(UsageError, match="a bundle, which does not tell"):
+        Predictor("hippocampus", device="cpu", tta=True)
+
+
+@pytest.fixture
+def mirrored_run(run, tmp_path):
+    """The run, as if it had been trained with flips."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    info = load_run_info(copied)
+    config = info.config.model_copy(update={"augmentation": info.config.augmentation.model_copy(update={"flip": True})})
+    save_run_info(copied, info.model_copy(update={"config": config}))
+    return copied
+
+
 @pytest.mark.parametrize("axis", range(3))
-def test_a_mirrored_scan_gets_mirrored_labels(run, axis):
+def test_a_mirrored_scan_gets_mirrored_labels(mirrored_run, axis):
     scan, _ = Phantom(4).acquire(4.0)  # one window without padding: without flips the network prefers no side by luck alone
     image = scan.data[0]
-    with Predictor(run, device="cpu", tta=True) as flipping, Predictor(run, device="cpu") as plain:
+    with Predictor(mirrored_run, device="cpu", tta=True) as flipping, Predictor(mirrored_run, device="cpu") as plain:
         found = flipping.predict(image, (4, 4, 4), probabilities=True).probabilities
         mirrored = flipping.predict(np.flip(image, axis), (4, 4, 4), probabilities=True).probabilities
         np.testing.assert_allclose(np.flip(mirrored, 1 + axis), found, atol=1e-5)

@@ -96,7 +96,7 @@ def predictor(run):
         yield loaded
 
 
-def test_a_model_without_a_choice_is_refused(predictor, monkeypatch):
+def test_a_model_without_a_choice_is_refused(predictor):
     with pytest.raises(UsageError, match="no postprocessing was chosen") as caught:
         chosen_steps(predictor)
     assert "rare calibrate" in str(caught.value)
@@ -106,7 +106,7 @@ def test_predict_postprocesses_only_if_asked_and_records_it(predictor, tmp_path,
     steps = Steps(largest=True)
     chosen = {"head": ChosenSteps(steps=steps, dice_without=0.5, dice_with=0.6)}
     known = Calibration(model="run", num_cases=1, least_confidence=0, spearman=0, labels={}, postprocessing=chosen)
-    monkeypatch.setattr(type(predictor), "calibration", known)
+    monkeypatch.setitem(vars(predictor), "calibration", known)
     scan, _ = Phantom(4).acquire(1.0)
     write_image(tmp_path / "in" / "a.nii.gz", scan.data[0], scan)
     plain = predict([tmp_path / "in"], predictor, tmp_path / "plain")

@@ -94,7 +94,8 @@ def logits_in_slabs(
     windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
     answers = zip(boxes, through(lambda one: run(one, entry), windows), strict=True)
     weights = _as(window_weights(window, rule), image)
-    thin = tuple(window[axis] if other == axis else size for other, size in enumerate(whole))
+    thin = [*whole]
+    thin[axis] = window[axis]
     total = _as(np.zeros((rules.spec.network.num_classes, *thin), dtype=np.float32), image)
     weight = _as(np.zeros(thin, dtype=np.float32), image)
     first = 0

@@ -32,7 +32,7 @@ from rarecli.core.imaging.sliding_window import logits_in_slabs
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.prediction.ensemble import require_one_plan
-from rarecli.core.prediction.flips import mean_over_flips
+from rarecli.core.prediction.flips import mean_over_flips, require_mirrored_training
 from rarecli.core.types import Entry, FloatArray, Triple
 
 Opened = TypeVar("Opened")
@@ -91,7 +91,7 @@ class Predictor:
     Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
     precision: fp32; or bf16 or int8, with openvino on a CPU that supports it.
-    tta: average the probabilities over the mirror images of every window, see `flips.py`.
+    tta: average over the mirror images of every window; for runs that were trained on mirror images, see `flips.py`.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Predictor:
         tta: bool = False,
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | os.PathLike) else tuple(Path(path) for path in model)
+        require_mirrored_training(paths if tta else ())
         opened = [open_model(path, backend, device, num_threads, precision, cached=True) for path in paths]
         self.rules = opened[0][0]
         self.spec = self.rules.spec
