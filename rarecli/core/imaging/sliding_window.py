@@ -80,7 +80,7 @@ def logits_in_slabs(
     window = sizes.window(shape)
     if not pad:
         _require_no_padding(shape, window, sizes)
-    whole = sizes.padded(shape)
+    whole: Shape = sizes.padded(shape)
     padded = image
     if whole != shape:
         padded = _as(np.full((image.shape[0], *whole), rule.padding_value, dtype=np.float32), image)
@@ -94,7 +94,7 @@ def logits_in_slabs(
     windows = (_contiguous(padded[:, i, j, k][None]) for i, j, k in boxes)
     answers = zip(boxes, through(lambda one: run(one, entry), windows), strict=True)
     weights = _as(window_weights(window, rule), image)
-    thin = [*whole]
+    thin: list[int] = [*whole]
     thin[axis] = window[axis]
     total = _as(np.zeros((rules.spec.network.num_classes, *thin), dtype=np.float32), image)
     weight = _as(np.zeros(thin, dtype=np.float32), image)
