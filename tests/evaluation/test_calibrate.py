@@ -11,7 +11,7 @@ from rarecli.core.config.calibration import CALIBRATION, load_calibration
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.calibrate import calibrate
-from rarecli.core.evaluation.postprocessing_choice import LEAST_GAIN
+from rarecli.core.prediction.postprocessing_choice import LEAST_GAIN
 from rarecli.core.prediction.predictor import ModelChoice
 
 

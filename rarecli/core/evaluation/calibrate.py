@@ -20,13 +20,13 @@ from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.errors import DataError, ModelError, UsageError, blamed_on
 from rarecli.core.evaluation.case_selection import choose_cases, require_same_labels
-from rarecli.core.evaluation.postprocessing_choice import Trials
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution, choose_resolutions
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.overlap import dice, without_ignored
 from rarecli.core.jobs.outputs import require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.prediction.postprocessing_choice import Trials
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import Quality, assess, num_components
 from rarecli.core.types import FloatArray, IntArray

@@ -4,7 +4,7 @@ from phantom_spec import PLAN
 
 from rarecli.core.config.calibration import LabelRange, Steps
 from rarecli.core.config.plan import IGNORED
-from rarecli.core.evaluation.postprocessing_choice import Trials
+from rarecli.core.prediction.postprocessing_choice import Trials
 
 
 def cube(*boxes):
