@@ -26,3 +26,18 @@ def test_a_result_has_the_settings_of_its_recipe(file, monkeypatch):
         without_effect += ["coarse_views", "coarse_strength"]
     same = {name: getattr(made_with, name) for name in without_effect}
     assert load_train_config(recipe.preset, overrides=dict(recipe.overrides) | same) == made_with
+
+
+def shares(content):
+    """Every share of the peak of the cores in a result."""
+    if isinstance(content, dict):
+        yield from (value for name, value in content.items() if name == "share_of_peak" and value is not None)
+        content = list(content.values())
+    for item in content if isinstance(content, list) else ():
+        yield from shares(item)
+
+
+def test_no_published_rate_exceeds_the_peak_of_the_cores():
+    found = [share for file in (BENCHMARKS / "results").glob("*.json") for share in shares(json.loads(file.read_text(encoding="utf-8")))]
+    assert found
+    assert all(0 < share <= 1 for share in found)

@@ -10,7 +10,8 @@ def row(depth, milliseconds, method="routed", **more):
     times = {stage: {"p50_ms": milliseconds / 4} for stage in ("preprocess", "compute", "argmax", "postprocess")}
     facts = {"backend": "onnx", "precision": "fp32", "threads": None, "batch": 1, "method": method, "entry": [depth] * 3}
     facts |= {"shape": [32 >> depth] * 3, "status": "ok", "stable": depth != 1, "cold_start_ms": None, "peak_memory_mb": 100.0}
-    work = {"gflop_per_s": 40.0 - depth, "flop_per_byte": 20.0 - depth, "share_of_matmul": 0.5, "share_of_roofline": None}
+    work = {"gflop_per_s": 40.0 - depth, "flop_per_byte": 20.0 - depth, "share_of_matmul": 0.5}
+    work |= {"share_of_peak": 0.4, "share_of_roofline": 0.8, "roofline_gflop_per_s": 50.0}
     end_to_end = {"p50_ms": milliseconds, "p95_ms": milliseconds + 1}
     return facts | {"statistics": times | {"end_to_end": end_to_end}, "work": work} | more
 
@@ -53,6 +54,8 @@ def test_rows_ratios_and_figures_are_those_of_the_result(result):
     assert [cell for cell, _ in page.tables["Upsampling over routing: how many times slower"][1][0]] == ["onnx", "1", "4.50", "4.25"]
     assert [cell for cell, _ in page.tables["1 rows within the limits, the fastest first"][1][0]][2:] == ["3.00", "100", "0.8000", "0.1000"]
     assert page.texts["figcaption"][:2] == ["Dice over latency", "Latency over resolution"]
+    assert [(cell["of matmul"], cell["of peak"], cell["of roofline"]) for cell in cells] == [("50%", "40%", "80%")] * 3 + [("", "", "")]
+    assert "onnx fp32, limit: 1/2, its layers allow 50.0 GFLOP/s" in page.texts["title"]
     tips = [text for text in page.texts["title"] if text.startswith("onnx fp32")]
     assert "onnx fp32: 1/2, 2.00 ms, Dice 0.8000" in tips
     assert "onnx fp32, upsampled: 1/2, 9.00 ms" in tips

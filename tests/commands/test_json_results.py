@@ -34,7 +34,8 @@ def test_every_command_has_a_schema_that_is_up_to_date(request):
 @pytest.fixture
 def places(dataset, small_prepared, small_run, small_bundle, scan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "measure_peaks", lambda *_: {"fp32": 1e9, "bf16": None, "copy": 1e9})  # it would take half a minute
+    cores = dict.fromkeys(("bf16", "peak_fp32", "peak_bf16", "peak_int8"))
+    monkeypatch.setattr(machine, "measure_peaks", lambda *_: {"fp32": 1e9, "copy": 1e9} | cores)  # it would take half a minute
     (tmp_path / "cases" / "images").mkdir(parents=True)
     (tmp_path / "cases" / "masks").mkdir()
     torch.save(torch.rand(1, 8, 8, 8), tmp_path / "cases" / "images" / "a.nii.pt")

@@ -64,7 +64,8 @@ def benchmark(
     with tempfile.TemporaryDirectory() as folder:
         models, spec = find_models(model, suite, options, Path(folder), noted)
         rows, peaks = measure(models, task, noted)
-        records = [describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu))) for row in rows]
+        caches = machine.cache_bytes()
+        records = [describe_row(row, spec.network, peaks.get((row.key.num_threads, row.on_gpu)), caches) for row in rows]
         for row, record in zip(rows, records, strict=True):
             if row.status == OK:
                 record["artefact_mb"] = artefact_bytes(models.path(row.key.backend), row) / 1e6

@@ -90,25 +90,32 @@ def draw_cost_of_slices(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_roofline(result: dict[str, Any], path: Path) -> None:
-    """Draw the FLOP/s of each routed row over its FLOP per byte, with the measured peaks of the machine."""
+    """Draw the FLOP/s of each routed row over its FLOP per byte, what its layers allow (a dash), and the peaks of the machine."""
     figure = new_figure(6.5, 5)
     panel = figure.subplots()
     lines = list(lines_by_backend([row for row in result["rows"] if row["method"] == "routed"]))
     for (name, _), line, colour in lines:
         intensity, rate = ([row["work"][key] for row in line] for key in ("flop_per_byte", "gflop_per_s"))
         panel.plot(intensity, rate, "o", color=colour, label=name)
+        panel.plot(intensity, [row["work"]["roofline_gflop_per_s"] or np.nan for row in line], "_", color=colour, markersize=14)
         for x, y, row in zip(intensity, rate, line, strict=True):
             panel.annotate(str(_depth(row)), (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
     if reached := [row["work"]["flop_per_byte"] for _, line, _ in lines for row in line]:
         scale = np.geomspace(min(reached) / 4, max(reached) * 4, 200)
         for peak in result["peaks"]:
-            for precision, style in (("fp32", "-"), ("bf16", "--")):
-                if peak[precision] and any(row["precision"] == precision for row in result["rows"]):
+            for precision, style in (("fp32", "-"), ("bf16", "--"), ("int8", ":")):
+                if (limit := limit_of(peak, precision)) and any(row["precision"] == precision for row in result["rows"]):
                     label = f"peak, {precision}" + (f", {counted(peak['threads'], 'thread')}" if peak["threads"] else "")
-                    panel.plot(scale, np.minimum(peak[precision], scale * peak["copy"]), style, color="0.4", label=label)
+                    panel.plot(scale, np.minimum(limit, scale * peak["copy"]), style, color="0.4", label=label)
     panel.set(xlabel="FLOP per byte moved, from the model", ylabel="GFLOP/s", xscale="log", yscale="log")
     panel.set_title("roofline; numbers are depths")
     _finish(figure, panel, path)
+
+
+def limit_of(peak: dict[str, Any], precision: str) -> float | None:
+    """Returns the GFLOP/s that nothing exceeds: the peak of the cores; where it is not known, as on a GPU, the matrix product's rate."""
+    limit: float | None = peak.get(f"peak_{precision}") or peak.get(precision)
+    return limit
 
 
 def lines_by_backend(rows: Sequence[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]], str]]:

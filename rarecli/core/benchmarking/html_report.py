@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from rarecli.core.benchmarking.figures import lines_by_backend
+from rarecli.core.benchmarking.figures import limit_of, lines_by_backend
 from rarecli.core.benchmarking.records import Record, entry_label, title
 from rarecli.core.benchmarking.rows import OK
 from rarecli.core.benchmarking.timing import END_TO_END
@@ -58,20 +58,20 @@ def _entry(row: Record) -> Cell:
 
 def _rows(rows: Sequence[Record]) -> Table:
     columns = ["backend", "method", "entry", "shape", "end to end (ms)", "p95 (ms)", "preprocess (ms)", "compute (ms)", "postprocess (ms)"]
-    columns += ["cold start (ms)", "memory (MB)", "GFLOP/s", "of matmul", "of roofline", "Dice", "status"]
+    columns += ["cold start (ms)", "memory (MB)", "GFLOP/s", "of matmul", "of peak", "of roofline", "Dice", "status"]
     return Table("Every row; times are medians", columns, [_cells(row) for row in rows]).without_empty
 
 
 def _cells(row: Record) -> list[Cell]:
     start = [text(title(row)), text(row["method"]), _entry(row), text("x".join(map(str, row["shape"] or [])))]
     if row["status"] != OK:
-        return [*start, *[Cell("")] * 11, text(row["status"])]
+        return [*start, *[Cell("")] * 12, text(row["status"])]
     times, work = row["statistics"], row["work"]
     after = times["argmax"]["p50_ms"] + times["postprocess"]["p50_ms"]
     values = [_latency_ms(row), times[END_TO_END]["p95_ms"], times["preprocess"]["p50_ms"], times["compute"]["p50_ms"], after]
     cells = [number(value, ".2f") for value in (*values, row["cold_start_ms"])]
     cells += [number(row["peak_memory_mb"], ".0f"), number(work["gflop_per_s"], ".1f")]
-    cells += [number(work[share], ".0%") for share in ("share_of_matmul", "share_of_roofline")]
+    cells += [number(work[share], ".0%") for share in ("share_of_matmul", "share_of_peak", "share_of_roofline")]
     return [*start, *cells, number(row.get("dice")), text(OK if row["stable"] else f"{OK}, unstable")]
 
 
@@ -156,17 +156,24 @@ def _roofline(result: Record) -> list[Figure]:
         tips = [f"{resolution_label(row['entry'][0])}, {row['work']['gflop_per_s']:.1f} GFLOP/s" for row in line]
         intensity, rate = ([row["work"][key] for row in line] for key in ("flop_per_byte", "gflop_per_s"))
         lines.append(Line(name, intensity, rate, tips, joined=False))
+        allowed = [row["work"]["roofline_gflop_per_s"] for row in line]
+        if any(allowed):
+            tips = [
+                f"{resolution_label(row['entry'][0])}, its layers allow {row['work']['roofline_gflop_per_s']:.1f} GFLOP/s" for row in line
+            ]
+            lines.append(Line(f"{name}, limit", intensity, allowed, tips, joined=False))
     if not lines:
         return []
     reached = [*chain.from_iterable(line.x for line in lines)]
     low, high = min(reached) / 3, max(reached) * 3
     for peak in result["peaks"]:
-        for precision in ("fp32", "bf16"):
-            if peak[precision] and peak["copy"] and any(row["precision"] == precision for row in result["rows"]):
-                ridge = peak[precision] / peak["copy"]
+        for precision in ("fp32", "bf16", "int8"):
+            limit = limit_of(peak, precision)
+            if limit and peak["copy"] and any(row["precision"] == precision for row in result["rows"]):
+                ridge = limit / peak["copy"]
                 x = sorted({low, min(max(ridge, low), high), high})
                 name = f"peak, {precision}" + (f", {peak['threads']} threads" if peak["threads"] else "")
-                y = [min(peak[precision], value * peak["copy"]) for value in x]
+                y = [min(limit, value * peak["copy"]) for value in x]
                 lines.append(Line(name, x, y, [f"{value:.1f} GFLOP/s" for value in y], dashed=True, marked=False))
     across, up = Axis("FLOP per byte moved, from the model", log=True), Axis("GFLOP/s", log=True)
     return [line_chart("Roofline: what the machine allows and what each row reaches", _words(lines), lines, across, up)]

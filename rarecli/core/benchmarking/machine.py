@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rarecli.core.benchmarking.fma_peak import fma_peaks
 from rarecli.core.versions import installed_versions
 
 _PACKAGES = ("rare-unet", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
@@ -48,12 +49,32 @@ def available_memory_bytes() -> int | None:
     return kilobytes * 1024 if kilobytes else None
 
 
-def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | None]:
-    """Measure the FLOP/s of a 2048^3 matrix product, and the bytes/s of a large copy (bytes read plus bytes written).
+def cache_bytes(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Returns the size of the last level of the CPU's caches, all of them together; None if the system does not report it."""
+    found: dict[tuple[int, str], int] = {}
+    for index in root.glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level, shared, size = ((index / name).read_text(encoding="ascii").strip() for name in ("level", "shared_cpu_list", "size"))
+            found[int(level), shared] = int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last) or None
 
-    The product is computed in fp32, and in bf16 if the hardware supports it. Each value is the best of five runs, on the device and with
-    the threads that the rows use. Without PyTorch, numpy measures fp32 and the copy on the CPU.
+
+def measure_peaks(num_threads: int | None, on_gpu: bool) -> dict[str, float | None]:
+    """Measure the FLOP/s of a 2048^3 matrix product and of the cores at most, and the bytes/s of a large copy (bytes read plus written).
+
+    The product (`fp32`, `bf16`) is computed in bf16 if the hardware supports it. It and the copy are the best of five runs, on the device
+    and with the threads that the rows use. Without PyTorch, numpy measures fp32 and the copy on the CPU. `peak_fp32`, `peak_bf16` and
+    `peak_int8`: see `fma_peaks`; None on a GPU.
     """
+    precisions = ("fp32", "bf16", "int8")
+    cores: dict[str, float | None] = dict.fromkeys(precisions) if on_gpu else fma_peaks(num_threads)
+    return _matmul_and_copy(num_threads, on_gpu) | {f"peak_{precision}": cores[precision] for precision in precisions}
+
+
+def _matmul_and_copy(num_threads: int | None, on_gpu: bool) -> dict[str, float | None]:
     try:
         import torch
     except ImportError:

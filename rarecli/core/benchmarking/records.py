@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rarecli.core.benchmarking.rows import OK, Row
@@ -10,18 +10,20 @@ from rarecli.core.benchmarking.stages import PAPER_STAGES
 from rarecli.core.benchmarking.suites import ROUTED, UPSAMPLED
 from rarecli.core.benchmarking.timing import END_TO_END, STABLE_WITHIN, Sample, spread, statistics_ms
 from rarecli.core.config.model_spec import NetworkConfig
-from rarecli.core.config.network_cost import count
+from rarecli.core.config.network_cost import BYTES_PER_VALUE, Work, count, layers_of
 from rarecli.core.jobs.words import counted
 
 Record = dict[str, Any]
+Peaks = dict[str, float | None]
+"""What `machine.measure_peaks` returns."""
 PAPER_RATIOS = {0: 1.0, 1: 0.229, 2: 0.060, 3: 0.023}
 """Seconds per case at 1/2^k divided by those at full resolution. Source: arXiv 2507.15524, the brain-tumour table."""
 FEW_ITERATIONS = 10
 _IDENTITY = ("backend", "precision", "threads", "batch", "method", "entry")
 
 
-def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float | None] | None) -> Record:
-    """Returns the record of one row in results.json."""
+def describe_row(row: Row, network: NetworkConfig | None, peaks: Peaks | None, cache_bytes: int | None = None) -> Record:
+    """Returns the record of one row in results.json. cache_bytes: the CPU's last level of caches; None if unknown."""
     record: Record = {
         "backend": row.key.backend,
         "precision": row.key.precision,
@@ -52,7 +54,7 @@ def describe_row(row: Row, network: NetworkConfig | None, peaks: dict[str, float
         "spread": drift,
         "stable": drift <= STABLE_WITHIN,
         "max_rel_off_torch": row.max_rel_off,
-        "work": _work(row, network, statistics["compute"]["p50_ms"] / 1e3, peaks),
+        "work": _work(row, network, statistics["compute"]["p50_ms"] / 1e3, peaks, cache_bytes),
         "samples_ms": {stage: [[round(sample[stage] * 1e3, 4) for sample in samples] for samples in row.rounds] for stage in stages},
     }
 
@@ -121,6 +123,10 @@ def notes(result: Record) -> list[str]:
         said.append(f"{len(few)} of {len(good)} rows have fewer than {FEW_ITERATIONS} iterations: their percentiles are unreliable")
     if good:
         said.append(f"the timer takes {result['timer']['share_of_shortest_row']:.3%} of the shortest row")
+    if above := [record for record in good if (record["work"]["share_of_peak"] or 0) > 1]:
+        said.append(
+            f"{len(above)} of {len(good)} rows exceed the peak of the cores: it was measured at a slower moment, and is no limit here"
+        )
     if result["model"]["random_weights"]:
         said.append("random weights; the engines were exported without the parity gate of `rare export`")
         for precision in dict.fromkeys(record["precision"] for record in good):
@@ -132,21 +138,39 @@ def notes(result: Record) -> list[str]:
     return said
 
 
-def _work(row: Row, network: NetworkConfig, seconds: float, peaks: dict[str, float | None] | None) -> Record:
-    """Returns the work of the network, its measured rate, and the rate that the roofline allows."""
+def least_seconds(layers: Iterable[Work], precision: str, flop_per_s: float, bytes_per_s: float, cache_bytes: int) -> float:
+    """Returns the least time of a network, layer by layer: its arithmetic at the peak, or what the caches cannot hold through memory.
+
+    Layers without arithmetic (norms, pooling) cost nothing: an engine may fuse them into others.
+    """
+    size = BYTES_PER_VALUE[precision]
+    beyond = ((layer.flop, max((layer.weights + layer.values) * size - cache_bytes, 0)) for layer in layers if layer.flop)
+    return sum(max(flop / flop_per_s, moved / bytes_per_s) for flop, moved in beyond)
+
+
+def _work(row: Row, network: NetworkConfig, seconds: float, peaks: Peaks | None, cache_bytes: int | None) -> Record:
+    """Returns the work of the network, its measured rate, and the rate that the roofline allows.
+
+    Without the peak of the cores, as on a GPU, the matrix product stands for it; an engine may be faster than that.
+    """
     assert row.entry_shape is not None
     work = count(network, row.entry, row.entry_shape, row.batch)
     moved = work.num_bytes(row.key.precision)
-    rate, bound, share = work.flop / seconds, None, None
-    peak = peaks[row.key.precision] if peaks else None
-    if peaks and peak and peaks["copy"]:
-        bound, share = min(peak, work.flop / moved * peaks["copy"]), rate / peak
+    rate, known = work.flop / seconds, peaks or {}
+    matmul, peak, copy = known.get(row.key.precision), known.get(f"peak_{row.key.precision}"), known.get("copy")
+    bound = None
+    if (limit := peak or matmul) and copy:
+        # of a GPU the caches are not known: as if it had none
+        caches = 0 if row.on_gpu else moved if cache_bytes is None else cache_bytes
+        layers = layers_of(network, row.entry, row.entry_shape, row.batch)
+        bound = work.flop / least_seconds(layers, row.key.precision, limit, copy, caches)
     return {
         "gflop": work.flop / 1e9,
         "gbyte": moved / 1e9,
         "flop_per_byte": work.flop / moved,
         "gflop_per_s": rate / 1e9,
-        "share_of_matmul": share,
+        "share_of_matmul": None if matmul is None else rate / matmul,
+        "share_of_peak": None if peak is None else rate / peak,
         "roofline_gflop_per_s": None if bound is None else bound / 1e9,
         "share_of_roofline": None if bound is None else rate / bound,
     }

@@ -59,6 +59,11 @@ def write_markdown(result: Record, path: Path) -> None:
             for r in result["paper_timing"]
         )
         lines += _table(["backend", "depth", "p50 (ms)", "over depth 0", "paper's GPU"], rows)
+    if limited := [record for record in result["rows"] if record["status"] == OK and record["work"]["roofline_gflop_per_s"]]:
+        lines += ["", "## Roofline: what the layers of each entry allow", ""]
+        lines += _table(
+            ["backend", "method", "entry", "GFLOP", "MB", "FLOP per byte", "limit (GFLOP/s)", "reached"], map(_limit_cells, limited)
+        )
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -67,7 +72,7 @@ def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """Returns column names and cells for readers. Times are in milliseconds, stages are medians. Empty columns are left out."""
     columns = [
         *("backend", "method", "entry", "shape", "end to end", "p95", "preprocess", "compute", "postprocess"),
-        *("cold start", "memory (MB)", "GFLOP/s (of matmul)", "Dice", "status"),
+        *("cold start", "memory (MB)", "GFLOP/s (of peak, of matmul)", "Dice", "status"),
     ]
     cells = [_cells(record) for record in records]
     told = [index for index in range(len(columns)) if any(row[index] for row in cells)]
@@ -89,15 +94,22 @@ def _cells(record: Record) -> list[str]:
         *(statistics[stage]["p50_ms"] for stage in ("preprocess", "compute")),
         *(statistics["argmax"]["p50_ms"] + statistics["postprocess"]["p50_ms"], record["cold_start_ms"]),
     ]
-    share, dice, memory = work["share_of_matmul"], record.get("dice"), record["peak_memory_mb"]
+    shares = ", ".join(f"{share:.0%}" for name in ("peak", "matmul") if (share := work[f"share_of_{name}"]) is not None)
+    dice, memory = record.get("dice"), record["peak_memory_mb"]
     return [
         *start,
         *("" if time is None else f"{time:.2f}" if time < 100 else f"{time:.0f}" for time in times),
         "" if memory is None else f"{memory:.0f}",
-        f"{work['gflop_per_s']:.0f}" + ("" if share is None else f" ({share:.0%})"),
+        f"{work['gflop_per_s']:.0f}" + (f" ({shares})" if shares else ""),
         "" if dice is None else f"{dice:.4f}",
         OK if record["stable"] else f"{OK}, unstable",
     ]
+
+
+def _limit_cells(record: Record) -> list[str]:
+    work = record["work"]
+    numbers = [f"{work['gflop']:.2f}", f"{work['gbyte'] * 1e3:.1f}", f"{work['flop_per_byte']:.1f}", f"{work['roofline_gflop_per_s']:.0f}"]
+    return [title(record), record["method"], entry_label(record), *numbers, f"{work['share_of_roofline']:.0%}"]
 
 
 def _peak_words(peaks: Sequence[Record]) -> list[str]:
@@ -105,6 +117,8 @@ def _peak_words(peaks: Sequence[Record]) -> list[str]:
     for peak in peaks:
         rates = [f"{peak[key]:.0f} GFLOP/s {key}" for key in ("fp32", "bf16") if peak[key]]
         where = "GPU" if peak["on_gpu"] else counted(peak["threads"], "thread") if peak["threads"] else "all threads"
+        cores = [f"{limit:.0f} GFLOP/s {key}" for key in ("fp32", "bf16", "int8") if (limit := peak[f"peak_{key}"])]
+        said += [f"Multiply-adds on registers, {where}: {', '.join(cores)}"] if cores else []
         said.append(f"2048^3 matrix product, {where}: {', '.join(rates)}; copy: {peak['copy']:.1f} GB/s")
     return said
 

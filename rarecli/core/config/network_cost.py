@@ -16,7 +16,7 @@ from rarecli.core.config.model_spec import NetworkConfig
 from rarecli.core.types import Entry, Shape
 
 _MAX_FILTERS = 320  # as in model/rare_unet.py, which cannot be imported without torch
-BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
+BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Work:
 
 def count(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1) -> Work:
     """Returns the work of one forward pass at an entry. shape: (X, Y, Z) of the images on its grid."""
-    layers = list(_layers(network, entry, shape, batch))
+    layers = list(layers_of(network, entry, shape, batch))
     return Work(*(sum(getattr(layer, name) for layer in layers) for name in ("flop", "weights", "values")))
 
 
 def least_memory_bytes(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1, precision: str = "fp32") -> int:
     """Returns the least memory that any engine needs: the weights, and the input and output of the largest layer."""
-    layers = list(_layers(network, entry, shape, batch))
+    layers = list(layers_of(network, entry, shape, batch))
     values = sum(layer.weights for layer in layers) + max(layer.values for layer in layers)
     return values * BYTES_PER_VALUE[precision]
 
 
-def _layers(network: NetworkConfig, entry: Entry, shape: Shape, batch: int) -> Iterator[Work]:
+def layers_of(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1) -> Iterator[Work]:
     """Yields the work of every layer, in the order of `RareUNet.forward`."""
     first = min(entry)
     channels = [min(network.num_filters * 2**level, _MAX_FILTERS) for level in range(network.num_levels + 1)]
