@@ -57,7 +57,7 @@ PrecisionsOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="fp32,bf16",
-        help=f"Precisions of the computation: {', '.join(PRECISIONS)}.",
+        help=f"Precisions of the computation: {', '.join(PRECISIONS)}; auto: the lowest that rare export --calibrate allows.",
         show_default="fp32",
         autocompletion=complete_precisions,
         rich_help_panel=MACHINE,

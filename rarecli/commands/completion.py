@@ -59,12 +59,12 @@ def complete_backends(incomplete: str) -> list[str]:
 
 def complete_precision(incomplete: str) -> list[str]:
     """Complete the precision of a prediction."""
-    return _starting(PRECISIONS, incomplete)
+    return _starting(["auto", *PRECISIONS], incomplete)
 
 
 def complete_precisions(incomplete: str) -> list[str]:
     """Complete a list of precisions to measure."""
-    return _in_list(PRECISIONS, incomplete)
+    return _in_list(["auto", *PRECISIONS], incomplete)
 
 
 def complete_format(incomplete: str) -> list[str]:

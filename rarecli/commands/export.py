@@ -12,17 +12,24 @@ import typer
 
 from rarecli.commands.completion import FORMATS, complete_depths, complete_entries, complete_format, complete_model
 from rarecli.commands.console import Console, command, print_json
+from rarecli.commands.export_options import (
+    InstancesOption,
+    MaxBatchOption,
+    MaxDelayUsOption,
+    ModelNameOption,
+    RoutersOption,
+    ShapeMaxOption,
+    ShapeMinOption,
+    ShapeOptOption,
+    TimingCacheOption,
+    TritonBackend,
+    TritonBackendOption,
+    TritonOption,
+)
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import MODEL, NAMES_OF_MODELS, OUTPUT, Json, Overwrite
-from rarecli.commands.parsing import chosen_entries, integers, three_integers, words
-
-
-class TritonBackend(str, Enum):
-    """What runs the entries on the server."""
-
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    python = "python"
+from rarecli.commands.options import DATA, MODEL, NAMES_OF_MODELS, OUTPUT, Json, Overwrite
+from rarecli.commands.parsing import case_names, chosen_entries, integers, three_integers, words
+from rarecli.commands.tables import print_export
 
 
 class Precision(str, Enum):
@@ -31,8 +38,6 @@ class Precision(str, Enum):
     fp32 = "fp32"
     fp16 = "fp16"
 
-
-_TENSORRT, _TRITON = "TensorRT", "Triton"
 
 ModelArgument = Annotated[
     Path,
@@ -88,57 +93,24 @@ SelfContainedOption = Annotated[
     bool,
     typer.Option("--self-contained", help="Store the weights inside each graph instead of one shared file.", rich_help_panel=OUTPUT),
 ]
-ShapeMinOption = Annotated[
-    str | None,
-    typer.Option(metavar="X,Y,Z", help="Smallest shape, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
-]
-ShapeOptOption = Annotated[
-    str | None,
-    typer.Option(metavar="X,Y,Z", help="The shape to tune for, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
-]
-ShapeMaxOption = Annotated[
-    str | None,
-    typer.Option(metavar="X,Y,Z", help="Largest shape, in voxels at depth 0.", show_default="the patch", rich_help_panel=_TENSORRT),
-]
-TimingCacheOption = Annotated[
+CalibrateOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="File that keeps the results of tuning for later builds.", show_default="none", rich_help_panel=_TENSORRT
-    ),
-]
-TritonOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="REPOSITORY",
-        help="Render a model repository from the bundle, or from MODEL without -o.",
+        "--calibrate",
+        metavar="DATASET",
+        help="Labelled scans: measure what bf16 and int8 cost in Dice, for --precision auto of predict and benchmark.",
         show_default="none",
-        rich_help_panel=_TRITON,
+        rich_help_panel=DATA,
     ),
 ]
-TritonBackendOption = Annotated[
-    TritonBackend,
-    typer.Option(help="What runs the entries; python: onnxruntime inside the Python backend.", rich_help_panel=_TRITON),
-]
-ModelNameOption = Annotated[
-    str,
-    typer.Option(metavar="PREFIX", help="Name of the router; entries are named PREFIX_entry_X_Y_Z.", rich_help_panel=_TRITON),
-]
-MaxBatchOption = Annotated[
-    list[str] | None,
+CasesOption = Annotated[
+    Path | None,
     typer.Option(
-        metavar="2,4,8,16",
-        help="Maximum windows per execution, one number or one per entry.",
-        show_default="by the size of the entry",
-        rich_help_panel=_TRITON,
+        metavar="FILE",
+        help="Only these cases of --calibrate: a JSON list, or one name per line.",
+        show_default="those that the run held out",
+        rich_help_panel=DATA,
     ),
-]
-InstancesOption = Annotated[int, typer.Option(min=1, metavar="N", help="Instances of each entry's model.", rich_help_panel=_TRITON)]
-RoutersOption = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Instances of the router, each with one scan at a time.", rich_help_panel=_TRITON)
-]
-MaxDelayUsOption = Annotated[
-    int,
-    typer.Option(min=0, metavar="US", help="Microseconds that a window waits to be batched with others.", rich_help_panel=_TRITON),
 ]
 
 
@@ -154,6 +126,8 @@ def run(
     shape_opt: ShapeOptOption = None,
     shape_max: ShapeMaxOption = None,
     timing_cache: TimingCacheOption = None,
+    calibrate: CalibrateOption = None,
+    cases: CasesOption = None,
     triton: TritonOption = None,
     triton_backend: TritonBackendOption = TritonBackend.onnxruntime,
     model_name: ModelNameOption = "rare",
@@ -170,16 +144,19 @@ def run(
 
     Example: rare export hippocampus --format html -o segment.html
 
+    Example: rare export run -o bundle --calibrate Task04_Hippocampus
+
     Example: rare export bundle --triton repository
     """
     from rarecli.core.errors import UsageError
     from rarecli.core.serving.repository import TritonOptions, render_repository
 
-    if output is None and triton is None:
-        raise UsageError("nothing to write", field="output", expected="-o BUNDLE, --triton REPOSITORY, or both")
+    if output is None and (triton is None or calibrate):
+        expected = "-o BUNDLE" if calibrate else "-o BUNDLE, --triton REPOSITORY, or both"
+        raise UsageError("nothing to write", field="output", expected=expected)
     if "html" in (chosen := tuple(words(formats) or ("onnx",))):
-        if chosen != ("html",) or output is None or triton:
-            raise UsageError("a page is written alone", field="format", expected="--format html -o PAGE.html, without --triton")
+        if chosen != ("html",) or output is None or triton or calibrate:
+            raise UsageError("a page is written alone", field="format", expected="--format html -o PAGE.html, no --triton, no --calibrate")
         return _write_page(model, output, chosen_entries(entries, depths), precision.value, overwrite=overwrite, json=json)
     serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
     console = Console()
@@ -189,17 +166,29 @@ def run(
         shapes = [three_integers(text, option) for text, option in given]
         options = {"entries": chosen_entries(entries, depths), "formats": chosen, "precision": precision.value}
         options |= {"self_contained": self_contained, "overwrite": overwrite}
-        result |= _write_bundle(model, output, options, (*shapes, timing_cache), console)
+        result |= _write_bundle(model, output, options, (*shapes, timing_cache), (calibrate, cases), console)
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
-    (print_json if json else _print)(result)
+    (print_json if json else print_export)(result)
+    _end(console, output, triton)
+
+
+def _end(console: Console, output: Path | None, triton: Path | None) -> None:
     if triton is not None:
         console.end(triton, f"tritonserver --model-repository {shlex.quote(str(triton))}")
     elif output is not None:
         console.end(output, command("benchmark", output, "-o", "timing"))
 
 
-def _write_bundle(model: Path, bundle: Path, options: dict[str, Any], tensorrt: tuple[Any, ...], console: Console) -> dict[str, Any]:
+def _write_bundle(
+    model: Path,
+    bundle: Path,
+    options: dict[str, Any],
+    tensorrt: tuple[Any, ...],
+    scans: tuple[Path | None, Path | None],
+    console: Console,
+) -> dict[str, Any]:
+    """Write a bundle. scans: a labelled dataset to measure the precisions on, and a file with the names of its cases."""
     from rarecli.core.errors import missing_extra
 
     try:
@@ -207,7 +196,12 @@ def _write_bundle(model: Path, bundle: Path, options: dict[str, Any], tensorrt: 
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     chosen = ExportOptions(**options, num_jobs=os.cpu_count() or 1, tensorrt=TensorRtOptions(*tensorrt))
-    return export(model, bundle, chosen, console).model_dump(mode="json")
+    dataset, cases = scans
+    if dataset is None:
+        return export(model, bundle, chosen, console).model_dump(mode="json")
+    from rarecli.core.evaluation.precisions import export_calibrated
+
+    return export_calibrated(model, bundle, dataset, chosen, console, names=case_names(cases)).model_dump(mode="json")
 
 
 def _write_page(model: Path, page: Path, entries: Any, precision: Any, *, overwrite: bool, json: bool) -> None:
@@ -221,22 +215,3 @@ def _write_page(model: Path, page: Path, entries: Any, precision: Any, *, overwr
         size = f"{result['bytes'] / 1e6:.1f} MB"
         print_table("Page", ["page", "size", "entries", "weights"], [[page.name, size, str(len(result["entries"])), result["precision"]]])
     console.end(page, None)
-
-
-def _print(result: dict[str, Any]) -> None:
-    if "engines" in result:
-        columns = ["entry", "grid (mm)", "engine", "divisors", "max difference"]
-        print_table(result["spec"]["name"], columns, [_engine_cells(engine) for engine in result["engines"]])
-    if "triton_models" in result:
-        print_table("Models for Triton", ["model"], [[name] for name in result["triton_models"]])
-
-
-def _engine_cells(engine: dict[str, Any]) -> list[str]:
-    entry, parity = engine["entry"], engine["parity"]
-    return [
-        f"depth {entry[0]}" if len(set(entry)) == 1 else ",".join(map(str, entry)),
-        " x ".join(f"{s:g}" for s in engine["grid_spacing_mm"]),
-        engine["file"],
-        " x ".join(map(str, engine["divisors"])),
-        f"{max(parity['max_abs'], parity['large_max_abs'] or 0):.1e}" if parity else "",
-    ]

@@ -71,7 +71,9 @@ EntryOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="fp32; or, with openvino, bf16 or int8 if the CPU supports it.", autocompletion=complete_precision, rich_help_panel=MACHINE
+        help="fp32; or, with openvino, bf16 or int8 if the CPU supports it; auto: the lowest that rare export --calibrate allows.",
+        autocompletion=complete_precision,
+        rich_help_panel=MACHINE,
     ),
 ]
 ProbabilitiesOption = Annotated[

@@ -128,3 +128,32 @@ def print_benchmark(result: dict[str, Any]) -> None:
         columns = ["backend", "method", "entry", "ratio", "over the median", "stable"]
         new = f"; {counted(against['num_missing'], 'new row')}" if against["num_missing"] else ""
         print_table(f"Time relative to the earlier result{new}", columns, rows, num_keys=3)
+
+
+def print_export(result: dict[str, Any]) -> None:
+    """Print the engines of a bundle, what its precisions cost, and the models for Triton."""
+    if "engines" in result:
+        columns = ["entry", "grid (mm)", "engine", "divisors", "max difference"]
+        print_table(result["spec"]["name"], columns, [_engine_cells(engine) for engine in result["engines"]])
+    if record := result.get("precisions"):
+        print_table(f"Precisions, {counted(record['num_cases'], 'case')}", *_precisions(record["measured"]))
+    if "triton_models" in result:
+        print_table("Models for Triton", ["model"], [[name] for name in result["triton_models"]])
+
+
+def _engine_cells(engine: dict[str, Any]) -> list[str]:
+    entry, parity = engine["entry"], engine["parity"]
+    return [
+        f"depth {entry[0]}" if len(set(entry)) == 1 else ",".join(map(str, entry)),
+        " x ".join(f"{s:g}" for s in engine["grid_spacing_mm"]),
+        engine["file"],
+        " x ".join(map(str, engine["divisors"])),
+        f"{max(parity['max_abs'], parity['large_max_abs'] or 0):.1e}" if parity else "",
+    ]
+
+
+def _precisions(measured: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    names = [_resolution(str(depth)) for depth in range(len(measured[0]["dice"]))]
+    columns = ["precision", *(f"Dice {name}" for name in names), *(f"changed {name}" for name in names)]
+    rows = [[one["precision"], *(f"{v:.4f}" for v in one["dice"]), *(f"{v:.2%}" for v in one["labels_changed"])] for one in measured]
+    return columns, rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rarecli.core.benchmarking.timing import END_TO_END, timer_overhead_s
 from rarecli.core.config.loading import validate
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.engines.open_model import BACKENDS
+from rarecli.core.engines.open_model import BACKENDS, choose_precision
 from rarecli.core.engines.tensorrt_build import find_gpu
 from rarecli.core.errors import EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.jobs.files import require_writable
@@ -57,6 +58,9 @@ def benchmark(
         raise UsageError("nothing to measure", field="model", expected="a run, a bundle, or --suite, which has its own network")
     elif options.dataset is not None:
         raise UsageError("random weights have no Dice", field="dataset", expected="a run or a bundle")
+    if options.precisions is not None:
+        lowest = choose_precision([model] if model else [])
+        options = replace(options, precisions=[lowest if name == "auto" else name for name in options.precisions])
     task = _task(suite, options, compare_with_torch=model is None)
     require_new_result(output, (_MARK, "results.json", "results.md"), _MARK, again=options.overwrite, resumable=False)
     require_writable(output)

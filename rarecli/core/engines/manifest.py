@@ -24,6 +24,13 @@ Precision = Literal["fp32", "fp16"]
 """Precision of weights and convolutions; input, output and instance norms are always float32."""
 
 
+ComputePrecision = Literal["fp32", "bf16", "int8"]
+"""Precision of the computation in OpenVINO, chosen when a bundle is opened."""
+
+MOST_DICE_LOST = 1e-3
+"""`--precision auto` takes a precision that loses less Dice than this at every depth."""
+
+
 Free = Annotated[int, Field(ge=-1, le=2**16)]
 """One size in the shape of a tensor; -1 is a size that the caller chooses."""
 
@@ -113,6 +120,43 @@ class Engine(HashedFile, EntryRule):
     plan: PlanFacts | None = None
 
 
+class MeasuredPrecision(Frozen):
+    """What a precision costs on labelled scans. One value per depth: scans reacquired at 1/2^k of their resolution, k = 0, 1, ..."""
+
+    precision: ComputePrecision
+    dice: tuple[Share, ...] = Field(min_length=1, max_length=10)
+    """Mean over the cases and their labels, the background left out."""
+    labels_changed: tuple[Share, ...] = Field(min_length=1, max_length=10)
+    """Voxels whose label differs from fp32's, as a share of those that one of both does not call background."""
+
+
+class PrecisionRecord(Frozen):
+    """What every precision of the machine that exported the bundle costs on labelled scans."""
+
+    num_cases: int = Field(ge=1, le=2**62)
+    measured: tuple[MeasuredPrecision, ...] = Field(min_length=1, max_length=3)
+
+    @model_validator(mode="after")
+    def _check(self) -> PrecisionRecord:
+        lengths = {len(values) for one in self.measured for values in (one.dice, one.labels_changed)}
+        names = [one.precision for one in self.measured]
+        if len(lengths) > 1 or len(set(names)) < len(names) or "fp32" not in names:
+            raise ValueError(f"{names} with {sorted(lengths)} depths, expected fp32 and others, each once, with equally many")
+        return self
+
+    def dice_lost(self, precision: str) -> float | None:
+        """Return the largest fall of the Dice against fp32 at any depth; None if the precision was not measured."""
+        dice = {one.precision: one.dice for one in self.measured}
+        if precision not in dice:
+            return None
+        return max(exact - found for exact, found in zip(dice["fp32"], dice[precision], strict=True))
+
+    def allows(self, precision: str) -> bool:
+        """Return whether `--precision auto` may take this precision."""
+        lost = self.dice_lost(precision)
+        return lost is not None and lost < MOST_DICE_LOST
+
+
 class Manifest(Frozen):
     """The content of manifest.json."""
 
@@ -128,6 +172,8 @@ class Manifest(Frozen):
     engines: tuple[Engine, ...] = Field(min_length=1, max_length=1000)
     conformance: tuple[ConformanceVector, ...] = Field(max_length=100)
     versions: dict[Name, Name] = Field(max_length=100)
+    precisions: PrecisionRecord | None = Field(default=None, exclude_if=lambda record: record is None)
+    """Absent without `rare export --calibrate`, so that earlier versions read the bundle."""
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rarecli.core.engines.model_cache import open_cache
 from rarecli.core.engines.model_files import ModelFiles, find_model
 from rarecli.core.engines.runner import Runner
 from rarecli.core.engines.tensorrt_build import runs_here
-from rarecli.core.errors import UsageError, missing_extra
+from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.imaging.scan_rules import ScanRules
 
 BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
@@ -51,6 +52,34 @@ def open_model(
     if files.bundle is None or backend == "torch":
         return files.rules, _open_torch(files, device, num_threads)
     return files.rules, _open_engines(files.bundle, backend, device, num_threads, precision, cached)
+
+
+def choose_precision(models: Sequence[Path], backend: str = "auto", device: str = "auto") -> str:
+    """Return the precision that `auto` stands for: the lowest that this CPU computes and the records of all models allow, else fp32.
+
+    fp32 also for runs, for bundles without a record (`rare export --calibrate`), and where another backend than openvino is used.
+    """
+    for precision in reversed(PRECISIONS[1:]):
+        if models and all(_allows(model, precision, backend, device) for model in models):
+            return precision
+    return "fp32"
+
+
+def precision_fault(bundle: Path, precision: str) -> str | None:
+    """Return why a bundle cannot be computed in a precision here; None if it can."""
+    try:
+        open_model(bundle, "openvino", "cpu", precision=precision)
+    except EnvironmentFault as fault:
+        return fault.problem
+    return None
+
+
+def _allows(model: Path, precision: str, backend: str, device: str) -> bool:
+    bundle = find_model(model).bundle
+    if bundle is None or not (record := bundle.manifest.precisions) or not record.allows(precision):
+        return False
+    used = _fastest(bundle, device) if backend == "auto" else backend
+    return used == "openvino" and precision_fault(model, precision) is None
 
 
 def open_reference(model: Path, backend: str) -> Runner | None:

@@ -68,7 +68,7 @@ def predict(
         require_writable(folder)
         several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
         flips = f", mean of {len(FLIPS)} mirror images" if predictor.choice.tta else ""
-        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}{flips}")
+        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
         if options.postprocess:
             noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
         choice = RouteChoice(options.entry, predictor.runner.entries, options.route)

@@ -18,7 +18,7 @@ from rarecli.core.config.calibration import Calibration, load_calibration
 from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.data.fingerprint import Difference, differences
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.engines.open_model import open_model
+from rarecli.core.engines.open_model import choose_precision, open_model
 from rarecli.core.engines.runner import Runner, require_sound
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.bounds import require_affordable_files
@@ -90,7 +90,7 @@ class Predictor:
     model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged.
     Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N.
     backend: auto, torch, onnx, openvino, tensorrt.
-    precision: fp32; or bf16 or int8, with openvino on a CPU that supports it.
+    precision: fp32; or bf16 or int8, with openvino on a CPU that supports it; or auto, see `choose_precision`.
     tta: average over the mirror images of every window; for runs that were trained on mirror images, see `flips.py`.
     """
 
@@ -105,6 +105,7 @@ class Predictor:
     ) -> None:
         paths = (Path(model),) if isinstance(model, str | os.PathLike) else tuple(Path(path) for path in model)
         require_mirrored_training(paths if tta else ())
+        precision = choose_precision(paths, backend, device) if precision == "auto" else precision
         opened = [open_model(path, backend, device, num_threads, precision, cached=True) for path in paths]
         self.rules = opened[0][0]
         self.spec = self.rules.spec
