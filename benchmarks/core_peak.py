@@ -44,9 +44,10 @@ def measure(model: Path, precisions: list[str]) -> dict[str, Any]:
                 found.append(time.process_time() - before)
     rows = []
     for (precision, entry), found in seconds.items():
-        flop, median = count(rules.spec.network, entry, rules.entry(entry).patch_shape).flop, statistics.median(found)
-        facts = {"precision": precision, "entry": entry, "cpu_ms": median * 1e3, "gflop_per_s": flop / median / 1e9}
-        rows.append(facts | {"share_of_peak": flop / median / peaks[precision] if peaks[precision] else None})
+        work, median = count(rules.spec.network, entry, rules.entry(entry).patch_shape), statistics.median(found)
+        facts = {"precision": precision, "entry": entry, "cpu_ms": median * 1e3, "gflop_per_s": work.flop / median / 1e9}
+        facts |= {"share_without_padding": work.least_flop / work.flop}
+        rows.append(facts | {"share_of_peak": work.least_flop / median / peaks[precision] if peaks[precision] else None})
     return {"model": str(model), "threads": 1, "peaks": {name: rate / 1e9 for name, rate in peaks.items()}, "rows": rows}
 
 

@@ -99,7 +99,7 @@ def test_the_last_caches_count_once_each(tmp_path):
 
 def test_the_limit_is_that_of_each_layer():
     """At 100 FLOP/s and 10 bytes/s, caches of 40 bytes: 2 s of arithmetic; 4 bytes * 60 values, 200 too many, 20 s; a norm fused."""
-    layers = [Work(flop=200, weights=5, values=10), Work(flop=100, weights=10, values=50), Work(flop=0, weights=0, values=10**6)]
+    layers = [Work(250, 5, 10, 200), Work(100, 10, 50, 100), Work(0, 0, 10**6, 0)]
     assert least_seconds(layers, "fp32", 100, 10, 40) == 22
     assert least_seconds(layers, "int8", 100, 10, 40) == pytest.approx(2 + 2)
 

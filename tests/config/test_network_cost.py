@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,6 +50,22 @@ def test_pytorchs_own_counter_agrees(entry, size):
     # without the matrix products that adapt kernels, which an engine computes once
     counted = {str(operator): flop for operator, flop in counter.get_flop_counts()["Global"].items()}
     assert count(config, entry, shape, batch=2).flop == sum(flop for name, flop in counted.items() if "convolution" in name)
+
+
+@pytest.mark.parametrize(("entry", "size"), [((0, 0, 0), (8, 4, 12)), ((0, 0, 1), (5, 6, 3))])
+def test_the_least_arithmetic_has_no_taps_on_the_padding(entry, size):
+    """Counted by convolving ones with ones: each product that is not with the padding adds 1."""
+    config = NetworkConfig(in_channels=1, num_classes=2, num_filters=1, num_levels=1, num_depths=1)
+
+    def met(shape):
+        return int(torch.nn.functional.conv3d(torch.ones(1, 1, *shape), torch.ones(1, 1, 3, 3, 3), padding=1).sum())
+
+    shapes = [coarsened(size, [max(level - depth, 0) for depth in entry]) for level in (0, 1)]
+    fine, coarse = map(met, shapes)
+    # as in the test by hand: encoder, bottleneck, transposed, decoder, head
+    expected = 2 * fine + (2 + 4) * coarse + 2 * coarse + 2 * fine + 2 * math.prod(shapes[0])
+    assert count(config, entry, size).least_flop == 2 * expected
+    assert count(config, entry, size).least_flop < count(config, entry, size).flop
 
 
 def test_the_least_memory_is_the_weights_and_the_largest_layer():

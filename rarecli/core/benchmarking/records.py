@@ -144,7 +144,7 @@ def least_seconds(layers: Iterable[Work], precision: str, flop_per_s: float, byt
     Layers without arithmetic (norms, pooling) cost nothing: an engine may fuse them into others.
     """
     size = BYTES_PER_VALUE[precision]
-    beyond = ((layer.flop, max((layer.weights + layer.values) * size - cache_bytes, 0)) for layer in layers if layer.flop)
+    beyond = ((layer.least_flop, max((layer.weights + layer.values) * size - cache_bytes, 0)) for layer in layers if layer.flop)
     return sum(max(flop / flop_per_s, moved / bytes_per_s) for flop, moved in beyond)
 
 
@@ -170,7 +170,7 @@ def _work(row: Row, network: NetworkConfig, seconds: float, peaks: Peaks | None,
         "flop_per_byte": work.flop / moved,
         "gflop_per_s": rate / 1e9,
         "share_of_matmul": None if matmul is None else rate / matmul,
-        "share_of_peak": None if peak is None else rate / peak,
+        "share_of_peak": None if peak is None else work.least_flop / seconds / peak,
         "roofline_gflop_per_s": None if bound is None else bound / 1e9,
         "share_of_roofline": None if bound is None else rate / bound,
     }

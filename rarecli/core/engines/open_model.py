@@ -59,7 +59,7 @@ def choose_precision(models: Sequence[Path], backend: str = "auto", device: str 
 
     fp32 also for runs, for bundles without a record (`rare export --calibrate`), and where another backend than openvino is used.
     """
-    for precision in reversed(PRECISIONS[1:]):
+    for precision in ("int8", "bf16"):
         if models and all(_allows(model, precision, backend, device) for model in models):
             return precision
     return "fp32"

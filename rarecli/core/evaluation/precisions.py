@@ -98,7 +98,7 @@ def _measure(case: Case, predictors: Mapping[ComputePrecision, Predictor], resol
                 own, reference = without_ignored(own, acquired.reference)
                 exact = own if exact is None else exact
                 score = float(dice(own, reference, plan.num_classes)[1:].mean())
-                rows[precision].append((score, np.count_nonzero(own != exact), np.count_nonzero(own | exact)))
+                rows[precision].append((score, int(np.count_nonzero(own != exact)), int(np.count_nonzero(own | exact))))
     return {precision: np.array(of) for precision, of in rows.items()}
 
 
