@@ -54,7 +54,7 @@ def test_a_bundle_is_timed_at_every_depth_routed_and_upsampled(bundle, tmp_path)
     assert [line["statistics_end_to_end_p50_ms"] for line in lines] == [
         str(row["statistics"]["end_to_end"]["p50_ms"]) for row in result["rows"]
     ]
-    assert len((tmp_path / "results.md").read_text().split("\n| onnx |")) == 8 + 3 + 4
+    assert len((tmp_path / "results.md").read_text().split("\n| onnx |")) == 8 + 3 + 4 + 7
     for picture in ("latency", "cost", "roofline"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 1000
 
