@@ -199,7 +199,7 @@ def _write_bundle(
     dataset, cases = scans
     if dataset is None:
         return export(model, bundle, chosen, console).model_dump(mode="json")
-    from rarecli.core.evaluation.precisions import export_calibrated
+    from rarecli.core.benchmarking.precisions import export_calibrated
 
     return export_calibrated(model, bundle, dataset, chosen, console, names=case_names(cases)).model_dump(mode="json")
 

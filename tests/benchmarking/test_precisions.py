@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from rarecli.core.benchmarking import precisions
 from rarecli.core.data.cases import Case
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.model_files import built_in_models
-from rarecli.core.evaluation import precisions
 from rarecli.core.evaluation.resolutions import Resolution
 
 SPEC = load_manifest(built_in_models()["hippocampus"]).spec
