@@ -88,8 +88,7 @@ class Predictor:
     """A model that is loaded once. Use it as a context manager, or call `close`, to free its memory.
 
     model: a run, a weights file inside a run, a bundle, or the name of a built-in model; or several, whose probabilities are averaged.
-    Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N.
-    backend: auto, torch, onnx, openvino, tensorrt.
+    Several models must match: see `require_one_plan`. device: auto, cpu, cuda, cuda:N. backend: auto, torch, onnx, openvino, tensorrt.
     precision: fp32; or bf16 or int8, with openvino on a CPU that supports it; or auto, see `choose_precision`.
     tta: average over the mirror images of every window; for runs that were trained on mirror images, see `flips.py`.
     """
