@@ -9,7 +9,7 @@ import typer
 
 _PACKAGE = Path(__file__).parents[1]
 BACKENDS = ("torch", "onnx", "openvino", "tensorrt")
-MORE_BACKENDS = ("torch-compile", "torch-cuda-graph")
+MORE_BACKENDS = ("torch-compile", "torch-cuda-graph", "browser")
 """What `rare benchmark` also measures."""
 PRECISIONS = ("fp32", "bf16", "int8")
 ENTRY_SETS = ("isotropic", "thick", "all")

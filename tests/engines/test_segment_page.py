@@ -98,7 +98,7 @@ def test_a_run_is_exported_first(run, tmp_path):
 
 
 def test_a_graph_that_does_not_agree_is_not_written(bundle, tmp_path, monkeypatch):
-    places = page_graphs._unpack_weights
+    places = page_graphs.unpack_weights
 
     def spoiled(file, unpacked):
         found = places(file, unpacked)
@@ -106,7 +106,7 @@ def test_a_graph_that_does_not_agree_is_not_written(bundle, tmp_path, monkeypatc
         (1.01 * content).tofile(unpacked)
         return found
 
-    monkeypatch.setattr(page_graphs, "_unpack_weights", spoiled)
+    monkeypatch.setattr(page_graphs, "unpack_weights", spoiled)
     with pytest.raises(ModelError, match="does not agree"):
         write_segment_page(bundle, tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@ import { RareError } from "./errors.js";
 import { product } from "./geometry.js";
 import { weightsOf } from "./safetensors.js";
 
-// Returns { open(engine), run(engine, data, shape) }. run: a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
+// Returns { open(engine), run(engine, data, shape), graphs }. run: a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
 // files: { runtime, wasm, weights, graphs: { engine file: bytes } } as bytes. Only the session of the last engine is kept.
 export function engineRunner({ runtime, wasm, weights, graphs }) {
   ort.env.wasm.numThreads = 1; // a page from file:// has no SharedArrayBuffer
@@ -35,7 +35,7 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
       throw error instanceof RareError ? error : meaning(error, engine);
     }
   };
-  return { open, run };
+  return { open, run, graphs };
 }
 
 // The RareError for what onnxruntime throws: numbers are C++ exceptions, which it throws when memory is short.

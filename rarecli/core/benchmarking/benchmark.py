@@ -11,6 +11,7 @@ from typing import Any
 
 from rarecli.core.benchmarking import analysis, figures, machine, report
 from rarecli.core.benchmarking.accuracy import join_accuracy
+from rarecli.core.benchmarking.browser_runner import BrowserRunner
 from rarecli.core.benchmarking.html_report import benchmark_page
 from rarecli.core.benchmarking.measure import measure
 from rarecli.core.benchmarking.models import artefact_bytes, find_models
@@ -153,8 +154,8 @@ def _task(suite: Suite | None, options: BenchmarkOptions, compare_with_torch: bo
 
 
 def _blame_what_was_asked_for(records: list[dict[str, Any]], options: BenchmarkOptions) -> None:
-    """Mark a backend as failed, not skipped, if it was named by option and could not be opened."""
-    opened = {record["backend"] for record in records if record["entry"] is not None}
+    """Mark a backend as failed, not skipped, if it was named by option and could not be opened; a machine need not have a browser."""
+    opened = {record["backend"] for record in records if record["entry"] is not None} | {BrowserRunner.backend}
     for record in records:
         if record["backend"] in (options.backends or ()) and record["backend"] not in opened:
             record["status"] = record["status"].replace("skipped", "failed", 1)

@@ -2,12 +2,13 @@
 
     python -m rarecli.core.benchmarking.cold_start JSON
 
-prints the peak memory in bytes after the first labels.
+prints the peak memory in bytes after the first labels: of this process, or of the largest that it started.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -51,15 +52,36 @@ def measure_cold_start(task: ColdStart) -> tuple[float, int]:
 
 
 def _peak_memory_bytes() -> int:
-    """Returns the peak memory of this process. On Linux `getrusage` includes memory from before the exec, so /proc is read instead."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    """Returns the peak memory of this process, or of the largest that it started, such as a page in a browser.
+
+    On Linux `getrusage` includes memory from before the exec, so /proc is read instead.
+    """
+    if peaks := [_peak_of(pid) for pid in _family(os.getpid())]:
+        return max(peaks)
     import resource  # not on every system
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _peak_of(pid: int) -> int:
+    for line in _read(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _family(pid: int) -> list[int]:
+    """Returns the numbers of a process and of those below it; none without /proc."""
+    tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    children = [int(child) for task in tasks for child in _read(task).split()]
+    return [pid, *(each for child in children for each in _family(child))] if tasks else []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:  # the process has ended
+        return ""
 
 
 def _main() -> None:

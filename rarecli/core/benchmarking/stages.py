@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rarecli.core.benchmarking.browser_runner import BrowserRunner
 from rarecli.core.benchmarking.timing import Mark
 from rarecli.core.config.geometry import coarsened, entry_text
 from rarecli.core.config.model_spec import ModelSpec
@@ -37,8 +38,8 @@ from rarecli.core.types import Entry, FloatArray, IntArray, Shape
 PAPER_STAGES = ("compute", "argmax", "copy_out")
 COMPILED, CUDA_GRAPH = "torch-compile", "torch-cuda-graph"
 IN_TORCH = ("torch", COMPILED, CUDA_GRAPH)
-TIMED_BACKENDS = (*BACKENDS, COMPILED, CUDA_GRAPH)
-"""The backends of `predict`, and two ways of running PyTorch that only a benchmark offers."""
+TIMED_BACKENDS = (*BACKENDS, COMPILED, CUDA_GRAPH, BrowserRunner.backend)
+"""The backends of `predict`; two ways of running PyTorch, and a page in a browser, which only a benchmark offers."""
 
 
 class Steps(Protocol):
@@ -171,6 +172,9 @@ def open_steps(model: Path, backend: str, precision: str, num_threads: int | Non
     """
     if backend not in TIMED_BACKENDS:
         raise UsageError("no such backend", field="backend", found=backend, expected=", ".join(TIMED_BACKENDS))
+    if backend == BrowserRunner.backend:
+        page = BrowserRunner(model, device, num_threads, precision)
+        return Opened(page.rules, page, page, False)
     in_torch = backend in IN_TORCH
     amp = in_torch and precision == "bf16"
     rules, runner = open_model(model, "torch" if in_torch else backend, device, num_threads, "fp32" if amp else precision)

@@ -37,27 +37,38 @@ def write_page_graphs(bundle: Bundle, folder: Path, reporter: Reporter) -> dict[
     folder: an empty one, for the graphs and the unpacked weights. Raises ModelError if a graph does not agree, UsageError for a bundle with
     its weights inside the graphs.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise missing_extra("onnx", "train") from None
-    weights = bundle.manifest.weights
-    if weights is None:
-        raise UsageError("a page needs a bundle with one weights file", path=bundle.path, remedy="export without --self-contained")
-    places = _unpack_weights(bundle.file(weights), folder / WEIGHTS)
+    places = unpack_weights(shared_weights(bundle), folder / WEIGHTS)
     graphs = {}
     with OnnxRunner(bundle, "cpu") as reference:
         for engine in reporter.track(bundle.manifest.engines, "graphs for the page", len(bundle.manifest.engines)):
-            graph = onnx.load(str(bundle.engine_file(engine.entry)), load_external_data=False)
-            _compute_in_float32(graph)
-            _point_to_weights(graph, places)
-            graphs[engine.file] = graph.SerializeToString()
+            graphs[engine.file] = page_graph(bundle, engine, places)
             (folder / engine.file).write_bytes(graphs[engine.file])
             _check(engine, folder / engine.file, bundle, reference)
     return graphs
 
 
-def _unpack_weights(file: Path, unpacked: Path) -> dict[str, int]:
+def shared_weights(bundle: Bundle) -> Path:
+    """Return the weights file of a bundle. Raises UsageError if the weights are inside the graphs."""
+    weights = bundle.manifest.weights
+    if weights is None:
+        raise UsageError("a page needs a bundle with one weights file", path=bundle.path, remedy="export without --self-contained")
+    return bundle.file(weights)
+
+
+def page_graph(bundle: Bundle, engine: Engine, places: dict[str, int]) -> bytes:
+    """Return the graph of an engine for a page, not compared with the engine. places: of the unpacked weights, see `unpack_weights`."""
+    try:
+        import onnx
+    except ImportError:
+        raise missing_extra("onnx", "train") from None
+    graph = onnx.load(str(bundle.engine_file(engine.entry)), load_external_data=False)
+    _compute_in_float32(graph)
+    _point_to_weights(graph, places)
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def unpack_weights(file: Path, unpacked: Path) -> dict[str, int]:
     """Write all tensors of a safetensors file as float32, in the order of the file. Return the offset of each in bytes, by name."""
     tensors, places = load_file(file), {}
     with unpacked.open("wb") as stream:

@@ -30,6 +30,7 @@ from rarecli.core.reporting.page import MARK, STYLES, is_ours
 from rarecli.core.types import Entry
 from rarecli.core.versions import installed_versions
 
+_LIBRARY = "onnxruntime-web"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|const|class) )", re.MULTILINE)
 
@@ -100,27 +101,47 @@ def _render(bundle: Bundle, graphs: dict[str, bytes]) -> str:
         versions=json.loads((web / "libraries" / "versions.json").read_text(encoding="utf-8")),
         worker=scripts["worker"],
         script=scripts["page"],
-        assets=_assets(bundle, manifest, graphs, web / "libraries"),
+        assets=_assets(bundle, manifest, graphs),
     )
 
 
-def _assets(bundle: Bundle, manifest: Manifest, graphs: dict[str, bytes], libraries: Path) -> dict[str, str]:
+def _assets(bundle: Bundle, manifest: Manifest, graphs: dict[str, bytes]) -> dict[str, str]:
     """Return the files inside the page by name: gzip in base64."""
     assert manifest.weights is not None
     vectors = [file for vector in manifest.conformance for file in (vector.scan, vector.labels, vector.arrays)]
-    runtime, converter = libraries / "onnxruntime-web", libraries / "dcm2niix"
+    converter = web_folder() / "libraries" / "dcm2niix"
     files = {
-        "ort.js": (runtime / "ort.wasm.min.js").read_bytes(),
-        "ort.mjs": (runtime / "ort-wasm-simd-threaded.mjs").read_bytes(),
+        "ort.js": runtime_script().encode(),
         "dcm2niix.js": (converter / "dcm2niix.js").read_bytes(),
         "weights.safetensors": bundle.file(manifest.weights).read_bytes(),
         **graphs,
         **{vector.file: bundle.file(vector).read_bytes() for vector in vectors},
     }
-    packed = {name: gzip.compress(content, mtime=0) for name, content in files.items()}
-    packed["ort.wasm"] = (runtime / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
-    packed["dcm2niix.wasm"] = (converter / "dcm2niix.wasm.gz").read_bytes()
-    return {name: base64.b64encode(content).decode() for name, content in packed.items()}
+    assets = {name: packed(content) for name, content in files.items()} | packed_runtime()
+    return assets | {"dcm2niix.wasm": _base64((converter / "dcm2niix.wasm.gz").read_bytes())}
+
+
+def packed(content: bytes) -> str:
+    """Return a file as it lies in a page: gzip in base64."""
+    return _base64(gzip.compress(content, mtime=0))
+
+
+def packed_runtime() -> dict[str, str]:
+    """Return the two files of onnxruntime-web that `engine.js` starts, packed, by their names in a page."""
+    library = web_folder() / "libraries" / _LIBRARY
+    return {
+        "ort.mjs": packed((library / "ort-wasm-simd-threaded.mjs").read_bytes()),
+        "ort.wasm": _base64((library / "ort-wasm-simd-threaded.wasm.gz").read_bytes()),
+    }
+
+
+def runtime_script() -> str:
+    """Return the script of onnxruntime-web that must come before `engine.js`."""
+    return (web_folder() / "libraries" / _LIBRARY / "ort.wasm.min.js").read_text(encoding="utf-8")
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def web_folder() -> Path:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,23 @@ def _missing(words):
 
 
 @pytest.fixture(scope="session")
-def browser():
+def browser_installed():
+    """The path of chromium."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         _missing("no chromium here; run tests/integration/browser/install_packages.sh as root")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
+    if find_spec("playwright") is None:
         _missing("playwright is not installed; run make install")
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(browser_installed):
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         # chromium refuses its sandbox to root; the pages are ours
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=browser_installed, args=["--no-sandbox"])
         yield opened
         opened.close()
 
