@@ -3,9 +3,11 @@ import { RareError } from "./errors.js";
 import { product } from "./geometry.js";
 import { weightsOf } from "./safetensors.js";
 
-// Returns { open(engine), run(engine, data, shape), graphs }. run: a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
-// files: { runtime, wasm, weights, graphs: { engine file: bytes } } as bytes. Only the session of the last engine is kept.
-export function engineRunner({ runtime, wasm, weights, graphs }) {
+// Returns { open(engine), run(engine, data, shape), graphs, provider }. run: a window (C, X, Y, Z) -> its logits (K, X, Y, Z), both Float32Array.
+// provider: "webgpu" or "wasm". files: { runtime, wasm, weights, graphs: { engine file: bytes } } as bytes. Only the session of the last engine is kept.
+export function engineRunner({ runtime, wasm, weights, graphs }, provider = "wasm") {
+  withoutSuspension();
+  ort.env.logLevel = "error"; // it would warn that shapes are computed on the CPU
   ort.env.wasm.numThreads = 1; // a page from file:// has no SharedArrayBuffer
   ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([runtime], { type: "text/javascript" })) };
@@ -17,7 +19,7 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
     if (current.session) await current.session.release();
     current = { file: null, session: null };
     const session = await ort.InferenceSession.create(graphs[engine.file], {
-      executionProviders: ["wasm"],
+      executionProviders: [provider],
       externalData: [{ path: "weights.bin", data }],
     });
     current = { file: engine.file, session };
@@ -35,7 +37,15 @@ export function engineRunner({ runtime, wasm, weights, graphs }) {
       throw error instanceof RareError ? error : meaning(error, engine);
     }
   };
-  return { open, run, graphs };
+  return { open, run, graphs, provider };
+}
+
+// onnxruntime's WebAssembly waits for WebGPU by suspending itself (JSPI). In a browser that cannot, it computes without WebGPU and never waits.
+function withoutSuspension() {
+  WebAssembly.Suspending ??= function (run) {
+    return run;
+  };
+  WebAssembly.promising ??= (run) => async (...values) => run(...values);
 }
 
 // The RareError for what onnxruntime throws: numbers are C++ exceptions, which it throws when memory is short.

@@ -34,8 +34,11 @@ async function startWorker() {
   const files = { manifest, graphs, runtime: await asset("ort.mjs"), wasm: await asset("ort.wasm"), weights: await asset("weights.safetensors") };
   started.worker.onmessage = ({ data }) => receive(started, data);
   started.worker.onerror = (event) => settle(started, "reject", new Error(`this browser cannot run the page: ${event.message}`));
-  await ask(started, "load", files);
-  document.body.dataset.model = "ready";
+  const coarsest = manifest.conformance.filter(({ entry }) => new Set(entry).size === 1).at(-1);
+  if (coarsest) files.probe = await withFiles(coarsest);
+  const { provider } = await ask(started, "load", files);
+  find("provider").textContent = provider === "webgpu" ? "Computes in WebGPU, which agrees with a test scan." : "Computes in WebAssembly.";
+  document.body.dataset.model = provider;
   return started;
 }
 
@@ -165,14 +168,16 @@ async function offer(file, name) {
   document.body.dataset.result = name;
 }
 
+async function withFiles(vector) {
+  const files = {};
+  for (const part of ["scan", "labels", "arrays"]) files[part] = await asset(vector[part].file);
+  return { vector, files };
+}
+
 function verify() {
   perform("verify", async () => {
     const vectors = [];
-    for (const vector of manifest.conformance) {
-      const files = {};
-      for (const part of ["scan", "labels", "arrays"]) files[part] = await asset(vector[part].file);
-      vectors.push({ vector, files });
-    }
+    for (const vector of manifest.conformance) vectors.push(await withFiles(vector));
     return vectors;
   }, ({ lines }) => {
     find("words").textContent = `${lines.length} of ${lines.length} test scans agree.`;

@@ -11,13 +11,13 @@ let manifest = null;
 let run = null;
 
 const tasks = {
-  // Also opens the engine of the trained spacing, which most scans need.
+  // Also opens the engine of the trained spacing, which most scans need. probe: a conformance vector and its files, if the manifest has any.
   async load(files) {
     manifest = files.manifest;
-    const runner = engineRunner(files);
+    const runner = (await onGpu(files)) ?? engineRunner(files);
     run = runner.run;
     await runner.open(manifest.engines[0]);
-    return {};
+    return { provider: runner.provider };
   },
 
   // converter: dcm2niix, if the files are DICOM.
@@ -42,6 +42,18 @@ const tasks = {
     return { lines };
   },
 };
+
+// A runner in WebGPU, if there is an adapter and the probe's logits and labels agree; else null.
+async function onGpu({ probe, ...files }) {
+  if (!probe || !(await self.navigator.gpu?.requestAdapter())) return null;
+  const runner = engineRunner(files, "webgpu");
+  try {
+    await verifyVector(probe.vector, probe.files, manifest, runner.run);
+    return runner;
+  } catch {
+    return null;
+  }
+}
 
 self.onmessage = async ({ data: { task, content } }) => {
   try {

@@ -23,9 +23,9 @@ from torch.func import functional_call
 
 from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.engines import instance_norm
 from rarecli.core.engines.bundle import tensor_places
 from rarecli.core.engines.manifest import Precision
+from rarecli.core.engines.rewriting import instance_norm
 from rarecli.core.errors import ModelError, missing_extra
 from rarecli.core.model import RareUNet
 from rarecli.core.types import AnyArray, Entry, Shape

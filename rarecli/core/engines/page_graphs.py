@@ -19,6 +19,7 @@ from rarecli.core.engines.bundle import Bundle, tensor_places
 from rarecli.core.engines.manifest import Engine
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.parity import check_parity
+from rarecli.core.engines.rewriting import depth_to_space
 from rarecli.core.engines.runner import engine_errors
 from rarecli.core.errors import UsageError, missing_extra
 from rarecli.core.jobs.progress import Reporter
@@ -63,6 +64,7 @@ def page_graph(bundle: Bundle, engine: Engine, places: dict[str, int]) -> bytes:
         raise missing_extra("onnx", "train") from None
     graph = onnx.load(str(bundle.engine_file(engine.entry)), load_external_data=False)
     _compute_in_float32(graph)
+    depth_to_space.write_out(graph)
     _point_to_weights(graph, places)
     content: bytes = graph.SerializeToString()
     return content

@@ -130,14 +130,14 @@ def packed_runtime() -> dict[str, str]:
     """Return the two files of onnxruntime-web that `engine.js` starts, packed, by their names in a page."""
     library = web_folder() / "libraries" / _LIBRARY
     return {
-        "ort.mjs": packed((library / "ort-wasm-simd-threaded.mjs").read_bytes()),
-        "ort.wasm": _base64((library / "ort-wasm-simd-threaded.wasm.gz").read_bytes()),
+        "ort.mjs": packed((library / "ort-wasm-simd-threaded.jspi.mjs").read_bytes()),
+        "ort.wasm": _base64((library / "ort-wasm-simd-threaded.jspi.wasm.gz").read_bytes()),
     }
 
 
 def runtime_script() -> str:
     """Return the script of onnxruntime-web that must come before `engine.js`."""
-    return (web_folder() / "libraries" / _LIBRARY / "ort.wasm.min.js").read_text(encoding="utf-8")
+    return (web_folder() / "libraries" / _LIBRARY / "ort.jspi.min.js").read_text(encoding="utf-8")
 
 
 def _base64(content: bytes) -> str:

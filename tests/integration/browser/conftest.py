@@ -14,6 +14,8 @@ from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.prediction.predictor import ModelChoice
 from rarecli.core.reporting.options import ReportOptions
 
+NO_GPU = "No available adapters."
+"""What chromium says of itself where a page asks for WebGPU and there is no GPU."""
 AXE = Path(__file__).parent / "libraries" / "axe-core" / "axe.min.js.gz"
 
 
@@ -35,14 +37,20 @@ def browser_installed():
 
 
 @pytest.fixture(scope="session")
-def browser(browser_installed):
+def launch(browser_installed):
+    """Returns a function that starts chromium with more arguments."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # chromium refuses its sandbox to root; the pages are ours
-        opened = playwright.chromium.launch(executable_path=browser_installed, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        yield lambda *more: playwright.chromium.launch(executable_path=browser_installed, args=["--no-sandbox", *more])
+
+
+@pytest.fixture(scope="session")
+def browser(launch):
+    opened = launch()
+    yield opened
+    opened.close()
 
 
 class Opened:
@@ -51,7 +59,7 @@ class Opened:
     def __init__(self, page, path):
         self.page, self.said, self.requested = page, [], []
         page.set_default_timeout(240_000)  # a busy machine is no failure
-        page.on("console", lambda message: self.said.append(message.text))
+        page.on("console", lambda message: message.text == NO_GPU or self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda request: self.requested.append(request.url))
         self.url = path.as_uri()

@@ -83,7 +83,7 @@ def test_the_file_is_small_and_every_conformance_vector_is_reproduced(opened, pa
 def test_the_model_is_loaded_before_a_scan_comes(browser, page_file, open_url):
     context = browser.new_context()
     opened = open_url(context, page_file)
-    opened.page.wait_for_selector("body[data-model=ready][data-state=ready]")
+    opened.page.wait_for_selector("body[data-model=wasm][data-state=ready]")
     assert opened.page.inner_text("#words") == ""
     opened.require_quiet()
     context.close()
@@ -300,3 +300,16 @@ def test_nothing_is_wider_than_the_screen(page_file, browser, open_url, tmp_path
     assert "Not a medical device" in opened.page.inner_text("header")
     opened.require_quiet()
     context.close()
+
+
+def test_a_browser_that_cannot_suspend_webassembly_computes_as_well(page_file, open_page, predictor, tmp_path):
+    """As Chromium before 137, which has no JSPI."""
+    older = tmp_path / "older.html"
+    older.write_text(
+        page_file.read_text().replace('id="worker">', 'id="worker">delete WebAssembly.Suspending; delete WebAssembly.promising;')
+    )
+    opened = open_page(older, accept_downloads=True)
+    write_image(tmp_path / "good.nii.gz", *good(2))
+    labels, _, _ = segmented(opened, tmp_path / "good.nii.gz", tmp_path)
+    assert np.mean(np.asarray(labels.dataobj) != predictor.predict(tmp_path / "good.nii.gz").labels) < 1e-3
+    opened.require_quiet()

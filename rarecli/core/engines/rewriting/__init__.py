@@ -1,0 +1,1 @@
+"""Graphs rewritten into operators that all engines compute well."""
