@@ -7,7 +7,6 @@ import { weightsOf } from "./safetensors.js";
 // provider: "webgpu" or "wasm". files: { runtime, wasm, weights, graphs: { engine file: bytes } } as bytes. Only the session of the last engine is kept.
 export function engineRunner({ runtime, wasm, weights, graphs }, provider = "wasm") {
   withoutSuspension();
-  ort.env.logLevel = "error"; // it would warn that shapes are computed on the CPU
   ort.env.wasm.numThreads = 1; // a page from file:// has no SharedArrayBuffer
   ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([runtime], { type: "text/javascript" })) };
@@ -20,6 +19,7 @@ export function engineRunner({ runtime, wasm, weights, graphs }, provider = "was
     current = { file: null, session: null };
     const session = await ort.InferenceSession.create(graphs[engine.file], {
       executionProviders: [provider],
+      logSeverityLevel: 3, // errors; it would warn that shapes are computed on the CPU
       externalData: [{ path: "weights.bin", data }],
     });
     current = { file: engine.file, session };

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import which
@@ -52,16 +54,29 @@ class BrowserRunner:
         except ImportError:
             raise missing_extra("playwright", "test") from None
         self._start, self._executable = sync_playwright, found
-        self._bundle, self.entries = bundle, bundle.manifest.entries
+        self._bundle, self._weights, self.entries = bundle, shared_weights(bundle), bundle.manifest.entries
         self._stack, self._loaded = ExitStack(), set[Entry]()
         self._page: Any = None
         self._places: dict[str, int] = {}
 
     def __enter__(self) -> BrowserRunner:
+        self._thread = ThreadPoolExecutor(1)  # playwright refuses a thread with an event loop, such as that of a notebook
+        try:
+            self._in_thread(self._open)
+        except Exception as error:
+            self.__exit__(type(error), error, None)
+            words = (str(error).strip().splitlines() or [""])[0]
+            raise EnvironmentFault("Chromium cannot be started", path=self._executable, found=words) from error
+        return self
+
+    def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return self._thread.submit(call, *arguments).result()
+
+    def _open(self) -> None:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rare-browser-")))
-        self._places = unpack_weights(shared_weights(self._bundle), folder / "weights.bin")
+        self._places = unpack_weights(self._weights, folder / "weights.bin")
         self._file = folder / "array"
-        assets = packed_runtime() | {"weights.safetensors": packed(shared_weights(self._bundle).read_bytes())}
+        assets = packed_runtime() | {"weights.safetensors": packed(self._weights.read_bytes())}
         scripts = [f'<script type="text/plain" id="asset:{name}">{content}</script>' for name, content in assets.items()]
         scripts.append(f"<script>{runtime_script()}</script>\n<script>{joined_modules(web_folder() / 'src' / 'network.js')}</script>")
         (folder / "page.html").write_text("<!DOCTYPE html><input type=file>" + "\n".join(scripts), encoding="utf-8")
@@ -73,10 +88,10 @@ class BrowserRunner:
         self._page.set_default_timeout(0)
         self._page.goto((folder / "page.html").as_uri())
         self._page.evaluate("() => network.load()")
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+        self._in_thread(self._stack.close)
+        self._thread.shutdown()
         self._loaded.clear()
 
     def run(self, image: FloatArray, entry: Entry) -> FloatArray:
@@ -88,7 +103,7 @@ class BrowserRunner:
         """Copy an image (B, C, X, Y, Z) float32 to the page; return its handle there, and its shape in space."""
         x, y, z = image.shape[2:]
         self._choose(np.ascontiguousarray(image).tobytes())
-        return self._page.evaluate_handle("() => network.put()"), (x, y, z)
+        return self._in_thread(self._page.evaluate_handle, "() => network.put()"), (x, y, z)
 
     def forward(self, image: tuple[Any, Shape], entry: Entry) -> tuple[Any, Shape]:
         """Run the network on an image in the page; return the handle of the logits there, and their shape in space."""
@@ -96,17 +111,17 @@ class BrowserRunner:
         with engine_errors(self._bundle.path / engine.file):
             if entry not in self._loaded:
                 self._choose(page_graph(self._bundle, engine, self._places))
-                self._page.evaluate("file => network.addGraph(file)", engine.file)
+                self._in_thread(self._page.evaluate, "file => network.addGraph(file)", engine.file)
                 self._loaded.add(entry)
             handle, shape = image
             tensors = engine.model_dump(mode="json", include={"file", "input", "output"})
             run = "([images, engine, shape]) => network.forward(images, engine, shape)"
-            return self._page.evaluate_handle(run, [handle, tensors, list(shape)]), shape
+            return self._in_thread(self._page.evaluate_handle, run, [handle, tensors, list(shape)]), shape
 
     def best(self, logits: tuple[Any, Shape]) -> tuple[Any, Shape]:
         """Return the handle of the best classes of logits, in the page, and their shape in space."""
         handle, shape = logits
-        return self._page.evaluate_handle("([logits, shape]) => network.best(logits, shape)", [handle, list(shape)]), shape
+        return self._in_thread(self._page.evaluate_handle, "([logits, shape]) => network.best(logits, shape)", [handle, list(shape)]), shape
 
     def fetch(self, classes: tuple[Any, Shape]) -> IntArray:
         """Return classes (B, X, Y, Z) from the page."""
@@ -116,15 +131,14 @@ class BrowserRunner:
     def _choose(self, content: bytes) -> None:
         """Choose a file with this content in the page."""
         self._file.write_bytes(content)
-        self._page.set_input_files("input", self._file)
+        self._in_thread(self._page.set_input_files, "input", self._file)
 
     def _arrays(self, handle: Any) -> list[bytes]:
         """Return the bytes of all arrays behind a handle, which are equally long."""
-        number, size = self._page.evaluate("arrays => [arrays.length, arrays[0].byteLength]", handle)
+        number, size = self._in_thread(self._page.evaluate, "arrays => [arrays.length, arrays[0].byteLength]", handle)
         fetch = "([arrays, index, start, size]) => network.fetch(arrays, index, start, size)"
-        return [
-            b"".join(
-                base64.b64decode(self._page.evaluate(fetch, [handle, index, start, _PART_BYTES])) for start in range(0, size, _PART_BYTES)
-            )
-            for index in range(number)
-        ]
+
+        def part(index: int, start: int) -> bytes:
+            return base64.b64decode(self._in_thread(self._page.evaluate, fetch, [handle, index, start, _PART_BYTES]))
+
+        return [b"".join(part(index, start) for start in range(0, size, _PART_BYTES)) for index in range(number)]

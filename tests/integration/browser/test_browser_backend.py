@@ -1,12 +1,8 @@
 """`rare benchmark --backends browser`: the engines of a bundle in a page in headless chromium."""
 
-import json
-
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from rarecli.cli import app
 from rarecli.core.benchmarking.browser_runner import BrowserRunner
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.open_model import open_model
@@ -31,12 +27,3 @@ def test_a_page_gives_the_logits_and_classes_of_onnxruntime(in_page, thick_bundl
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     classes = in_page.fetch(in_page.best(in_page.forward(in_page.put(images), entry)))
     np.testing.assert_array_equal(classes, found.argmax(axis=1))
-
-
-def test_the_row_stands_beside_the_others(thick_bundle, browser_installed, tmp_path):
-    command = ["benchmark", thick_bundle, "-o", tmp_path / "timing", "--backends", "onnx,browser", "--depths", "1", "--threads", "1"]
-    ended = CliRunner().invoke(app, [*map(str, command), "--no-upsampled", "--no-report", "--json"])
-    assert ended.exit_code == 0, ended.output
-    rows = {row["backend"]: row for row in json.loads(ended.stdout)["rows"]}
-    assert {name: row["status"] for name, row in rows.items()} == {"onnx": "ok", "browser": "ok"}
-    assert {"copy_in", "compute", "copy_out"} <= set(rows["browser"]["statistics"])
