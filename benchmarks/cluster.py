@@ -31,13 +31,13 @@ from rarecli.core.prediction.predictor import ModelChoice
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from dask_processes import dask_cluster
 
-SLEEP_S, SHORT_S = 0.25, 0.02
-SLEEPING = f"""
+SHORT_S = 0.02
+SLEEPING = """
 import time
 import numpy as np
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
 def run(self, image, entry):
-    time.sleep({SLEEP_S})
+    time.sleep(SLEEP_S)
     return np.zeros((1, 3, *image.shape[2:]), dtype=np.float32)
 OpenVinoRunner.run = run
 """
@@ -78,21 +78,22 @@ def on_cluster(scans: Path, address: str) -> float:
         return seconds(lambda: predict([scans], CHOICE, output / "out", PredictOptions(scheduler=address)))
 
 
-def shares(scans: Path, preload: str, most: int, rounds: int) -> dict:
+def shares(few: Path, scans: Path, sleep_s: float | None, most: int, rounds: int) -> dict:
     """Return cases per second of one worker and of `most`, in turns, and their ratio over `most`."""
     num = len(list(scans.iterdir()))
+    preload = SLEEPING.replace("SLEEP_S", str(sleep_s)) if sleep_s else ""
     with started(1, preload) as one, started(most, preload) as several:
         for cluster in (one, several):
-            on_cluster(scans, cluster.address)
+            on_cluster(few, cluster.address)  # every worker opens the model
         samples = {"one": [], "several": []}
         for _ in range(rounds):
             samples["one"].append(num / on_cluster(scans, one.address))
             samples["several"].append(num / on_cluster(scans, several.address))
     ratios = [several / one / most for one, several in zip(samples["one"], samples["several"], strict=True)]
     median = {name: statistics.median(values) for name, values in samples.items()}
-    found = {"num_workers": most, "num_scans": num, "sleep_s": SLEEP_S if preload else None, "cases_per_s": median}
-    if preload:
-        found["share_of_sleep"] = median["several"] * SLEEP_S / most
+    found = {"num_workers": most, "num_scans": num, "sleep_s": sleep_s, "cases_per_s": median}
+    if sleep_s:
+        found["share_of_sleep"] = median["several"] * sleep_s / most
     return found | {"share_of_linear": statistics.median(ratios), "samples": samples}
 
 
@@ -142,17 +143,18 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--scans", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sleep", type=float, default=0.25, help="seconds that an engine sleeps")
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--parts", default="per_item,sleeps,real,beside_pools", help="only these; others in the output stay")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     machine = describe_machine(1) | {"load_1_min": os.getloadavg()[0]}
     with folder() as work:
-        scans = scans_of(options.dataset, options.scans, work)
+        few, scans = scans_of(options.dataset, 6, work), scans_of(options.dataset, options.scans, work)
         parts = {
             "per_item": lambda: per_item(work, 4, options.items),
-            "sleeps": lambda: shares(scans, SLEEPING, 3, options.rounds),
-            "real": lambda: shares(scans, "", 2, options.rounds),
+            "sleeps": lambda: shares(few, scans, options.sleep, 3, options.rounds),
+            "real": lambda: shares(few, scans, None, 2, options.rounds),
             "beside_pools": lambda: beside_pools(options.dataset, scans, options.rounds),
         }
         for name in options.parts.split(","):

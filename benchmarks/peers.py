@@ -69,8 +69,11 @@ def predictions(dataset: Path, work: Path, nums: list[int], rounds: int) -> dict
     programs = installed_nnunet(work)
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
     environment = os.environ | folders
-    make = [programs / "python", Path(__file__).with_name("nnunet_model.py"), dataset]
-    made = subprocess.run(make, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    facts = work / "nnunet.json"
+    if not facts.is_file():
+        make = [programs / "python", Path(__file__).with_name("nnunet_model.py"), dataset]
+        made = subprocess.run(make, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        facts.write_text(made.stdout.splitlines()[-1])
     scans = sorted(path for path in (dataset / "imagesTr").glob("*.nii.gz") if not path.name.startswith("."))
     for num in nums:
         folder = work / f"scans_{num}"
@@ -94,7 +97,7 @@ def predictions(dataset: Path, work: Path, nums: list[int], rounds: int) -> dict
                 assert len(list(output.glob("*.nii.gz"))) == num
                 print(way, num, samples[f"{way}_{num}"][-1], flush=True)
     return {
-        "nnunet_plan": json.loads(made.stdout.splitlines()[-1]),
+        "nnunet_plan": json.loads(facts.read_text()),
         "median": {name: medians(rows) for name, rows in samples.items()},
         "times_rare": {
             f"{way}_{num}": {key: ratio(samples[f"{way}_{num}"], samples[f"rare_{num}"], key) for key in ("wall_s", "cpu_s")}
@@ -166,6 +169,34 @@ def same_first_loss(trainer: TrainingLoop, planned: list, batches: Batches, upst
     return {"rare": ours, "upstream": theirs}
 
 
+def page(result: dict) -> str:
+    """Return a result as Markdown: medians, and how many times as much the peers take as rare does."""
+    lines = [
+        "# rare beside its peers",
+        "",
+        "| work | program | wall (s) | CPU (s) | wall / rare | CPU / rare |",
+        "|" + "---|" * 6,
+    ]
+    if prediction := result.get("prediction"):
+        for name, row in prediction["median"].items():
+            way, num = name.rsplit("_", 1)
+            lines.append(line(f"predict {num}", way, row, prediction["times_rare"].get(name)))
+    if training := result.get("training"):
+        for way, row in training["median"].items():
+            over = None if way == "rare" else {key: row[key] / training["median"]["rare"][key] for key in row}
+            lines.append(line(f"step of {training['batch_size']} cases", f"{way}, {training['precision'][way]}", row, over))
+    for name, part in result.items():
+        versions = ", ".join(f"{key} {value}" for key, value in (part["peers"] | part["machine"]["versions"]).items())
+        machine = f"{part['machine']['cpu']}, {part['machine']['num_cores']} cores, load {part['machine']['load_1_min']:.0f}"
+        lines += ["", f"{name}: {machine}; {versions}; samples of each: {len(next(iter(part['samples'].values())))}."]
+    return "\n".join(lines) + "\n"
+
+
+def line(work: str, program: str, row: dict[str, float], over: dict[str, float] | None) -> str:
+    cells = [f"{value:.2f}" for value in (row["wall_s"], row["cpu_s"], *((over["wall_s"], over["cpu_s"]) if over else (1, 1)))]
+    return f"| {work} | {program} | {' | '.join(cells)} |"
+
+
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
@@ -199,6 +230,7 @@ def main() -> None:
         if options.output:
             before = json.loads(options.output.read_text()) if options.output.is_file() else {}
             options.output.write_text(json.dumps(before | {name: found}, indent=1) + "\n")
+            options.output.with_suffix(".md").write_text(page(before | {name: found}))
 
 
 if __name__ == "__main__":
