@@ -28,8 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config.geometry import coarsened, isotropic
+from rarecli.core.jobs.gradient_exchange import GradientExchange
 from rarecli.core.model import RareUNet
-from rarecli.core.training.gradient_exchange import GradientExchange
 from rarecli.core.types import Shape
 
 NUM_RANKS = 2

@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from rarecli.core.config.geometry import is_isotropic
 from rarecli.core.config.train_config import TrainConfig
+from rarecli.core.jobs.gradient_exchange import GradientExchange
 from rarecli.core.jobs.ranks import Ranks
 from rarecli.core.model import RareUNet
 from rarecli.core.training.batches import Batch
-from rarecli.core.training.gradient_exchange import GradientExchange
 from rarecli.core.training.losses import consistency_loss, depth_shares, segmentation_loss
 from rarecli.core.training.optimiser import make_optimiser, set_deterministic
 from rarecli.core.training.schedule import Scans

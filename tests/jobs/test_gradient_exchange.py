@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rarecli.core.training import gradient_exchange
-from rarecli.core.training.gradient_exchange import GradientExchange
+from rarecli.core.jobs import gradient_exchange
+from rarecli.core.jobs.gradient_exchange import GradientExchange
 
 
 class Done:

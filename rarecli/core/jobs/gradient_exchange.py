@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rarecli.core.jobs.ranks import Ranks, Sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BUCKET_BYTES = 4 << 20
 _NOT_BEFORE_THE_END = -1
