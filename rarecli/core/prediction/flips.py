@@ -1,6 +1,6 @@
 """Test-time flips: the mean of the network's probabilities over mirror images of a window.
 
-Decision: docs/decisions/0031-after-the-network.md.
+Decision: docs/decisions/0033-after-the-network.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cleans up predicted labels: removes small parts, keeps the largest, fills holes. Validation chooses the steps (`rare calibrate`).
 
-Decision: docs/decisions/0031-after-the-network.md.
+Decision: docs/decisions/0033-after-the-network.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Chooses the postprocessing of every label: the steps that raise its mean Dice over held-out predictions.
 
-Decision: docs/decisions/0031-after-the-network.md.
+Decision: docs/decisions/0033-after-the-network.md.
 """
 
 from __future__ import annotations
