@@ -94,11 +94,11 @@ def hollow(path, shape, dtype):
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """A dataset of one scan that can be read in the machine's 2 GB, and not be predicted or prepared: 600 x 500 x 400 voxels."""
+    """A dataset of one scan that can be read in the machine's 2 GB, and not be predicted or prepared: 600 x 500 x 500 voxels."""
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2**31)
     for name in ("images", "labels"):
         (tmp_path / "data" / name).mkdir(parents=True)
-        hollow(tmp_path / "data" / name / "a.nii", (600, 500, 400), np.uint8)
+        hollow(tmp_path / "data" / name / "a.nii", (600, 500, 500), np.uint8)  # 8 bytes a voxel to read, 16 to predict
     files = {"image": "./images/a.nii", "label": "./labels/a.nii"}
     describe(tmp_path / "data", name="x", modality={"0": "MR"}, labels={"0": "background", "1": "head"}, numTraining=1, training=[files])
     return tmp_path / "data"
