@@ -204,6 +204,7 @@ def dicom_folder(tmp_path):
 
 
 def drop(page, path):
+    page.locator("#drop").scroll_into_view_if_needed()  # an earlier scan may have scrolled it away
     session, box = page.context.new_cdp_session(page), page.locator("#drop").bounding_box()
     for kind in ("dragEnter", "dragOver", "drop"):
         dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
