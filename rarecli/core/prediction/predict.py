@@ -106,10 +106,8 @@ def _predict_cases(
         volumes = f"; {_volumes(record)}" if len(cases) == 1 else ""
         words = quality_words(record["quality"]) + change_in_words(record["postprocessing"]) + volumes
         reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){words}")
-        for difference in record["warnings"]:
-            reporter.warn(f"{name} is unlike the training scans: {difference}")
-        for doubt in record["quality"]["doubts"]:
-            reporter.warn(f"{name} may be segmented wrongly: {doubt}")
+        for warning in _warnings_of(name, record):
+            reporter.warn(warning)
 
     outcomes = _outcomes(cases, targets, worker, cluster)
     return collect([case.name for case in cases], outcomes, reporter, "predict", journal=worker.journal, tell=tell)
@@ -149,7 +147,12 @@ def _steps(chosen: Mapping[str, ChosenSteps]) -> str:
     return "; ".join(words) or "none, since validation found no step that helps"
 
 
+def _warnings_of(name: str, record: dict[str, Any]) -> list[str]:
+    unlike = [f"{name} is unlike the training scans: {difference}" for difference in record["warnings"]]
+    return unlike + [f"{name} may be segmented wrongly: {doubt}" for doubt in record["quality"]["doubts"]]
+
+
 def _of_no_case(noted: Noting, result: dict[str, Any]) -> list[str]:
     """Returns the warnings that belong to no case: those of a case stand beside it."""
-    own = tuple(f"{name} {verb}" for name in result["cases"] for verb in ("is unlike", "may be segmented"))
-    return [warning for warning in noted.warnings_but_of(result["failed"]) if not warning.startswith(own)]
+    own = {warning for name, record in result["cases"].items() for warning in _warnings_of(name, record)}
+    return [warning for warning in noted.warnings_but_of(result["failed"]) if warning not in own]
