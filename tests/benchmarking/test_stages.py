@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rarecli.core.benchmarking.comparison import Comparison
-from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, Opened, entry_shape, open_steps, random_scan, segment
+from rarecli.core.benchmarking.rows import entry_shape
+from rarecli.core.benchmarking.stages import CudaSteps, HostSteps, Opened, open_steps, random_scan, segment
 from rarecli.core.config.geometry import isotropic
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.errors import EnvironmentFault, UsageError

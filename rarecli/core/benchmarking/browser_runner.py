@@ -96,8 +96,7 @@ class BrowserRunner:
 
     def run(self, image: FloatArray, entry: Entry) -> FloatArray:
         """Return logits (B, K, X, Y, Z) float32 for an image (B, C, X, Y, Z) float32."""
-        logits, shape = self.forward(self.put(image), entry)
-        return np.stack([np.frombuffer(item, np.float32).reshape(-1, *shape) for item in self._arrays(logits)])
+        return self.to_host(self.forward(self.put(image), entry))
 
     def put(self, image: FloatArray) -> tuple[Any, Shape]:
         """Copy an image (B, C, X, Y, Z) float32 to the page; return its handle there, and its shape in space."""
@@ -127,6 +126,11 @@ class BrowserRunner:
         """Return classes (B, X, Y, Z) from the page."""
         handle, shape = classes
         return np.stack([np.frombuffer(item, np.uint16).reshape(shape) for item in self._arrays(handle)])
+
+    def to_host(self, logits: tuple[Any, Shape]) -> FloatArray:
+        """Return logits (B, K, X, Y, Z) float32 from the page."""
+        handle, shape = logits
+        return np.stack([np.frombuffer(item, np.float32).reshape(-1, *shape) for item in self._arrays(handle)])
 
     def _choose(self, content: bytes) -> None:
         """Choose a file with this content in the page."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rarecli.core.benchmarking.stages import Opened
+from rarecli.core.benchmarking.stages import Opened, Steps
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import open_model
 from rarecli.core.engines.probes import background_image, large_shape, random_image
@@ -30,7 +30,7 @@ class Comparison:
         for entry in entries:
             try:
                 images = _images(opened.spec, entry)
-                answers = [opened.steps.forward(opened.steps.put(image), entry) for image in images]
+                answers = [_logits(opened.steps, image, entry) for image in images]
             except Exception:  # the row of this entry will report the error
                 continue
             if entry not in self._expected:
@@ -48,6 +48,9 @@ def _images(spec: ModelSpec, entry: Entry) -> list[FloatArray]:
     return [random_image(spec, spec.min_shape(entry), max(entry), 1), background_image(spec, large_shape(spec, entry))]
 
 
+def _logits(steps: Steps, image: FloatArray, entry: Entry) -> FloatArray:
+    return steps.to_host(steps.forward(steps.put(image), entry))
+
+
 def _share(answer: FloatArray, expected: FloatArray) -> float:
-    found = answer if isinstance(answer, np.ndarray) else answer.float().cpu().numpy()
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    return float(np.abs(answer - expected).max() / np.abs(expected).max())

@@ -13,8 +13,8 @@ from rarecli.core.benchmarking import machine
 from rarecli.core.benchmarking.cold_start import ColdStart, measure_cold_start
 from rarecli.core.benchmarking.comparison import Comparison
 from rarecli.core.benchmarking.models import Models
-from rarecli.core.benchmarking.rows import OK, Key, Row, Task, entries_of, keys_of, reason_of, rows_of
-from rarecli.core.benchmarking.stages import COMPILED, IN_TORCH, Opened, entry_shape, open_steps, random_scan, segment
+from rarecli.core.benchmarking.rows import OK, Key, Row, Task, entries_of, entry_shape, keys_of, reason_of, rows_of
+from rarecli.core.benchmarking.stages import COMPILED, IN_TORCH, Opened, open_steps, random_scan, segment
 from rarecli.core.benchmarking.suites import Effort
 from rarecli.core.benchmarking.timing import Mark, Sample, sample_stages
 from rarecli.core.config.network_cost import least_memory_bytes

@@ -8,9 +8,9 @@ from itertools import product
 
 from rarecli.core.benchmarking.suites import ROUTED, Effort, RowSet
 from rarecli.core.benchmarking.timing import END_TO_END, Sample
-from rarecli.core.config.geometry import EntrySet, entry_set
+from rarecli.core.config.geometry import EntrySet, coarsened, entry_set, entry_text
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.errors import RareError
+from rarecli.core.errors import RareError, UsageError
 from rarecli.core.types import Entry, Shape
 
 OK = "ok"
@@ -95,6 +95,27 @@ def rows_of(task: Task, key: Key, spec: ModelSpec) -> list[Row]:
 def entries_of(spec: ModelSpec, asked: EntrySet | Sequence[Entry] | None) -> Sequence[Entry]:
     """Returns the entries to measure; the isotropic ones by default."""
     return entry_set(asked or "isotropic", spec.network.num_depths) if asked is None or isinstance(asked, str) else asked
+
+
+def entry_shape(spec: ModelSpec, entry: Entry, shape: Shape | None) -> Shape:
+    """Returns the shape of the network's input at an entry, from `shape` (at depth 0) or from the patch.
+
+    Raises UsageError for an entry that the model does not have, and for a shape that needs padding.
+    """
+    if entry not in spec.entries:
+        expected = "; ".join(entry_text(there) for there in spec.entries)
+        raise UsageError("the model has no such entry", field="entry", found=entry_text(entry), expected=expected)
+    found = spec.patch_shape(entry) if shape is None else coarsened(shape, entry)
+    takes = spec.engine_shape(found, entry)
+    exact = shape is None or all(size % 2**depth == 0 for size, depth in zip(shape, entry, strict=True))
+    if found != takes or not (exact or spec.any_size):
+        raise UsageError(
+            "the engine does not accept this shape",
+            field=f"shape at {entry_text(entry)}",
+            found=found if exact else tuple(size / 2**depth for size, depth in zip(shape or (), entry, strict=True)),
+            expected=f"a shape that needs no padding, e.g. {takes}",
+        )
+    return found
 
 
 def reason_of(error: BaseException) -> str:

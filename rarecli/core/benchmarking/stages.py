@@ -23,7 +23,6 @@ import numpy as np
 
 from rarecli.core.benchmarking.browser_runner import BrowserRunner
 from rarecli.core.benchmarking.timing import Mark
-from rarecli.core.config.geometry import coarsened, entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.open_model import BACKENDS, open_model
 from rarecli.core.engines.runner import Runner
@@ -60,6 +59,9 @@ class Steps(Protocol):
     def fetch(self, classes: Any) -> IntArray:
         """Classes on the device -> classes on the host."""
 
+    def to_host(self, logits: Any) -> FloatArray:
+        """Logits on the device -> logits (B, K, X, Y, Z) float32 on the host. Not a stage of a pass."""
+
 
 class HostSteps:
     """The steps of any runner, whose input and output are arrays on the host."""
@@ -84,6 +86,10 @@ class HostSteps:
     def fetch(self, classes: IntArray) -> IntArray:
         """Return the classes unchanged."""
         return classes
+
+    def to_host(self, logits: FloatArray) -> FloatArray:
+        """Return the logits unchanged."""
+        return logits
 
 
 class CudaSteps:
@@ -124,6 +130,11 @@ class CudaSteps:
     def fetch(self, classes: Any) -> IntArray:
         """Copy to the host."""
         result: IntArray = classes.cpu().numpy()
+        return result
+
+    def to_host(self, logits: Any) -> FloatArray:
+        """Copy to the host, as float32."""
+        result: FloatArray = logits.float().cpu().numpy()
         return result
 
     def _run(self, image: Any, entry: Entry) -> Any:
@@ -198,27 +209,6 @@ def _has_cuda_onnx() -> bool:
     import onnxruntime
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def entry_shape(spec: ModelSpec, entry: Entry, shape: Shape | None) -> Shape:
-    """Returns the shape of the network's input at an entry, from `shape` (at depth 0) or from the patch.
-
-    Raises UsageError for an entry that the model does not have, and for a shape that needs padding.
-    """
-    if entry not in spec.entries:
-        expected = "; ".join(entry_text(there) for there in spec.entries)
-        raise UsageError("the model has no such entry", field="entry", found=entry_text(entry), expected=expected)
-    found = spec.patch_shape(entry) if shape is None else coarsened(shape, entry)
-    takes = spec.engine_shape(found, entry)
-    exact = shape is None or all(size % 2**depth == 0 for size, depth in zip(shape, entry, strict=True))
-    if found != takes or not (exact or spec.any_size):
-        raise UsageError(
-            "the engine does not accept this shape",
-            field=f"shape at {entry_text(entry)}",
-            found=found if exact else tuple(size / 2**depth for size, depth in zip(shape or (), entry, strict=True)),
-            expected=f"a shape that needs no padding, e.g. {takes}",
-        )
-    return found
 
 
 def random_scan(spec: ModelSpec, entry: Entry, shape: Shape) -> Volume:

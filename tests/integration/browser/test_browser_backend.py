@@ -1,8 +1,12 @@
 """`rare benchmark --backends browser`: the engines of a bundle in a page in headless chromium."""
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from rarecli.cli import app
 from rarecli.core.benchmarking.browser_runner import BrowserRunner
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.open_model import open_model
@@ -27,3 +31,19 @@ def test_a_page_gives_the_logits_and_classes_of_onnxruntime(in_page, thick_bundl
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     classes = in_page.fetch(in_page.best(in_page.forward(in_page.put(images), entry)))
     np.testing.assert_array_equal(classes, found.argmax(axis=1))
+
+
+def test_a_benchmark_measures_a_page_from_the_first_export_to_the_report(browser_installed, open_page, tmp_path):
+    command = "benchmark --suite smoke --backends onnx,browser --depths 1 --no-upsampled -o"
+    assert CliRunner().invoke(app, [*command.split(), str(tmp_path / "t")], catch_exceptions=False).exit_code == 0
+    rows = {row["backend"]: row for row in json.loads((tmp_path / "t" / "results.json").read_text())["rows"]}
+    assert {backend: row["status"] for backend, row in rows.items()} == {"onnx": "ok", "browser": "ok"}
+    # the suite's network is random, so every backend is compared with PyTorch
+    assert 0 < rows["browser"]["max_rel_off_torch"] < 1e-4
+    assert {"copy_in", "compute", "copy_out"} < set(rows["browser"]["statistics"])
+    assert rows["browser"]["cold_start_ms"] > 0
+    assert rows["browser"]["peak_memory_mb"] > rows["onnx"]["peak_memory_mb"]  # a browser is more than a library
+    opened = open_page(tmp_path / "t" / "report.html", bypass_csp=True)
+    assert opened.page.locator("tr", has_text="browser").filter(has_text="ok").count() == 1
+    opened.require_quiet()
+    opened.require_accessible()
