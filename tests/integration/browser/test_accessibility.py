@@ -1,8 +1,10 @@
 """axe-core finds no serious and no critical fault in the pages, light and dark."""
 
+import benchmark_records
 import pytest
 
 from rarecli import Phantom
+from rarecli.core.benchmarking.html_report import benchmark_page
 from rarecli.core.benchmarking.suites import load_suite, random_spec
 from rarecli.core.config.run_folder import RunInfo
 from rarecli.core.config.train_config import load_train_config
@@ -39,7 +41,11 @@ def training():
     return training_page(info, log, ReportOptions("rare train p -o run"))
 
 
-@pytest.mark.parametrize("page", [prediction, training])
+def benchmark():
+    return benchmark_page(benchmark_records.result(), ReportOptions("rare benchmark bundle -o timing"), ["a warning"])
+
+
+@pytest.mark.parametrize("page", [prediction, training, benchmark])
 def test_other_reports(open_page, tmp_path, page, scheme):
     path = tmp_path / "report.html"
     path.write_text(render(page()), encoding="utf-8")
