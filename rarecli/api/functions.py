@@ -16,7 +16,9 @@ from rarecli.api.results import CasePrediction, Description, ExportedBundle, Pre
 from rarecli.core.errors import missing_extra
 
 if TYPE_CHECKING:
+    from rarecli.core.engines.manifest import Manifest
     from rarecli.core.info.built_in import BuiltInModel
+    from rarecli.core.jobs.progress import Reporter
     from rarecli.core.prediction.predictor import Predictor
 
 
@@ -122,14 +124,41 @@ def score(
     return _scores(Path(output), score(*folders, options_of(ScoreOptions, options), reporter(progress)))
 
 
-def export(model: PathLike | Predictor, output: PathLike, *, progress: bool = False, **options: Any) -> ExportedBundle:
-    """Write the bundle of a model: one ONNX engine per entry, each checked against PyTorch. options: `ExportOptions`."""
-    try:
-        from rarecli.core.engines.export import ExportOptions, export
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "train") from None
-    manifest = export(one_model(model), Path(output), options_of(ExportOptions, options), reporter(progress))
-    return ExportedBundle(Path(output), manifest.spec.name, manifest.entries, manifest.model_dump(mode="json"))
+def export(
+    model: PathLike | Predictor,
+    output: PathLike | None = None,
+    *,
+    calibrate: PathLike | None = None,
+    cases: Sequence[str] | None = None,
+    triton: PathLike | None = None,
+    serving: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> ExportedBundle:
+    """Write the bundle of a model: one ONNX engine per entry, each checked against PyTorch. options: `ExportOptions`.
+
+    calibrate: labelled scans on which the precisions are measured; cases: only these of them. triton: a repository in which the models are
+    rendered for a server; without `output`, those of the bundle `model`. serving: `TritonOptions` by name.
+    With `formats=["html"]` output is a page that segments, and options are `PageOptions`.
+    """
+    from rarecli.core.engines.model_files import find_model
+    from rarecli.core.serving.repository import TritonOptions, render_repository, writes_page
+
+    source, said = one_model(model), reporter(progress)
+    if writes_page(options.get("formats", ()), output, triton, calibrate):
+        assert output is not None
+        from rarecli.core.engines.segment_page import PageOptions, write_segment_page
+
+        del options["formats"]
+        manifest = write_segment_page(source, Path(output), options_of(PageOptions, options), said)
+        return _exported(Path(output), manifest)
+    served = options_of(TritonOptions, serving or {})
+    if output is not None:
+        _write_bundle(source, Path(output), options, calibrate, cases, said)
+    names = () if triton is None else render_repository(Path(output or source), Path(triton), served)
+    bundle = find_model(Path(output or source)).bundle
+    assert bundle is not None
+    return _exported(bundle.path, bundle.manifest, names)
 
 
 def benchmark(model: PathLike | Predictor | None, output: PathLike, *, progress: bool = False, **options: Any) -> Timing:
@@ -166,3 +195,23 @@ def models() -> list[BuiltInModel]:
 
 def _scores(output: Path, summary: Mapping[str, Any]) -> Scores:
     return Scores(output, summary["foreground_mean"]["dice"], summary)
+
+
+def _write_bundle(
+    model: Path, bundle: Path, options: Mapping[str, Any], calibrate: PathLike | None, cases: Sequence[str] | None, said: Reporter
+) -> None:
+    try:
+        from rarecli.core.engines.export import ExportOptions, export
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    from rarecli.core.benchmarking.precisions import export_calibrated
+
+    chosen = options_of(ExportOptions, options)
+    if calibrate is None:
+        export(model, bundle, chosen, said)
+    else:
+        export_calibrated(model, bundle, Path(calibrate), chosen, said, names=cases)
+
+
+def _exported(path: Path, manifest: Manifest, triton_models: tuple[str, ...] = ()) -> ExportedBundle:
+    return ExportedBundle(path, manifest.spec.name, manifest.entries, manifest.model_dump(mode="json"), triton_models)

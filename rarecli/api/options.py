@@ -21,14 +21,17 @@ PathLike = str | os.PathLike[str]
 
 
 def options_of(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """Return the options dataclass with these fields. Raises UsageError for an unknown name, with the nearest. Text becomes a path."""
-    fields = {field.name: str(field.type) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    """Return the options dataclass with these fields. Raises UsageError for an unknown name, with the nearest.
+
+    Text becomes a path, a mapping the options inside these options.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known options: {', '.join(fields)}"
             raise UsageError("no such option", field=name, remedy=remedy)
-    return kind(**{name: _path(value) if "Path" in fields[name] else value for name, value in given.items()})
+    return kind(**{name: _value(fields[name], value) for name, value in given.items()})
 
 
 def one_model(model: PathLike | Predictor) -> Path:
@@ -72,5 +75,7 @@ def _paths_of(model: Any) -> tuple[Path, ...]:
     return tuple(paths(model))
 
 
-def _path(value: Any) -> Any:
-    return Path(value) if isinstance(value, str | os.PathLike) else value
+def _value(field: dataclasses.Field[Any], value: Any) -> Any:
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(field.default):
+        return options_of(type(field.default), value)
+    return Path(value) if "Path" in str(field.type) and isinstance(value, str | os.PathLike) else value

@@ -125,11 +125,12 @@ class Scores(InFolder):
 
 @dataclass(frozen=True)
 class ExportedBundle(InFolder):
-    """A bundle. manifest: the content of manifest.json."""
+    """A bundle, or a page that holds one. manifest: the content of manifest.json. triton_models: the models rendered from it."""
 
     name: str
     entries: tuple[Entry, ...]
     manifest: Mapping[str, Any]
+    triton_models: tuple[str, ...] = ()
 
     def table(self) -> Table:
         """Return the engines."""

@@ -93,6 +93,14 @@ SelfContainedOption = Annotated[
     bool,
     typer.Option("--self-contained", help="Store the weights inside each graph instead of one shared file.", rich_help_panel=OUTPUT),
 ]
+NoConvTransposeOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-conv-transpose",
+        help="Write each ConvTranspose as Conv, Reshape and Transpose, for runtimes that have it in 2D only.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 CalibrateOption = Annotated[
     Path | None,
     typer.Option(
@@ -122,6 +130,7 @@ def run(
     formats: FormatsOption = None,
     precision: PrecisionOption = Precision.fp32,
     self_contained: SelfContainedOption = False,
+    no_conv_transpose: NoConvTransposeOption = False,
     shape_min: ShapeMinOption = None,
     shape_opt: ShapeOptOption = None,
     shape_max: ShapeMaxOption = None,
@@ -148,15 +157,11 @@ def run(
 
     Example: rare export bundle --triton repository
     """
-    from rarecli.core.errors import UsageError
-    from rarecli.core.serving.repository import TritonOptions, render_repository
+    from rarecli.core.serving.repository import TritonOptions, render_repository, writes_page
 
-    if output is None and (triton is None or calibrate):
-        expected = "-o BUNDLE" if calibrate else "-o BUNDLE, --triton REPOSITORY, or both"
-        raise UsageError("nothing to write", field="output", expected=expected)
-    if "html" in (chosen := tuple(words(formats) or ("onnx",))):
-        if chosen != ("html",) or output is None or triton or calibrate:
-            raise UsageError("a page is written alone", field="format", expected="--format html -o PAGE.html, no --triton, no --calibrate")
+    chosen = tuple(words(formats) or ("onnx",))
+    if writes_page(chosen, output, triton, calibrate):
+        assert output is not None
         return _write_page(model, output, chosen_entries(entries, depths), precision.value, overwrite=overwrite, json=json)
     serving = TritonOptions(triton_backend.value, model_name, integers(max_batch, "--max-batch"), instances, routers, max_delay_us)
     console = Console()
@@ -165,7 +170,7 @@ def run(
         given = ((shape_min, "--shape-min"), (shape_opt, "--shape-opt"), (shape_max, "--shape-max"))
         shapes = [three_integers(text, option) for text, option in given]
         options = {"entries": chosen_entries(entries, depths), "formats": chosen, "precision": precision.value}
-        options |= {"self_contained": self_contained, "overwrite": overwrite}
+        options |= {"self_contained": self_contained, "conv_transpose": not no_conv_transpose, "overwrite": overwrite}
         result |= _write_bundle(model, output, options, (*shapes, timing_cache), (calibrate, cases), console)
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
@@ -205,13 +210,13 @@ def _write_bundle(
 
 
 def _write_page(model: Path, page: Path, entries: Any, precision: Any, *, overwrite: bool, json: bool) -> None:
-    from rarecli.core.engines.segment_page import write_segment_page
+    from rarecli.core.engines.segment_page import PageOptions, write_segment_page
 
-    console = Console()
-    result = write_segment_page(model, page, entries, precision, overwrite=overwrite, reporter=console)
+    manifest = write_segment_page(model, page, PageOptions(entries, precision, overwrite), console := Console())
+    size, held = page.stat().st_size, manifest.precision
     if json:
-        print_json(result)
+        print_json({"page": str(page), "bytes": size, "entries": manifest.entries, "precision": held})
     else:
-        size = f"{result['bytes'] / 1e6:.1f} MB"
-        print_table("Page", ["page", "size", "entries", "weights"], [[page.name, size, str(len(result["entries"])), result["precision"]]])
+        cells = [page.name, f"{size / 1e6:.1f} MB", str(len(manifest.entries)), held]
+        print_table("Page", ["page", "size", "entries", "weights"], [cells])
     console.end(page, None)

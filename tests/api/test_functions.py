@@ -1,5 +1,7 @@
 """The Python functions: from a dataset to scores, each result passed to the next function, and shown by a notebook."""
 
+import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -8,9 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import typer
 
 import rarecli
+from rarecli.cli import app
 from rarecli.core.data.phantoms import write_phantoms
+from rarecli.core.engines.export import ExportOptions, TensorRtOptions
+from rarecli.core.engines.segment_page import PageOptions
+from rarecli.core.serving.repository import TritonOptions
 
 COMMANDS = {"benchmark", "evaluate", "export", "info", "models", "predict", "preprocess", "score", "train"}
 TINY = {"num_filters": 2, "num_depths": 2, "num_levels": 2, "epochs": 1, "num_folds": 2, "validate_every": 1}
@@ -74,6 +81,64 @@ def test_the_whole_chain(dataset, tmp_path):
     assert Fragment(run._repr_html_()).pictures == Fragment(scores._repr_html_()).pictures == 1
     assert rarecli.info(bundle).kind == "bundle"
     assert "depth 1" in rarecli.info(bundle)["engines"][1]
+
+
+PLACES = {
+    "depths": "entries",
+    "no_conv_transpose": "conv_transpose",
+    "shape_min": "tensorrt.shape_min",
+    "shape_opt": "tensorrt.shape_opt",
+    "shape_max": "tensorrt.shape_max",
+    "timing_cache": "tensorrt.timing_cache",
+    "triton_backend": "serving.backend",
+    "model_name": "serving.name",
+    "max_batch": "serving.max_batch",
+    "instances": "serving.num_instances",
+    "routers": "serving.num_routers",
+    "max_delay_us": "serving.max_delay_us",
+    "json": "progress",  # a result is returned; what is printed is a choice
+}
+"""Where `rarecli.export` takes the parameters of `rare export` that it names otherwise."""
+
+
+def test_export_takes_what_the_command_takes_and_nothing_less():
+    def fields(kind, inside=""):
+        return {inside + field.name for field in dataclasses.fields(kind)}
+
+    taken = set(inspect.signature(rarecli.export).parameters) | fields(ExportOptions)
+    taken |= fields(TensorRtOptions, "tensorrt.") | fields(TritonOptions, "serving.")
+    asked = {parameter.name for parameter in typer.main.get_command(app).commands["export"].params}
+    assert {PLACES.get(name, name) for name in asked} <= taken
+    assert set(PLACES) <= asked
+    assert fields(PageOptions) <= fields(ExportOptions)  # a page takes fewer
+    # and back: what the shell does not offer is for scripts
+    assert taken - {PLACES.get(name, name) for name in asked} == {"options", "tensorrt", "serving", "check", "num_jobs"}
+
+
+def test_an_export_measures_precisions_and_renders_for_a_server(dataset, bundle, tmp_path):
+    models = rarecli.export(bundle, triton=tmp_path / "repository", serving={"backend": "python", "name": "scan"})
+    assert models.path == bundle
+    assert models.triton_models[0] == "scan"
+    assert sorted(path.name for path in (tmp_path / "repository").iterdir()) == sorted(models.triton_models)
+    only = {"entries": [(3, 3, 3)], "check": False, "conv_transpose": False, "tensorrt": {"shape_max": (64, 64, 64)}}
+    measured = rarecli.export(bundle, tmp_path / "measured", calibrate=dataset, cases=["phantom_001"], **only)
+    assert measured.manifest["precisions"]["num_cases"] == 1
+    assert measured.manifest["conv_transpose"] is False
+    assert json.loads((tmp_path / "measured" / "manifest.json").read_text()) == measured.manifest
+    with pytest.raises(rarecli.RareError, match="no such option"):
+        rarecli.export(bundle, tmp_path / "x", tensorrt={"shape": (64, 64, 64)})
+
+
+def test_an_export_writes_a_page_alone(bundle, tmp_path):
+    page = rarecli.export(bundle, tmp_path / "segment.html", formats=["html"])
+    assert page.path.read_text().startswith("<!DOCTYPE html>")
+    assert page.manifest == json.loads((bundle / "manifest.json").read_text())
+    with pytest.raises(rarecli.RareError, match="written alone"):
+        rarecli.export(bundle, tmp_path / "other.html", formats=["html"], triton=tmp_path / "repository")
+    with pytest.raises(rarecli.RareError, match="nothing to write"):
+        rarecli.export(bundle)
+    with pytest.raises(rarecli.RareError, match="no such option"):
+        rarecli.export(bundle, tmp_path / "other.html", formats=["html"], self_contained=True)
 
 
 def test_text_of_a_result_is_text_in_the_page():

@@ -17,7 +17,7 @@ from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.model_files import built_in_models
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.page_graphs import write_page_graphs
-from rarecli.core.engines.segment_page import web_folder, write_segment_page
+from rarecli.core.engines.segment_page import PageOptions, web_folder, write_segment_page
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.jobs.progress import Silent
 
@@ -87,13 +87,8 @@ def test_the_graphs_compute_in_float32_with_the_weights_of_the_bundle(assets, tm
 
 
 def test_a_run_is_exported_first(run, tmp_path):
-    result = write_segment_page(run, tmp_path / "page.html", [(2, 2, 2)], "fp16")
-    assert result == {
-        "page": str(tmp_path / "page.html"),
-        "bytes": (tmp_path / "page.html").stat().st_size,
-        "entries": [[2, 2, 2]],
-        "precision": "fp16",
-    }
+    manifest = write_segment_page(run, tmp_path / "page.html", PageOptions([(2, 2, 2)], "fp16"))
+    assert (manifest.entries, manifest.precision) == (((2, 2, 2),), "fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
@@ -123,7 +118,7 @@ def test_only_its_own_page_is_replaced(bundle, page, tmp_path):
     foreign, own = tmp_path / "foreign.html", tmp_path / "own.html"
     foreign.write_text("<p>notes</p>")
     with pytest.raises(UsageError, match="rare did not write"):
-        write_segment_page(bundle, foreign, overwrite=True)
+        write_segment_page(bundle, foreign, PageOptions(overwrite=True))
     own.write_bytes(page.read_bytes())
     with pytest.raises(UsageError, match="the output exists"):
         write_segment_page(bundle, own)

@@ -28,7 +28,7 @@ from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.conformance import write_vectors
 from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, TensorInfo
 from rarecli.core.engines.model_files import find_model
-from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT
+from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT, GraphOptions
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
 from rarecli.core.engines.parity import check_parity, expected_seconds
@@ -66,15 +66,16 @@ class ExportOptions:
     """What to write. onnx is always written; tensorrt plans are built from it on this machine's GPU.
 
     entries: a set of entries or chosen ones; by default thick for a model that was trained for thick slices, else isotropic.
-    self_contained: keep the weights inside each graph. check: False skips the comparison with PyTorch and the
-    conformance vectors; only for timing, where they would take longer than the measurement. num_jobs: processes that trace entries; a
-    script that asks for several needs a main guard.
+    precision, conv_transpose: as in `GraphOptions`. self_contained: keep the weights inside each graph. check: False skips the comparison
+    with PyTorch and the conformance vectors; only for timing, where they would take longer than the measurement. num_jobs: processes that
+    trace entries; a script that asks for several needs a main guard.
     """
 
     entries: EntrySet | Sequence[Entry] | None = None
     formats: Sequence[str] = ("onnx",)
     precision: Precision = "fp32"
     self_contained: bool = False
+    conv_transpose: bool = True
     tensorrt: TensorRtOptions = TensorRtOptions()
     check: bool = True
     overwrite: bool = False
@@ -97,8 +98,9 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     rules = rules_of(spec, entries)
     network = load_network(spec, source.weights)
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
+        graph_options = GraphOptions(precision, options.conv_transpose)
         reporter.say(f"tracing {counted(len(entries), 'entry', 'entries')} of {spec.name}")
-        graphs = trace_all(spec, source.weights, entries, precision, options.num_jobs, reporter)
+        graphs = trace_all(spec, source.weights, entries, graph_options, options.num_jobs, reporter)
         shared = None
         if not options.self_contained:
             onnx_export.save_shared_weights(onnx_export.weights_of(graphs.values(), network), folder / WEIGHTS)
@@ -114,6 +116,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
             spec=spec,
             precision=precision,
             opset=OPSET,
+            conv_transpose=options.conv_transpose,
             routing=rules.routing,
             weights=shared,
             engines=tuple(engines),

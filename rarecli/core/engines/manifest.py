@@ -164,6 +164,9 @@ class Manifest(Frozen):
     spec: ModelSpec
     precision: Precision
     opset: int = Field(ge=1, le=100)
+    conv_transpose: bool = Field(default=True, exclude_if=lambda kept: kept)
+    """false: no graph has a ConvTranspose; each is written as Conv, Reshape and Transpose (`rare export --no-conv-transpose`). Absent if
+    true, so that earlier versions read the bundle."""
     routing: RoutingRule
     resampling: ResamplingRule = ResamplingRule()
     window: WindowRule = WindowRule()

@@ -12,6 +12,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rarecli.core.config import geometry
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines.bundle import tensor_places
 from rarecli.core.engines.manifest import Precision
-from rarecli.core.engines.rewriting import instance_norm
+from rarecli.core.engines.rewriting import depth_to_space, instance_norm
 from rarecli.core.errors import ModelError, missing_extra
 from rarecli.core.model import RareUNet
 from rarecli.core.types import AnyArray, Entry, Shape
@@ -37,6 +38,18 @@ _KERNEL_OPS = {"Reshape", "MatMul"}
 """Adapt the kernels of coarse axes. They work on weights, whose sizes are fixed, and are computed once, when an engine is opened."""
 
 Graph = Any  # onnx.ModelProto; onnx is imported when the first graph is made
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """How the graphs are written.
+
+    precision: fp16 keeps instance norms, input and output in float32. conv_transpose: False writes each ConvTranspose as Conv, Reshape and
+    Transpose, for runtimes that have it in 2D only or not at all.
+    """
+
+    precision: Precision = "fp32"
+    conv_transpose: bool = True
 
 
 class EntryPoint(nn.Module):
@@ -56,10 +69,10 @@ class EntryPoint(nn.Module):
         return logits
 
 
-def trace(network: RareUNet, spec: ModelSpec, entry: Entry, precision: Precision) -> Graph:
+def trace(network: RareUNet, spec: ModelSpec, entry: Entry, options: GraphOptions) -> Graph:
     """Return one entry as a graph with its weights inside. The batch is dynamic, spatial sizes in multiples of the entry's divisors.
 
-    fp16 keeps instance norms and the graph's input and output in float32. Raises ModelError for an operator that may hold a size.
+    Raises ModelError for an operator that may hold a size.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would warn that torchvision is not installed
     weights = network.state_dict()
@@ -88,10 +101,12 @@ def trace(network: RareUNet, spec: ModelSpec, entry: Entry, precision: Precision
     _free_shapes(graph, spec.divisors(entry))
     if spec.any_size:
         _crop_to_skips(graph)
-    if precision == "fp16":
+    if not options.conv_transpose:
+        depth_to_space.write_out(graph)
+    if options.precision == "fp16":
         graph = _to_float16(graph)
     instance_norm.write_out(graph)
-    facts = {"entry": entry, "grid_spacing_mm": spec.grid_spacing_mm(entry), "precision": precision}
+    facts = {"entry": entry, "grid_spacing_mm": spec.grid_spacing_mm(entry), "precision": options.precision}
     names = {"labels": spec.plan.label_names, "channels": spec.plan.channel_names}
     _set_metadata(graph, {f"rare.{key}": json.dumps(value) for key, value in (facts | names).items()})
     return graph

@@ -99,7 +99,8 @@ def _compute_in_float32(graph: Graph) -> None:
             names[:] = [results.get(origin(name), origin(name)) for name in names]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
-    for tensor in graph.graph.initializer:
+    constants = [node.attribute[0].t for node in graph.graph.node if node.op_type == "Constant"]
+    for tensor in (*graph.graph.initializer, *constants):
         if tensor.data_type != TensorProto.FLOAT16:
             continue
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -13,9 +13,9 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from rarecli.core.config.geometry import EntrySet
 from rarecli.core.engines.bundle import Bundle
@@ -35,48 +35,43 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async )?(function|const|class) )", re.MULTILINE)
 
 
-def write_segment_page(
-    model: Path,
-    page: Path,
-    entries: EntrySet | Sequence[Entry] | None = None,
-    precision: Precision = "fp32",
-    *,
-    overwrite: bool = False,
-    reporter: Reporter = Silent(),
-) -> dict[str, Any]:
-    """Write the page of a model, whole or not at all. Return its path, size in bytes, entries, and the precision of its weights.
+@dataclass(frozen=True)
+class PageOptions:
+    """What a page holds. entries, precision: as in `ExportOptions`; without them a bundle is taken as it is."""
+
+    entries: EntrySet | Sequence[Entry] | None = None
+    precision: Precision = "fp32"
+    overwrite: bool = False
+
+
+def write_segment_page(model: Path, page: Path, options: PageOptions = PageOptions(), reporter: Reporter = Silent()) -> Manifest:
+    """Write the page of a model, whole or not at all. Return the manifest inside it.
 
     A bundle is taken as it is; a run, a bundle in fp32 for fp16, and chosen entries are exported first, with every check of `export`.
     Raises UsageError for a page that may not be written there, and what `export` raises.
     """
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise UsageError("a page is one file", path=page, expected="a name ending in .html", remedy="choose another -o")
-    require_replaceable([page], [page] if is_ours(page) else [], again=overwrite, resumable=False)
+    require_replaceable([page], [page] if is_ours(page) else [], again=options.overwrite, resumable=False)
     source = find_model(model)
     with tempfile.TemporaryDirectory(prefix="rare-page-") as folder:
         bundle = source.bundle
-        if bundle is None or entries is not None or (precision == "fp16" and bundle.manifest.precision != precision):
-            bundle = _export(model, Path(folder) / "bundle", entries, precision, reporter)
+        if bundle is None or options.entries is not None or (options.precision == "fp16" and bundle.manifest.precision != "fp16"):
+            bundle = _export(model, Path(folder) / "bundle", options, reporter)
         (Path(folder) / "graphs").mkdir()
         graphs = write_page_graphs(bundle, Path(folder) / "graphs", reporter)
         text = _render(bundle, graphs)
     with atomic_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    manifest = bundle.manifest
-    return {
-        "page": str(page),
-        "bytes": page.stat().st_size,
-        "entries": [list(entry) for entry in manifest.entries],
-        "precision": manifest.precision,
-    }
+    return bundle.manifest
 
 
-def _export(model: Path, folder: Path, entries: EntrySet | Sequence[Entry] | None, precision: Precision, reporter: Reporter) -> Bundle:
+def _export(model: Path, folder: Path, options: PageOptions, reporter: Reporter) -> Bundle:
     try:
         from rarecli.core.engines.export import ExportOptions, export
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
-    export(model, folder, ExportOptions(entries=entries, precision=precision), reporter)
+    export(model, folder, ExportOptions(entries=options.entries, precision=options.precision), reporter)
     return Bundle(folder)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from rarecli.core.config.model_spec import ModelSpec
-from rarecli.core.engines.manifest import Precision
-from rarecli.core.engines.onnx_export import Graph, trace
+from rarecli.core.engines.onnx_export import Graph, GraphOptions, trace
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.workers import started_workers
 from rarecli.core.model import RareUNet, build_network, checkpoint
@@ -21,7 +20,7 @@ _ENTRIES_PER_WORKER = 4
 
 
 def trace_all(
-    spec: ModelSpec, weights: Path, entries: Sequence[Entry], precision: Precision, num_jobs: int = 1, reporter: Reporter = Silent()
+    spec: ModelSpec, weights: Path, entries: Sequence[Entry], options: GraphOptions, num_jobs: int = 1, reporter: Reporter = Silent()
 ) -> dict[Entry, Graph]:
     """Return the graph of every entry, with its weights inside. weights: the weights file. Raises the errors of `trace`.
 
@@ -30,11 +29,11 @@ def trace_all(
     num = min(num_jobs, len(entries) // _ENTRIES_PER_WORKER)
     if num < 2:
         network = load_network(spec, weights)
-        return {entry: trace(network, spec, entry, precision) for entry in reporter.track(entries, "trace", len(entries))}
+        return {entry: trace(network, spec, entry, options) for entry in reporter.track(entries, "trace", len(entries))}
     import onnx
 
     with started_workers(num) as workers:
-        work = partial(_trace_in_worker, spec_json=spec.model_dump_json(), weights=weights, precision=precision)
+        work = partial(_trace_in_worker, spec_json=spec.model_dump_json(), weights=weights, options=options)
         traced = reporter.track(workers.map(work, entries), "trace", len(entries))
         return {entry: onnx.load_from_string(data) for entry, data in zip(entries, traced, strict=True)}
 
@@ -46,9 +45,9 @@ def load_network(spec: ModelSpec, weights: Path) -> RareUNet:
     return network.eval()
 
 
-def _trace_in_worker(entry: Entry, *, spec_json: str, weights: Path, precision: Precision) -> bytes:
+def _trace_in_worker(entry: Entry, *, spec_json: str, weights: Path, options: GraphOptions) -> bytes:
     spec, network = _model(spec_json, weights)
-    data: bytes = trace(network, spec, entry, precision).SerializeToString()
+    data: bytes = trace(network, spec, entry, options).SerializeToString()
     return data
 
 

@@ -67,7 +67,7 @@ def describe_bundle(path: Path) -> Facts:
     bundle = Bundle(path)
     manifest = bundle.manifest
     facts: Facts = {"kind": "bundle"} | _model(manifest.rules)
-    facts["precision"] = f"{manifest.precision}, opset {manifest.opset}"
+    facts["precision"] = f"{manifest.precision}, opset {manifest.opset}" + ("" if manifest.conv_transpose else ", without ConvTranspose")
     facts["engines"] = [
         f"{entry_text(e.entry)}: {e.file}, grid {times(e.grid_spacing_mm)} mm, patch {times(e.patch_shape)}, "
         f"divisors {times(e.divisors)}, " + _agreement(e.parity) + (f"; TensorRT plan, {_agreement(e.plan.parity)}" if e.plan else "")

@@ -68,6 +68,21 @@ class TritonOptions:
             raise UsageError("invalid model name", field="model-name", found=self.name, expected="letters, digits, _ . -")
 
 
+def writes_page(formats: Sequence[str], output: object, triton: object, calibrate: object) -> bool:
+    """Return whether `rare export` writes a page in place of a bundle. output, triton, calibrate: None if not asked for.
+
+    Raises UsageError if nothing would be written, or something beside a page.
+    """
+    if output is None and (triton is None or calibrate is not None):
+        expected = "-o BUNDLE" if calibrate is not None else "-o BUNDLE, --triton REPOSITORY, or both"
+        raise UsageError("nothing to write", field="output", expected=expected)
+    if "html" not in formats:
+        return False
+    if tuple(formats) != ("html",) or output is None or triton is not None or calibrate is not None:
+        raise UsageError("a page is written alone", field="format", expected="--format html -o PAGE.html, no --triton, no --calibrate")
+    return True
+
+
 def render_repository(model: Path, repository: Path, options: TritonOptions) -> tuple[str, ...]:
     """Write the models of a bundle (a path, or a built-in name) into `repository` and return their names.
 

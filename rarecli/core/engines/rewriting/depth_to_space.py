@@ -1,4 +1,6 @@
-"""Rewrites the transposed convolutions of a graph, which WebGPU has in 2D only.
+"""Rewrites the transposed convolutions of a graph, for runtimes that have them in 2D only, such as WebGPU.
+
+Used for every page that segments, and for bundles of `rare export --no-conv-transpose`.
 
 Along an axis with stride s and padding p, output voxel s m + r takes tap r + p - s j of the kernel from input voxel m + j. So every
 phase r is a convolution of its own, and all phases together are one convolution to s times the channels per axis: 8 times, or 4 or 2 times
