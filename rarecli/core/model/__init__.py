@@ -14,5 +14,6 @@ def build_network(config: NetworkConfig) -> RareUNet:
         num_filters=config.num_filters,
         num_levels=config.num_levels,
         num_depths=config.num_depths,
+        gateways=config.gateways,
         dropout=config.dropout,
     )

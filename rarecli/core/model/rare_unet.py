@@ -33,25 +33,36 @@ class RareUNet(nn.Module):
     """The network: an image at one or more depths -> logits at the same depths.
 
     num_levels: encoder levels above the bottleneck. num_depths: entries, depth 0 included; 1 is the baseline UNet.
-    Channels double per level from `num_filters` up to 320.
+    gateways: with False, every scan enters at level 0, and all entries share all weights. Channels double per level from `num_filters` up
+    to 320.
     """
 
     def __init__(
-        self, *, in_channels: int, num_classes: int, num_filters: int, num_levels: int, num_depths: int, dropout: float = 0.0
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        num_filters: int,
+        num_levels: int,
+        num_depths: int,
+        gateways: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not 1 <= num_depths <= num_levels:
             raise ValueError(f"num_depths {num_depths} must lie between 1 and num_levels {num_levels}")
         channels = [min(num_filters * 2**level, MAX_FILTERS) for level in range(num_levels + 1)]
         self.num_levels, self.num_depths = num_levels, num_depths
+        self.has_gateways = gateways
+        num_doors = num_depths if gateways else 1
         self._recompute = False
         self.encoder = nn.ModuleList(
             ConvBlock(channels[level - 1] if level else in_channels, channels[level]) for level in range(num_levels)
         )
-        self.gateways = nn.ModuleList(ConvBlock(in_channels, channels[depth]) for depth in range(1, num_depths))
+        self.gateways = nn.ModuleList(ConvBlock(in_channels, channels[depth]) for depth in range(1, num_doors))
         self.bottleneck = ConvBlock(channels[num_levels - 1], channels[num_levels])
         self.decoder = nn.ModuleList(UpBlock(channels[level + 1], channels[level], dropout) for level in range(num_levels))
-        self.heads = nn.ModuleList(nn.Conv3d(channels[depth], num_classes, kernel_size=1) for depth in range(num_depths))
+        self.heads = nn.ModuleList(nn.Conv3d(channels[depth], num_classes, kernel_size=1) for depth in range(num_doors))
         self.dropout = nn.Dropout3d(dropout)
 
     def checkpoint_activations(self) -> None:
@@ -73,7 +84,7 @@ class RareUNet(nn.Module):
         return self.decode(self.encode({entry: image}), {entry: image.shape[0]})[entry]
 
     def encode(self, images: Mapping[Entry, Tensor]) -> list[Groups]:
-        """Encode images by entry. Return the features of levels min(entries)..num_levels - 1, then those of the bottleneck.
+        """Encode images by entry. Return the features of the level of the finest entry, ..num_levels - 1, then those of the bottleneck.
 
         Scans on one grid share a batch: those that came down first, then the scan's own entry. Instance norm is independent of the batch,
         so other scans affect only the speed. The features of an image at its own level are the output of the gateway (of encoder level 0
@@ -81,10 +92,10 @@ class RareUNet(nn.Module):
         """
         features: list[Groups] = []
         walking: Groups = {}
-        for level in range(min(map(min, images)), self.num_levels):
+        for level in range(min(map(self._entry_level, images)), self.num_levels):
             arriving = {grid: [self._run(self._encode_level, level, grid, coming)] for grid, coming in _by_lower_grid(walking).items()}
             for entry, image in images.items():
-                if min(entry) == level:
+                if self._entry_level(entry) == level:
                     block = self.encoder[0] if level == 0 else self.gateways[level - 1]
                     factors = coarseness(entry, level)
                     arriving.setdefault(factors, []).append(self._run(block, image, factors))
@@ -100,9 +111,9 @@ class RareUNet(nn.Module):
         """Decode the features of `encode`. Return logits by entry. batch_sizes: the number of scans of each entry, in the same order."""
         *skips, walking = features
         logits: dict[Entry, Tensor] = {}
-        top = min(map(min, batch_sizes))
+        top = min(map(self._entry_level, batch_sizes))
         for level in range(self.num_levels - 1, top - 1, -1):
-            ending = {coarseness(entry, level): entry for entry in batch_sizes if min(entry) == level}
+            ending = {coarseness(entry, level): entry for entry in batch_sizes if self._entry_level(entry) == level}
             taken = dict.fromkeys(walking, 0)
             rising: Groups = {}
             for factors, skip in skips[level - top].items():
@@ -118,6 +129,9 @@ class RareUNet(nn.Module):
                 rising[factors] = above
             walking = rising
         return logits
+
+    def _entry_level(self, entry: Entry) -> int:
+        return min(entry) if self.has_gateways else 0
 
     def _encode_level(self, level: int, factors: Factors, coming: Groups) -> Tensor:
         encoded: Tensor = self.encoder[level](self._down(coming), factors)

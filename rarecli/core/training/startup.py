@@ -52,6 +52,7 @@ def make_spec(dataset: PreparedDataset, config: TrainConfig) -> ModelSpec:
         "num_filters": config.num_filters,
         "num_levels": num_levels,
         "num_depths": config.num_depths if rare else 1,
+        "gateways": config.gateways,
         "dropout": config.dropout,
     }
     network = validate(NetworkConfig, size, "the network", UsageError)
