@@ -40,10 +40,12 @@ def test_the_papers_network_has_the_papers_numbers(depth, gflop, parameters):
     assert work.weights == parameters
 
 
+@pytest.mark.parametrize("gateways", [True, False])
 @pytest.mark.parametrize("entry", [(0, 0, 0), (1, 1, 1), (2, 2, 2), (0, 0, 2), (1, 2, 1), (0, 1, 2)])
 @pytest.mark.parametrize("size", [(64, 32, 48), (35, 50, 37)])
-def test_pytorchs_own_counter_agrees(entry, size):
-    config = NetworkConfig(in_channels=2, num_classes=3, num_filters=200, num_levels=3, num_depths=3)  # 320 channels are reached
+def test_pytorchs_own_counter_agrees(entry, size, gateways):
+    # 320 channels are reached
+    config = NetworkConfig(in_channels=2, num_classes=3, num_filters=200, num_levels=3, num_depths=3, gateways=gateways)
     shape = coarsened(size, entry)
     with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
         build_network(config).eval()(torch.empty(2, 2, *shape), entry)

@@ -8,7 +8,8 @@ import onnxruntime
 import openvino
 import pytest
 
-from rarecli.core.config.geometry import entry_name, entry_set
+from rarecli.core.config.geometry import entry_name, entry_set, isotropic
+from rarecli.core.benchmarking.suites import write_random_run
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
@@ -56,6 +57,25 @@ def test_kernels_of_coarse_axes_are_computed_from_the_shared_weights(thick_bundl
         assert sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in held) < 20_000
         assert {tuple(tensor.dims) for tensor in held} <= {(27, 27), (3,), (5,)}
     assert sum(path.stat().st_size for path in thick_bundle.glob("entry_*.onnx")) < 1_000_000 * len(ENTRIES) / 22
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_without_gateways_the_engines_of_coarse_scans_say_what_torch_says(tmp_path, thick_run, backend):
+    spec = open_model(thick_run, "torch", "cpu")[0].spec
+    run = tmp_path / "run"
+    write_random_run(spec.model_copy(update={"network": spec.network.model_copy(update={"gateways": False})}), run)
+    export(run, tmp_path / "bundle", ExportOptions(entries="isotropic", check=False))
+    rules, network = open_model(run, "torch", "cpu")
+    _, engines = open_model(tmp_path / "bundle", backend, "cpu")
+    rng = np.random.default_rng(0)
+    with network, engines:
+        for depth in range(3):
+            operators = Counter(node.op_type for node in onnx.load(tmp_path / f"bundle/entry_{depth}_{depth}_{depth}.onnx").graph.node)
+            assert operators["MatMul"] == 4 * depth  # the levels above run, with adapted kernels
+            entry = isotropic(depth)
+            image = rng.random((1, rules.spec.network.in_channels, *(np.array(rules.entry(entry).min_shape) + (0, 1, 2))), dtype=np.float32)
+            expected = network.run(image, entry)
+            np.testing.assert_allclose(engines.run(image, entry), expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_engines_adapt_kernels_when_they_are_opened_and_never_again(thick_bundle, tmp_path):

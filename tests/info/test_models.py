@@ -51,6 +51,12 @@ def test_the_picture_follows_the_entries_that_a_bundle_has():
     assert [line for line in picture if "┤" in line] == ["2.83 ──┤"]
 
 
+def test_without_gateways_the_picture_shows_that_all_levels_run():
+    shared = SPEC.model_copy(update={"network": SPEC.network.model_copy(update={"gateways": False})})
+    levels = [line.count("■") for line in routing_picture(rules_of(shared)) if "grid" in line]
+    assert levels == [SPEC.network.num_levels + 1] * SPEC.network.num_depths
+
+
 def test_a_model_is_described_without_a_path_and_nothing_is_refused():
     assert info(None, Path("hippocampus"))["kind"] == "built-in model, a bundle"
     with pytest.raises(UsageError, match="rare models"):

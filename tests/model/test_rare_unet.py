@@ -99,9 +99,10 @@ def test_a_kernel_of_no_coarse_axis_is_the_same_tensor():
     assert adapt_transposed(weight, SAME, (True, True, True)) is weight
 
 
+@pytest.mark.parametrize("gateways", [True, False])
 @pytest.mark.parametrize("entry", [(0, 0, 0), (0, 0, 2), (1, 2, 1), (3, 3, 3), (0, 1, 3)])
-def test_any_size_enters_and_the_answer_has_its_size(entry):
-    network = RareUNet(**SMALL).eval()
+def test_any_size_enters_and_the_answer_has_its_size(entry, gateways):
+    network = RareUNet(**SMALL, gateways=gateways).eval()
     least = [2 ** (4 - depth) + 1 for depth in entry]
     for more in ((0, 0, 0), (1, 2, 3), (5, 0, 2)):
         image = torch.randn(1, 2, *(size + extra for size, extra in zip(least, more, strict=True)))
@@ -122,18 +123,72 @@ def test_an_odd_axis_ends_in_a_window_of_one_voxel():
         torch.testing.assert_close(network(image), expected)
 
 
-def test_scans_on_one_grid_share_a_batch_and_answer_as_alone():
-    network = RareUNet(**SMALL).eval()
+@pytest.mark.parametrize("gateways", [True, False])
+def test_scans_on_one_grid_share_a_batch_and_answer_as_alone(gateways):
+    network = RareUNet(**SMALL, gateways=gateways).eval()
     entries = [(0, 0, 0), (0, 0, 1), (1, 1, 1), (0, 0, 2), (1, 1, 2), (0, 2, 0), (2, 2, 2), (0, 1, 3)]
     images = {entry: torch.randn(1 + sum(entry) % 2, 2, *(-(-37 // 2**depth) for depth in entry)) for entry in entries}
     with torch.no_grad():
         features = network.encode(images)
         # level 2 has the scans of z at depth 3 apart from all the others; the bottleneck has one batch
         assert set(features[2]) == {SAME, (1, 1, 2)}
+        for depth in (1, 2):  # the scans of a depth come last at its level: the consistency loss takes them there
+            entry = isotropic(depth)
+            entered = features[depth][SAME][-len(images[entry]) :]
+            torch.testing.assert_close(entered, network.encode({entry: images[entry]})[depth * (not gateways)][SAME], rtol=1e-4, atol=1e-5)
         assert set(features[4]) == {SAME}
         together = network.decode(features, {entry: len(image) for entry, image in images.items()})
         for entry, image in images.items():
             torch.testing.assert_close(together[entry], network(image, entry), rtol=1e-4, atol=1e-5)
+
+
+def mixed(weight, factor):
+    """The kernel for axes that are all coarse by a factor, along each axis in turn: decision 0019, written out."""
+    inside = 1 - 1 / factor
+    mix = torch.tensor([[1 / factor, 0, 0], [inside, 1, inside], [0, 0, 1 / factor]])
+    return torch.einsum("ocxyz,ax,by,dz->ocabd", weight, mix, mix, mix)
+
+
+def test_without_gateways_a_coarse_scan_walks_through_the_levels_of_the_finest_one():
+    """A second implementation for the entry (1, 1, 1): level 0 runs on the grid of level 1, where its kernels are adapted by 2."""
+    network = RareUNet(**SMALL, gateways=False).eval()
+    weights = network.state_dict()
+    half = torch.tensor([[1 / 2, 0, 0], [0, 1 / 2, 1 / 2], [0, 0, 0]])  # (w0, w1, w2) of an upsampling that does not happen
+
+    def block(x, name, convs, factor):
+        for index in range(0, 3 * convs, 3):
+            x = functional.conv3d(x, mixed(weights[f"{name}.{index}.weight"], factor), weights[f"{name}.{index}.bias"], padding=1)
+            x = functional.instance_norm(x, weight=weights[f"{name}.{index + 1}.weight"], bias=weights[f"{name}.{index + 1}.bias"])
+            x = functional.leaky_relu(x, 0.01)
+        return x
+
+    image = torch.randn(1, 2, 16, 24, 32)
+    with torch.no_grad():
+        skips = [block(image, "encoder.0", 2, 2)]
+        skips.append(block(skips[0], "encoder.1", 2, 1))  # no pooling in between: they have one grid
+        for level in (2, 3):
+            skips.append(block(functional.max_pool3d(skips[-1], 2), f"encoder.{level}", 2, 1))
+        x = block(functional.max_pool3d(skips[3], 2), "bottleneck", 2, 1)
+        for level in (3, 2, 1):
+            up, bias = weights[f"decoder.{level}.up.weight"], weights[f"decoder.{level}.up.bias"]
+            x = functional.conv_transpose3d(x, up, bias, stride=2, padding=1, output_padding=1)
+            x = block(torch.cat([x, skips[level]], dim=1), f"decoder.{level}.conv", 1, 1)
+        up = torch.einsum("ocxyz,ax,by,dz->ocabd", weights["decoder.0.up.weight"], half, half, half)
+        x = functional.conv_transpose3d(x, up, weights["decoder.0.up.bias"], stride=1, padding=1)
+        x = block(torch.cat([x, skips[0]], dim=1), "decoder.0.conv", 1, 2)
+        expected = functional.conv3d(x, weights["heads.0.weight"], weights["heads.0.bias"])
+        torch.testing.assert_close(network(image, (1, 1, 1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_gateways_the_weights_are_those_of_the_plain_unet_and_every_entry_reaches_all():
+    network, unet = RareUNet(**SMALL, gateways=False), RareUNet(**{**SMALL, "num_depths": 1})
+    network.load_state_dict(unet.state_dict())
+    image = torch.randn(1, 2, 32, 32, 32)
+    torch.testing.assert_close(network(image), unet(image))
+    for entry in [(0, 0, 0), (1, 1, 1), (3, 3, 3), (0, 1, 3)]:
+        network.zero_grad()
+        network(torch.randn(1, 2, *(48 // 2**depth for depth in entry)), entry).square().sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
 def test_one_depth_is_the_plain_unet():

@@ -26,6 +26,11 @@ def is_isotropic(entry: Entry) -> bool:
     return len(set(entry)) == 1
 
 
+def entry_level(entry: Entry, gateways: bool) -> int:
+    """Return the level at which a scan enters: the first that none of its axes is too fine for, or level 0 without gateways."""
+    return min(entry) if gateways else 0
+
+
 def entry_text(entry: Entry) -> str:
     """Return an entry in words: `depth 1`, or `entry 0,0,2`."""
     return f"depth {entry[0]}" if is_isotropic(entry) else f"entry {','.join(map(str, entry))}"

@@ -27,6 +27,10 @@ class NetworkConfig(Frozen):
     """False: every scan enters at level 0, whose kernels are adapted to its coarse axes, and all entries share all weights and one head."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    def entry_level(self, entry: geometry.Entry) -> int:
+        """Return the level at which scans enter."""
+        return geometry.entry_level(entry, self.gateways)
+
     @model_validator(mode="after")
     def _check(self) -> NetworkConfig:
         if self.num_depths > self.num_levels:

@@ -52,7 +52,7 @@ def least_memory_bytes(network: NetworkConfig, entry: Entry, shape: Shape, batch
 
 def layers_of(network: NetworkConfig, entry: Entry, shape: Shape, batch: int = 1) -> Iterator[Work]:
     """Yields the work of every layer, in the order of `RareUNet.forward`."""
-    first = min(entry) if network.gateways else 0
+    first = network.entry_level(entry)
     channels = [min(network.num_filters * 2**level, _MAX_FILTERS) for level in range(network.num_levels + 1)]
 
     def sizes(level: int) -> Shape:

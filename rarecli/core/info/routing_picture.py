@@ -20,7 +20,8 @@ def routing_picture(rules: ScanRules) -> list[str]:
         if index:
             lines.append(f"{bounds[index - 1]:>{width}} ──┤")
         grid = f"grid {_text(rules.entry(entry).grid_spacing_mm)} mm"
-        levels = "   " * min(entry) + "──".join("■" * (rules.spec.network.num_levels + 1 - min(entry)))
+        first = rules.spec.network.entry_level(entry)
+        levels = "   " * first + "──".join("■" * (rules.spec.network.num_levels + 1 - first))
         lines.append(f"{'':>{width}}   │  {min(entry)}  {levels}  {grid}")
     if rules.routing.by == "nearest":
         lines.append(f"every axis so on its own: {_example(rules)}")

@@ -9,7 +9,7 @@ from rarecli.core.errors import ModelError
 from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.types import Entry
 
-_OWN = {"plan": {"dataset", "fingerprint"}, "network": {"arch", "num_filters", "num_depths", "dropout"}}
+_OWN = {"plan": {"dataset", "fingerprint"}, "network": {"arch", "num_filters", "num_depths", "gateways", "dropout"}}
 """The fields that may differ: names, ranges of the training scans, network sizes."""
 
 
