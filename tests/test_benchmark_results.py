@@ -23,8 +23,8 @@ def test_a_result_has_the_settings_of_its_recipe(file, monkeypatch):
     # a setting that an old result lacks came later, and its default is what there was before
     made_with = TrainConfig.model_validate(result["config"])
     without_effect = ["name", "fold", "num_folds", "validate_every"]
-    if made_with.arch != "rare-unet":  # one entry: no coarse views, no thick entries
-        without_effect += ["coarse_views", "coarse_strength", "coarse_from", "wide_views", "thick_weight"]
+    if made_with.arch != "rare-unet":  # one entry: no gateways, no coarse views, no thick entries
+        without_effect += ["coarse_views", "coarse_strength", "coarse_from", "wide_views", "thick_weight", "gateways"]
     same = {name: getattr(made_with, name) for name in without_effect}
     assert load_train_config(recipe.preset, overrides=dict(recipe.overrides) | same) == made_with
 
