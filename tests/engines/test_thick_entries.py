@@ -8,8 +8,8 @@ import onnxruntime
 import openvino
 import pytest
 
-from rarecli.core.config.geometry import entry_name, entry_set, isotropic
 from rarecli.core.benchmarking.suites import write_random_run
+from rarecli.core.config.geometry import entry_name, entry_set, isotropic
 from rarecli.core.engines.bundle import load_manifest
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.engines.open_model import open_model
@@ -73,7 +73,7 @@ def test_without_gateways_the_engines_of_coarse_scans_say_what_torch_says(tmp_pa
             operators = Counter(node.op_type for node in onnx.load(tmp_path / f"bundle/entry_{depth}_{depth}_{depth}.onnx").graph.node)
             assert operators["MatMul"] == 4 * depth  # the levels above run, with adapted kernels
             entry = isotropic(depth)
-            image = rng.random((1, rules.spec.network.in_channels, *(np.array(rules.entry(entry).min_shape) + (0, 1, 2))), dtype=np.float32)
+            image = rng.random((1, rules.spec.network.in_channels, *np.add(rules.entry(entry).min_shape, (0, 1, 2))), dtype=np.float32)
             expected = network.run(image, entry)
             np.testing.assert_allclose(engines.run(image, entry), expected, atol=1e-4 * np.abs(expected).max())
 

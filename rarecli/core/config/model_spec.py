@@ -31,6 +31,11 @@ class NetworkConfig(Frozen):
         """Return the level at which scans enter."""
         return geometry.entry_level(entry, self.gateways)
 
+    @property
+    def exception(self) -> str:
+        """What a description of the network adds after its depths: nothing, or that they share all weights."""
+        return "" if self.gateways or self.num_depths == 1 else " without gateways"
+
     @model_validator(mode="after")
     def _check(self) -> NetworkConfig:
         if self.num_depths > self.num_levels:

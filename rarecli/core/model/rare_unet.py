@@ -3,8 +3,8 @@
 An entry is a vector (ex, ey, ez) of depths. Its image has, along each axis, 1/2^e of the trained resolution. It passes the gateway block of
 level min(entry), whose output replaces that of the encoder there, goes down to the bottleneck, up to the same level, and through its head.
 The paper's depth k is the entry (k, k, k). At a level that an axis is too coarse for, kernels are adapted to it (coarse_axes.py), pooling
-leaves it as it is, and the way up mirrors this. From level max(entry) down, all axes are alike. Without gateways, every scan enters at level
-0 and leaves there. The baseline UNet is the same network with one depth.
+leaves it as it is, and the way up mirrors this. From level max(entry) down, all axes are alike. Without gateways, every scan enters at
+level 0 and leaves there. The baseline UNet is the same network with one depth.
 
 Shapes: B scans at an entry, C channels, K classes; (X, Y, Z) of an entry are 1/2^ex, 1/2^ey, 1/2^ez of the size at (0, 0, 0), rounded up.
 Decisions: docs/decisions/0001-one-network-class.md, 0019-resolution-is-a-vector.md, 0034-without-gateways.md.
