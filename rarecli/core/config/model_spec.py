@@ -32,7 +32,7 @@ class NetworkConfig(Frozen):
         return geometry.entry_level(entry, self.gateways)
 
     @property
-    def exception(self) -> str:
+    def gateways_text(self) -> str:
         """What a description of the network adds after its depths: nothing, or that they share all weights."""
         return "" if self.gateways or self.num_depths == 1 else " without gateways"
 

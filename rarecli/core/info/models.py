@@ -97,7 +97,8 @@ def _model(rules: ScanRules) -> Facts:
     return {
         "name": spec.name,
         "network": f"{network.arch}, {counted(network.num_filters, 'filter')}, {counted(network.num_levels, 'level')}, "
-        f"{counted(network.num_depths, 'depth')}{network.exception}, {'every axis at its own' if spec.per_axis else 'one for all axes'}",
+        f"{counted(network.num_depths, 'depth')}{network.gateways_text}, "
+        f"{'every axis at its own' if spec.per_axis else 'one for all axes'}",
         "channels": ", ".join(plan.channel_names),
         "labels": [f"{value} {name}" for value, name in zip(plan.label_values, plan.label_names, strict=True)],
         "routing": routing_picture(rules),

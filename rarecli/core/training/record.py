@@ -63,7 +63,8 @@ class Record:
         """Report in one line what is trained, on how many cases, and where."""
         self.reporter.say(
             f"{network.arch}, {num_weights / 1e6:.1f} M parameters, {counted(network.num_filters, 'filter')}, "
-            f"{counted(network.num_depths, 'depth')}{network.exception}; {counted(num_train, 'training case')}, {num_val} for validation; {place}"
+            f"{counted(network.num_depths, 'depth')}{network.gateways_text}; "
+            f"{counted(num_train, 'training case')}, {num_val} for validation; {place}"
         )
 
     def label(self, state: TrainState, num_epochs: int) -> str:
