@@ -33,7 +33,7 @@ double prediction_bytes(const Geometry& scan, const Shape& routed, const Manifes
 }  // namespace
 
 double least_engine_bytes(const NetworkFacts& network, const Entry& entry, const Shape& window) {
-  const int first = *std::min_element(entry.begin(), entry.end());
+  const int first = network.gateways ? *std::min_element(entry.begin(), entry.end()) : 0;
   const auto channels = [&](int level) { return std::min(network.num_filters * static_cast<double>(1 << level), most_filters); };
   const auto voxels = [&](int level) {
     Shape sizes{};

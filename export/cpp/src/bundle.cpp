@@ -135,7 +135,8 @@ Manifest manifest_of(const json& content) {
   const json& window = content.at("window");
   const json& network = content.at("spec").at("network");
   Manifest manifest;
-  manifest.network = {network.at("in_channels"), network.at("num_classes"), network.at("num_filters"), network.at("num_levels")};
+  manifest.network = {network.at("in_channels"), network.at("num_classes"), network.at("num_filters"), network.at("num_levels"),
+                      network.value("gateways", true)};
   manifest.num_channels = plan.at("channel_names").size();
   manifest.crop_to_content = plan.at("crop") == "nonzero";
   manifest.label_values = plan.at("label_values").get<std::vector<int>>();

@@ -211,6 +211,8 @@ void what_a_scan_costs_is_known_from_its_sizes() {
   // two levels: 60 + 174 + 672 weights on the way down, 440 + 112 on the way up, 4 in the head. z is not halved before level 1, where a
   // convolution reads four maps of four voxels and writes two
   check(rare::least_engine_bytes({1, 2, 1, 2}, {0, 0, 1}, {1, 1, 4}) == 4 * (1462 + 24), "a coarse axis is halved later");
+  // without gateways the levels 0 and 1 have one grid of 64 voxels. On the way up, a convolution of level 1 reads four maps and writes two
+  check(rare::least_engine_bytes({1, 2, 1, 2, false}, {1, 1, 1}, {4, 4, 4}) == 4 * (1462 + 384), "all levels run");
   rare::EngineFacts engine;
   engine.divisors = {16, 16, 16};
   engine.min_shape = {32, 32, 32};

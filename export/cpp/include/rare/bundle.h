@@ -80,6 +80,7 @@ struct ConformanceVector {
 struct NetworkFacts {
   double num_channels = 1, num_classes = 2, num_filters = 1;
   int num_levels = 1;
+  bool gateways = true;  ///< Without them, every scan enters at level 0.
 };
 
 struct Manifest {
