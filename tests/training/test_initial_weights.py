@@ -51,6 +51,9 @@ def test_entries_that_the_model_lacks_stay_random_and_those_too_many_are_not_use
     loaded = start(model(arch="unet", num_depths=1), model(), tmp_path)
     assert not loaded.random
     assert "heads.3.bias" in loaded.unused
+    *shown, more = loaded.words()[-1].removeprefix("  not used: ").replace(" and ", ", ").split(", ")
+    assert len(shown) == 8
+    assert more == f"{len(loaded.unused) - 8} more"  # a gateway has 8 tensors: all names would fill the screen
 
 
 def test_heads_are_taken_only_for_the_same_labels(tmp_path):

@@ -34,9 +34,9 @@ class Loaded:
         lines = [f"weights of {self.model}: {self.num_loaded} tensors loaded, {self.share:.1%} of the network"]
         for reason in dict.fromkeys(self.random.values()):
             names = [name for name, why in self.random.items() if why == reason]
-            lines.append(f"  random, since {reason}: {', '.join(names)}")
+            lines.append(f"  random, since {reason}: {some(names, 8)}")
         if self.unused:
-            lines.append(f"  not used: {', '.join(self.unused)}")
+            lines.append(f"  not used: {some(self.unused, 8)}")
         return lines
 
 
