@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from rarecli.core.prediction.predictor import ModelChoice, Predictor
@@ -28,8 +28,7 @@ def options_of(kind: type[Options], given: Mapping[str, Any]) -> Options:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in given:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known options: {', '.join(fields)}"
+            remedy = did_you_mean(name, fields, f"known options: {', '.join(fields)}")
             raise UsageError("no such option", field=name, remedy=remedy)
     return kind(**{name: _value(fields[name], value) for name, value in given.items()})
 

@@ -5,6 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from rarecli.core.errors import UsageError
+from rarecli.core.suggestions import did_you_mean, nearest
+
+_MEANS = {
+    "resolution": ("depth", "depths", "spacing"),
+    "resolutions": ("depths",),
+    "force": ("overwrite",),
+    "gpu": ("device",),
+    "gpus": ("device",),
+    "cuda": ("device",),
+    "workers": ("jobs",),
+    "processes": ("jobs", "nproc"),
+    "weights": ("model",),
+    "checkpoint": ("model",),
+}
+"""What people call options, and their names. The first that a command has is meant."""
 
 
 def is_typers(error: BaseException) -> bool:
@@ -16,8 +31,8 @@ def usage_error(error: Any) -> UsageError:
     """Return the UsageError for an error of Typer: what is wrong with which option, what was found, what is expected."""
     context = getattr(error, "ctx", None)
     remedy = f"see {context.command_path if context else 'rare'} --help"
-    if near := getattr(error, "possibilities", None):
-        remedy = f"did you mean {near[0]}?"
+    if option := getattr(error, "option_name", None):
+        return UsageError(f"no such option: {option}", remedy=_meant(option, context.command.params) or remedy)
     name = _name_of(error)
     if name is None:
         return UsageError(_sentence(error.format_message()), remedy=remedy)
@@ -29,6 +44,15 @@ def usage_error(error: Any) -> UsageError:
         return UsageError(_sentence(error.message), field=name, remedy=remedy)
     expected = _expected(error.param.type) or _sentence(rule)
     return UsageError("invalid value", field=name, found=found.strip("'"), expected=expected, remedy=remedy)
+
+
+def _meant(option: str, params: list[Any]) -> str | None:
+    """Return the question for the nearest option. Leading dashes do not count: they make all options look alike."""
+    spelled = {name.strip("-"): name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("--")}
+    word = option.strip("-")
+    known = [name for name in _MEANS.get(word, ()) if name in spelled]
+    near = known[0] if known else nearest(word, spelled)
+    return f"did you mean {spelled[near]}?" if near else None
 
 
 def _name_of(error: Any) -> str | None:

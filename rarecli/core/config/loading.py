@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from rarecli.core.errors import RareError
+from rarecli.core.suggestions import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,8 +35,7 @@ def validate(
         found = str(first.get("input"))
         if first["type"] == "extra_forbidden":
             fields = _field_names(kind, first["loc"][:-1])
-            near = difflib.get_close_matches(str(first["loc"][-1]), fields, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(fields)) or 'none'}"
+            remedy = did_you_mean(str(first["loc"][-1]), fields, f"known keys: {', '.join(sorted(fields)) or 'none'}")
         problem = f"{what} is invalid: {first['msg']}"
         raise error(problem, path=path, field=key or None, found=found if len(found) < 200 else None, remedy=remedy) from mistakes
 
