@@ -47,8 +47,12 @@ def usage_error(error: Any) -> UsageError:
 
 
 def _meant(option: str, params: list[Any]) -> str | None:
-    """Return the question for the nearest option. Leading dashes do not count: they make all options look alike."""
+    """Return the question for the nearest option, or setting of a training. Leading dashes do not count: they make all options look alike."""
     spelled = {name.strip("-"): name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("--")}
+    if "set" in spelled:
+        from rarecli.core.config.train_config import setting_names
+
+        spelled = {name.replace("_", "-"): f"--set {key}=VALUE" for name, key in setting_names().items()} | spelled
     word = option.strip("-")
     known = [name for name in _MEANS.get(word, ()) if name in spelled]
     near = known[0] if known else nearest(word, spelled)

@@ -39,7 +39,7 @@ WRONG = [
     (["preprocess", "DATASET", "-o", "x", "--patch-size", "16,16,1.5"], 2, "usage", "--patch-size: not X,Y,Z with whole numbers"),
     (["preprocess", "DATASET", "-o", "x", "--patch-size", "8,8,8", "--fixed-shape", "8,8,8"], 2, "usage", "also sets the patch size"),
     (["preprocess", "DATASET", "-o", "x.json"], 2, "usage", "the name of a file"),
-    ([*TRAIN, "--set", "optimizer.lr=1"], 2, "usage", "the configuration is invalid"),
+    ([*TRAIN, "--set", "optimizer.lr=1"], 2, "usage", "optimizer.lr: no such setting"),
     ([*TRAIN, "--set", "lr"], 2, "usage", "--set: not KEY=VALUE"),
     ([*TRAIN, "--set", "a=["], 2, "usage", "--set: the value is not valid YAML"),
     ([*TRAIN, "--fold", "first"], 2, "usage", "--fold: neither a number nor all"),

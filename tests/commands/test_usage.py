@@ -9,6 +9,9 @@ import pytest
         (["evaluate", "d", "--resolutions", "1"], "did you mean --depths?"),  # --route has more letters in common
         (["predict", "s", "--resolution", "1"], "did you mean --depth?"),
         (["preprocess", "d", "--workers", "4"], "did you mean --jobs?"),
+        (["train", "p", "--num-workers", "4"], "did you mean --set num_workers=VALUE?"),
+        (["train", "p", "--learning-rate", "1"], "did you mean --set optimiser.lr=VALUE?"),
+        (["train", "p", "--epoch", "1"], "did you mean --epochs?"),
         (["predict", "s", "--ouput=x"], "did you mean --output?"),
         (["predict", "s", "--no-reports"], "did you mean --no-report?"),
         (["score", "a", "b", "--resolutions", "1"], "see rare score --help"),

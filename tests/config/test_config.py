@@ -3,6 +3,7 @@ import yaml
 from pydantic import ValidationError
 
 from rarecli.core.config.geometry import isotropic
+from rarecli.core.config.loading import validate
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig, load_spec
 from rarecli.core.config.plan import CtNormalisation, Plan, require_patch_size
 from rarecli.core.config.train_config import TrainConfig, load_train_config, preset_names
@@ -75,7 +76,16 @@ def test_what_is_resolved_reads_back_to_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "near"), [("epoch", "epochs"), ("optimiser.lrr", "lr"), ("augmentation.rotation_degree", "rotation_degrees")]
+    ("key", "near"),
+    [
+        ("epoch", "epochs"),
+        ("num_epochs", "epochs"),
+        ("optimiser.lrr", "optimiser.lr"),
+        ("lr", "optimiser.lr"),
+        ("learning_rate", "optimiser.lr"),
+        ("optimizer.weight-decay", "optimiser.weight_decay"),
+        ("rotation_degree", "augmentation.rotation_degrees"),
+    ],
 )
 def test_an_unknown_key_is_refused_naming_the_nearest(key, near):
     words = refusal(overrides={key: 1})
@@ -83,8 +93,17 @@ def test_an_unknown_key_is_refused_naming_the_nearest(key, near):
     assert f"did you mean {near}?" in words
 
 
-def test_a_key_like_none_lists_the_known_ones():
-    assert "known keys: alpha, consistency, consistency_start_epoch" in refusal(overrides={"loss.zzz": 1})
+def test_a_key_like_none_says_where_all_are():
+    words = refusal(overrides={"loss.zzz": 1})
+    assert words.endswith("remedy: all settings are in rarecli/core/config/train_config.py, and in the run.json of a run")
+    assert len(words) < 200
+    with pytest.raises(UsageError) as caught:
+        validate(TrainConfig, {"loss": {"zzz": 1}}, "the file", UsageError)
+    assert "known keys: alpha, consistency, consistency_start_epoch" in str(caught.value)
+
+
+def test_what_preprocess_decides_is_no_setting():
+    assert "remedy: rare preprocess --patch-size decides it" in refusal(overrides={"patch_size": [32, 32, 32]})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ from rarecli.core.config.base import Arch, Filters, Frozen, Levels, Share, Size,
 from rarecli.core.config.loading import validate
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.safe_text import read_yaml
+from rarecli.core.suggestions import did_you_mean, nearest
+
+_OF_PREPROCESS = ("patch_size", "spacing", "normalisation", "crop", "fixed_shape")
+"""What `rare preprocess` decides, by the names of its options."""
 
 
 class OptimiserConfig(Frozen):
@@ -154,7 +158,8 @@ def load_train_config(
     content: dict[str, Any] = {}
     if preset is not None:
         if preset not in preset_names():
-            raise UsageError("no such preset", found=preset, expected=", ".join(preset_names()))
+            known = preset_names()
+            raise UsageError("no such preset", found=preset, expected=", ".join(known), remedy=did_you_mean(preset, known))
         content = yaml.safe_load(resources.files("rarecli.presets").joinpath(f"{preset}.yaml").read_text(encoding="utf-8")) or {}
     if file is not None:
         content = read_yaml(file, UsageError) or {}
@@ -170,7 +175,28 @@ def load_train_config(
             if not isinstance(target, dict):
                 raise UsageError("part of the key is a single setting", field=key, found=parent, expected="a group of settings")
         target[leaf] = value
+    _require_known(content, file)
     return validate(TrainConfig, content, "the configuration", UsageError, path=file)
+
+
+def setting_names() -> dict[str, str]:
+    """Return the keys of all settings by their last part: {"lr": "optimiser.lr"}."""
+    return {key.rpartition(".")[2]: key for key in _flat(TrainConfig().model_dump())}
+
+
+def _require_known(content: dict[str, Any], file: Path | None) -> None:
+    settings = setting_names()
+    known = {*settings.values(), *(key.rpartition(".")[0] for key in settings.values())}
+    for key in _flat(content):
+        if key not in known:
+            word = key.rpartition(".")[2]
+            near = nearest(word, settings)
+            remedy = f"all settings are in {__name__.replace('.', '/')}.py, and in the run.json of a run"
+            if word in _OF_PREPROCESS:
+                remedy = f"rare preprocess --{word.replace('_', '-')} decides it"
+            elif near:
+                remedy = f"did you mean {settings[near]}?"
+            raise UsageError("no such setting", field=key, path=file, remedy=remedy)
 
 
 def changes(config: TrainConfig, base: TrainConfig) -> list[str]:
