@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rarecli.core.errors import UsageError
-from rarecli.core.suggestions import did_you_mean, nearest
+from rarecli.core.suggestions import nearest
 
 _MEANS = {
     "resolution": ("depth", "depths", "spacing"),
@@ -47,7 +47,7 @@ def usage_error(error: Any) -> UsageError:
 
 
 def _meant(option: str, params: list[Any]) -> str | None:
-    """Return the question for the nearest option, or setting of a training. Leading dashes do not count: they make all options look alike."""
+    """Return the question for the nearest option, or setting of a training. Leading dashes do not count: all options have them."""
     spelled = {name.strip("-"): name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("--")}
     if "set" in spelled:
         from rarecli.core.config.train_config import setting_names
