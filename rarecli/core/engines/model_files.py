@@ -13,6 +13,7 @@ from rarecli.core.engines.manifest import MANIFEST
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.imaging.scan_rules import ScanRules, rules_of
 from rarecli.core.jobs.journal import key_of
+from rarecli.core.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ def find_model(model: Path) -> ModelFiles:
         return ModelFiles(bundle.manifest.spec, path, bundle, None)
     if path.suffix == ".safetensors" and (path.parent / RUN).is_file():
         return ModelFiles(load_run_spec(path.parent), path.parent, None, path)
-    raise ModelError(
-        "not a model",
-        path=path,
-        found="no such file or folder" if not path.exists() else f"neither {RUN} nor {MANIFEST}",
-        expected=", ".join(["a run, a bundle, a weights file inside a run", *built_in_models()]),
-    )
+    if path.is_file():
+        found = "a file"
+        remedy = f"give the folder: {path.parent}" if any((path.parent / name).is_file() for name in (RUN, MANIFEST)) else None
+    else:
+        found = f"neither {RUN} nor {MANIFEST}" if path.exists() else "no such file or folder"
+        remedy = None if path.exists() else did_you_mean(str(path), built_in_models())
+    expected = ", ".join(["a run, a bundle, a weights file inside a run", *built_in_models()])
+    raise ModelError("not a model", path=path, found=found, expected=expected, remedy=remedy)
