@@ -148,3 +148,4 @@ def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
         assert quality["against"] == [3, 3, 3]
     line = next(line for line in said.lines if line.startswith("0: depth 2"))
     assert f"agreement with depth 3 {np.mean(list(records['0']['quality']['agreement'].values())):.2f}" in line
+    assert line.endswith("; " + ", ".join(f"{row['label']} {float(row['volume_mm3']) / 1000:.3g} mL" for row in rows[:2]))

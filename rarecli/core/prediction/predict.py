@@ -38,6 +38,9 @@ from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_nam
 from rarecli.core.prediction.volumes_table import write_volumes
 from rarecli.core.reporting.page import write_report
 
+_FEW_LABELS = 4
+"""So many volumes fit the line of each of many scans."""
+
 __all__ = ["RECORDS", "PredictOptions", "choose_targets", "predict", "require_replaceable_results"]
 
 
@@ -103,7 +106,7 @@ def _predict_cases(
     """Returns the records and the errors, each by case, in the order of the cases."""
 
     def tell(name: str, record: dict[str, Any]) -> None:
-        volumes = f"; {_volumes(record)}" if len(cases) == 1 else ""
+        volumes = f"; {_volumes(record)}" if len(cases) == 1 or len(record["volumes_mm3"]) <= _FEW_LABELS else ""
         words = quality_words(record["quality"]) + change_in_words(record["postprocessing"]) + volumes
         reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){words}")
         for warning in _warnings_of(name, record):
