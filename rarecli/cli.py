@@ -81,10 +81,23 @@ def main() -> None:
                 sys.stdout.flush()
     except Interrupted as interruption:
         _end_interrupted(interruption)
+    except BrokenPipeError:
+        _end_unread()
+    except SystemExit as end:  # Typer's answer to a broken pipe is exit code 1
+        if isinstance(end.__context__, BrokenPipeError):
+            _end_unread()
+        raise
     except Exception as error:
         _end_with_error(error)
     Console().explain(f"took {duration(time.monotonic() - settings.started)}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end_unread() -> NoReturn:
+    """End silently, with the exit code of a process that SIGPIPE ends. At its exit, Python writes what is left to nowhere."""
+    if sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    sys.exit(141)
 
 
 def _end_interrupted(interruption: Interrupted) -> NoReturn:

@@ -10,6 +10,7 @@ RareError                   1  bug          a bug, if raised as such
 └── Preempted              75  stopped      stopped from outside, after saving
 
 Interrupted               130  interrupted  Ctrl-C; a BaseException, in jobs/signals.py
+(none)                    141  (none)       nobody reads the output any more, as after `| head`
 
 `--json` prints the kind and the code, for programs.
 

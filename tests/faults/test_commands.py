@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,15 @@ def test_a_full_standard_output_is_an_environment_fault(run, arguments):
         result = rare(*[run if part == "RUN" else part for part in arguments], stdout=full)
     assert result.returncode == 5, result.stderr
     assert "No space left on device" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--json"], ["train", "-h"]])
+def test_a_pipe_that_nobody_reads_ends_the_command_silently(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        result = rare(*arguments, stdout=pipe)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_working_directory_that_is_gone_is_named(run, scan, tmp_path):
