@@ -68,15 +68,15 @@ class Record:
         )
 
     def label(self, state: TrainState, num_epochs: int) -> str:
-        """Return the words beside the progress of an epoch: its number, and the outlook."""
-        return ", ".join(filter(None, [f"epoch {state.epoch + 1}/{num_epochs}", self.outlook(state, num_epochs)]))
+        """Return the words beside the progress of an epoch: its number, and the best value so far. The progress adds the time left."""
+        return ", ".join([f"epoch {state.epoch + 1}/{num_epochs}", *_best(state)])
 
     def outlook(self, state: TrainState, num_epochs: int) -> str:
         """Return the best value so far and the time left for the whole training, in words; empty if neither is known.
 
         The time is that of the epochs since the start of this call, with their validations and checkpoints.
         """
-        parts = [f"best {state.best:.4f} in epoch {state.best_epoch}"] if state.best_epoch else []
+        parts = _best(state)
         num_here = state.epoch - self._first_epoch + 1
         if num_here > 0 and state.epoch < num_epochs:
             left = (time.monotonic() - self._started_at) / num_here * (num_epochs - state.epoch)
@@ -101,3 +101,7 @@ class Record:
             )
         if self.publish:
             self.publish(self.lines)
+
+
+def _best(state: TrainState) -> list[str]:
+    return [f"best {state.best:.4f} in epoch {state.best_epoch}"] if state.best_epoch else []
