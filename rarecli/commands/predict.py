@@ -1,5 +1,6 @@
 """`rare predict`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -219,8 +220,14 @@ def run(
         print_json(result)
     for name, record in result["cases"].items():
         console.explain(_explanation(name, record))
-    to_file = is_file_name(output)
-    console.end(output, command("info", output) if to_file else command("score", "REFERENCES", output, "-o", "scores"))
+    console.end(output, command("info", output) if is_file_name(output) else _next(output))
+
+
+def _next(output: Path) -> str:
+    from rarecli.core.reporting.options import FILE_NAME
+
+    page = output / FILE_NAME
+    return f"open {shlex.quote(str(page))}" if page.is_file() else command("score", "REFERENCES", output, "-o", "scores")
 
 
 def _explanation(name: str, record: dict[str, Any]) -> str:

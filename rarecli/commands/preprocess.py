@@ -2,15 +2,19 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rarecli.commands.completion import presets
 from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
 from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, ResampleChannels, Resume, SchedulerOption, ShardOption
 from rarecli.commands.parsing import three_integers, three_numbers
 from rarecli.core.jobs.words import counted
+
+if TYPE_CHECKING:
+    from rarecli.core.config.plan import Plan
 
 
 class Normalisation(str, Enum):
@@ -133,4 +137,10 @@ def run(
             ["depth", "grid (mm)", "cases that enter here"],
             [[str(k), " x ".join(f"{s * 2**k:g}" for s in plan.spacing_mm), str(count)] for k, count in enumerate(index.routing_plan)],
         )
-    console.end(output, command("train", output, "-o", "run"))
+    console.end(output, command("train", output, "-o", "run", *_preset(plan)))
+
+
+def _preset(plan: "Plan") -> list[str]:
+    """Return the option for the preset that is named as the dataset, if there is one. The presets are for whole cases."""
+    name = plan.dataset.lower()
+    return ["--preset", name] if name in presets() and not plan.fixed_shape else []

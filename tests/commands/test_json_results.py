@@ -60,7 +60,7 @@ CALLS = [
         "Next: rare train PREPARED -o r --fold all --num-depths 2",
     ),
     (["predict", "SCAN", "-m", "RUN", "-o", "l.nii.gz"], "Written to l.nii.gz; next: rare info l.nii.gz"),
-    (["predict", "IMAGES", "-m", "BUNDLE", "-o", "my labels"], "Written to my labels; next: rare score REFERENCES 'my labels' -o scores"),
+    (["predict", "IMAGES", "-m", "BUNDLE", "-o", "my labels"], "Written to my labels; next: open 'my labels/report.html'"),
     ([*EVALUATE, "-o", "e", "--depths", "1"], "Written to e; next: rare export RUN -o bundle"),
     ([*EVALUATE, "-o", "e", "--spacings", "8,8x8x16"], "Written to e; next: rare export RUN -o bundle"),
     ([*EVALUATE, "-o", "e", "--depths", "1", "--shard", "1/4"], "--resume instead of --shard writes the results"),
