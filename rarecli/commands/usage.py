@@ -31,7 +31,7 @@ def usage_error(error: Any) -> UsageError:
     """Return the UsageError for an error of Typer: what is wrong with which option, what was found, what is expected."""
     context = getattr(error, "ctx", None)
     remedy = f"see {context.command_path if context else 'rare'} --help"
-    if option := getattr(error, "option_name", None):
+    if context and (option := getattr(error, "option_name", None)):
         return UsageError(f"no such option: {option}", remedy=_meant(option, context.command.params) or remedy)
     name = _name_of(error)
     if name is None:
