@@ -10,8 +10,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -71,28 +72,40 @@ class Console:
             text = "; ".join(parts)
             self.say(text[0].upper() + text[1:])
 
-    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-        """Yield `items` with a progress bar on a terminal; elsewhere, print a line at most every ten seconds."""
+    def track(self, items: Iterable[Item], label: str, total: int, costs: Sequence[float] | None = None) -> Iterator[Item]:
+        """Yield `items` with a progress bar on a terminal; elsewhere, print a line at most every ten seconds.
+
+        costs: of each item, in any unit, for the time left; without them all cost the same.
+        """
+        costs = costs or [1] * total
+        shares = chain((done / sum(costs) for done in accumulate(costs)), repeat(1.0))
+        steps = enumerate(zip(items, shares, strict=False), start=1)
         if settings.quiet:
             yield from items
         elif _can_draw_bars():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            # the bar takes the space that the words and numbers leave
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self.rich, transient=True) as progress:
-                yield from progress.track(items, total=total, description=label)
+            yield from self._track_in_bar(steps, label, total)
         else:
-            yield from self._track_in_lines(items, label, total)
+            yield from self._track_in_lines(steps, label, total)
 
-    def _track_in_lines(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    def _track_in_bar(self, steps: Iterable[tuple[int, tuple[Item, float]]], label: str, total: int) -> Iterator[Item]:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        # the bar takes the space that the words and numbers leave
+        words, count_of = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[count]}/{task.fields[num]}")
+        with Progress(words, BarColumn(None), count_of, TimeRemainingColumn(), console=self.rich, transient=True) as progress:
+            task = progress.add_task(label, total=1.0, count=0, num=total)
+            for count, (item, share) in steps:
+                yield item
+                progress.update(task, completed=share, count=count)
+
+    def _track_in_lines(self, steps: Iterable[tuple[int, tuple[Item, float]]], label: str, total: int) -> Iterator[Item]:
         started = said = time.monotonic()
-        for count, item in enumerate(items, start=1):
+        for count, (item, share) in steps:
             yield item
             now = time.monotonic()
             if now - said > _SECONDS_BETWEEN_LINES and count < total:
                 said = now
-                self.say(f"{label}: {count}/{total}, {duration((now - started) / count * (total - count))} left")
+                self.say(f"{label}: {count}/{total}, {duration((now - started) * (1 - share) / share)} left")
 
     def _write(self, text: str) -> None:
         if settings.verbose:

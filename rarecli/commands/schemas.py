@@ -87,7 +87,8 @@ def predict() -> list[Schema]:
     steps = record({"steps": items(TEXT), "removed_mm3": NUMBER, "filled_mm3": NUMBER})
     case |= {"postprocessing": optional(table(steps))}
     case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0}), "quality": record(quality)}
-    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "tta": FLAG, "cases": table(record(case)), "failed": FAILED})]
+    outcomes = {"cases": table(record(case)), "failed": FAILED}
+    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "tta": FLAG, "calibrated": FLAG, **outcomes})]
 
 
 METRICS = table(optional(NUMBER))

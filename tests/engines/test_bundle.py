@@ -88,6 +88,8 @@ def test_every_backend_passes_the_conformance_vectors(bundle, backend):
     assert all(f"labels correct ({backend})" in line for line in vectors)
     assert len(large_images) == 4
     assert all(("of onnx" if backend == "torch" else "of torch") in line for line in large_images)
+    assert facts["verdict"] == "8 checks passed: 4 conformance vectors and 4 large images; tolerance 0.0001 of the largest logit"
+    assert list(facts)[-1] == "verdict"
 
 
 def test_vectors_exercise_orientation_resampling_and_every_depth(bundle):

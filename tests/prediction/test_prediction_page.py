@@ -26,6 +26,7 @@ def test_every_case_is_told_with_its_entry_reason_seconds_and_volumes():
         "b": record([0, 0, 2], 1.5, 99.0, ["coarser than any training scan"], ["its head is in 3 parts"]),
     }
     result = {"model": "Phantoms", "num_models": 5, "backend": "onnx", "cases": cases, "failed": {"c": "not a NIfTI file"}}
+    result |= {"calibrated": True}
     page = ReadPage(render(prediction_page(result, ReportOptions("rare predict in -m run"), ["a warning"])))
     require_self_contained(page)
     columns, rows = page.tables["Every case, with the volume of each label"]
@@ -39,6 +40,12 @@ def test_every_case_is_told_with_its_entry_reason_seconds_and_volumes():
     assert "2 of 3 scans are segmented; 1 unlike the training scans." in page.texts["p"]
     assert {"a warning"} <= set(page.texts["li"])
     assert page.texts["h1"] == ["Phantoms, mean of 5 models: predictions"]
+
+
+def test_a_model_that_is_not_calibrated_shows_no_confidence():
+    cases = {"b": record([0, 0, 2], 1.5, 99.0, (), ["its head is in 3 parts"])}
+    result = {"model": "Phantoms", "num_models": 1, "backend": "onnx", "cases": cases, "failed": {}, "calibrated": False}
+    assert "confidence" not in render(prediction_page(result, ReportOptions("rare predict in -m run")))
 
 
 def test_a_folder_of_scans_gets_a_report_a_shard_and_a_single_file_do_not(run, tmp_path):

@@ -10,7 +10,7 @@ from rarecli.core.config.geometry import coarser_entry
 from rarecli.core.imaging.restore import ConfidenceTally
 from rarecli.core.imaging.volume import write_image
 from rarecli.core.prediction.predict import PredictOptions, predict
-from rarecli.core.prediction.quality import Quality, assess, num_components
+from rarecli.core.prediction.quality import Quality, assess, num_components, quality_words
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,12 @@ def test_the_deepest_entry_has_nothing_to_agree_with(predictor):
     assert found.components is not None
 
 
+def test_only_a_calibrated_model_states_its_confidence():
+    record = {"confidence": {"head": 0.9, "tail": 0.7, "body": None}, "agreement": None}
+    assert quality_words(record, calibrated=True) == "; confidence 0.80"
+    assert quality_words(record, calibrated=False) == ""
+
+
 def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
     class Said:
         def __init__(self):
@@ -147,5 +153,7 @@ def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
         assert float(row["agreement"]) == quality["agreement"][row["label"]]
         assert quality["against"] == [3, 3, 3]
     line = next(line for line in said.lines if line.startswith("0: depth 2"))
+    assert "confidence" not in line
+    assert sum(text.startswith("confidence: not calibrated") for text in said.lines) == 1
     assert f"agreement with depth 3 {np.mean(list(records['0']['quality']['agreement'].values())):.2f}" in line
     assert line.endswith("; " + ", ".join(f"{row['label']} {float(row['volume_mm3']) / 1000:.3g} mL" for row in rows[:2]))

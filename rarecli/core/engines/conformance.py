@@ -9,12 +9,14 @@ BUNDLE/conformance/
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rarecli.core.config.geometry import entry_name, entry_text, is_isotropic
+from rarecli.core.config.network_cost import count
 from rarecli.core.data.phantoms import Phantom
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import ConformanceVector, HashedFile
@@ -28,7 +30,9 @@ from rarecli.core.imaging.scan_rules import EntryRule, ScanRules
 from rarecli.core.imaging.sliding_window import sliding_logits
 from rarecli.core.imaging.volume import read_labels, read_volume, write_image, write_labels
 from rarecli.core.jobs.files import sha256
-from rarecli.core.types import Entry
+from rarecli.core.jobs.progress import Reporter, Silent
+from rarecli.core.jobs.words import counted
+from rarecli.core.types import Entry, Shape
 
 FOLDER = "conformance"
 _MOST_VOXELS_PER_AXIS = 34
@@ -84,24 +88,41 @@ def _chosen(rules: ScanRules) -> list[EntryRule]:
     return [rule for rule in rules.entries if is_isotropic(rule.entry)] + [thick[axis] for axis in sorted(thick)]
 
 
-def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None) -> list[str]:
+def verify_bundle(bundle: Bundle, runner: Runner, reference: Runner | None, reporter: Reporter = Silent()) -> tuple[list[str], str]:
     """Compare every file with the manifest, run every vector, and run every engine on a large image that is mostly constant background.
 
-    Returns one line per vector and per large image. Raises ModelError at the first disagreement.
+    Returns one line per vector and per large image, and the verdict in words. Raises ModelError at the first disagreement.
     reference: gives the expected logits on the large image; without one the last line says so.
     """
+    manifest = bundle.manifest
+    vectors, entries = manifest.conformance, runner.entries if reference else ()
+    told = f"{counted(len(vectors), 'conformance vector')} and {counted(len(entries), 'large image')}"
+    reporter.say(f"comparing the files with the manifest, then {told} in {runner.backend}")
     bundle.verify()
-    lines = [_verify_vector(bundle, vector, runner) for vector in bundle.manifest.conformance]
-    if reference is None:
-        return [*lines, "large images: not compared, there is no other backend here"]
-    return lines + [_verify_on_background(bundle, entry, runner, reference) for entry in runner.entries]
+    checks = [partial(_verify_vector, bundle, vector, runner) for vector in vectors]
+    costs = [count(manifest.spec.network, vector.entry, manifest.rules.entry(vector.entry).patch_shape).flop for vector in vectors]
+    if reference:
+        checks += [partial(_verify_on_background, bundle, entry, runner, reference) for entry in entries]
+        costs += [2 * count(manifest.spec.network, entry, _shape_of_background(bundle, entry, runner)).flop for entry in entries]
+    lines = [check() for check in reporter.track(checks, "verify", len(checks), costs)]
+    if not reference:
+        lines.append("large images: not compared, there is no other backend here")
+    tolerance = f"{RELATIVE_TOLERANCE[manifest.precision]:g} of the largest logit"
+    return lines, f"{counted(len(checks), 'check')} passed: {told}; tolerance {tolerance}"
+
+
+def _shape_of_background(bundle: Bundle, entry: Entry, runner: Runner) -> Shape:
+    plan = bundle.manifest.engine(entry).plan
+    if plan and runner.backend == "tensorrt":
+        _, _, x, y, z = plan.shape_max
+        return x, y, z
+    return large_shape(bundle.manifest.spec, entry)
 
 
 def _verify_on_background(bundle: Bundle, entry: Entry, runner: Runner, reference: Runner) -> str:
     """Compare an engine on a large constant background, where engines that are right on small images have failed."""
     manifest = bundle.manifest
-    spec, plan = manifest.spec, manifest.engine(entry).plan
-    shape = plan.shape_max[2:] if plan and runner.backend == "tensorrt" else large_shape(spec, entry)
+    spec, shape = manifest.spec, _shape_of_background(bundle, entry, runner)
     image = background_image(spec, shape)
     name = f"{manifest.engine(entry).file}, {runner.backend}, on a large image"
     gate = Gate(name, spec, entry, manifest.precision, "use another backend, or export again")

@@ -10,7 +10,7 @@ BUNDLE/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,8 @@ from rarecli.core.versions import installed_versions
 
 WEIGHTS = "weights.safetensors"
 FORMATS = ("onnx", "tensorrt")
+_LONG_S = 60
+"""An export that is expected to take longer names the entries that would be enough for most scans."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
     network = load_network(spec, source.weights)
     with atomic_folder(bundle) as folder, TorchRunner(network, torch.device("cpu"), entries) as reference:
         graph_options = GraphOptions(precision, options.conv_transpose)
+        seconds = forecast(spec, entries, reference, reporter) if options.check else {}
         reporter.say(f"tracing {counted(len(entries), 'entry', 'entries')} of {spec.name}")
         graphs = trace_all(spec, source.weights, entries, graph_options, options.num_jobs, reporter)
         shared = None
@@ -124,7 +127,7 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
             versions=installed_versions(("rare-unet", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy")),
         )
         if options.check:
-            engines = _check_engines(_write(manifest, folder), reference, reporter)
+            engines = _check_engines(_write(manifest, folder), reference, seconds, reporter)
         if library is not None:
             engines = [
                 engine.model_copy(update={"plan": _build_plan(library, engine, folder, spec, precision, reference, gpu, options.tensorrt)})
@@ -145,17 +148,33 @@ def _write(manifest: Manifest, folder: Path) -> Bundle:
     return Bundle(folder)
 
 
-def _check_engines(bundle: Bundle, reference: TorchRunner, reporter: Reporter) -> list[Engine]:
-    """Return the engines with their parity, in every CPU runner that `--backend auto` may choose. Raises ModelError if one disagrees."""
-    runners: list[Runner] = [OnnxRunner(bundle, "cpu")]
-    if find_spec("openvino"):
-        runners.append(OpenVinoRunner(bundle, "cpu"))
+def forecast(spec: ModelSpec, entries: Sequence[Entry], reference: TorchRunner, reporter: Reporter) -> dict[Entry, float]:
+    """Say about how long the comparison with PyTorch takes, most of an export, before it starts. Return the seconds of every entry."""
+    seconds = expected_seconds(spec, entries, reference, len(_checked_runners()))
+    total, isotropic = sum(seconds.values()), entry_set("isotropic", spec.network.num_depths)
+    fewer = ""
+    if total > _LONG_S and set(isotropic) < set(entries):
+        their_time = duration(sum(seconds[entry] for entry in isotropic))
+        fewer = f"; --entries isotropic writes {len(isotropic)} of the {len(entries)} engines, compared in {their_time}"
+    reporter.say(f"the comparison with PyTorch will take about {duration(total)}, longer on a busy machine{fewer}")
+    return seconds
+
+
+def _checked_runners() -> list[Callable[[Bundle, str], Runner]]:
+    return [OnnxRunner, *([OpenVinoRunner] if find_spec("openvino") else [])]
+
+
+def _check_engines(bundle: Bundle, reference: TorchRunner, seconds: Mapping[Entry, float], reporter: Reporter) -> list[Engine]:
+    """Return the engines with their parity, in every CPU runner that `--backend auto` may choose. Raises ModelError if one disagrees.
+
+    seconds: expected for the entries, in any unit.
+    """
+    runners = [opened(bundle, "cpu") for opened in _checked_runners()]
     manifest, checked = bundle.manifest, []
-    seconds = expected_seconds(manifest.spec, [engine.entry for engine in manifest.engines], reference, len(runners))
     names = " and ".join(runner.backend for runner in runners)
-    num_engines = counted(len(manifest.engines), "engine")
-    reporter.say(f"comparing {num_engines} with PyTorch in {names}, about {duration(seconds)}")
-    for engine in reporter.track(manifest.engines, "check", len(manifest.engines)):
+    reporter.say(f"comparing {counted(len(manifest.engines), 'engine')} with PyTorch in {names}")
+    costs = [seconds[engine.entry] for engine in manifest.engines]
+    for engine in reporter.track(manifest.engines, "check", len(manifest.engines), costs):
         with ExitStack() as stack:
             runs = {runner.backend: partial(stack.enter_context(runner).run, entry=engine.entry) for runner in runners}
             parity = check_parity(engine.file, runs, manifest.spec, engine.entry, manifest.precision, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,25 @@ from rarecli.core.engines.runner import engine_errors, require_tensors
 from rarecli.core.errors import EnvironmentFault, UsageError, missing_extra
 from rarecli.core.jobs.safe_text import utf8_path
 from rarecli.core.types import Entry, FloatArray
+
+_ERROR = 3
+"""onnxruntime's severity of errors."""
+
+
+def open_session(file: Path, providers: list[Any], num_threads: int | None = None) -> Any:
+    """Return an onnxruntime session for a graph. It writes errors on stderr, but no warnings.
+
+    onnxruntime warns of every node that it cannot compute beforehand: hundreds of lines in fp16, about nothing that a user could change.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERROR
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if num_threads:
+        options.intra_op_num_threads = num_threads
+    with utf8_path(file) as path:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 class OnnxRunner:
@@ -43,12 +63,7 @@ class OnnxRunner:
         return logits
 
     def _open(self, entry: Entry) -> Any:
-        options = self._ort.SessionOptions()
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        if self._num_threads:
-            options.intra_op_num_threads = self._num_threads
-        with utf8_path(self._bundle.engine_file(entry)) as path:
-            session = self._ort.InferenceSession(str(path), options, providers=self._providers)
+        session = open_session(self._bundle.engine_file(entry), self._providers, self._num_threads)
         engine = self._bundle.manifest.engine(entry)
         require_tensors(engine, [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()])
         self._sessions[entry] = session

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from rarecli.core.engines.bundle import Bundle, tensor_places
 from rarecli.core.engines.manifest import Engine
-from rarecli.core.engines.onnx_runner import OnnxRunner
+from rarecli.core.engines.onnx_runner import OnnxRunner, open_session
 from rarecli.core.engines.parity import check_parity
 from rarecli.core.engines.rewriting import depth_to_space
 from rarecli.core.engines.runner import engine_errors
@@ -122,10 +122,8 @@ def _point_to_weights(graph: Graph, places: dict[str, int]) -> None:
 
 def _check(engine: Engine, file: Path, bundle: Bundle, reference: OnnxRunner) -> None:
     """Raise ModelError unless a graph of the page agrees with the bundle's engine, on images of the least shape."""
-    import onnxruntime
-
     with engine_errors(file):
-        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        session = open_session(file, ["CPUExecutionProvider"])
 
     def run(image: FloatArray) -> FloatArray:
         logits: FloatArray = session.run([engine.output.name], {engine.input.name: image})[0]

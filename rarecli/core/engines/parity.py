@@ -79,18 +79,23 @@ def check_parity(
     )
 
 
-def expected_seconds(spec: ModelSpec, entries: Sequence[Entry], reference: Runner, num_runners: int) -> float:
-    """Return about how long `check_parity` takes for all entries, from one pass of PyTorch through the patch of each entry."""
-    total = 0.0
+def expected_seconds(spec: ModelSpec, entries: Sequence[Entry], reference: Runner, num_runners: int) -> dict[Entry, float]:
+    """Return about how long `check_parity` takes for each entry, from one comparison of PyTorch with itself on the entry's patch."""
+    expected = {}
     for entry in entries:
         patch = spec.patch_shape(entry)
+        started = time.perf_counter()
         image = phantom_image(spec, patch, seed=0)
-        before = time.perf_counter()
-        reference.run(image, entry)
+        made = time.perf_counter()
+        logits = reference.run(image, entry)
+        computed = time.perf_counter()
+        Gate("PyTorch", spec, entry, "fp32", "train again: the logits are not finite").compare(logits, logits)
+        compared = time.perf_counter()
         num_small = 2 * _NUM_SHAPES if geometry.is_isotropic(entry) else _NUM_SHAPES
         num_patches = num_small + math.prod(large_shape(spec, entry)) / math.prod(patch)
-        total += (time.perf_counter() - before) * num_patches * (1 + num_runners)
-    return total
+        per_patch = made - started + (computed - made) * (1 + num_runners) + (compared - computed) * num_runners
+        expected[entry] = per_patch * num_patches
+    return expected
 
 
 @dataclass(frozen=True)

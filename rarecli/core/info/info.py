@@ -46,7 +46,7 @@ def info(
     subject = path or model
     if subject is None:
         raise UsageError("there is nothing to describe", expected="a path, or a model with --model", remedy="rare models lists models")
-    return verify_model(subject, backend) if verify else _describe_path(subject, model if path else None, series, reporter)
+    return verify_model(subject, backend, reporter) if verify else _describe_path(subject, model if path else None, series, reporter)
 
 
 def _describe_path(path: Path, model: Path | None, series: str | None, reporter: Reporter) -> Facts:

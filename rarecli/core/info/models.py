@@ -11,6 +11,7 @@ from rarecli.core.config.run_folder import LOG, load_run_info
 from rarecli.core.errors import DataError, ModelError, RareError
 from rarecli.core.imaging.scan_rules import ScanRules, rules_of
 from rarecli.core.info.routing_picture import routing_picture
+from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.safe_text import json_lines
 from rarecli.core.jobs.words import counted, times
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 
-def verify_model(bundle: Path, backend: str) -> Facts:
-    """Compare a bundle's files with its manifest, run its conformance vectors and large images; return facts, one line each.
+def verify_model(bundle: Path, backend: str, reporter: Reporter) -> Facts:
+    """Compare a bundle's files with its manifest, run its conformance vectors and large images; return facts, the verdict last.
 
     Raises ModelError at the first disagreement, and for a model that is not a bundle.
     """
@@ -34,7 +35,8 @@ def verify_model(bundle: Path, backend: str) -> Facts:
         raise ModelError("only a bundle can be verified", path=bundle, found="a run", remedy="rare export makes a bundle")
     rules, runner = open_model(bundle, backend)
     with runner, open_reference(bundle, runner.backend) or nullcontext() as reference:
-        return {"kind": "bundle", "name": rules.spec.name, "verified": verify_bundle(files.bundle, runner, reference)}
+        lines, verdict = verify_bundle(files.bundle, runner, reference, reporter)
+        return {"kind": "bundle", "name": rules.spec.name, "verified": lines, "verdict": verdict}
 
 
 def describe_run(path: Path) -> Facts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -17,8 +17,8 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """Receive one line about something that may be wrong."""
 
-    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-        """Yield `items` and show the progress."""
+    def track(self, items: Iterable[Item], label: str, total: int, costs: Sequence[float] | None = None) -> Iterator[Item]:
+        """Yield `items` and show the progress. costs: of each item, in any unit, for the time left; without them all cost the same."""
 
 
 class Silent:
@@ -30,7 +30,7 @@ class Silent:
     def warn(self, text: str) -> None:
         """Drop the warning."""
 
-    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], label: str, total: int, costs: Sequence[float] | None = None) -> Iterator[Item]:
         """Yield `items`."""
         yield from items
 
@@ -60,6 +60,6 @@ class Noting:
         """The warnings that do not begin with one of these names. A report shows errors of cases beside them, without paths."""
         return [warning for warning in self.warnings if not warning.startswith(tuple(f"{name}: " for name in names))]
 
-    def track(self, items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], label: str, total: int, costs: Sequence[float] | None = None) -> Iterator[Item]:
         """Pass the items on."""
-        return self._reporter.track(items, label, total)
+        return self._reporter.track(items, label, total, costs)

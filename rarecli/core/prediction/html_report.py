@@ -31,14 +31,15 @@ def prediction_page(result: dict[str, Any], options: ReportOptions, warnings: Se
     lead = f"{len(cases)} of {len(cases) + len(failed)} scans are segmented" + (f"; {warned} unlike the training scans." if warned else ".")
     rows = [[text(name), text(why)] for name, why in failed.items()]
     sections = [
-        Section("Cases", tables=[_cases(cases)]),
+        Section("Cases", tables=[_cases(cases, calibrated=result["calibrated"])]),
         Section("Volumes of the labels", figures=_volumes(cases)),
         Section("Failed cases", tables=[Table("Cases that failed", ["case", "reason"], rows)] if rows else []),
     ]
     return Page(f"{result['model']}{models}: predictions", "rare predict", lead, facts, sections, warnings, options.command)
 
 
-def _cases(cases: dict[str, dict[str, Any]]) -> Table:
+def _cases(cases: dict[str, dict[str, Any]], *, calibrated: bool) -> Table:
+    """calibrated: whether the model is; if not, the confidence says nothing and is left out."""
     labels = list(dict.fromkeys(name for record in cases.values() for name in record["volumes_mm3"]))
     rows = []
     for name, record in cases.items():
@@ -46,7 +47,7 @@ def _cases(cases: dict[str, dict[str, Any]]) -> Table:
         row = [text(name), text(entry_text(entry_taken(record))), text(record["reason"]), text(spacing_text((x, y, z)))]
         row += [number(record["seconds"], ".2f"), *(number(record["volumes_mm3"].get(label), ".0f") for label in labels)]
         quality = record["quality"]
-        row += [number(quality["confidence"].get(label), ".2f") for label in labels]
+        row += [number(quality["confidence"].get(label) if calibrated else None, ".2f") for label in labels]
         rows.append([*row, text("; ".join(record["warnings"])), text("; ".join(quality["doubts"]))])
     columns = ["case", "entry", "reason", "spacing (mm)", "seconds", *(f"{label} (mm³)" for label in labels)]
     columns += [*(f"confidence of {label}" for label in labels), "unlike the training scans", "may be wrong"]

@@ -74,6 +74,8 @@ def predict(
         noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
         if options.postprocess:
             noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
+        if predictor.calibration is None:
+            noted.say(f"confidence: not calibrated, so none is shown{_how_to_calibrate(predictor)}")
         choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
         if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
             noted.say(cost)
@@ -87,6 +89,7 @@ def predict(
             "num_models": len(predictor.runners),
             "backend": predictor.runner.backend,
             "tta": predictor.choice.tta,
+            "calibrated": predictor.calibration is not None,
             "cases": records,
             "failed": {name: error.brief for name, error in failures.items()},
         }
@@ -104,10 +107,11 @@ def _predict_cases(
     cases: Sequence[Case], targets: dict[str, Path], worker: CaseWorker, cluster: Cluster | None, reporter: Reporter
 ) -> tuple[dict[str, dict[str, Any]], dict[str, RareError]]:
     """Returns the records and the errors, each by case, in the order of the cases."""
+    calibrated = worker.predictor.calibration is not None
 
     def tell(name: str, record: dict[str, Any]) -> None:
         volumes = f"; {_volumes(record)}" if len(cases) == 1 or len(record["volumes_mm3"]) <= _FEW_LABELS else ""
-        words = quality_words(record["quality"]) + change_in_words(record["postprocessing"]) + volumes
+        words = quality_words(record["quality"], calibrated=calibrated) + change_in_words(record["postprocessing"]) + volumes
         reporter.say(f"{name}: {entry_text(record['entry'])} ({record['reason']}){words}")
         for warning in _warnings_of(name, record):
             reporter.warn(warning)
@@ -148,6 +152,11 @@ def _volumes(record: dict[str, Any]) -> str:
 def _steps(chosen: Mapping[str, ChosenSteps]) -> str:
     words = [f"{name}: {', '.join(steps_in_words(of.steps))}" for name, of in chosen.items()]
     return "; ".join(words) or "none, since validation found no step that helps"
+
+
+def _how_to_calibrate(predictor: Predictor) -> str:
+    """Returns the command that a user may run; several models have no common calibration."""
+    return "" if len(predictor.runners) > 1 else "; rare calibrate DATASET -m RUN learns which predictions to doubt"
 
 
 def _warnings_of(name: str, record: dict[str, Any]) -> list[str]:

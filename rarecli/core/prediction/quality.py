@@ -105,10 +105,14 @@ def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: En
     return dict(zip(plan.label_names[1:], values.tolist(), strict=True))
 
 
-def quality_words(record: dict[str, Any]) -> str:
-    """Return the confidence and the agreement of a record, for the line of a case; empty for a prediction without labels."""
+def quality_words(record: dict[str, Any], *, calibrated: bool) -> str:
+    """Return the confidence and the agreement of a record, for the line of a case; empty for a prediction without labels.
+
+    calibrated: whether the model is; if not, nobody knows which confidence is usual, and the line has none.
+    """
     parts = []
-    if known := [value for value in record["confidence"].values() if value is not None]:
+    known = [value for value in record["confidence"].values() if value is not None]
+    if calibrated and known:
         parts.append(f"; confidence {np.mean(known):.2f}")
     if record["agreement"]:
         x, y, z = record["against"]

@@ -28,6 +28,7 @@ def prediction():
     quality = {"confidence": {"head": 0.7}, "doubts": ["its head is in 3 parts"]}
     case = facts | {"residual_zoom": [1] * 3, "warnings": ["coarser"], "volumes_mm3": {"head": 9.0}, "quality": quality}
     result = {"model": "Phantoms", "num_models": 1, "backend": "onnx", "cases": {"a": case}, "failed": {"b": "not a NIfTI file"}}
+    result |= {"calibrated": True}
     return prediction_page(result, ReportOptions("rare predict in -m run"), ["a warning"])
 
 
