@@ -40,7 +40,7 @@ class Words:
 
     warn = say
 
-    def track(self, items: Any, label: str, total: int) -> Any:
+    def track(self, items: Any, label: str, total: int, costs: Any = None) -> Any:
         """Show no progress bar."""
         return items
 

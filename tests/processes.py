@@ -25,7 +25,7 @@ class Told:
 
     warn = say
 
-    def track(self, items, label, total):
+    def track(self, items, label, total, costs=None):
         yield from items
 
 

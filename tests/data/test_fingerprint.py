@@ -88,7 +88,7 @@ def test_warnings_are_printed_and_recorded(run, tmp_path):
         def warn(self, text):
             self.said.append(text)
 
-        def track(self, items, label, total):
+        def track(self, items, label, total, costs=None):
             return items
 
     with Predictor(run, device="cpu") as predictor:

@@ -27,7 +27,7 @@ class Watcher(Silent):
     def __init__(self, at=0, call=lambda: None):
         self.at, self.call, self.num, self.warnings = at, call, 0, []
 
-    def track(self, items, label, total):
+    def track(self, items, label, total, costs=None):
         for item in items:
             yield item
             self.num += 1

@@ -134,7 +134,7 @@ def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
 
         warn = say
 
-        def track(self, items, label, total):
+        def track(self, items, label, total, costs=None):
             yield from items
 
     for number in (0, 1):

@@ -25,7 +25,7 @@ class Listener:
         if "log.jsonl has all numbers" in text:  # the tracker's warning; a training may have other warnings
             self.warned.append(text)
 
-    def track(self, items, label, total):
+    def track(self, items, label, total, costs=None):
         yield from items
 
 

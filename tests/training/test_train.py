@@ -37,7 +37,7 @@ class StopAfter:
     def warn(self, text):
         pass
 
-    def track(self, items, label, total):
+    def track(self, items, label, total, costs=None):
         yield from items
 
 
