@@ -141,6 +141,11 @@ def test_another_number_of_channels_is_refused():
     with pytest.raises(ModelError, match="number of channels") as caught:
         prepare_scan(Volume(noise(2, 4, 4, 4), np.eye(4)), RULES)
     assert "found: 2" in str(caught.value)
+    assert "remedy: save one of its volumes as a 3D file" in str(caught.value)  # "or one 4D file" is what the user gave
+    spec = SPEC.model_copy(update={"network": SPEC.network.model_copy(update={"in_channels": 3})})
+    with pytest.raises(ModelError, match="number of channels") as caught:
+        prepare_scan(Volume(noise(2, 4, 4, 4), np.eye(4)), rules_of(spec))
+    assert "or one 4D file" in str(caught.value)
 
 
 def test_a_scan_that_would_grow_beyond_reason_is_refused_before_allocating():

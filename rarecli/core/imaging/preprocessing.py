@@ -118,7 +118,9 @@ def prepare_scan(scan: Volume, rules: ScanRules, choice: RouteChoice = RouteChoi
             field="channels",
             found=scan.num_channels,
             expected=f"{spec.network.in_channels} ({', '.join(spec.plan.channel_names)})",
-            remedy="give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
+            remedy="save one of its volumes as a 3D file"
+            if spec.network.in_channels == 1
+            else "give one file per channel, CASE_0000.nii.gz, CASE_0001.nii.gz, ..., or one 4D file",
         )
     source, placement = crop(scan, spec.plan.crop) if part is None else crop_to(scan, part.box)
     ras = to_ras(source)
