@@ -104,6 +104,25 @@ def test_an_empty_folder_is_said(tmp_path):
         scans_in(tmp_path)
 
 
+def test_folders_that_hold_the_scans_are_named(tmp_path):
+    touch(tmp_path / "masks" / "a.nii.gz", tmp_path / "scans" / "a.nii.gz", tmp_path / "notes" / "a.txt")
+    with pytest.raises(DataError, match="no scans in this folder") as caught:
+        find_scans([tmp_path])
+    assert "found: files in its folders: masks, scans\n" in str(caught.value)
+    assert f"remedy: give the one that holds the scans: {tmp_path / 'masks'} or {tmp_path / 'scans'}" in str(caught.value)
+
+
+def test_folders_of_other_names_can_be_linked(tmp_path):
+    plain(tmp_path / "set")
+    (tmp_path / "set" / "images").rename(tmp_path / "set" / "scans")
+    (tmp_path / "set" / "labels").rename(tmp_path / "set" / "masks")
+    assert "found: masks, scans" in (words := refusal(tmp_path / "set"))
+    assert "or link them: ln -s SCANS images" in words
+    (tmp_path / "set" / "images").symlink_to("scans")
+    (tmp_path / "set" / "labels").symlink_to("masks")
+    assert [case.name for case in open_dataset(tmp_path / "set").cases] == ["a", "b"]
+
+
 def test_files_and_folders_together(tmp_path):
     touch(tmp_path / "folder" / "a.nii", tmp_path / "b.nii.gz")
     assert [case.name for case in find_scans([tmp_path / "folder", tmp_path / "b.nii.gz"])] == ["a", "b"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rarecli.core.data.cases import Case
-from rarecli.core.errors import DataError
+from rarecli.core.errors import DataError, some
 from rarecli.core.imaging.formats.dicom_files import holds_dicom
 from rarecli.core.imaging.formats.dicom_series import choose_stack
 from rarecli.core.imaging.scan_files import SUFFIXES, is_dicom, is_scan
@@ -24,7 +25,14 @@ def scans_in(folder: Path, num_channels: int | None = None) -> list[Case]:
     """
     files = scan_files(folder)
     if not files:
-        raise DataError("no scans in this folder", path=folder, expected=f"files named {_names(SUFFIXES)}, or DICOM images")
+        inside = [item for item in sorted(folder.iterdir()) if item.is_dir() and os.access(item, os.R_OK | os.X_OK) and scan_files(item)]
+        raise DataError(
+            "no scans in this folder",
+            path=folder,
+            found=f"files in its folders: {some(item.name for item in inside)}" if inside else None,
+            expected=f"files named {_names(SUFFIXES)}, or DICOM images",
+            remedy=f"give the one that holds the scans: {' or '.join(map(str, inside[:2]))}" if inside else None,
+        )
     return _group(files, num_channels)
 
 

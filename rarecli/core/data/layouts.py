@@ -80,6 +80,7 @@ def _open(root: Path) -> Dataset:
         path=root,
         found=", ".join(sorted(item.name for item in root.iterdir())[:8]) or "an empty folder",
         expected="dataset.json (MSD or nnU-Net raw), or the folders images/ and labels/",
+        remedy="rename the folder of scans to images and that of label files to labels, or link them: ln -s SCANS images",
     )
 
 
