@@ -8,7 +8,7 @@ from rarecli.core.config.plan import IGNORED
 from rarecli.core.data.cases import class_indices
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
-from rarecli.core.errors import DataError
+from rarecli.core.errors import DataError, SomeCasesFailed
 
 
 @pytest.mark.parametrize("values", [(0, 1, 2), (0, 7, 255), (0, 1001, 2035), (0, 4, 2**31 - 1)])
@@ -46,5 +46,9 @@ def test_more_than_255_classes_are_refused(num, refused, tmp_path):
         with pytest.raises(DataError, match="too many values") as caught:
             preprocess(root, tmp_path / "out", options)
         assert "256 values, 0 to 765" in str(caught.value)
+        put(root / "labels" / "a.nii.gz", 5 * (many % 2), np.eye(4))  # one file of intensities does not refuse the others
+        with pytest.raises(SomeCasesFailed, match=r"1 of 2 cases failed\n  b  the labels have too many values; .*256 values") as some:
+            preprocess(root, tmp_path / "out", options)
+        assert some.value.result["plan"]["label_values"] == [0, 5]
     else:
         assert preprocess(root, tmp_path / "out", options).plan.label_values == tuple(range(0, 765, 3))

@@ -68,12 +68,18 @@ def test_another_number_of_channels_than_declared(tmp_path):
 
 
 @pytest.mark.parametrize("build", [msd, nnunet, plain])
-def test_missing_labels_name_the_case(tmp_path, build):
+def test_a_case_without_labels_is_refused_when_it_is_read_and_all_without_at_once(tmp_path, build):
     build(tmp_path)
     next(tmp_path.rglob("label*/b.nii.gz")).unlink()
-    words = refusal(tmp_path)
-    assert "case: b" in words
-    assert "b.nii.gz" in words
+    first, second = open_dataset(tmp_path).cases
+    assert (first.labels.name, second.labels) == ("a.nii.gz", None)
+    with pytest.raises(DataError, match="the case has no labels") as caught:
+        read_case(second, (0, 1))
+    assert "case: b" in str(caught.value)
+    assert "remedy: add it, or remove the scan" in str(caught.value)
+    next(tmp_path.rglob("label*/a.nii.gz")).unlink()
+    assert "no scan has labels" in (words := refusal(tmp_path))
+    assert "such as a.nii.gz" in words
 
 
 def test_a_missing_image_names_the_case(tmp_path):

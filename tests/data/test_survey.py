@@ -10,7 +10,11 @@ from dataset_files import describe, msd, plain, put
 
 from rarecli.core.data.layouts import open_dataset
 from rarecli.core.data.oddities import oddities, outliers
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.prepared import open_prepared
+from rarecli.core.data.preprocess import preprocess
 from rarecli.core.data.survey import survey
+from rarecli.core.errors import SomeCasesFailed
 from rarecli.core.info.info import info
 from rarecli.core.jobs.progress import Silent
 
@@ -108,6 +112,18 @@ def test_undeclared_labels_are_odd_and_the_others_are_described(tmp_path):
     assert facts["odd"][0].startswith("b cannot be used: ")
     assert "undeclared" in facts["odd"][0]
     assert sorted(facts["per_case"]) == ["a", "c"]
+
+
+@pytest.mark.parametrize("build", [msd, plain])
+def test_a_case_without_labels_is_odd_and_the_others_are_described_and_prepared(tmp_path, build):
+    root = build(tmp_path / "data", ("a", "b", "c"))
+    next(root.rglob("label*/b.nii.gz")).unlink()
+    facts = info(root)
+    assert facts["odd"][0] == "b cannot be used: the case has no labels; expected a labels file named b"
+    assert sorted(facts["per_case"]) == ["a", "c"]
+    with pytest.raises(SomeCasesFailed, match="1 of 3 cases failed\n  b  the case has no labels"):
+        preprocess(root, tmp_path / "out", PreprocessOptions(num_levels=2, num_jobs=1))
+    assert sorted(open_prepared(tmp_path / "out").records) == ["a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -65,18 +65,31 @@ def read_image(case: Case, num_channels: int | None = None) -> Volume:
 def read_case(case: Case, label_values: Sequence[int], num_channels: int | None = None) -> tuple[Volume, Volume]:
     """Read a scan and its labels on the same grid; labels become class indices (uint8, (1, X, Y, Z)), or IGNORED.
 
-    Raises DataError for labels on a different grid and for undeclared values, with their counts.
+    Raises DataError for a case without labels, labels on a different grid, and undeclared values, with their counts.
     """
-    image = read_image(case, num_channels)
-    if case.labels is None:
-        raise DataError("the case has no labels", case=case.name, path=case.images[0], expected="a labels file")
-    labels = read_labels(case.labels, case=case.name)
-    require_same_grid(labels, image, "labels and scan lie on different grids", case=case.name, path=case.labels)
-    indices = class_indices(labels.data, label_values, case.name, case.labels, ignored_value=case.ignored_value)
+    path = _labels_of(case)
+    image, labels = read_image(case, num_channels), read_labels(path, case=case.name)
+    require_same_grid(labels, image, "labels and scan lie on different grids", case=case.name, path=path)
+    indices = class_indices(labels.data, label_values, case.name, path, ignored_value=case.ignored_value)
     return image, Volume(indices, labels.affine, labels.header)
 
 
-def require_few_classes(values: Collection[int], path: Path) -> None:
+def found_values(case: Case) -> set[int]:
+    """Return the values that occur in the labels of a case, and 0. Raises DataError for a case without labels, and for too many values."""
+    path = _labels_of(case)
+    values = {0, *np.unique(read_labels(path, case=case.name).data).tolist()}
+    require_few_classes(values, path)
+    return values
+
+
+def _labels_of(case: Case) -> Path:
+    if case.labels is None:
+        expected, remedy = f"a labels file named {case.name}", "add it, or remove the scan"
+        raise DataError("the case has no labels", case=case.name, path=case.images[0], expected=expected, remedy=remedy)
+    return case.labels
+
+
+def require_few_classes(values: Collection[int], path: Path | None) -> None:
     """Raise DataError for more classes than a voxel's byte can tell apart: probably the file of a scan, or instances of a structure."""
     if len(values) > MOST_CLASSES:
         raise DataError(
@@ -99,7 +112,7 @@ def class_indices(
 ) -> AnyArray:
     """Return class indices (uint8) for the values of a labels file, and IGNORED for its voxels without annotation.
 
-    Raises DataError with undeclared values and their counts.
+    Raises DataError with undeclared values and their counts, or for too many values.
     """
     known = {value: index for index, value in enumerate(label_values)}
     if ignored_value is not None:
@@ -115,6 +128,7 @@ def class_indices(
         places = inverse.reshape(labels.shape)
         table = np.array([known.get(value, 0) for value in found.tolist()], dtype=np.uint8)
     if stray := [value for value in found.tolist() if value not in known]:
+        require_few_classes(found.tolist(), path)
         raise DataError(
             "the labels have undeclared values",
             case=case,

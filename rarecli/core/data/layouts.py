@@ -43,9 +43,13 @@ class Dataset:
 def open_dataset(root: Path, *, resample_channels: bool = False) -> Dataset:
     """Detect the layout of a labelled dataset and list its cases by name, without opening a scan. resample_channels: see `Case`.
 
-    Raises DataError for an unknown layout, missing files, duplicate cases and paths that leave the folder.
+    A scan without a labels file is a case without labels, as long as some case has them.
+    Raises DataError for an unknown layout, missing scans, duplicate cases and paths that leave the folder.
     """
     dataset = _open(root)
+    if not any(case.labels for case in dataset.cases):
+        name = dataset.cases[0].name
+        raise DataError("no scan has labels", path=root, expected=f"for each scan a labels file of its name, such as {name}.nii.gz")
     return replace(dataset, cases=tuple(replace(case, resample_channels=resample_channels) for case in dataset.cases))
 
 
@@ -172,13 +176,8 @@ def _inside(root: Path, name: object, path: Path) -> Path:
 
 
 def _pair(cases: list[Case], labels: Path) -> tuple[Case, ...]:
-    paired = []
-    for case in cases:
-        found = [labels / f"{case.name}{suffix}" for suffix in SUFFIXES if (labels / f"{case.name}{suffix}").is_file()]
-        if not found:
-            raise DataError("the case has no labels", case=case.name, path=labels / f"{case.name}.nii.gz", found="no such file")
-        paired.append(Case(case.name, case.images, found[0]))
-    return tuple(paired)
+    files = ((case, (labels / f"{case.name}{suffix}" for suffix in SUFFIXES)) for case in cases)
+    return tuple(replace(case, labels=next((file for file in found if file.is_file()), None)) for case, found in files)
 
 
 def _finish(dataset: Dataset, labels: DeclaredLabels) -> Dataset:
@@ -186,12 +185,13 @@ def _finish(dataset: Dataset, labels: DeclaredLabels) -> Dataset:
     require_unique(dataset.cases)
     _require_unicode(dataset.cases)
     for case in dataset.cases:
-        for file in (*case.images, *([case.labels] if case.labels else [])):
+        for file in case.images:
             if not file.is_file():
                 raise DataError(
                     "a file of the dataset is missing", case=case.name, path=file, remedy="correct dataset.json, or add the file"
                 )
-    cases = tuple(replace(case, ignored_value=labels.ignored_value) for case in dataset.cases)
+    found = (case.labels if case.labels and case.labels.is_file() else None for case in dataset.cases)
+    cases = tuple(replace(case, labels=file, ignored_value=labels.ignored_value) for case, file in zip(dataset.cases, found, strict=True))
     return replace(dataset, cases=cases, regions=labels.regions, ignored_value=labels.ignored_value)
 
 

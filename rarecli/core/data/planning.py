@@ -9,12 +9,11 @@ import numpy as np
 from rarecli.core.config import geometry
 from rarecli.core.config.loading import validate
 from rarecli.core.config.plan import Crop, Plan, require_patch_size
-from rarecli.core.data.cases import Case, require_few_classes, undeclared_name
+from rarecli.core.data.cases import Case, found_values, require_few_classes, undeclared_name
 from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.imaging.orientation import ras_geometry
-from rarecli.core.imaging.volume import read_labels
 from rarecli.core.jobs.workers import Workers
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
@@ -115,14 +114,15 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
 
 def _found_labels(dataset: Dataset, workers: Workers) -> dict[int, str]:
     """Return names for the values that occur, for a layout that does not declare labels."""
-    found = [values for _, values in workers.outcomes(_label_values, dataset.cases) if not isinstance(values, RareError)]
-    values = sorted({0}.union(*found))
-    return {value: undeclared_name(value) for value in values}
+    outcomes = [outcome for _, outcome in workers.outcomes(_values_or_error, dataset.cases)]
+    found = [outcome for outcome in outcomes if not isinstance(outcome, RareError)]  # the worker that prepares a case reports its error
+    if not found:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, RareError))
+    return {value: undeclared_name(value) for value in sorted({0}.union(*found))}
 
 
-def _label_values(case: Case) -> set[int]:
-    assert case.labels is not None
+def _values_or_error(case: Case) -> set[int] | RareError:
     try:
-        return {int(value) for value in np.unique(read_labels(case.labels, case=case.name).data)}
-    except DataError:
-        return set()  # the worker that prepares the case reports the error
+        return found_values(case)
+    except DataError as error:
+        return error

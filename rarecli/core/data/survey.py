@@ -11,11 +11,10 @@ from functools import partial
 import numpy as np
 
 from rarecli.core.config.plan import IGNORED
-from rarecli.core.data.cases import Case, read_case, require_few_classes, undeclared_name
+from rarecli.core.data.cases import Case, found_values, read_case, undeclared_name
 from rarecli.core.data.layouts import Dataset
 from rarecli.core.errors import RareError, blamed_on
 from rarecli.core.imaging.orientation import to_ras
-from rarecli.core.imaging.volume import read_labels
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.workers import started_workers
 from rarecli.core.types import FloatArray, Shape, Triple
@@ -123,13 +122,9 @@ def _look_at(case: Case, *, declared: Sequence[int] | None, num_channels: int | 
 
 def _facts(case: Case, declared: Sequence[int] | None, num_channels: int | None) -> CaseFacts:
     if declared is None:
-        assert case.labels is not None
-        values: Sequence[int] = sorted({0, *np.unique(read_labels(case.labels, case=case.name).data).tolist()})
-        require_few_classes(values, case.labels)
-    else:
-        values = declared
-    scan, labels = read_case(case, values, num_channels)
-    counts = np.bincount(labels.data[labels.data != IGNORED], minlength=len(values))
+        declared = sorted(found_values(case))
+    scan, labels = read_case(case, declared, num_channels)
+    counts = np.bincount(labels.data[labels.data != IGNORED], minlength=len(declared))
     voxel_mm3 = abs(np.linalg.det(scan.affine[:3, :3]))
     ras = to_ras(scan)
     return CaseFacts(
@@ -138,7 +133,7 @@ def _facts(case: Case, declared: Sequence[int] | None, num_channels: int | None)
         spacing_mm=ras.spacing_mm,
         orientation=scan.orientation,
         intensities=tuple(_intensities(channel) for channel in scan.data),
-        volumes_mm3={value: float(num * voxel_mm3) for value, num in zip(values, counts.tolist(), strict=True)},
+        volumes_mm3={value: float(num * voxel_mm3) for value, num in zip(declared, counts.tolist(), strict=True)},
         digest=hashlib.sha256(np.ascontiguousarray(scan.data).data).hexdigest(),
     )
 
