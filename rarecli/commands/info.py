@@ -39,6 +39,9 @@ SeriesOption = Annotated[
 ]
 PerCaseOption = Annotated[bool, typer.Option("--per-case", help="For a dataset: also print a line for every case.", rich_help_panel=DATA)]
 
+_SHORTENED, _MOST_LINES = ("labels", "label volumes"), 20
+"""Facts of which only the first lines are printed."""
+
 
 def run(
     path: PathArgument = None,
@@ -76,6 +79,8 @@ def _print(facts: dict[str, Any]) -> None:
     width = max(map(len, facts))
     for key, value in facts.items():
         lines = value if isinstance(value, list) else [value]
+        if key in _SHORTENED and len(lines) > _MOST_LINES:
+            lines = [*lines[:_MOST_LINES], f"and {len(lines) - _MOST_LINES} more; --json has all"]
         for index, line in enumerate(lines):
             typer.echo(f"{key if index == 0 else '':<{width}}  {line}")
 

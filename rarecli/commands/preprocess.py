@@ -11,6 +11,7 @@ from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
 from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Json, Overwrite, ResampleChannels, Resume, SchedulerOption, ShardOption
 from rarecli.commands.parsing import three_integers, three_numbers
+from rarecli.core.errors import some
 from rarecli.core.jobs.words import counted
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def run(
             ["depth", "grid (mm)", "cases that enter here"],
             [[str(k), " x ".join(f"{s * 2**k:g}" for s in plan.spacing_mm), str(count)] for k, count in enumerate(index.routing_plan)],
         )
+        typer.echo(f"classes: {some(plan.label_names, most=20)}")
     console.end(output, command("train", output, "-o", "run", *_preset(plan)))
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dataset_files import describe, msd, plain, put
+from dataset_files import LABELS, VOXELS, describe, msd, plain, put
 
+from rarecli.commands import info as info_command
+from rarecli.commands import preprocess as preprocess_command
 from rarecli.core.data.layouts import open_dataset
-from rarecli.core.data.oddities import oddities, outliers
+from rarecli.core.data.oddities import oddities, outliers, stray_labels
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
@@ -112,6 +114,50 @@ def test_undeclared_labels_are_odd_and_the_others_are_described(tmp_path):
     assert facts["odd"][0].startswith("b cannot be used: ")
     assert "undeclared" in facts["odd"][0]
     assert sorted(facts["per_case"]) == ["a", "c"]
+
+
+IMAGE = range(145)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([{0, 1}, {0, 1}, {0, 1}], []),
+        ([{0, 1}, {0, 2}], []),  # two do not say which is odd
+        ([{0, 1, 2}, {0, 1}, {0, 2}, {0}], []),  # value 0 alone is in every file
+        ([{0, 1}, {0, 1, 3, 7}, {0, 1}], ["label 3, 7 is only in 1, of 3 cases"]),
+        (
+            [{0, 1}, IMAGE, {0, 1, 3}],
+            ["the labels of 1 look like an image: they have 145 values, those of most cases 3", "label 3 is only in 2"],
+        ),
+        ([{0, 1}, IMAGE, IMAGE, {0, 1}, {0, 1}], ["the labels of 1 look", "the labels of 2 look"]),
+        ([range(100), range(104), range(98)], ["label 100, 101, 102, 103 is only in 1"]),  # many structures are no image
+    ],
+)
+def test_stray_labels(values, expected):
+    found = stray_labels({str(index): of for index, of in enumerate(values)})
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
+def test_undeclared_labels_that_look_like_mistakes_are_named_by_info_and_preprocess(tmp_path, capsys):
+    root = plain(tmp_path / "data", "abcde")
+    put(root / "labels" / "b.nii.gz", np.where(VOXELS > 117, 3, LABELS).astype(np.uint8))
+    put(root / "labels" / "d.nii.gz", VOXELS)
+    stray = ["the labels of d look like an image: they have 120 values, those of most cases 2", "label 3 is only in b, of 5 cases"]
+    info_command.run(root)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.removeprefix("odd").strip() for line in printed if line.endswith(tuple(stray))] == stray
+    volumes = next(index for index, line in enumerate(printed) if line.startswith("label volumes"))
+    assert "class 1: " in printed[volumes]
+    assert printed[volumes + 20].strip() == "and 99 more; --json has all"  # of 119 classes
+    preprocess_command.run(root, tmp_path / "out", num_levels=2, jobs=1)
+    out, err = capsys.readouterr()
+    for line in stray:
+        assert f"Warning: {line}: every value becomes a class" in err
+    assert "classes: background, class 1, class 2," in out
+    assert "class 19 and 100 more" in out
 
 
 @pytest.mark.parametrize("build", [msd, plain])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from rarecli.core.data.survey import Survey
+from rarecli.core.data.survey import CaseFacts, Survey
 from rarecli.core.errors import some
+from rarecli.core.imaging.volume import MOST_VALUES_OF_LABELS
 from rarecli.core.jobs.words import counted
 from rarecli.core.types import FloatArray
 
@@ -17,11 +18,36 @@ _FAR = 3.5
 """Robust standard deviations from the median. Source: the modified z-score of Iglewicz and Hoaglin (1993)."""
 _LEAST_FACTOR = 1.5
 """A case that lies within this factor of the median is not odd, however alike the others are."""
+_MANY_TIMES = 4
+"""A labels file with this many times the values of most others looks like an image."""
 
 
 def oddities(found: Survey) -> list[str]:
     """Return one sentence per oddity, the gravest first; empty if there is none."""
-    return [*_unreadable(found), *_copies(found), *_empty(found), *_constant(found), *_unlike_the_others(found)]
+    stray = [] if found.dataset.label_names else stray_labels({case.name: _values(case) for case in found.cases})
+    return [*_unreadable(found), *stray, *_copies(found), *_empty(found), *_constant(found), *_unlike_the_others(found)]
+
+
+def stray_labels(values_by_case: Mapping[str, Collection[int]]) -> list[str]:
+    """Return what is odd about label values that the dataset does not declare: files that look like images, and values of a single case.
+
+    Two cases do not say which of them is odd.
+    """
+    if len(values_by_case) < 3:
+        return []
+    usual = float(np.median([len(values) for values in values_by_case.values()]))
+    most = max(MOST_VALUES_OF_LABELS, _MANY_TIMES * usual)
+    ordinary = {name: values for name, values in values_by_case.items() if len(values) <= most}
+    found = [
+        f"the labels of {name} look like an image: they have {len(values)} values, those of most cases {usual:g}"
+        for name, values in values_by_case.items()
+        if name not in ordinary
+    ]
+    counts = Counter(value for values in ordinary.values() for value in values)
+    for name, values in ordinary.items():
+        if own := [str(value) for value in sorted(values) if value and counts[value] == 1]:
+            found.append(f"label {some(own)} is only in {name}, of {counted(len(values_by_case), 'case')}")
+    return found
 
 
 def outliers(values: Mapping[str, float]) -> list[str]:
@@ -45,6 +71,10 @@ def _unreadable(found: Survey) -> Iterator[str]:
         yield f"{name} cannot be used: {error.brief}"
 
 
+def _values(case: CaseFacts) -> list[int]:
+    return [value for value, mm3 in case.volumes_mm3.items() if mm3]
+
+
 def _copies(found: Survey) -> Iterator[str]:
     by_digest: dict[str, list[str]] = {}
     for case in found.cases:
@@ -55,7 +85,7 @@ def _copies(found: Survey) -> Iterator[str]:
 
 
 def _empty(found: Survey) -> Iterator[str]:
-    if nothing := [case.name for case in found.cases if not any(num for value, num in case.volumes_mm3.items() if value)]:
+    if nothing := [case.name for case in found.cases if not any(_values(case))]:
         yield f"no label above 0 in {some(nothing)}"
     for value, label in found.label_names.items():
         if value and found.cases and not found.volumes_mm3(value):

@@ -12,8 +12,10 @@ from rarecli.core.config.plan import Crop, Plan, require_patch_size
 from rarecli.core.data.cases import Case, found_values, require_few_classes, undeclared_name
 from rarecli.core.data.channel_rules import kinds_of_channels, make_normalisation
 from rarecli.core.data.layouts import Dataset
+from rarecli.core.data.oddities import stray_labels
 from rarecli.core.errors import DataError, RareError
 from rarecli.core.imaging.orientation import ras_geometry
+from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.workers import Workers
 from rarecli.core.types import FloatArray, IntArray, Shape, Triple
 
@@ -43,12 +45,13 @@ class PreprocessOptions:
     """Keep cases of an earlier call, finished or interrupted, that were made from the same files and plan."""
 
 
-def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers) -> Plan:
+def make_plan(dataset: Dataset, options: PreprocessOptions, workers: Workers, reporter: Reporter) -> Plan:
     """Choose grid, patch and classes for a dataset from its headers, and from the values in its labels files if it does not declare them.
 
+    Warns of such values that look like a mistake.
     Raises DataError for a broken dataset, UsageError for a patch that does not suit the network.
     """
-    label_names = dataset.label_names or _found_labels(dataset, workers)
+    label_names = dataset.label_names or _found_labels(dataset, workers, reporter)
     shapes, spacings, num_channels = _read_geometry(dataset)
     spacing = options.spacing_mm or tuple(float(s) for s in np.round(np.median(spacings, axis=0), 6))
     if options.fixed_shape is not None:
@@ -112,13 +115,20 @@ def _read_geometry(dataset: Dataset) -> tuple[IntArray, FloatArray, int]:
     return np.array(shapes), np.array(spacings), channels
 
 
-def _found_labels(dataset: Dataset, workers: Workers) -> dict[int, str]:
+def _found_labels(dataset: Dataset, workers: Workers, reporter: Reporter) -> dict[int, str]:
     """Return names for the values that occur, for a layout that does not declare labels."""
-    outcomes = [outcome for _, outcome in workers.outcomes(_values_or_error, dataset.cases)]
-    found = [outcome for outcome in outcomes if not isinstance(outcome, RareError)]  # the worker that prepares a case reports its error
+    found: dict[str, set[int]] = {}
+    failures: list[RareError] = []
+    for number, outcome in workers.outcomes(_values_or_error, dataset.cases):
+        if isinstance(outcome, RareError):
+            failures.append(outcome)  # the worker that prepares the case reports it, unless all fail
+        else:
+            found[dataset.cases[number].name] = outcome
     if not found:
-        raise next(outcome for outcome in outcomes if isinstance(outcome, RareError))
-    return {value: undeclared_name(value) for value in sorted({0}.union(*found))}
+        raise failures[0]
+    for oddity in stray_labels(found):
+        reporter.warn(f"{oddity}: every value becomes a class; correct the file if this is a mistake")
+    return {value: undeclared_name(value) for value in sorted({0}.union(*found.values()))}
 
 
 def _values_or_error(case: Case) -> set[int] | RareError:

@@ -50,7 +50,7 @@ def preprocess(
     dataset, output = _open(source, output, options, again=options.resume or options.overwrite)
     with _workers(dataset.cases, output, options, reporter) as workers:
         started = time.perf_counter()
-        plan = make_plan(dataset, options, workers)
+        plan = make_plan(dataset, options, workers, reporter)
         with resumable_folder(output, resume=options.resume) as folder:
             kept = (folder / "cases", output / "cases") if options.resume else ()
             results, failures = _prepare(dataset, dataset.cases, plan, folder, kept, workers, reporter)
@@ -82,7 +82,7 @@ def preprocess_part(
     dataset, output = _open(source, output, options, again=True)
     cases = shard.of(dataset.cases)
     with _workers(cases, output, options, reporter) as workers, shared_folder(output) as folder:
-        plan = make_plan(dataset, options, workers)
+        plan = make_plan(dataset, options, workers, reporter)
         kept = (folder / "cases", output / "cases")
         results, failures = _prepare(dataset, cases, plan, folder, kept, workers, reporter) if cases else ([], {})
     result = {

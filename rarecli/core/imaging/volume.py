@@ -23,7 +23,10 @@ from rarecli.core.imaging.resampling import resample_onto
 from rarecli.core.imaging.scan_files import read_scan
 from rarecli.core.types import AnyArray, FloatArray, Triple
 
+MOST_VALUES_OF_LABELS = 20
+"""A file with more values hardly holds labels of ordinary datasets."""
 _LARGEST_LABEL = 2**31 - 1
+_SAMPLED = 10_000
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,14 @@ def read_labels(path: Path, *, case: str | None = None) -> Volume:
         if not 0 <= int(value) <= _LARGEST_LABEL:
             raise DataError("a label is out of range", case=case, path=path, found=int(value), expected=f"0 to {_LARGEST_LABEL}")
     return Volume(rounded.astype(np.int32), volume.affine, volume.header)
+
+
+def values_if_labels(data: AnyArray) -> list[float] | None:
+    """Return the values of voxels that look like labels: a few whole numbers; None for others."""
+    if len(np.unique(data.flat[:: max(1, data.size // _SAMPLED)])) > MOST_VALUES_OF_LABELS:
+        return None  # as for most scans; sorting all voxels takes long
+    values = np.unique(data)
+    return values.tolist() if len(values) <= MOST_VALUES_OF_LABELS and np.array_equal(values, np.rint(values)) else None
 
 
 def require_same_grid(

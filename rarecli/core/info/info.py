@@ -16,7 +16,7 @@ from rarecli.core.imaging.formats.dicom_series import describe_series
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.scan_files import is_dicom, is_scan
 from rarecli.core.imaging.scan_rules import ScanRules
-from rarecli.core.imaging.volume import Volume, read_volume
+from rarecli.core.imaging.volume import Volume, read_volume, values_if_labels
 from rarecli.core.info.datasets import describe_dataset
 from rarecli.core.info.models import describe_built_in, describe_bundle, describe_run, verify_model
 from rarecli.core.jobs.files import read_json
@@ -103,8 +103,7 @@ def _scan(path: Path, model: Path | None, series: str | None = None) -> Facts:
         "field of view": f"{times(np.array(ras.shape) * ras.spacing_mm)} mm (right x anterior x superior)",
         "intensity": f"{volume.data.min():g} to {volume.data.max():g}, mean {volume.data.mean():g}",
     }
-    values = np.unique(volume.data)
-    if len(values) <= 20 and np.array_equal(values, np.rint(values)):
+    if (values := values_if_labels(volume.data)) is not None:
         facts["values"] = f"{', '.join(f'{value:g}' for value in values)} (labels?)"
     if (rules := _rules(model)) is not None:
         way = rules.route(ras.spacing_mm)
