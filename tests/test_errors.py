@@ -124,7 +124,14 @@ def test_a_table_of_what_failed_and_why():
         "  remedy: the other cases are written; nothing was compared; fix these cases, then continue with --resume",
     ]
     assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
-    assert "the others" not in str(errors.some_failed(failures, 2, Path("out"), None))
+    assert "the other" not in str(errors.some_failed(failures, 2, Path("out"), {"failed": {}}))
+
+
+@pytest.mark.parametrize(("num_cases", "shown"), [(60, ["c0", "c1", "c2", "c3", "c4", "and 55 more"]), (61, [f"c{n}" for n in range(60)])])
+def test_of_cases_that_all_failed_the_first_are_shown(num_cases, shown):
+    error = errors.some_failed({f"c{number}": errors.DataError("wrong") for number in range(60)}, num_cases, Path("out"), None)
+    assert [line.partition("  wrong")[0].strip() for line in str(error).splitlines()[1:-2]] == shown
+    assert len(error.failures) == 60
 
 
 def test_what_is_found_is_shortened():

@@ -130,8 +130,8 @@ class EnvironmentFault(RareError):
 class SomeCasesFailed(RareError):
     """Some cases of a batch failed; the others were written.
 
-    failures: errors by case; printed as a table, one line per case. result: the value that the call returns otherwise; it names the
-    failed cases; None if every case failed.
+    failures: errors by case; printed as a table, one line per case. num_shown: only of the first of them.
+    result: the value that the call returns otherwise; it names the failed cases; None if every case failed.
     """
 
     exit_code = 6
@@ -143,10 +143,11 @@ class SomeCasesFailed(RareError):
         *,
         failures: Mapping[str, RareError] | None = None,
         result: dict[str, Any] | None = None,
+        num_shown: int | None = None,
         **parts: Any,
     ) -> None:
         super().__init__(problem, **parts)
-        self.result = result
+        self.result, self.num_shown = result, num_shown
         self.failures = {name: error.brief for name, error in (failures or {}).items()}
 
     @property
@@ -159,19 +160,23 @@ class SomeCasesFailed(RareError):
     def __str__(self) -> str:
         """Return the problem, one line per failed case, then the other parts."""
         problem, *parts = super().__str__().split("\n")
-        width = max(map(len, self.failures), default=0)
-        return "\n".join([problem, *(f"  {name:{width}}  {why}" for name, why in self.failures.items()), *parts])
+        shown = list(self.failures.items())[: self.num_shown]
+        width = max((len(name) for name, _ in shown), default=0)
+        rest = [f"  and {len(self.failures) - len(shown)} more"] if len(shown) < len(self.failures) else []
+        return "\n".join([problem, *(f"  {name:{width}}  {why}" for name, why in shown), *rest, *parts])
 
 
 def some_failed(
     failures: Mapping[str, RareError], num_cases: int, path: Path, result: dict[str, Any] | None, *also: str
 ) -> SomeCasesFailed:
-    """Return the error for a batch in which cases failed. also: further remedies."""
-    rest = ["the other cases are written"] if result is not None else []
+    """Return the error for a batch in which cases failed. If all did, their reasons are likely alike. also: further remedies."""
+    all_failed = len(failures) == num_cases
+    rest = ["the other cases are written"] if result is not None and not all_failed else []
     return SomeCasesFailed(
         f"{len(failures)} of {num_cases} cases failed",
         failures=failures,
         result=result,
+        num_shown=5 if all_failed else None,
         path=path,
         remedy="; ".join([*rest, *also, "fix these cases, then continue with --resume"]),
     )

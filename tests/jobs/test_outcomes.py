@@ -21,6 +21,15 @@ def test_outcomes_in_any_order_are_given_in_that_of_the_cases(tmp_path):
     assert [again.find(name, name) for name in "abcd"] == [10, None, 30, None]
 
 
+def test_of_many_errors_the_first_are_told():
+    reporter, said = Noting(Silent()), []
+    reporter.say = said.append
+    _, failures = collect("abcdefgh", [(number, DataError("broken")) for number in range(8)], reporter, "work")
+    assert list(failures) == list("abcdefgh")
+    assert [warning.partition(":")[0] for warning in reporter.warnings] == list("abcde")
+    assert said == ["more than 5 cases fail; the others are listed at the end"]
+
+
 @pytest.mark.parametrize("error", [UsageError("a wrong option"), EnvironmentFault("a full disk")])
 def test_what_every_case_would_raise_is_raised_at_once(error):
     outcomes = iter([(0, Done(1)), (1, error), (2, Done(3))])

@@ -8,7 +8,8 @@ from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.calibration import Calibration, LabelRange
 from rarecli.core.config.geometry import coarser_entry
 from rarecli.core.imaging.restore import ConfidenceTally
-from rarecli.core.imaging.volume import write_image
+from rarecli.core.imaging.volume import write_image, write_labels
+from rarecli.core.jobs.progress import Noting, Silent
 from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.quality import Quality, assess, num_components, quality_words
 
@@ -84,6 +85,21 @@ def test_doubts_say_what_is_unusual():
         "its tail has 0.6 mL; in the training scans it has 0 mL to 0.5 mL",
     ]
     assert odd.doubts(None) == []
+
+
+def test_a_labels_file_in_place_of_a_scan_has_one_warning(predictor, tmp_path, monkeypatch):
+    labels = {name: LabelRange(volume_mm3=(1e9, 2e9), most_components=1) for name in ("head", "tail")}
+    known = Calibration(model="m", num_cases=4, least_confidence=1, spearman=0.5, labels=labels)
+    monkeypatch.setitem(vars(predictor), "calibration", known)
+    image, reference = Phantom(11).acquire(2.0)
+    write_image(tmp_path / "scan.nii.gz", image.data[0], image)
+    write_labels(tmp_path / "mask.nii.gz", reference.data[0], reference)
+    reporter = Noting(Silent())
+    predict([tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz"], predictor, tmp_path / "out", reporter=reporter)
+    warnings = {name: [one for one in reporter.warnings if one.startswith(name)] for name in ("scan", "mask")}
+    assert warnings["mask"] == ["mask is unlike the training scans: it looks like a labels file, with the values 0, 1, 2"]
+    assert len(warnings["scan"]) > 1  # a volume of a thousand litres
+    assert not any("labels file" in one for one in warnings["scan"])
 
 
 def test_the_agreement_is_the_dice_of_the_scan_seen_at_half_the_resolution(predictor):

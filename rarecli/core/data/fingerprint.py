@@ -11,11 +11,13 @@ import numpy as np
 
 from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.config.plan import Fingerprint, Plan
+from rarecli.core.errors import some
 from rarecli.core.imaging.downsampling import downsample
 from rarecli.core.imaging.normalisation import normalise
 from rarecli.core.imaging.padding import edge_pad
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import ROUNDING
+from rarecli.core.imaging.volume import values_if_labels
 from rarecli.core.types import AnyArray, FloatArray
 
 _EXTENT_SLACK = 1.5
@@ -51,14 +53,20 @@ def constant_channels(data: AnyArray) -> list[int]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a scan differs from the training scans, as a sentence. of: spacing depends on the entry, the others do not; None: not known."""
+    """How a scan differs from the training scans, as a sentence.
 
-    of: Literal["spacing", "extent", "intensity"] | None
+    of: spacing depends on the entry, the others do not; kind: it is no scan; None: not known.
+    """
+
+    of: Literal["kind", "spacing", "extent", "intensity"] | None
     text: str
 
 
 def differences(scan: RoutedScan, plan: Plan) -> tuple[Difference, ...]:
-    """Return how a scan differs from the training scans; empty if it does not, or if they are unknown."""
+    """Return how a scan differs from the training scans; empty if it does not, or if they are unknown. Of labels, only that they are."""
+    values = values_if_labels(scan.source.data)
+    if values and len(values) > 1:
+        return (Difference("kind", f"it looks like a labels file, with the values {some(f'{value:g}' for value in values)}"),)
     found = [Difference("intensity", f"its {plan.channel_names[index]} is constant") for index in constant_channels(scan.source.data)]
     if plan.fingerprint is not None:
         found += [Difference("spacing", text) for text in _of_spacing(scan)]

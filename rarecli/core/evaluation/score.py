@@ -77,7 +77,7 @@ def score(
     require_writable(output)
     records, failures = _score_pairs(pairs, declared.ignored_value, output, options, reporter)
     if not records:
-        raise some_failed(failures, len(pairs), predictions, None)
+        raise some_failed(failures, len(pairs), predictions, None, "check that both folders hold label files")
     values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
         raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")

@@ -11,6 +11,8 @@ from rarecli.core.jobs.journal import Journal
 from rarecli.core.jobs.progress import Reporter
 
 Result = TypeVar("Result")
+_TOLD = 5
+"""Errors that are told at once. Swapped folders give one for every case."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ def collect(
     """Return the results and the errors of cases, each by name, in the order of `names`.
 
     outcomes: the number of each case and what became of it, as they end. New results, which JSON can hold if there is a journal, are noted
-    there, then told. A warning tells an error. Raises the error of an only case, and one that every case would have: a wrong option, a
-    full disk.
+    there, then told. Warnings tell the first errors; the caller lists all at the end. Raises the error of an only case, and one that every
+    case would have: a wrong option, a full disk.
     """
     results: dict[str, Result] = {}
     failures: dict[str, RareError] = {}
@@ -46,7 +48,10 @@ def collect(
             if len(names) == 1 or isinstance(outcome, UsageError | EnvironmentFault):
                 raise outcome
             failures[name] = outcome
-            reporter.warn(f"{name}: {outcome}")
+            if len(failures) <= _TOLD:
+                reporter.warn(f"{name}: {outcome}")
+            elif len(failures) == _TOLD + 1:
+                reporter.say(f"more than {_TOLD} cases fail; the others are listed at the end")
             continue
         results[name] = outcome.result
         if outcome.new:

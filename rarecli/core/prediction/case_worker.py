@@ -165,7 +165,8 @@ class CaseWorker:
         try:
             with blamed_on(opened.case.name):
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
-                quality = predicted.quality.record(predictor.calibration)
+                is_scan = all(difference.of != "kind" for difference in found.differences)  # if not, that is warning enough
+                quality = predicted.quality.record(predictor.calibration if is_scan else None)
         except RareError as error:
             return error
         record = {
