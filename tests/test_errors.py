@@ -127,9 +127,12 @@ def test_a_table_of_what_failed_and_why():
     assert "the other" not in str(errors.some_failed(failures, 2, Path("out"), {"failed": {}}))
 
 
-@pytest.mark.parametrize(("num_cases", "shown"), [(60, ["c0", "c1", "c2", "c3", "c4", "and 55 more"]), (61, [f"c{n}" for n in range(60)])])
-def test_of_cases_that_all_failed_the_first_are_shown(num_cases, shown):
-    error = errors.some_failed({f"c{number}": errors.DataError("wrong") for number in range(60)}, num_cases, Path("out"), None)
+SIXTY = [f"c{number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(("num_cases", "shown"), [(119, [*SIXTY[:10], "and 50 more"]), (120, SIXTY)])
+def test_if_most_cases_failed_the_first_are_shown(num_cases, shown):
+    error = errors.some_failed({name: errors.DataError("wrong") for name in SIXTY}, num_cases, Path("out"), None)
     assert [line.partition("  wrong")[0].strip() for line in str(error).splitlines()[1:-2]] == shown
     assert len(error.failures) == 60
 

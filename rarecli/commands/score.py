@@ -9,6 +9,7 @@ from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
 from rarecli.commands.options import OUTPUT, Against, Json, Overwrite, Resume, SchedulerOption, Surface
 from rarecli.commands.tables import print_comparison, printing_what_succeeded
+from rarecli.core.errors import some
 from rarecli.core.jobs.words import counted
 
 _COLUMNS = {
@@ -19,6 +20,8 @@ _COLUMNS = {
     "hd95_mm": "HD95 (mm)",
     "surface_dice": "surface Dice",
 }
+_MOST_LABELS = 20
+"""Labels that are printed; summary.json has all."""
 
 
 ReferencesArgument = Annotated[
@@ -62,11 +65,13 @@ def _print(summary: dict[str, Any]) -> None:
     num, names = counted(len(summary["metric_per_case"]), "case"), summary["label_names"]
     metrics = [metric for metric in _COLUMNS if metric in summary["foreground_mean"]]
     rows = [[names[label], *(_number(values[metric]) for metric in metrics)] for label, values in summary["mean"].items()]
+    if len(rows) > _MOST_LABELS:
+        rows[_MOST_LABELS:] = [[f"and {len(rows) - _MOST_LABELS} more", *[""] * len(metrics)]]
     rows.append(["mean", *(_number(summary["foreground_mean"][metric]) for metric in metrics)])
     rows.append(["5th percentile", _number(summary["dice_p5"]), *[""] * (len(metrics) - 1)])
     print_table(num, ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
     if missing := {label: count for label, count in summary.get("hd95_null", {}).items() if count}:
-        counts = ", ".join(f"{names[label]} in {count}" for label, count in missing.items())
+        counts = some((f"{names[label]} in {count}" for label, count in missing.items()), most=_MOST_LABELS)
         typer.echo(f"No HD95, because the label is missed or absent: {counts} of {num}")
     if "comparison" in summary:
         print_comparison(summary["comparison"])

@@ -169,14 +169,13 @@ class SomeCasesFailed(RareError):
 def some_failed(
     failures: Mapping[str, RareError], num_cases: int, path: Path, result: dict[str, Any] | None, *also: str
 ) -> SomeCasesFailed:
-    """Return the error for a batch in which cases failed. If all did, their reasons are likely alike. also: further remedies."""
-    all_failed = len(failures) == num_cases
-    rest = ["the other cases are written"] if result is not None and not all_failed else []
+    """Return the error for a batch in which cases failed. If most did, their reasons are likely alike. also: further remedies."""
+    rest = ["the other cases are written"] if result is not None and len(failures) < num_cases else []
     return SomeCasesFailed(
         f"{len(failures)} of {num_cases} cases failed",
         failures=failures,
         result=result,
-        num_shown=5 if all_failed else None,
+        num_shown=10 if 2 * len(failures) > num_cases else None,
         path=path,
         remedy="; ".join([*rest, *also, "fix these cases, then continue with --resume"]),
     )

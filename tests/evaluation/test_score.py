@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rarecli import Phantom
+from rarecli.commands import score as score_command
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.errors import DataError, SomeCasesFailed
 from rarecli.core.evaluation.score import ScoreOptions, _depths_taken, score
@@ -22,6 +23,19 @@ def test_classes_empty_in_both_are_counted_and_score_one(tmp_path):
     assert summary["foreground_mean"]["dice"] == 1
     one = next(item for item in summary["metric_per_case"] if item["case"] == "b")
     assert one["metrics"]["2"]["n_ref"] == 0
+
+
+def test_swapped_folders_have_one_warning_and_a_short_table(tmp_path, capsys):
+    image, labels = Phantom(0).acquire(4.0)
+    write_labels(tmp_path / "scans" / "a.nii.gz", np.arange(labels.data[0].size).reshape(image.shape) % 60, image)
+    write_labels(tmp_path / "masks" / "a.nii.gz", labels.data[0] > 0, image)
+    score_command.run(tmp_path / "scans", tmp_path / "masks", tmp_path / "out", surface=False)
+    out, err = capsys.readouterr()
+    assert "the references look like images: they have 59 values, the predictions 1; are the folders swapped?" in err
+    assert "and 39 more" in out
+    assert len((out + err).splitlines()) < 40
+    score_command.run(tmp_path / "masks", tmp_path / "masks", tmp_path / "right", surface=False)
+    assert "folders swapped" not in capsys.readouterr().err
 
 
 def test_a_stray_label_does_not_raise_the_score(tmp_path):

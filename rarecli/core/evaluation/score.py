@@ -5,7 +5,7 @@ Decision: docs/decisions/0008-evaluation.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from rarecli.core.evaluation.metrics import Record, case_record
 from rarecli.core.evaluation.summary import RESULT_FILES, ROUTED, Score, summarise, write_result
 from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
 from rarecli.core.imaging.scan_files import files_of
-from rarecli.core.imaging.volume import read_labels, require_same_grid
+from rarecli.core.imaging.volume import MOST_VALUES_OF_LABELS, read_labels, require_same_grid
 from rarecli.core.jobs.cluster import joined_cluster, shared_paths
 from rarecli.core.jobs.files import read_json, require_writable
 from rarecli.core.jobs.journal import FILE_NAME as JOURNAL
@@ -81,6 +81,7 @@ def score(
     values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
         raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
+    _warn_of_images(values, records, reporter)
     names = declared.names
     stray = [(name, value) for name, record in records.items() for value in record if value not in values]
     for value in sorted({value for _, value in stray}):
@@ -95,6 +96,14 @@ def score(
     if failures:
         raise some_failed(failures, len(pairs), output, summary, *(["nothing was compared"] if other else []))
     return write_comparison(summary, other, output)
+
+
+def _warn_of_images(values: Sequence[int], records: Mapping[str, Mapping[int, Mapping[str, Any]]], reporter: Reporter) -> None:
+    """Warn if the references have so many more values than the predictions that the folders are probably swapped."""
+    predicted = {value for record in records.values() for value, metrics in record.items() if metrics["n_pred"]}
+    if predicted and len(values) > MOST_VALUES_OF_LABELS * len(predicted):
+        seen = f"they have {len(values)} values, the predictions {len(predicted)}"
+        reporter.warn(f"the references look like images: {seen}; are the folders swapped? REFERENCES come first")
 
 
 def _pairs(references: Path, predictions: Path, reporter: Reporter) -> list[Case]:
