@@ -23,7 +23,7 @@ class NetworkConfig(Frozen):
     num_filters: Filters = 16
     num_levels: Levels = 4
     num_depths: Levels = 4
-    gateways: bool = True
+    gateways: bool = Field(default=True, exclude_if=lambda kept: kept)
     """False: every scan enters at level 0, whose kernels are adapted to its coarse axes, and all entries share all weights and one head."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
