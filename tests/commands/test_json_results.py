@@ -59,6 +59,10 @@ CALLS = [
         ["train", "PREPARED", "-o", "r", "--fold", "all", "--num-depths", "2", "--dry-run"],
         "Next: rare train PREPARED -o r --fold all --num-depths 2",
     ),
+    (
+        ["train", "PREPARED", "-o", "r", "--fold", "all", "--num-depths", "2", "--set", "gateways=false", "--dry-run"],
+        "Next: rare train PREPARED -o r --fold all --num-depths 2 --set gateways=false",
+    ),
     (["predict", "SCAN", "-m", "RUN", "-o", "l.nii.gz"], "Written to l.nii.gz; next: rare info l.nii.gz"),
     (["predict", "IMAGES", "-m", "BUNDLE", "-o", "my labels"], "Written to my labels; next: open 'my labels/report.html'"),
     ([*EVALUATE, "-o", "e", "--depths", "1"], "Written to e; next: rare export RUN -o bundle"),
