@@ -74,12 +74,8 @@ def train() -> list[Schema]:
     line = {"epoch": COUNT, "lr": NUMBER, "seconds": NUMBER, "waited_for_data": SHARE, "computed": SHARE, "consistency": NUMBER}
     log = record({"best": optional(NUMBER), "best_epoch": COUNT}, line)
     log |= {"patternProperties": {"^loss": NUMBER, "^dice_": SHARE}}
-    plan = {
-        "network": table({"type": ["string", "number", "boolean"]}),
-        "parameters": table(COUNT),
-        "cases": table(COUNT),
-        "patch_size": SHAPE,
-    }
+    plan = {"parameters": table(COUNT), "cases": table(COUNT), "patch_size": SHAPE}
+    plan |= {"network": table({"type": ["string", "number", "boolean"]})}
     plan |= {"steps_per_epoch": COUNT, "steps": COUNT, "device": TEXT, "precision": TEXT, "memory_bytes": table(NUMBER)}
     return [log, record(plan)]
 
