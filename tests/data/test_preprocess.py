@@ -271,7 +271,7 @@ def test_constant_channels_and_labels_without_a_case_are_named(tmp_path):
     image, _ = Phantom(1).acquire(4.0)
     write_image(tmp_path / "data" / "imagesTr" / "phantom_001.nii.gz", np.full(image.shape, 7.0), image)
     said = []
-    listener = type("Listener", (), {"warn": said.append, "say": lambda self, text: None, "track": lambda self, items, label, total: items})
+    listener = type("Listener", (), {"warn": said.append, "say": lambda self, text: None, "track": lambda self, items, *_: items})
     preprocess(tmp_path / "data", tmp_path / "out", PreprocessOptions(num_jobs=1, patch_size=(32, 32, 32)), listener())
     assert "phantom_001: channel 0 is constant" in said
     assert any("label tumour is in none of 2 cases" in text for text in said)

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+from oracle import listener
 
 from rarecli import Phantom
 from rarecli.commands import score as score_command
@@ -42,13 +43,12 @@ def test_a_stray_label_does_not_raise_the_score(tmp_path):
     """A class in no reference would be correct in all cases except where it is predicted."""
     image, labels = Phantom(0).acquire(2.0)
     said = []
-    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
     for name in ("a", "b", "c"):
         write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
         shifted = np.roll(labels.data[0], 2, axis=0)
         shifted[0, 0, 0] = 7 if name == "b" else 0
         write_labels(tmp_path / "predictions" / f"{name}.nii.gz", shifted, image)
-    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener())
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener(said))
     assert summary["mean"].keys() == {"1", "2"}
     assert said == ["label 7 is in no reference and is not scored; it is predicted in b"]
 
@@ -66,11 +66,10 @@ def test_digits_at_the_end_of_a_label_file_are_part_of_its_name(tmp_path):
 def test_references_without_a_prediction_are_named(tmp_path):
     image, labels = Phantom(0).acquire(2.0)
     said = []
-    listener = type("Listener", (), {"warn": said.append, "say": said.append, "track": lambda self, items, label, total: items})
     for name in ("a", "b"):
         write_labels(tmp_path / "references" / f"{name}.nii.gz", labels.data[0], image)
     write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
-    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener())
+    score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", reporter=listener(said))
     assert said == ["not scored: 1 reference has no prediction: b"]
 
 

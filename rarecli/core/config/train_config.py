@@ -76,8 +76,8 @@ class TrainConfig(Frozen):
     """None: the number of levels in the prepared dataset's plan."""
     num_depths: Levels = 4
     gateways: bool = True
-    """Whether each depth has a gateway block and a head of its own, as in the paper. Without them, all entries share all weights: that
-    generalises better from few cases, and costs more per coarse scan."""
+    """Whether each depth has a gateway block and a head of its own, as in the paper. Without them, all entries share all weights. With few
+    cases, coarse scans come out better then; each costs more."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     freeze: Literal["none", "encoder"] = "none"
     """Weights that keep the values of the model that the training starts from. encoder: all levels on the way down, with the bottleneck;
