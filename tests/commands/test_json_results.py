@@ -133,15 +133,12 @@ def test_a_benchmark_that_fails_prints_its_rows_beside_the_error(rare, places):
     assert [row["status"].split(":")[0] for row in content["rows"]] == ["ok", "failed"]
 
 
-QUIET = [CALLS[0], CALLS[2], CALLS[3], CALLS[8], CALLS[12], CALLS[17]]
-
-
-@pytest.mark.parametrize("arguments", [arguments for arguments, _ in QUIET], ids=lambda arguments: arguments[0])
-def test_quiet_leaves_the_result_alone(rare, places, arguments):
-    arguments = [places.get(argument, argument) for argument in arguments]
-    ended = rare("--quiet", *arguments)
+@pytest.mark.parametrize("name", ["preprocess", "train", "predict", "score", "info", "models"])
+def test_quiet_leaves_the_result_alone(rare, places, name):
+    arguments = next(arguments for arguments, _ in CALLS if arguments[0] == name)
+    ended = rare("--quiet", *(places.get(argument, argument) for argument in arguments))
     assert (ended.code, ended.stderr) == (0, "")
-    assert ended.stdout or arguments[0] == "predict"
+    assert ended.stdout or name == "predict"
 
 
 def test_quiet_leaves_warnings_and_errors(rare, places, tmp_path):
