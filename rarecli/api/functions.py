@@ -178,7 +178,7 @@ def benchmark(model: PathLike | Predictor | None, output: PathLike, *, progress:
 def info(path: PathLike | None = None, model: PathLike | Predictor | None = None, *, progress: bool = False, **options: Any) -> Description:
     """Describe a file, a folder or a model; of a scan or a dataset also where the model would route it.
 
-    options: `verify`, `backend` and `series` of `rarecli.core.info.info`.
+    options: `verify`, `backend`, `series` and `picture` of `rarecli.core.info.info`.
     """
     from rarecli.core.info.info import info
 

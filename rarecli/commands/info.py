@@ -7,7 +7,7 @@ import typer
 
 from rarecli.commands.completion import complete_model
 from rarecli.commands.console import Console, command, print_json
-from rarecli.commands.options import DATA, MACHINE, MODEL, Backend, Json
+from rarecli.commands.options import DATA, MACHINE, MODEL, OUTPUT, Backend, Json
 
 PathArgument = Annotated[
     Path | None,
@@ -38,6 +38,16 @@ SeriesOption = Annotated[
     typer.Option("--series", metavar="UID", help="For DICOM: the series to describe.", show_default="the only one", rich_help_panel=DATA),
 ]
 PerCaseOption = Annotated[bool, typer.Option("--per-case", help="For a dataset: also print a line for every case.", rich_help_panel=DATA)]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--picture",
+        metavar="FILE.png",
+        help="For a scan: draw its three planes; labels in their colours.",
+        show_default="none",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 _SHORTENED, _MOST_LINES = ("labels", "label volumes"), 20
 """Facts of which only the first lines are printed."""
@@ -50,11 +60,14 @@ def run(
     verify: VerifyOption = False,
     backend: Backend = "auto",
     series: SeriesOption = None,
+    picture: PictureOption = None,
     json: Json = False,
 ) -> None:
     """Describe a file, a folder or a model. Of a dataset, every scan is read.
 
     Example: rare info scan.nii.gz -m run
+
+    Example: rare info labels.nii.gz -m run --picture labels.png
 
     Example: rare info Task04_Hippocampus --per-case
 
@@ -65,7 +78,7 @@ def run(
     from rarecli.core.info.info import info
 
     console = Console()
-    facts = info(path, model, verify=verify, backend=backend, series=series, reporter=console)
+    facts = info(path, model, verify=verify, backend=backend, series=series, picture=picture, reporter=console)
     if json:
         print_json(facts)
     else:

@@ -1,6 +1,7 @@
 """`rare predict`."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +81,12 @@ PrecisionOption = Annotated[
 ProbabilitiesOption = Annotated[
     bool,
     typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz, one channel per class.", rich_help_panel=OUTPUT),
+]
+PictureOption = Annotated[
+    bool,
+    typer.Option(
+        "--picture", help="Also draw CASE.png: three planes through the largest label, with the labels' volumes.", rich_help_panel=OUTPUT
+    ),
 ]
 PadOption = Annotated[
     bool,
@@ -191,6 +198,7 @@ def run(
     coarse_to_fine: CoarseToFineOption = False,
     tidy: PostprocessOption = False,
     tta: TtaOption = False,
+    picture: PictureOption = False,
     json: Json = False,
 ) -> None:
     """Segment scans. The labels are on each scan's own grid.
@@ -209,11 +217,10 @@ def run(
     from rarecli.core.prediction.results import is_file_name
 
     choice = ModelChoice(models(model), device, backend, threads, precision, tta)
-    forced = forced_entry(depth, parse_entry(entry, "--entry"))
-    part, page, where = Shard.parse(shard), report_options(report), Where(region(roi), coarse_to_fine)
-    options = PredictOptions(
-        forced, route, pad, maps, resume, overwrite, nproc, scheduler, part, wanted, series, codes, anonymise, regrid, page, qc, where, tidy
-    )
+    forced, part = forced_entry(depth, parse_entry(entry, "--entry")), Shard.parse(shard)
+    where, page = Where(region(roi), coarse_to_fine), report_options(report)
+    what = PredictOptions(forced, route, pad, maps, resume, overwrite, nproc, scheduler, part, wanted, series, codes, anonymise, regrid)
+    options = replace(what, report=page, quality=qc, where=where, postprocess=tidy, picture=picture)
     console = Console()
     result = predict(inputs, choice, output, options, console)
     if json:

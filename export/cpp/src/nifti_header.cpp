@@ -190,7 +190,7 @@ std::vector<char> NiftiHeader::for_labels(int datatype, int bits_per_voxel) cons
         raw.bitpix = static_cast<short>(bits_per_voxel);
         raw.scl_slope = 1;
         raw.scl_inter = raw.cal_min = raw.cal_max = 0;
-        raw.intent_code = 0;
+        raw.intent_code = NIFTI_INTENT_LABEL;
         raw.intent_p1 = raw.intent_p2 = raw.intent_p3 = 0;
         raw.vox_offset = bytes_of<Raw>() + 4;
         clear(raw.intent_name);

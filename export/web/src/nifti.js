@@ -4,6 +4,7 @@ import { product } from "./geometry.js";
 import { KINDS, affineMm, headerBytes, parseHeader, requirePlausible } from "./nifti_header.js";
 
 const MOST_BYTES_AFTER = 2 ** 20;
+const LABELS = 1002; // the intent NIFTI_INTENT_LABEL: viewers show the voxels as labels
 const LARGEST_BYTE = 255;
 const LARGEST_SHORT = 65535;
 
@@ -155,10 +156,11 @@ export function niftiOfLabels(labels, { shape, header }) {
   const offset = layout.bytes + 4;
   const file = new Uint8Array(offset + labels.length * kind.BYTES_PER_ELEMENT);
   file.set(new Uint8Array(view.buffer, view.byteOffset, layout.bytes));
-  for (const [start, length] of [...layout.free, ...layout.intent]) file.fill(0, start, start + length);
+  for (const [start, length] of [...layout.free, layout.intent]) file.fill(0, start, start + length);
   const copy = parseHeader(file);
   [3, ...shape, 1, 1, 1, 1].forEach((size, index) => copy.set("dim", size, index));
   [4, 5, 6, 7].forEach((index) => copy.set("pixdim", 1, index));
+  copy.set("intent_code", LABELS);
   copy.set("datatype", code);
   copy.set("bitpix", 8 * kind.BYTES_PER_ELEMENT);
   copy.set("vox_offset", offset);

@@ -17,13 +17,13 @@ export const KINDS = {
 
 // name: [offset, how DataView reads it, bytes of one value]
 const NIFTI_1 = {
-  bytes: 348, magic: 344, dim: [40, "Int16", 2], intent: [[56, 12], [68, 2]], datatype: [70, "Int16", 2], bitpix: [72, "Int16", 2], pixdim: [76, "Float32", 4],
+  bytes: 348, magic: 344, dim: [40, "Int16", 2], intent: [56, 12], intent_code: [68, "Int16", 2], datatype: [70, "Int16", 2], bitpix: [72, "Int16", 2], pixdim: [76, "Float32", 4],
   vox_offset: [108, "Float32", 4], scl_slope: [112, "Float32", 4], scl_inter: [116, "Float32", 4], xyzt_units: [123, "Uint8", 1], qform_code: [252, "Int16", 2],
   sform_code: [254, "Int16", 2], quatern: [256, "Float32", 4], qoffset: [268, "Float32", 4], srow: [280, "Float32", 4],
   free: [[4, 28], [124, 8], [148, 104], [328, 16]], // data_type and db_name, cal_max and cal_min, descrip and aux_file, intent_name
 };
 const NIFTI_2 = {
-  bytes: 540, magic: 4, dim: [16, "BigInt64", 8], intent: [[80, 24], [504, 4]], datatype: [12, "Int16", 2], bitpix: [14, "Int16", 2], pixdim: [104, "Float64", 8],
+  bytes: 540, magic: 4, dim: [16, "BigInt64", 8], intent: [80, 24], intent_code: [504, "Int32", 4], datatype: [12, "Int16", 2], bitpix: [14, "Int16", 2], pixdim: [104, "Float64", 8],
   vox_offset: [168, "BigInt64", 8], scl_slope: [176, "Float64", 8], scl_inter: [184, "Float64", 8], xyzt_units: [500, "Int32", 4], qform_code: [344, "Int32", 4],
   sform_code: [348, "Int32", 4], quatern: [352, "Float64", 8], qoffset: [376, "Float64", 8], srow: [400, "Float64", 8],
   free: [[192, 16], [240, 104], [508, 16]],

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
 from rarecli.core.jobs.words import counted
+from rarecli.core.reporting.plotting import COLOURS, new_figure, resolution_label, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

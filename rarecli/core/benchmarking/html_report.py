@@ -12,12 +12,12 @@ from rarecli.core.benchmarking.figures import limit_of, lines_by_backend
 from rarecli.core.benchmarking.records import Record, entry_label, title
 from rarecli.core.benchmarking.rows import OK
 from rarecli.core.benchmarking.timing import END_TO_END
-from rarecli.core.evaluation.plotting import resolution_label
 from rarecli.core.reporting.axes import Axis
 from rarecli.core.reporting.charts import Line, line_chart
 from rarecli.core.reporting.figure import Figure
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import Page, Section
+from rarecli.core.reporting.plotting import resolution_label
 from rarecli.core.reporting.tables import Cell, Table, number, text
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from rarecli.core.config.geometry import spacing_text
 from rarecli.core.evaluation.heat_maps import Panel, draw_heat_maps
-from rarecli.core.evaluation.plotting import COLOURS, new_figure, resolution_label, save_figure
 from rarecli.core.evaluation.thick_slices import cell_of
 from rarecli.core.jobs.words import counted
+from rarecli.core.reporting.plotting import COLOURS, new_figure, resolution_label, save_figure
 from rarecli.core.types import AnyArray, Triple
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rarecli.core.evaluation.plotting import new_figure, save_figure
+from rarecli.core.reporting.plotting import new_figure, save_figure
 from rarecli.core.types import FloatArray, Triple
 
 _COLOURS: dict[str, dict[str, Any]] = {

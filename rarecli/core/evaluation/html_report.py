@@ -12,7 +12,6 @@ from typing import Any
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.evaluation.heat_maps import slice_grid
 from rarecli.core.evaluation.metrics import foreground_mean
-from rarecli.core.evaluation.plotting import resolution_label
 from rarecli.core.evaluation.summary import ROUTED
 from rarecli.core.evaluation.thick_slices import cell_of
 from rarecli.core.reporting.axes import Axis
@@ -20,6 +19,7 @@ from rarecli.core.reporting.charts import HeatMap, Line, heat_map, line_chart, s
 from rarecli.core.reporting.figure import Figure
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import Page, Section
+from rarecli.core.reporting.plotting import resolution_label
 from rarecli.core.reporting.tables import Cell, Table, number, text
 from rarecli.core.reporting.viewer import Viewer
 from rarecli.core.types import Triple

@@ -176,7 +176,7 @@ def write_labels(path: Path, labels: AnyArray, like: Volume) -> None:
     """Write labels (X, Y, Z) on the grid of `like`, in the smallest dtype, atomically. The name chooses the format."""
     largest = int(labels.max(initial=0))
     dtype = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
-    _write(path, labels.astype(dtype), like)
+    _write(path, labels.astype(dtype), like, are_labels=True)
 
 
 def write_image(path: Path, image: AnyArray, like: Volume) -> None:
@@ -185,10 +185,10 @@ def write_image(path: Path, image: AnyArray, like: Volume) -> None:
     _write(path, data.astype(np.float32), like)
 
 
-def _write(path: Path, data: AnyArray, like: Volume) -> None:
+def _write(path: Path, data: AnyArray, like: Volume, *, are_labels: bool = False) -> None:
     if data.shape[:3] != like.shape:
         raise ValueError(f"data of shape {data.shape} does not fit the grid {like.shape}")
-    write_array(path, data, like.affine, like.header)
+    write_array(path, data, like.affine, like.header, are_labels=are_labels)
 
 
 def _read(path: Path, case: str | None, dtype: DTypeLike | None = None, series: str | None = None) -> Volume:

@@ -19,6 +19,7 @@ from rarecli.core.imaging.scan_rules import ScanRules
 from rarecli.core.imaging.volume import Volume, read_volume, values_if_labels
 from rarecli.core.info.datasets import describe_dataset
 from rarecli.core.info.models import describe_built_in, describe_bundle, describe_run, verify_model
+from rarecli.core.info.scan_picture import draw_scan, require_new_picture
 from rarecli.core.jobs.files import read_json
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.words import counted, times
@@ -33,6 +34,7 @@ def info(
     verify: bool = False,
     backend: str = "auto",
     series: str | None = None,
+    picture: Path | None = None,
     reporter: Reporter = Silent(),
 ) -> Facts:
     """Return facts by name about a scan, dataset, prepared dataset, run or bundle; values are text or lists of text.
@@ -40,13 +42,22 @@ def info(
     A dataset also has `per_case`: a line of text by case. All its voxels are read.
     model: for a scan or a dataset, also report where this model would route it. Without a path, the model itself is described.
     verify: check the files of a bundle, and run its conformance vectors and large images with `backend`.
-    series: the UID of a DICOM series; without it, several series are listed.
+    series: the UID of a DICOM series; without it, several series are listed. picture: a PNG file in which a scan is drawn.
     Raises DataError for a path that is none of these, ModelError for a broken bundle, UsageError for neither a path nor a model.
     """
     subject = path or model
     if subject is None:
         raise UsageError("there is nothing to describe", expected="a path, or a model with --model", remedy="rare models lists models")
-    return verify_model(subject, backend, reporter) if verify else _describe_path(subject, model if path else None, series, reporter)
+    if picture is not None:
+        require_new_picture(picture)
+    facts = verify_model(subject, backend, reporter) if verify else _describe_path(subject, model if path else None, series, reporter)
+    if picture is not None:
+        if not facts["kind"].startswith("scan"):
+            raise UsageError("only a scan is drawn", field="--picture", path=subject, found=facts["kind"])
+        rules = _rules(model)
+        draw_scan(subject, picture, series, None if rules is None else rules.spec.plan)
+        facts["picture"] = str(picture)
+    return facts
 
 
 def _describe_path(path: Path, model: Path | None, series: str | None, reporter: Reporter) -> Facts:

@@ -19,64 +19,22 @@ from typing import Any
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
 from rarecli.core.imaging.regions import box_text
-from rarecli.core.imaging.routing import RouteBy
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
+from rarecli.core.jobs.files import write_json
 from rarecli.core.jobs.journal import Journal, key_of
 from rarecli.core.jobs.outcomes import Done
 from rarecli.core.jobs.pipeline import pipelined
-from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.signals import ignore_interrupts
+from rarecli.core.prediction.options import PredictOptions
+from rarecli.core.prediction.picture import draw_prediction
 from rarecli.core.prediction.postprocessing import chosen_steps, postprocess
 from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
 from rarecli.core.prediction.quality import Quality, assess
-from rarecli.core.prediction.regions import WHOLE_SCAN, Where, predict_where
-from rarecli.core.prediction.results import probabilities_file, write_result
-from rarecli.core.reporting.options import ReportOptions
-from rarecli.core.types import Entry
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What to predict for every case, and how to process the cases.
-
-    entry: force an entry; by default the spacing decides. route: choose by another rule than the model's.
-    pad: False refuses a scan that needs padding. probabilities: also write the probabilities.
-    resume: skip the cases that an earlier call finished in the same output from the same scans, with the same model and options.
-    overwrite: replace the files of an earlier call.
-    num_processes: the number of processes that share the scans. Each loads the model. With device auto or cuda,
-    they take the GPUs in turn.
-    scheduler: the address of a Dask scheduler whose workers share the scans instead; see `cluster_model.py`.
-    shard: only this part of the scans.
-    format: of the labels files, see `RESULT_SUFFIXES` in `imaging/scan_files.py`; by default that of each scan. series: the UID of a
-    DICOM series. codes: a table that adds to `rarecli/codes/segments.yaml`. anonymise: leave the patient out of DICOM segmentations.
-    resample_channels: bring channels on other grids to that of a scan's first.
-    report: also write report.html, with these options, if the output is a folder.
-    quality: also count components and compare with the next coarser entry, see `quality.assess`.
-    where: the part of every scan that is predicted.
-    postprocess: clean up the labels with the steps that validation chose for the model, see `postprocessing.py`.
-    """
-
-    entry: Entry | None = None
-    route: RouteBy | None = None
-    pad: bool = True
-    probabilities: bool = False
-    resume: bool = False
-    overwrite: bool = False
-    num_processes: int = 1
-    scheduler: str | None = None
-    shard: Shard = WHOLE
-    format: str | None = None
-    series: str | None = None
-    codes: Path | None = None
-    anonymise: bool = False
-    resample_channels: bool = False
-    report: ReportOptions | None = None
-    quality: bool = False
-    where: Where = WHOLE_SCAN
-    postprocess: bool = False
-
+from rarecli.core.prediction.regions import predict_where
+from rarecli.core.prediction.results import picture_file, result_files, sidecar_file, write_result
+from rarecli.core.prediction.sidecar import sidecar
 
 Outcome = Done[dict[str, Any]] | RareError
 """The record of a case, or its error."""
@@ -131,7 +89,7 @@ class CaseWorker:
             with blamed_on(case.name):
                 key = "" if self.journal is None else self._key(case, target)
                 finished: dict[str, Any] | None = self.journal.find(case.name, key) if self.journal else None
-                if finished and target.is_file() and (not options.probabilities or probabilities_file(target).is_file()):
+                if finished and all(file.is_file() for file in result_files(target, options, in_folder=True)):
                     return Done(finished, key, new=False)
                 if options.where.is_whole:
                     predictor.require_affordable(case.images, options.entry, options.route, case.series)
@@ -165,23 +123,32 @@ class CaseWorker:
         try:
             with blamed_on(opened.case.name):
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
-                is_scan = all(difference.of != "kind" for difference in found.differences)  # if not, that is warning enough
-                quality = predicted.quality.record(predictor.calibration if is_scan else None)
+                record = self._record(predicted, time.perf_counter() - started)
+                if self.journal:
+                    write_json(sidecar_file(opened.target), sidecar(opened.case, record, predictor.spec))
+                if options.picture:
+                    picture, volumes_mm3 = picture_file(opened.target), predicted.quality.volumes_mm3
+                    draw_prediction(picture, opened.case.name, opened.volume, found, predictor.spec.plan, volumes_mm3)
         except RareError as error:
             return error
-        record = {
+        return Done(record, opened.key)
+
+    def _record(self, predicted: _Predicted, seconds_to_write: float) -> dict[str, Any]:
+        """Return what predictions.json says of a case."""
+        opened, found = predicted.opened, predicted.prediction
+        is_scan = all(difference.of != "kind" for difference in found.differences)  # if not, that is warning enough
+        return {
             "entry": list(found.entry),
             "reason": found.reason,
             "residual_zoom": list(found.zoom),
             "spacing_mm": list(opened.volume.spacing_mm),
-            "backend": predictor.runner.backend,
-            "seconds": opened.seconds + predicted.seconds + time.perf_counter() - started,
+            "backend": self.predictor.runner.backend,
+            "seconds": opened.seconds + predicted.seconds + seconds_to_write,
             "warnings": list(found.warnings),
             "volumes_mm3": predicted.quality.volumes_mm3,
             "postprocessing": predicted.postprocessing,
-            "quality": quality,
+            "quality": predicted.quality.record(self.predictor.calibration if is_scan else None),
         }
-        return Done(record, opened.key)
 
     def _key(self, case: Case, target: Path) -> str:
         """Return a hash of everything that the result of a case depends on."""

@@ -6,7 +6,9 @@ Decision: docs/decisions/0022-report.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rarecli.core.config.geometry import entry_taken, entry_text, spacing_text
@@ -14,12 +16,20 @@ from rarecli.core.reporting.axes import Axis
 from rarecli.core.reporting.charts import strip_plot
 from rarecli.core.reporting.figure import Figure
 from rarecli.core.reporting.options import ReportOptions
-from rarecli.core.reporting.page import Page, Section
+from rarecli.core.reporting.page import Page, Picture, Section
 from rarecli.core.reporting.tables import Table, number, text
 
+_MOST_PICTURES = 12
+"""So many pictures of cases still make a small page: about 100 kB each."""
 
-def prediction_page(result: dict[str, Any], options: ReportOptions, warnings: Sequence[str] = ()) -> Page:
-    """Returns the page of the content of predictions.json. warnings: those that belong to no case; each case has its own in the table."""
+
+def prediction_page(
+    result: dict[str, Any], options: ReportOptions, warnings: Sequence[str] = (), pictures: Mapping[str, Path] = MappingProxyType({})
+) -> Page:
+    """Returns the page of the content of predictions.json. warnings: those that belong to no case; each case has its own in the table.
+
+    pictures: the PNG files of cases; those that may be wrong are shown first.
+    """
     cases, failed = result["cases"], result["failed"]
     entries = Counter(entry_text(entry_taken(record)) for record in cases.values())
     seconds = sum(record["seconds"] for record in cases.values())
@@ -32,6 +42,7 @@ def prediction_page(result: dict[str, Any], options: ReportOptions, warnings: Se
     rows = [[text(name), text(why)] for name, why in failed.items()]
     sections = [
         Section("Cases", tables=[_cases(cases, calibrated=result["calibrated"])]),
+        _pictures(cases, pictures),
         Section("Volumes of the labels", figures=_volumes(cases)),
         Section("Failed cases", tables=[Table("Cases that failed", ["case", "reason"], rows)] if rows else []),
     ]
@@ -52,6 +63,13 @@ def _cases(cases: dict[str, dict[str, Any]], *, calibrated: bool) -> Table:
     columns = ["case", "entry", "reason", "spacing (mm)", "seconds", *(f"{label} (mm³)" for label in labels)]
     columns += [*(f"confidence of {label}" for label in labels), "unlike the training scans", "may be wrong"]
     return Table("Every case, with the volume of each label", columns, rows).without_empty
+
+
+def _pictures(cases: dict[str, dict[str, Any]], pictures: Mapping[str, Path]) -> Section:
+    doubts = {name: [*cases[name]["quality"]["doubts"], *cases[name]["warnings"]] for name in pictures}
+    chosen = sorted(pictures, key=lambda name: -len(doubts[name]))[:_MOST_PICTURES]
+    notes = [f"{len(chosen)} of {len(pictures)} cases, those that may be wrong first."] if len(chosen) < len(pictures) else []
+    return Section("Pictures", notes=notes, pictures=[Picture("; ".join([name, *doubts[name]]), pictures[name]) for name in chosen])
 
 
 def _volumes(cases: dict[str, dict[str, Any]]) -> list[Figure]:

@@ -26,16 +26,25 @@ from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.words import volume
-from rarecli.core.prediction.case_worker import CaseWorker, Outcome, PredictOptions, work_in_processes
+from rarecli.core.prediction.case_worker import CaseWorker, Outcome, work_in_processes
 from rarecli.core.prediction.cluster_model import cluster_for, on_workers
 from rarecli.core.prediction.expected_cost import expected_cost
 from rarecli.core.prediction.flips import FLIPS
 from rarecli.core.prediction.html_report import prediction_page
+from rarecli.core.prediction.options import PredictOptions
 from rarecli.core.prediction.postprocessing import change_in_words, chosen_steps, steps_in_words
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import quality_words
-from rarecli.core.prediction.results import RECORDS, choose_targets, is_file_name, require_replaceable_results, require_writers
+from rarecli.core.prediction.results import (
+    RECORDS,
+    choose_targets,
+    is_file_name,
+    picture_file,
+    require_replaceable_results,
+    require_writers,
+)
 from rarecli.core.prediction.volumes_table import write_volumes
+from rarecli.core.reporting.label_tables import write_label_tables
 from rarecli.core.reporting.page import write_report
 
 _FEW_LABELS = 4
@@ -53,32 +62,24 @@ def predict(
 ) -> dict[str, Any]:
     """Segment every scan of `inputs` and return the content of predictions.json.
 
-    `output` is a file for one scan, or a folder, which also receives predictions.json. With a shard the records go to
-    predictions_IofN.json. Once all shards are done, a call with `resume` finds every case finished and writes predictions.json.
+    `output` is a file for one scan, or a folder, which also receives a JSON file per case, predictions.json, volumes.csv and label tables.
+    With a shard the records go to predictions_IofN.json. Once all shards are done, a call with `resume` finds every case finished and
+    writes predictions.json.
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     noted = Noting(reporter)
     output, *inputs = shared_paths(options.scheduler, output, *inputs, processes_here="--nproc" if options.num_processes > 1 else None)
     with opened(model) as predictor:
+        plan = predictor.spec.plan
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
         require_writers(targets, predictor.spec, options.codes, reporter)
         to_file = is_file_name(output)
         cases = options.shard.of(cases)
-        again, resumable = (options.overwrite, False) if to_file else (options.resume or options.overwrite, True)
-        require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=again, resumable=resumable)
+        require_replaceable_results(cases, targets, output, options)
         folder = output.parent if to_file else output
         require_writable(folder)
-        several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
-        flips = f", mean of {len(FLIPS)} mirror images" if predictor.choice.tta else ""
-        noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
-        if options.postprocess:
-            noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
-        if predictor.calibration is None:
-            noted.say(f"confidence: not calibrated, so none is shown{_how_to_calibrate(predictor)}")
-        choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
-        if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
-            noted.say(cost)
+        _announce(cases, predictor, options, noted)
         names = [case.name for case in cases]
         with cluster_for(options.scheduler, cases, predictor.choice, folder, noted) as cluster:
             journal = None if to_file else Journal(output, resume=options.resume, shard=options.shard, writes=names)
@@ -96,11 +97,28 @@ def predict(
     if not to_file:
         write_json(output / options.shard.file_name(Path(RECORDS)), result)
         if options.shard == WHOLE:
+            pictures = {name: picture_file(targets[name]) for name in records} if options.picture else {}
             write_volumes(output, records)
-            write_report(lambda report: prediction_page(result, report, _of_no_case(noted, result)), output, options.report, noted)
+            write_label_tables(output, dict(zip(plan.label_values[1:], plan.label_names[1:], strict=True)))
+            page = partial(prediction_page, result, warnings=_of_no_case(noted, result), pictures=pictures)
+            write_report(page, output, options.report, noted)
     if failures:
         raise some_failed(failures, len(cases), output, result)
     return result
+
+
+def _announce(cases: Sequence[Case], predictor: Predictor, options: PredictOptions, noted: Noting) -> None:
+    """Say before the first case what will be done, and what it may cost."""
+    several = f"mean of {len(predictor.runners)} models, " if len(predictor.runners) > 1 else ""
+    flips = f", mean of {len(FLIPS)} mirror images" if predictor.choice.tta else ""
+    noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
+    if options.postprocess:
+        noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
+    if predictor.calibration is None:
+        noted.say(f"confidence: not calibrated, so none is shown{_how_to_calibrate(predictor)}")
+    choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
+    if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):
+        noted.say(cost)
 
 
 def _predict_cases(

@@ -5,6 +5,7 @@ Decision: docs/decisions/0021-formats.md.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,12 +23,16 @@ from rarecli.core.jobs.journal import written_names
 from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.words import counted
+from rarecli.core.prediction.options import PredictOptions
 from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.prediction.volumes_table import VOLUMES
+from rarecli.core.reporting.label_tables import ITK_SNAP, SLICER
 from rarecli.core.types import IntArray
 
 RECORDS = "predictions.json"
 """In an output folder: what was done for every case."""
+_RESERVED = re.compile(r"predictions(_\d+of\d+)?")
+"""Names of cases whose JSON files would be the records, or those of a shard."""
 
 
 def is_file_name(output: Path) -> bool:
@@ -53,6 +58,9 @@ def choose_targets(cases: Sequence[Case], output: Path, wanted: str | None = Non
     suffixes = {case.name: result_suffix(case.images[0], format_of_all) for case in cases}
     targets = {case.name: output if to_file else output / f"{case.name}{suffixes[case.name]}" for case in cases}
     for case in cases:
+        if not to_file and _RESERVED.fullmatch(case.name):
+            remedy = "rename the scan, or give a file with -o"
+            raise UsageError(f"{case.name}.json is the name of a result of all scans", case=case.name, path=case.images[0], remedy=remedy)
         written = {path.resolve() for path in written_files(targets[case.name])}
         if any(file.resolve() in written for image in case.images for file in files_of(image)):
             raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
@@ -73,30 +81,47 @@ def require_writers(targets: dict[str, Path], spec: ModelSpec, codes: Path | Non
         reporter.warn(f"no code for {some(unknown)}: coded as tissue in DICOM segmentations; --codes FILE adds codes by label name")
 
 
-def require_replaceable_results(
-    cases: Sequence[Case], targets: dict[str, Path], output: Path, *, probabilities: bool, again: bool, resumable: bool
-) -> None:
-    """Raise UsageError if a labels file, a probabilities file or the records exist in `output` and may not be replaced.
-
-    again: --resume or --overwrite was given. resumable: the command has --resume.
-    """
-    files = {case.name: written_files(targets[case.name]) + [probabilities_file(targets[case.name])] * probabilities for case in cases}
+def require_replaceable_results(cases: Sequence[Case], targets: dict[str, Path], output: Path, options: PredictOptions) -> None:
+    """Raise UsageError if a file of a case, the records or the tables exist in `output` and may not be replaced."""
+    to_file = is_file_name(output)
+    files = {case.name: result_files(targets[case.name], options, in_folder=not to_file) for case in cases}
     everything = [path for paths in files.values() for path in paths]
-    if is_file_name(output):
-        require_replaceable(everything, everything, again=again, resumable=resumable)
+    if to_file:
+        require_replaceable(everything, everything, again=options.overwrite, resumable=False)
         return
+    again, resumable = options.resume or options.overwrite, True
     require_folder_name(output)
     ours = written_names(output)
-    tables = [output / RECORDS, output / VOLUMES]
+    tables = [output / name for name in (RECORDS, VOLUMES, ITK_SNAP, SLICER)]
     require_replaceable(tables, tables if ours else [], again=True)
     written = [path for name, paths in files.items() if name in ours for path in paths]
     require_replaceable(everything, written, again=again, resumable=resumable)
 
 
+def result_files(target: Path, options: PredictOptions, *, in_folder: bool) -> list[Path]:
+    """Return every file that a case gets. target: its labels. in_folder: the output is a folder, where each case also has a JSON file."""
+    files = written_files(target) + [sidecar_file(target)] * in_folder
+    return files + [probabilities_file(target)] * options.probabilities + [picture_file(target)] * options.picture
+
+
 def probabilities_file(target: Path) -> Path:
     """The path of the probabilities that belong to a labels file. They are NIfTI in every format."""
+    return target.with_name(f"{_stem(target)}_probabilities.nii.gz")
+
+
+def sidecar_file(target: Path) -> Path:
+    """The path of the JSON file that belongs to a labels file."""
+    return target.with_name(f"{_stem(target)}.json")
+
+
+def picture_file(target: Path) -> Path:
+    """The path of the picture that belongs to a labels file."""
+    return target.with_name(f"{_stem(target)}.png")
+
+
+def _stem(target: Path) -> str:
     suffix = next((known for known in (*SUFFIXES, RESULT_SUFFIXES[DICOM_SEG]) if target.name.endswith(known)), "")
-    return target.with_name(f"{target.name.removesuffix(suffix)}_probabilities.nii.gz")
+    return target.name.removesuffix(suffix)
 
 
 def write_result(

@@ -5,6 +5,7 @@ Decision: docs/decisions/0022-report.md.
 
 from __future__ import annotations
 
+import base64
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,14 +30,33 @@ _PACKAGES = ("rare-unet", "torch", "numpy", "nibabel", "onnxruntime", "openvino"
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A PNG file that becomes a part of the page."""
+
+    title: str
+    path: Path
+
+    @property
+    def data(self) -> str:
+        """The file as a data URL."""
+        return f"data:image/png;base64,{base64.b64encode(self.path.read_bytes()).decode()}"
+
+
+@dataclass(frozen=True)
 class Section:
-    """A part of a page. figures stand side by side, above the tables. notes: paragraphs below the heading."""
+    """A part of a page. figures stand side by side, above the pictures and the tables. notes: paragraphs below the heading."""
 
     title: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
     viewer: Viewer | None = None
+    pictures: Sequence[Picture] = ()
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether the page shows the section."""
+        return any((self.figures, self.pictures, self.tables, self.viewer, self.notes))
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,9 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sections = [section for section in page.sections if section.figures or section.tables or section.viewer or section.notes]
+    sections = [
+        section for section in page.sections if any((section.figures, section.pictures, section.tables, section.viewer, section.notes))
+    ]
     assets = {name: (_ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "tables.js", "viewer.js")}
     written_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return environment.get_template("report.html.jinja").render(

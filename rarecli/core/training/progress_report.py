@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rarecli.core.config.run_folder import RunInfo
-from rarecli.core.evaluation.plotting import COLOURS, new_figure, save_figure
 from rarecli.core.reporting.axes import Axis
 from rarecli.core.reporting.charts import Line, line_chart
 from rarecli.core.reporting.figure import Figure
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import Page, Section
+from rarecli.core.reporting.plotting import COLOURS, new_figure, save_figure
 from rarecli.core.reporting.tables import Table, number, text
 
 _KINDS = {"loss": "Training loss", "dice_": "Validation Dice", "consistency": "Gateway consistency (MSE)", "lr": "Learning rate"}

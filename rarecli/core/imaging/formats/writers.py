@@ -24,11 +24,14 @@ _FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
 """Header fields that may name the patient; they are emptied in results."""
 
 
-def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any) -> None:
-    """Write an array (X, Y, Z), in NIfTI also (X, Y, Z, C). header: of the scan's file; results in its format keep codes and units."""
+def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, are_labels: bool = False) -> None:
+    """Write an array (X, Y, Z), in NIfTI also (X, Y, Z, C). header: of the scan's file; results in its format keep codes and units.
+
+    are_labels: say so in the header, where a format can: as the intent of NIfTI.
+    """
     if path.name.endswith((".nii", ".nii.gz")):
         with atomic_file(path) as temporary:
-            nib.save(_nifti(data, affine, header, pair=False), temporary)
+            nib.save(_nifti(data, affine, header, pair=False, are_labels=are_labels), temporary)
     elif path.suffix in (".mgz", ".mgh"):
         with atomic_file(path) as temporary:
             nib.save(_mgh(data, affine, header), temporary)
@@ -39,7 +42,7 @@ def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any) -> 
         with _atomic_files(path) as temporary:
             write_itk(temporary, data, affine, compressed=False)
     else:
-        _write_pair(path, data, affine, header)
+        _write_pair(path, data, affine, header, are_labels=are_labels)
 
 
 def written_files(path: Path) -> list[Path]:
@@ -48,8 +51,9 @@ def written_files(path: Path) -> list[Path]:
     return [path, path.with_suffix(others[path.suffix])] if path.suffix in others else [path]
 
 
-def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any) -> None:
-    image = _analyze(data, header) if isinstance(header, Spm2AnalyzeHeader) else _nifti(data, affine, header, pair=True)
+def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, are_labels: bool) -> None:
+    of_analyze = isinstance(header, Spm2AnalyzeHeader)
+    image = _analyze(data, header) if of_analyze else _nifti(data, affine, header, pair=True, are_labels=are_labels)
     contents = {name: BytesIO() for name in ("header", "image")}
     image.to_file_map({name: FileHolder(fileobj=content) for name, content in contents.items()})
     # the header last: without it the voxels are no scan
@@ -58,17 +62,19 @@ def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any) -> 
             temporary.write_bytes(contents[name].getvalue())
 
 
-def _nifti(data: AnyArray, affine: FloatArray, header: Any, *, pair: bool) -> Any:
+def _nifti(data: AnyArray, affine: FloatArray, header: Any, *, pair: bool, are_labels: bool) -> Any:
+    intent = "label" if are_labels else "none"
     if not isinstance(header, nib.Nifti1Header):
         image: Any = (nib.Nifti1Pair if pair else nib.Nifti1Image)(data, affine)  # type: ignore[no-untyped-call]
         image.header.set_xyzt_units("mm")
+        image.header.set_intent(intent)
         return image
     header = header.copy()
     header.extensions.clear()
     for field in _FREE_TEXT & set(header.keys()):
         header[field] = b""
     header["cal_min"] = header["cal_max"] = 0
-    header.set_intent("none")
+    header.set_intent(intent)
     header.set_slope_inter(1, 0)
     header.set_data_dtype(data.dtype)
     if pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,20 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
 """Okabe and Ito's palette, which is safe for colour-blind readers. Source: jfly.uni-koeln.de/color."""
+
+_ON_BLACK = (*COLOURS[:-1], "#ffffff")
+_GOLDEN_ANGLE = 0.618034
+"""Of the circle of hues: each step is far from all steps before it."""
+
+
+def label_colour(index: int) -> tuple[int, int, int]:
+    """Return red, green and blue, 0 to 255, of the class `index`, counted from 1, on a dark scan; as in viewer.js for the first eight."""
+    if index <= len(_ON_BLACK):
+        red, green, blue = bytes.fromhex(_ON_BLACK[index - 1].removeprefix("#"))
+    else:
+        hue = index * _GOLDEN_ANGLE % 1
+        red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, (0.9, 0.6)[index % 2], (0.75, 1.0)[index // 2 % 2]))
+    return red, green, blue
 
 
 def resolution_label(depth: int) -> str:

@@ -1,0 +1,37 @@
+"""CASE.json beside the labels of a case, with the keys of BIDS derivatives and some of our own.
+
+Source: bids-specification.readthedocs.io, "Common data types and metadata" and "Imaging data types" of derivatives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.data.cases import Case
+from rarecli.core.versions import installed_versions
+
+_PACKAGE = "rare-unet"
+
+
+def sidecar(case: Case, record: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """Return the content of CASE.json. record: of predictions.json. Of the scan it holds file names, never the header's text."""
+    quality = record["quality"]
+    values = dict(zip(spec.plan.label_names[1:], spec.plan.label_values[1:], strict=True))
+    return {
+        "Description": f"Labels that the model {spec.name} found in the scan",
+        "Sources": [image.name for image in case.images],
+        "SpatialReference": "orig",
+        "Manual": False,
+        "GeneratedBy": [{"Name": _PACKAGE, "Version": installed_versions([_PACKAGE]).get(_PACKAGE)}],
+        "Labels": [
+            {"Value": value, "Name": name, "VolumeMm3": record["volumes_mm3"][name], "Confidence": quality["confidence"].get(name)}
+            for name, value in values.items()
+        ],
+        "Entry": record["entry"],
+        "EntryReason": record["reason"],
+        "SpacingMm": record["spacing_mm"],
+        "ResidualZoom": record["residual_zoom"],
+        "Backend": record["backend"],
+        "Warnings": [*record["warnings"], *quality["doubts"]],
+    }
