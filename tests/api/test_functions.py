@@ -55,6 +55,7 @@ def dataset(tmp_path_factory):
     return root
 
 
+@pytest.mark.filterwarnings("ignore:steps wait for data")  # on a busy machine
 def test_the_whole_chain(dataset, tmp_path):
     prepared = rarecli.preprocess(dataset, tmp_path / "prepared", num_levels=2)
     assert (prepared.dataset, prepared.num_cases, prepared.spacing_mm) == ("Phantoms", 4, (8.0, 8.0, 8.0))

@@ -200,13 +200,14 @@ def test_nothing_of_the_patient_is_in_any_file_or_word(tmp_path):
         f"import sys\nsys.path[:0] = {[p for p in sys.path if p]}\nfrom pathlib import Path\nfrom stand_in import Octants\n"
         "import rarecli.core.prediction.predict as module\nfrom rarecli.core.prediction.predict import PredictOptions, predict\n"
         "from rarecli.commands.console import Console\n"
-        "predict([Path(sys.argv[1])], Octants(), Path(sys.argv[2]), PredictOptions(probabilities=True), Console())\n"
+        "predict([Path(sys.argv[1])], Octants(), Path(sys.argv[2]), PredictOptions(probabilities=True, picture=True), Console())\n"
     )
     result = subprocess.run([sys.executable, "-c", probe, path, tmp_path / "out"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     said = result.stdout + result.stderr
     names = {item.name for item in (tmp_path / "out").iterdir()}
-    assert names == {"scan.nii.gz", "scan_probabilities.nii.gz", "predictions.json", "volumes.csv", "finished.jsonl"}
+    of_all = {"predictions.json", "volumes.csv", "finished.jsonl", "labels_itksnap.txt", "labels_slicer.ctbl"}
+    assert names == {"scan.nii.gz", "scan_probabilities.nii.gz", "scan.json", "scan.png"} | of_all
     for file in (tmp_path / "out").iterdir():
         raw = file.read_bytes()
         if file.suffix == ".gz":

@@ -178,7 +178,7 @@ def test_predict_writes_segmentations_and_says_which_labels_have_no_code(tmp_pat
     options = PredictOptions(format="dicom-seg", anonymise=True, probabilities=True)
     predict([scan], Octants(), tmp_path / "out", options, Console())
     assert "no code for octant 1, octant 2" in capsys.readouterr().err
-    assert {item.name for item in (tmp_path / "out").glob("scan*")} == {"scan.dcm", "scan_probabilities.nii.gz"}
+    assert {item.name for item in (tmp_path / "out").glob("scan*")} == {"scan.dcm", "scan.json", "scan_probabilities.nii.gz"}
     (tmp_path / "codes.yaml").write_text("octant 1: {category: [A, 99X, a], type: [B, 99X, b]}\n")
     predict([scan], Octants(), tmp_path / "one.dcm", PredictOptions(codes=tmp_path / "codes.yaml"))
     _, by_place, _ = planes_of(tmp_path / "one.dcm")

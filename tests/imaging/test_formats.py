@@ -128,7 +128,7 @@ def test_the_phantom_is_upright():
 def test_any_format_becomes_any_other(wanted, tmp_path):
     scan = write(tmp_path / "scan.mgz", "mgz", "PIR")
     predict([scan], Octants(), tmp_path / "out", PredictOptions(format=wanted))
-    (labels,) = [path for path in (tmp_path / "out").glob("scan.*") if path.suffix not in (".raw", ".img")]
+    (labels,) = [path for path in (tmp_path / "out").glob("scan.*") if path.suffix not in (".raw", ".img", ".json")]
     values, points = independently(labels)
     centre = np.array(ORIGIN) + (np.array(SHAPE) - 1) * SPACING / 2
     np.testing.assert_array_equal(values, octant_at(points, centre))

@@ -46,6 +46,7 @@ from rarecli.core.prediction.results import (
 from rarecli.core.prediction.volumes_table import write_volumes
 from rarecli.core.reporting.label_tables import write_label_tables
 from rarecli.core.reporting.page import write_report
+from rarecli.core.reporting.plotting import require_matplotlib
 
 _FEW_LABELS = 4
 """So many volumes fit the line of each of many scans."""
@@ -68,6 +69,8 @@ def predict(
     A case that fails does not stop the others; SomeCasesFailed is raised at the end. A single case raises its own error.
     """
     noted = Noting(reporter)
+    if options.picture:
+        require_matplotlib()
     output, *inputs = shared_paths(options.scheduler, output, *inputs, processes_here="--nproc" if options.num_processes > 1 else None)
     with opened(model) as predictor:
         plan = predictor.spec.plan

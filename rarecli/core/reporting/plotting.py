@@ -37,12 +37,19 @@ def resolution_label(depth: int) -> str:
 
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure, sizes in inches. Raises EnvironmentFault if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "train") from None
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     # a Figure without pyplot needs neither a display nor global state
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def require_matplotlib() -> None:
+    """Raise EnvironmentFault if matplotlib is not installed: before the work whose result is to be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise missing_extra("matplotlib", "train") from None
 
 
 def save_figure(figure: Figure, path: Path) -> None:
