@@ -124,6 +124,19 @@ def test_real_scans_at_four_resolutions(predictor, tmp_path):
                 assert np.count_nonzero(labels) > 1000
 
 
+def test_a_bundle_without_conv_transpose_is_served(run, scans, tmp_path):
+    export(run, tmp_path / "bundle", ExportOptions(conv_transpose=False))
+    with (
+        serving_bundle(tmp_path / "bundle", tmp_path, TritonOptions("python")) as server,
+        Predictor(tmp_path / "bundle", backend="onnx") as predictor,
+    ):
+        result = run_client(server, "grpc", *sorted(scans.iterdir())[:4], "-o", tmp_path / "labels")
+        assert result.returncode == 0, result.stderr
+        for file in (tmp_path / "labels").glob("*.nii.gz"):
+            require_same(scans / file.name, np.asarray(nib.load(file).dataobj), predictor)
+        assert len(json.loads(result.stdout)["cases"]) == 4
+
+
 HEAD = (160, 192, 144)
 
 

@@ -43,9 +43,10 @@ def test_golden_routes_and_conformance_vectors(kind, bundle, request):
     assert result.stdout.endswith("all passed\n")
 
 
-def test_conformance_vectors_of_a_bundle_in_half_precision(release, run, tmp_path):
-    export(run, tmp_path / "half", ExportOptions(precision="fp16"))
-    command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "half"]
+@pytest.mark.parametrize("options", [ExportOptions(precision="fp16"), ExportOptions(conv_transpose=False)], ids=["half", "rewritten"])
+def test_conformance_vectors_of_bundles_of_other_graphs(release, run, tmp_path, options):
+    export(run, tmp_path / "bundle", options)
+    command = [release / "rare_tests", ROOT / "tests" / "golden" / "routing_cases.json", tmp_path / "bundle"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("labels correct") == 4
