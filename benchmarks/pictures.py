@@ -26,6 +26,8 @@ from rarecli.core.engines.segment_page import write_segment_page
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
 from rarecli.core.evaluation.figures import draw_dice_over_resolution, draw_dice_over_spacing
 from rarecli.core.imaging.routing import thresholds_mm
+from rarecli.core.prediction.options import PredictOptions
+from rarecli.core.prediction.predict import predict
 from rarecli.core.prediction.predictor import ModelChoice
 from rarecli.core.reporting.options import ReportOptions
 
@@ -62,6 +64,9 @@ def draw_demo() -> None:
         demo(output)
         shutil.copy(min((output / "evaluation").glob("slices_*.png")), DOCS / "slices_phantom.png")
         test = output / "test" / "1mm"
+        scan = min((test / "imagesTr").iterdir())
+        predict([scan], ModelChoice((output / "run",)), output / "phantom.nii.gz", PredictOptions(picture=True))
+        shutil.copy(output / "phantom.png", DOCS / "picture_phantom.png")
         evaluate(test, ModelChoice((output / "run",)), output / "report", EvaluateOptions(surface=False, report=ReportOptions(REPORTED)))
         write_segment_page(output / "run", output / "segment.html")
         with _chromium() as page:
@@ -69,7 +74,7 @@ def draw_demo() -> None:
             page.wait_for_selector("#viewer[data-ready='0,0']")
             page.locator("section:has(#viewer)").screenshot(path=DOCS / "report_phantom.png")
             page.goto((output / "segment.html").as_uri())
-            page.set_input_files("#files", min((test / "imagesTr").iterdir()))
+            page.set_input_files("#files", scan)
             page.wait_for_selector("body[data-state=ready]")
             page.screenshot(path=DOCS / "segment_page.png")
 
