@@ -32,9 +32,9 @@ from rarecli.core.imaging.routing import Route
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite, write_image, write_labels
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
-from rarecli.core.prediction.case_worker import probabilities_file
-from rarecli.core.prediction.predict import RECORDS, choose_targets, require_replaceable_results
+from rarecli.core.prediction.predict import RECORDS, PredictOptions, choose_targets, require_replaceable_results
 from rarecli.core.prediction.predictor import Prediction, forced_entry
+from rarecli.core.prediction.results import probabilities_file, result_files
 from rarecli.core.serving import contract
 from rarecli.core.types import Entry
 
@@ -129,7 +129,9 @@ class Client:
 def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) -> dict[str, object]:
     """Segment every case and return the records and the errors, by case. A case that fails does not stop the others."""
     targets = choose_targets(cases, output)
-    require_replaceable_results(cases, targets, output, probabilities=options.probabilities, again=options.overwrite, resumable=False)
+    written = PredictOptions(probabilities=options.probabilities)
+    files = {name: result_files(target, written, in_folder=False) for name, target in targets.items()}
+    require_replaceable_results(files, output, again=options.overwrite, resumable=False)
     to_file = output in targets.values()
     require_writable(output.parent if to_file else output)
     if not to_file:

@@ -122,7 +122,8 @@ def test_a_folder_is_predicted_and_recorded(predictor, tmp_path):
         write_image(tmp_path / "in" / f"{name}.nii.gz", scan.data[0], scan)
     predict([tmp_path / "in"], predictor, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    names = {"a.nii.gz", "b.nii.gz", "predictions.json", "volumes.csv", "finished.jsonl"}
+    names = {"a.nii.gz", "b.nii.gz", "a.json", "b.json", "predictions.json", "volumes.csv", "finished.jsonl"}
+    names |= {"labels_itksnap.txt", "labels_slicer.ctbl"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert [record["cases"][name]["entry"] for name in "ab"] == [[0, 0, 0], [2, 2, 2]]
     labels = nib.load(tmp_path / "out" / "b.nii.gz")

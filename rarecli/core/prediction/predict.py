@@ -42,6 +42,7 @@ from rarecli.core.prediction.results import (
     picture_file,
     require_replaceable_results,
     require_writers,
+    result_files,
 )
 from rarecli.core.prediction.volumes_table import write_volumes
 from rarecli.core.reporting.label_tables import write_label_tables
@@ -79,7 +80,8 @@ def predict(
         require_writers(targets, predictor.spec, options.codes, reporter)
         to_file = is_file_name(output)
         cases = options.shard.of(cases)
-        require_replaceable_results(cases, targets, output, options)
+        files = {case.name: result_files(targets[case.name], options, in_folder=not to_file) for case in cases}
+        require_replaceable_results(files, output, again=options.resume or options.overwrite, resumable=not to_file)
         folder = output.parent if to_file else output
         require_writable(folder)
         _announce(cases, predictor, options, noted)

@@ -6,7 +6,7 @@ Decision: docs/decisions/0021-formats.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rarecli.core.config.model_spec import ModelSpec
@@ -81,15 +81,15 @@ def require_writers(targets: dict[str, Path], spec: ModelSpec, codes: Path | Non
         reporter.warn(f"no code for {some(unknown)}: coded as tissue in DICOM segmentations; --codes FILE adds codes by label name")
 
 
-def require_replaceable_results(cases: Sequence[Case], targets: dict[str, Path], output: Path, options: PredictOptions) -> None:
-    """Raise UsageError if a file of a case, the records or the tables exist in `output` and may not be replaced."""
-    to_file = is_file_name(output)
-    files = {case.name: result_files(targets[case.name], options, in_folder=not to_file) for case in cases}
+def require_replaceable_results(files: Mapping[str, Sequence[Path]], output: Path, *, again: bool, resumable: bool) -> None:
+    """Raise UsageError if a file of a case, the records or the tables exist in `output` and may not be replaced.
+
+    files: by case. again: --resume or --overwrite was given. resumable: the command has --resume.
+    """
     everything = [path for paths in files.values() for path in paths]
-    if to_file:
-        require_replaceable(everything, everything, again=options.overwrite, resumable=False)
+    if is_file_name(output):
+        require_replaceable(everything, everything, again=again, resumable=resumable)
         return
-    again, resumable = options.resume or options.overwrite, True
     require_folder_name(output)
     ours = written_names(output)
     tables = [output / name for name in (RECORDS, VOLUMES, ITK_SNAP, SLICER)]
