@@ -2,8 +2,8 @@
 
     python benchmarks/flips.py DATASET WORK [--epochs 12] [--fold 0]
 
-Both are trained anew on one fold of the hippocampus dataset, with the preset and the same number of epochs, and scored on its held-out
-cases. Writes results/flips.json, and prints Dice over the depths by training and prediction, with its cost in seconds.
+Both are trained on one fold of the hippocampus dataset, with the preset and the same number of epochs, and scored on its held-out cases.
+Writes results/flips.json, and prints Dice over the depths by training and prediction, with its cost in seconds.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rarecli.core.jobs.files import write_json
 
 
 def main() -> None:
-    """Train and score; finished runs and scores are kept."""
+    """Train and score; a finished run is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("dataset", "work"):
         parser.add_argument(name, type=Path)

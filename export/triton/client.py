@@ -34,7 +34,7 @@ from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.prediction.predict import RECORDS, PredictOptions, choose_targets, require_replaceable_results
 from rarecli.core.prediction.predictor import Prediction, forced_entry
-from rarecli.core.prediction.results import probabilities_file, result_files
+from rarecli.core.prediction.results import TABLES, probabilities_file, remove_stale_files, result_files
 from rarecli.core.serving import contract
 from rarecli.core.types import Entry
 
@@ -136,6 +136,8 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
     require_writable(output.parent if to_file else output)
     if not to_file:
         Journal(output, resume=False, writes=targets)  # so that a later call knows the files as ours
+        for table in TABLES:
+            (output / table).unlink(missing_ok=True)  # of an earlier call: they would tell of other labels
     clients: list[Client] = []
     own = threading.local()
 
@@ -148,6 +150,7 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
             volume = read_image(case)
             prediction = own.client.predict(volume, depth=options.depth, entry=options.entry, probabilities=options.probabilities)
             target = targets[case.name]
+            remove_stale_files(target, files[case.name])
             write_labels(target, prediction.labels, volume)
             if prediction.probabilities is not None:
                 write_image(probabilities_file(target), prediction.probabilities, volume)

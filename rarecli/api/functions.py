@@ -180,6 +180,8 @@ def info(path: PathLike | None = None, model: PathLike | Predictor | None = None
 
     options: `verify`, `backend`, `series` and `picture` of `rarecli.core.info.info`.
     """
+    if options.get("picture") is not None:
+        options["picture"] = Path(options["picture"])
     from rarecli.core.info.info import info
 
     subject = None if path is None else Path(path)

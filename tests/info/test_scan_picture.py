@@ -3,6 +3,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import rarecli
 from rarecli import Phantom
 from rarecli.core.errors import UsageError
 from rarecli.core.imaging.volume import write_image, write_labels
@@ -30,6 +31,28 @@ def test_a_scan_is_grey_and_labels_have_their_colours(scan, tmp_path):
     info(scan.with_name("labels.nii.gz"), picture=tmp_path / "labels.png")
     assert has_colour(tmp_path / "labels.png", 1)
     assert has_colour(tmp_path / "labels.png", 2)
+
+
+def test_a_label_has_the_colour_of_the_model_s_pictures_though_others_are_missing(scan, run, tmp_path):
+    path = scan.with_name("labels.nii.gz")
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.where(np.asarray(image.dataobj) == 2, 2, 0).astype(np.uint8), image.affine), path)
+    info(path, run, picture=tmp_path / "second.png")
+    assert has_colour(tmp_path / "second.png", 2)
+    assert not has_colour(tmp_path / "second.png", 1)
+
+
+def test_labels_of_many_values_are_known_by_their_intent(tmp_path):
+    values = np.zeros((30, 8, 8), np.uint8)
+    values[2:28] = np.arange(1, 27)[:, None, None]
+    image = nib.Nifti1Image(values, np.eye(4))
+    nib.save(image, tmp_path / "scan.nii.gz")
+    info(tmp_path / "scan.nii.gz", picture=tmp_path / "scan.png")
+    assert not has_colour(tmp_path / "scan.png", 1)
+    image.header.set_intent("label")
+    nib.save(image, tmp_path / "labels.nii.gz")
+    rarecli.info(tmp_path / "labels.nii.gz", picture=str(tmp_path / "labels.png"))
+    assert has_colour(tmp_path / "labels.png", 1)
 
 
 def test_only_new_pictures_of_scans_are_drawn(scan, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
@@ -91,9 +92,37 @@ def test_a_file_of_somebody_else_is_not_replaced(scans, predictor, tmp_path, the
     assert (tmp_path / "out" / theirs).read_text() == "theirs"
 
 
-@pytest.mark.parametrize("name", ["predictions", "predictions_1of4"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_picture_of_somebody_else_beside_our_labels_is_not_replaced(scans, predictor, tmp_path, to_file):
+    output, picture = (tmp_path / "0.nii.gz", tmp_path / "0.png") if to_file else (tmp_path / "out", tmp_path / "out" / "0.png")
+    predict([scans / "0.nii.gz"], predictor, output)
+    matplotlib.image.imsave(picture, np.zeros((4, 4)))
+    theirs = picture.read_bytes()
+    with pytest.raises(UsageError, match="did not write"):
+        predict([scans / "0.nii.gz"], predictor, output, PredictOptions(picture=True, overwrite=True))
+    predict([scans / "0.nii.gz"], predictor, output, PredictOptions(overwrite=True))
+    assert picture.read_bytes() == theirs
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_picture_of_older_labels_does_not_stay_beside_new_ones(scans, predictor, tmp_path, to_file):
+    output, picture = (tmp_path / "0.nii.gz", tmp_path / "0.png") if to_file else (tmp_path / "out", tmp_path / "out" / "0.png")
+    predict([scans / "0.nii.gz"], predictor, output, PredictOptions(picture=True))
+    assert picture.is_file()
+    predict([scans / "0.nii.gz"], predictor, output, PredictOptions(overwrite=True))
+    assert not picture.exists()
+
+
+@pytest.mark.parametrize("name", ["a$b_$c", "_hidden", "caf\udce9"])
+def test_any_name_of_a_case_is_drawn(scans, predictor, tmp_path, name):
+    scan = (scans / "0.nii.gz").rename(scans / f"{name}.nii.gz")
+    predict([scan], predictor, tmp_path / "out", PredictOptions(picture=True))
+    assert (tmp_path / "out" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["predictions", "predictions_1of4", "dataset", "run"])
 def test_a_case_may_not_take_the_place_of_the_records(scans, predictor, tmp_path, name):
     scan = (scans / "0.nii.gz").rename(scans / f"{name}.nii.gz")
-    with pytest.raises(UsageError, match="the name of a result of all scans"):
+    with pytest.raises(UsageError, match="a meaning of its own in a folder"):
         predict([scan], predictor, tmp_path / "out")
     predict([scan], predictor, tmp_path / "labels.nii.gz")

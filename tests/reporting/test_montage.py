@@ -74,9 +74,21 @@ def test_the_bar_is_as_long_as_it_says(drawn):
     assert longest / pixels_per_mm == pytest.approx(20, rel=0.06)
 
 
-@pytest.mark.parametrize(("narrowest_mm", "bar"), [(30, 10), (59, 10), (60, 20), (150, 50), (3.1, 1), (1.6, 0.5), (700, 200)])
+@pytest.mark.parametrize(
+    ("narrowest_mm", "bar"), [(30, 10), (59, 10), (60, 20), (150, 50), (3.1, 1), (1.6, 0.5), (700, 200), (0.3, 0.1), (0.03, 0.01)]
+)
 def test_the_bar_is_a_round_number_and_at_most_a_third(narrowest_mm, bar):
     assert bar_mm(narrowest_mm) == pytest.approx(bar)
+
+
+def test_long_names_and_many_keys_stay_inside(tmp_path):
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[:, :, :] = np.arange(40)[:, None, None]
+    keys = [(value, f"$left$ hippocampus tail {value}, of a name that is long: 123 mL") for value in range(1, 40)]
+    draw_montage(Montage("x" * 300, labels, keys, (1.0, 1.0, 1.0), None), tmp_path / "case.png")
+    pixels = matplotlib.image.imread(tmp_path / "case.png")[..., :3]
+    for edge in (pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]):
+        assert (edge == 1).all()  # white: nothing is cut
 
 
 def test_the_scan_is_seen_through_the_labels(tmp_path):

@@ -33,6 +33,14 @@ def to_ras(volume: Volume) -> Volume:
     return Volume(data, np.asarray(volume.affine @ inv_ornt_aff(orientation, volume.shape)), volume.header)
 
 
+def seen_in_ras(data: AnyArray, affine: FloatArray) -> tuple[AnyArray, Triple]:
+    """Return (X, Y, Z) as `to_ras` turns it, as a view that copies nothing, and its spacing in mm."""
+    orientation = io_orientation(affine)
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(orientation[:, 0])]
+    view: AnyArray = apply_orientation(data, orientation)
+    return view, (float(x), float(y), float(z))
+
+
 def from_ras(data: AnyArray, affine: FloatArray) -> AnyArray:
     """Undo `to_ras`: return (X, Y, Z) in RAS axes as an array in the axes of the scan with this affine."""
     transform = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))

@@ -33,7 +33,7 @@ from rarecli.core.prediction.postprocessing import chosen_steps, postprocess
 from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
 from rarecli.core.prediction.quality import Quality, assess
 from rarecli.core.prediction.regions import predict_where
-from rarecli.core.prediction.results import picture_file, result_files, sidecar_file, write_result
+from rarecli.core.prediction.results import picture_file, remove_stale_files, result_files, sidecar_file, write_result
 from rarecli.core.prediction.sidecar import sidecar
 
 Outcome = Done[dict[str, Any]] | RareError
@@ -122,6 +122,8 @@ class CaseWorker:
         options, predictor, opened, found = self.options, self.predictor, predicted.opened, predicted.prediction
         try:
             with blamed_on(opened.case.name):
+                written = result_files(opened.target, options, in_folder=self.journal is not None)
+                remove_stale_files(opened.target, written)
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
                 record = self._record(predicted, time.perf_counter() - started)
                 if self.journal:

@@ -20,7 +20,7 @@ from rarecli.core.reporting.page import Page, Picture, Section
 from rarecli.core.reporting.tables import Table, number, text
 
 _MOST_PICTURES = 12
-"""So many pictures of cases still make a small page: about 100 kB each."""
+"""So many pictures of cases still make a small page: at most about 100 kB each."""
 
 
 def prediction_page(

@@ -6,7 +6,7 @@ Decision: docs/decisions/0021-formats.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from rarecli.core.config.model_spec import ModelSpec
@@ -25,14 +25,17 @@ from rarecli.core.jobs.progress import Reporter
 from rarecli.core.jobs.words import counted
 from rarecli.core.prediction.options import PredictOptions
 from rarecli.core.prediction.predictor import Prediction
+from rarecli.core.prediction.sidecar import is_sidecar
 from rarecli.core.prediction.volumes_table import VOLUMES
 from rarecli.core.reporting.label_tables import ITK_SNAP, SLICER
+from rarecli.core.reporting.plotting import is_our_figure
 from rarecli.core.types import IntArray
 
 RECORDS = "predictions.json"
 """In an output folder: what was done for every case."""
-_RESERVED = re.compile(r"predictions(_\d+of\d+)?")
-"""Names of cases whose JSON files would be the records, or those of a shard."""
+TABLES = (VOLUMES, ITK_SNAP, SLICER)
+_RESERVED = re.compile(r"predictions(_\d+of\d+)?|dataset|prepared|run|manifest|summary")
+"""Names of cases whose JSON files would be the records, those of a shard, or files by which rare knows a folder of another kind."""
 
 
 def is_file_name(output: Path) -> bool:
@@ -59,8 +62,8 @@ def choose_targets(cases: Sequence[Case], output: Path, wanted: str | None = Non
     targets = {case.name: output if to_file else output / f"{case.name}{suffixes[case.name]}" for case in cases}
     for case in cases:
         if not to_file and _RESERVED.fullmatch(case.name):
-            remedy = "rename the scan, or give a file with -o"
-            raise UsageError(f"{case.name}.json is the name of a result of all scans", case=case.name, path=case.images[0], remedy=remedy)
+            problem, remedy = f"{case.name}.json has a meaning of its own in a folder", "rename the scan, or give a file with -o"
+            raise UsageError(problem, case=case.name, path=case.images[0], remedy=remedy)
         written = {path.resolve() for path in written_files(targets[case.name])}
         if any(file.resolve() in written for image in case.images for file in files_of(image)):
             raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
@@ -88,13 +91,13 @@ def require_replaceable_results(files: Mapping[str, Sequence[Path]], output: Pat
     """
     everything = [path for paths in files.values() for path in paths]
     if is_file_name(output):
-        require_replaceable(everything, everything, again=again, resumable=resumable)
+        require_replaceable(everything, [path for path in everything if _may_be_ours(path)], again=again, resumable=resumable)
         return
     require_folder_name(output)
     ours = written_names(output)
-    tables = [output / name for name in (RECORDS, VOLUMES, ITK_SNAP, SLICER)]
+    tables = [output / name for name in (RECORDS, *TABLES)]
     require_replaceable(tables, tables if ours else [], again=True)
-    written = [path for name, paths in files.items() if name in ours for path in paths]
+    written = [path for name, paths in files.items() if name in ours for path in paths if _may_be_ours(path)]
     require_replaceable(everything, written, again=again, resumable=resumable)
 
 
@@ -102,6 +105,23 @@ def result_files(target: Path, options: PredictOptions, *, in_folder: bool) -> l
     """Return every file that a case gets. target: its labels. in_folder: the output is a folder, where each case also has a JSON file."""
     files = written_files(target) + [sidecar_file(target)] * in_folder
     return files + [probabilities_file(target)] * options.probabilities + [picture_file(target)] * options.picture
+
+
+def remove_stale_files(target: Path, written: Collection[Path]) -> None:
+    """Remove the JSON file and the picture that an earlier call left beside `target`, unless they are `written` anew.
+
+    They would tell of other labels. Files that rare did not write stay.
+    """
+    for path in (sidecar_file(target), picture_file(target)):
+        if path not in written and path.is_file() and _may_be_ours(path):
+            path.unlink()
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Returns False for a picture or a JSON file that rare did not write; other files have no mark."""
+    if path.suffix == ".json":
+        return is_sidecar(path)
+    return is_our_figure(path) if path.suffix == ".png" else True
 
 
 def probabilities_file(target: Path) -> Path:

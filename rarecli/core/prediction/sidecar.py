@@ -5,13 +5,24 @@ Source: bids-specification.readthedocs.io, "Common data types and metadata" and 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.cases import Case
+from rarecli.core.errors import DataError
+from rarecli.core.jobs.files import read_json
 from rarecli.core.versions import installed_versions
 
 _PACKAGE = "rare-unet"
+
+
+def is_sidecar(path: Path) -> bool:
+    """Return whether a JSON file is one of these."""
+    try:
+        return read_json(path)["GeneratedBy"][0]["Name"] == _PACKAGE  # type: ignore[no-any-return]
+    except (DataError, KeyError, IndexError, TypeError):
+        return False
 
 
 def sidecar(case: Case, record: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
@@ -33,5 +44,6 @@ def sidecar(case: Case, record: dict[str, Any], spec: ModelSpec) -> dict[str, An
         "SpacingMm": record["spacing_mm"],
         "ResidualZoom": record["residual_zoom"],
         "Backend": record["backend"],
+        "Postprocessing": record["postprocessing"],
         "Warnings": [*record["warnings"], *quality["doubts"]],
     }

@@ -5,13 +5,14 @@ All planes have one scale, so that a millimetre is equally long along every axis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rarecli.core.reporting.figure import shortened
 from rarecli.core.reporting.plotting import label_colour, new_figure, save_figure
 from rarecli.core.types import AnyArray, IntArray, Triple
 
@@ -23,6 +24,9 @@ _LEAST_WIDTH_IN = 5.0
 _GAP_IN, _TITLE_IN, _LINE_IN = 0.12, 0.62, 0.24
 _MOST_KEYS_IN_LINE = 4
 _MOST_KEYS = 24
+_MOST_CHARACTERS = 45
+_SWATCH_IN, _CHARACTER_IN, _CHARACTER_OF_TITLE_IN = 0.65, 0.075, 0.095
+"""Of a key, and of the mean character at sizes 8 and 11."""
 _OPACITY = 0.45
 Pair = tuple[float, float]
 
@@ -62,14 +66,15 @@ def draw_montage(montage: Montage, path: Path) -> None:
     sizes_mm = [extent * mm for extent, mm in zip(montage.labels.shape, montage.spacing_mm, strict=True)]
     widths, heights = [sizes_mm[plane.right] for plane in _PLANES], [sizes_mm[plane.up] for plane in _PLANES]
     inches_per_mm = min((_WIDTH_IN - 4 * _GAP_IN) / sum(widths), _MOST_HEIGHT_IN / max(heights))
-    legend = _legend(montage.keys)
-    num_lines = -(-len(legend) // _MOST_KEYS_IN_LINE)
-    planes_in, below = inches_per_mm * max(heights), _GAP_IN + _LINE_IN * num_lines
+    counts = {value: int(np.count_nonzero(montage.labels == value)) for value, _ in montage.keys}
+    legend = _legend(montage.keys, counts)
     width = max(inches_per_mm * sum(widths) + 4 * _GAP_IN, _LEAST_WIDTH_IN)
+    columns = _columns(legend, width)
+    planes_in, below = inches_per_mm * max(heights), _GAP_IN + _LINE_IN * -(-len(legend) // columns)
     height = below + planes_in + _TITLE_IN
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
-    left, point = (width - inches_per_mm * sum(widths) - 2 * _GAP_IN) / 2, _point(montage)
+    left, point = (width - inches_per_mm * sum(widths) - 2 * _GAP_IN) / 2, _point(montage.labels, counts)
     window = _window(montage.image, point)
     for plane, across, up in zip(_PLANES, widths, heights, strict=True):
         place = (left, below + (planes_in - inches_per_mm * up) / 2, inches_per_mm * across, inches_per_mm * up)
@@ -77,26 +82,34 @@ def draw_montage(montage: Montage, path: Path) -> None:
         _draw_plane(panel, plane, montage, point[plane.axis], window, (across, up))
         left += inches_per_mm * across + _GAP_IN
     _draw_bar(figure.axes[-1], bar_mm(min(widths)), (widths[-1], heights[-1]))
-    figure.suptitle(montage.title, y=1 - 0.08 / height, va="top", fontsize=11)
+    title = _plain(montage.title, int((width - 2 * _GAP_IN) / _CHARACTER_OF_TITLE_IN))
+    figure.suptitle(title, y=1 - 0.08 / height, va="top", fontsize=11, parse_math=False)
     if legend:
-        figure.legend(handles=legend, loc="lower center", ncol=min(len(legend), _MOST_KEYS_IN_LINE), fontsize=8, frameon=False)
+        for text in figure.legend(handles=legend, loc="lower center", ncol=columns, fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
     save_figure(figure, path)
+
+
+def _columns(legend: Sequence[Any], width_in: float) -> int:
+    """Returns how many keys stand side by side."""
+    longest = max((len(key.get_label()) for key in legend), default=0)
+    return max(1, min(_MOST_KEYS_IN_LINE, len(legend), int(width_in / (_SWATCH_IN + _CHARACTER_IN * longest))))
 
 
 def bar_mm(narrowest_mm: float) -> float:
     """Return the length of the scale bar: the largest of 1, 2, 5, 10, 20, ... mm that is at most a third of the narrowest plane."""
-    power = 10.0 ** np.floor(np.log10(narrowest_mm / 3))
-    return float(max(factor * power for factor in (1, 2, 5) if factor * power <= narrowest_mm / 3))
+    most_mm = narrowest_mm / 3 * (1 + 1e-9)  # a power of ten is not missed by the last bit
+    power = 10.0 ** np.floor(np.log10(most_mm))
+    return float(max(factor * power for factor in (1, 2, 5) if factor * power <= most_mm))
 
 
-def _point(montage: Montage) -> tuple[int, int, int]:
+def _point(labels: IntArray, counts: Mapping[int, int]) -> tuple[int, int, int]:
     """Returns the indices of the slices with the most voxels of the largest label; of the middle without labels."""
-    counts = {value: np.count_nonzero(montage.labels == value) for value, _ in montage.keys}
     largest = max(counts, key=lambda value: counts[value], default=0)
     if not counts.get(largest):
-        x, y, z = (extent // 2 for extent in montage.labels.shape)
+        x, y, z = (extent // 2 for extent in labels.shape)
         return x, y, z
-    mask = montage.labels == largest
+    mask = labels == largest
     x, y, z = (int(mask.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
     return x, y, z
 
@@ -149,15 +162,23 @@ def _overlay(labels: AnyArray, keys: Sequence[tuple[int, str]], opacity: float) 
     return colours
 
 
-def _legend(keys: Sequence[tuple[int, str]]) -> list[Any]:
+def _legend(keys: Sequence[tuple[int, str]], counts: Mapping[int, int]) -> list[Any]:
+    """Returns the keys of the legend. If not all fit, those of labels that are there come first."""
     from matplotlib.patches import Patch
 
+    indices = sorted(range(len(keys)), key=lambda index: not counts[keys[index][0]])[:_MOST_KEYS]
     shown = [
-        Patch(facecolor=_colour(index), edgecolor="black", linewidth=0.5, label=text)
-        for index, (_, text) in enumerate(keys[:_MOST_KEYS], start=1)
+        Patch(facecolor=_colour(index + 1), edgecolor="black", linewidth=0.5, label=_plain(keys[index][1], _MOST_CHARACTERS))
+        for index in (sorted(indices) if len(keys) > _MOST_KEYS else range(len(keys)))
     ]
     left_out = len(keys) - len(shown)
     return shown + ([Patch(color="none", label=f"and {left_out} more")] if left_out else [])
+
+
+def _plain(text: str, most: int) -> str:
+    """Returns text that any font draws: of file names that are not Unicode, the bytes; a name that begins with _ would be left out."""
+    words = shortened(text.encode(errors="backslashreplace").decode(), most)
+    return f" {words}" if words.startswith("_") else words
 
 
 def _colour(index: int) -> tuple[float, float, float]:

@@ -126,9 +126,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    sections = [
-        section for section in page.sections if any((section.figures, section.pictures, section.tables, section.viewer, section.notes))
-    ]
+    sections = [section for section in page.sections if section.holds_something]
     assets = {name: (_ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "tables.js", "viewer.js")}
     written_at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return environment.get_template("report.html.jinja").render(

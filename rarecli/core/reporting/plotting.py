@@ -16,8 +16,12 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f
 """Okabe and Ito's palette, which is safe for colour-blind readers. Source: jfly.uni-koeln.de/color."""
 
 _ON_BLACK = (*COLOURS[:-1], "#ffffff")
-_GOLDEN_ANGLE = 0.618034
-"""Of the circle of hues: each step is far from all steps before it."""
+_GOLDEN_SECTION = 0.618034
+"""Steps of this share of the circle spread any number of hues over it."""
+
+
+_METADATA = {"Software": "rare"}
+_MARK = b"Software\0rare"
 
 
 def label_colour(index: int) -> tuple[int, int, int]:
@@ -25,7 +29,7 @@ def label_colour(index: int) -> tuple[int, int, int]:
     if index <= len(_ON_BLACK):
         red, green, blue = bytes.fromhex(_ON_BLACK[index - 1].removeprefix("#"))
     else:
-        hue = index * _GOLDEN_ANGLE % 1
+        hue = index * _GOLDEN_SECTION % 1
         red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, (0.9, 0.6)[index % 2], (0.75, 1.0)[index // 2 % 2]))
     return red, green, blue
 
@@ -55,4 +59,13 @@ def require_matplotlib() -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure atomically. The file name decides the format."""
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, metadata=_METADATA if path.suffix.lower() == ".png" else None)
+
+
+def is_our_figure(path: Path) -> bool:
+    """Return whether a PNG file was written by `save_figure`."""
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(1000)
+    except OSError:
+        return False
