@@ -175,17 +175,23 @@ def benchmark(model: PathLike | Predictor | None, output: PathLike, *, progress:
     return Timing(Path(output), *table(result["rows"]), result)
 
 
-def info(path: PathLike | None = None, model: PathLike | Predictor | None = None, *, progress: bool = False, **options: Any) -> Description:
+def info(
+    path: PathLike | None = None,
+    model: PathLike | Predictor | None = None,
+    *,
+    picture: PathLike | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Description:
     """Describe a file, a folder or a model; of a scan or a dataset also where the model would route it.
 
-    options: `verify`, `backend`, `series` and `picture` of `rarecli.core.info.info`.
+    picture: a PNG file in which a scan is drawn. options: `verify`, `backend` and `series` of `rarecli.core.info.info`.
     """
-    if options.get("picture") is not None:
-        options["picture"] = Path(options["picture"])
     from rarecli.core.info.info import info
 
     subject = None if path is None else Path(path)
-    return Description(info(subject, None if model is None else one_model(model), reporter=reporter(progress), **options))
+    drawn = None if picture is None else Path(picture)
+    return Description(info(subject, None if model is None else one_model(model), picture=drawn, reporter=reporter(progress), **options))
 
 
 def models() -> list[BuiltInModel]:

@@ -164,8 +164,10 @@ def test_a_patch_that_does_not_suit_names_its_neighbours(size, num_levels, words
 
 
 @pytest.mark.parametrize(("size", "num_levels"), [((32, 32, 32), 4), ((48, 96, 32), 4), ((8, 12, 16), 2)])
-def test_a_patch_that_suits_passes(size, num_levels):
+def test_a_patch_that_suits_passes_and_one_voxel_more_does_not(size, num_levels):
     require_patch_size(size, num_levels)
+    with pytest.raises(UsageError, match="patch size along z"):
+        require_patch_size((*size[:2], size[2] + 1), num_levels)
 
 
 @pytest.mark.parametrize("change", [{"label_names": ("background",), "label_values": (0,)}, {"label_values": (0, 1, 2)}])

@@ -27,7 +27,7 @@ def require_replaceable(targets: Sequence[Path], ours: Collection[Path], *, agai
     ours: the files that rare wrote. again: --resume or --overwrite was given. resumable: the command has --resume.
     """
     existing = [path for path in targets if path.exists() or path.is_symlink()]
-    if foreign := [path for path in existing if path not in ours]:
+    if foreign := sorted(set(existing) - set(ours)):
         raise UsageError(
             "the output holds files that rare did not write",
             path=foreign[0].parent,

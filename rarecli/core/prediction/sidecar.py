@@ -20,7 +20,7 @@ _PACKAGE = "rare-unet"
 def is_sidecar(path: Path) -> bool:
     """Return whether a JSON file is one of these."""
     try:
-        return read_json(path)["GeneratedBy"][0]["Name"] == _PACKAGE  # type: ignore[no-any-return]
+        return bool(read_json(path)["GeneratedBy"][0]["Name"] == _PACKAGE)
     except (DataError, KeyError, IndexError, TypeError):
         return False
 

@@ -28,7 +28,7 @@ _MOST_CHARACTERS = 45
 _SWATCH_IN, _CHARACTER_IN, _CHARACTER_OF_TITLE_IN = 0.65, 0.075, 0.095
 """Of a key, and of the mean character at sizes 8 and 11."""
 _OPACITY = 0.45
-Pair = tuple[float, float]
+_Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _point(labels: IntArray, counts: Mapping[int, int]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _window(image: AnyArray | None, point: tuple[int, int, int]) -> Pair:
+def _window(image: AnyArray | None, point: tuple[int, int, int]) -> _Pair:
     """Returns the values that are drawn black and white."""
     if image is None:
         return 0, 1
@@ -123,9 +123,7 @@ def _window(image: AnyArray | None, point: tuple[int, int, int]) -> Pair:
     return low, high if high > low else low + 1
 
 
-def _draw_plane(
-    panel: Axes, plane: _Plane, montage: Montage, index: int, window: tuple[float, float], size_mm: tuple[float, float]
-) -> None:
+def _draw_plane(panel: Axes, plane: _Plane, montage: Montage, index: int, window: _Pair, size_mm: _Pair) -> None:
     across, up = size_mm
     area = (0.0, across, 0.0, up)
     labels = montage.labels.take(np.array([index]), plane.axis).squeeze(plane.axis).T
@@ -140,7 +138,7 @@ def _draw_plane(
         panel.text(x, y, letter, ha=beside, va=above, transform=panel.transAxes, **_white(8))
 
 
-def _draw_bar(panel: Axes, length_mm: float, size_mm: Pair) -> None:
+def _draw_bar(panel: Axes, length_mm: float, size_mm: _Pair) -> None:
     across, up = size_mm
     x, y = 0.04 * across, 0.05 * up
     style = _white(7)
@@ -166,10 +164,10 @@ def _legend(keys: Sequence[tuple[int, str]], counts: Mapping[int, int]) -> list[
     """Returns the keys of the legend. If not all fit, those of labels that are there come first."""
     from matplotlib.patches import Patch
 
-    indices = sorted(range(len(keys)), key=lambda index: not counts[keys[index][0]])[:_MOST_KEYS]
+    chosen = sorted(range(len(keys)), key=lambda index: not counts[keys[index][0]])[:_MOST_KEYS]
     shown = [
         Patch(facecolor=_colour(index + 1), edgecolor="black", linewidth=0.5, label=_plain(keys[index][1], _MOST_CHARACTERS))
-        for index in (sorted(indices) if len(keys) > _MOST_KEYS else range(len(keys)))
+        for index in sorted(chosen)
     ]
     left_out = len(keys) - len(shown)
     return shown + ([Patch(color="none", label=f"and {left_out} more")] if left_out else [])

@@ -19,9 +19,9 @@ _ON_BLACK = (*COLOURS[:-1], "#ffffff")
 _GOLDEN_SECTION = 0.618034
 """Steps of this share of the circle spread any number of hues over it."""
 
-
 _METADATA = {"Software": "rare"}
 _MARK = b"Software\0rare"
+"""The same in the bytes of a PNG file."""
 
 
 def label_colour(index: int) -> tuple[int, int, int]:
