@@ -3,7 +3,8 @@
     python benchmarks/cluster.py Task04_Hippocampus [-o benchmarks/results/cluster_NAME.json]
 
 share_of_linear: cases per second of N workers over N times those of one worker, in turns, median of the rounds. share_of_sleep: over what N
-workers would do if everything but the sleep cost nothing. The workers have one thread each, so that a sleep takes no core, and the
+workers would do if everything but the sleep cost nothing. cores_allow: the share of linear of as many processes side by side, each
+for itself: two threads of one core are no two cores. The workers have one thread each, so that a sleep takes no core, and the
 real engine takes one. per_item: CPU of the scheduler and of the caller for an item that only sleeps, the limit of what they can feed.
 Pools and Dask predict and prepare the same scans in turns; the start of processes counts for both.
 """
@@ -18,6 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from rarecli.core.benchmarking.machine import describe_machine
@@ -97,6 +101,31 @@ def shares(few: Path, scans: Path, sleep_s: float | None, most: int, rounds: int
     return found | {"share_of_linear": statistics.median(ratios), "samples": samples}
 
 
+def _alone(few: Path, scans: Path, rounds: int, meet: Barrier, found: Queue) -> None:
+    """Predict in this process whenever all of `meet` are there. Puts cases per second of every round."""
+    with CHOICE.open() as predictor, folder() as output:
+        predict([few], predictor, output / "few")
+        for turn in range(rounds):
+            meet.wait()
+            took = seconds(lambda turn=turn: predict([scans], predictor, output / str(turn)))
+            found.put(len(list(scans.iterdir())) / took)
+
+
+def cores_allow(few: Path, scans: Path, most: int, rounds: int) -> float:
+    """Return the share of linear of `most` processes that predict side by side without a cluster, each for itself."""
+    spawn = get_context("spawn")
+    mean = {}
+    for num in (1, most):
+        meet, found = spawn.Barrier(num), spawn.Queue()
+        processes = [spawn.Process(target=_alone, args=(few, scans, rounds, meet, found)) for _ in range(num)]
+        for process in processes:
+            process.start()
+        mean[num] = statistics.median(found.get() for _ in range(num * rounds))
+        for process in processes:
+            process.join()
+    return mean[most] / mean[1]
+
+
 def cpu_s(process: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{process}/task").iterdir()) / 1e9
 
@@ -154,7 +183,7 @@ def main() -> None:
         parts = {
             "per_item": lambda: per_item(work, 4, options.items),
             "sleeps": lambda: shares(few, scans, options.sleep, 3, options.rounds),
-            "real": lambda: shares(few, scans, None, 2, options.rounds),
+            "real": lambda: shares(few, scans, None, 2, options.rounds) | {"cores_allow": cores_allow(few, scans, 2, options.rounds)},
             "beside_pools": lambda: beside_pools(options.dataset, scans, options.rounds),
         }
         for name in options.parts.split(","):

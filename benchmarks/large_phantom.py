@@ -1,0 +1,129 @@
+"""Times --coarse-to-fine in scans of 512 x 512 x 300 voxels whose object fills 5 %, and says what Dice it loses.
+
+    python benchmarks/large_phantom.py WORK [--epochs 12]
+
+Trains the network of the preset `hippocampus` on phantoms of 96^3 voxels whose objects have many sizes, then predicts two large phantoms as a
+whole and coarse to fine: a ball, and a rounded cuboid that fills more of its box. A finished training is kept. Writes results/large_phantom.json.
+
+The object is a shell around a brighter core. It lies in smooth tissue with noise, among small ellipsoids that are as bright as the shell
+or the core. A threshold does not separate them; size does.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from recipes import RESULTS, Words, facts_of, train_run
+
+from rarecli import Predictor
+from rarecli.core.config.train_config import load_train_config
+from rarecli.core.data.planning import PreprocessOptions
+from rarecli.core.data.preprocess import preprocess
+from rarecli.core.imaging.overlap import dice
+from rarecli.core.imaging.scan_rules import RouteChoice
+from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.jobs.files import write_json
+from rarecli.core.prediction.regions import Where, predict_where
+
+LARGE, SHARE = (512, 512, 300), 0.05
+SMALL, NUM_SMALL, PATCH = (96, 96, 96), 32, (64, 64, 64)
+OVERRIDES = {"fold": "all", "thick_views": 0, "augmentation.spacing_octaves": 0.3}
+VOLUMES = {2: 4 / 3 * np.pi, 6: 7.2077}
+"""Volume of |x|^p + |y|^p + |z|^p < 1 by p: the ball, and a cube with round edges: 8 gamma(1 + 1/p)^3 / gamma(1 + 3/p)."""
+CORE = 0.6
+"""Radius of the core over that of the object."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: radius and place in voxels; power 2 is a ball, 6 a rounded cube."""
+
+    radius: float
+    centre: tuple
+    power: int
+
+
+def acquire(shape: tuple, thing: Thing, seed: int) -> tuple:
+    """Return image float32 and labels uint8 (X, Y, Z): 0, 1 the shell, 2 the core. Voxels of 1 mm."""
+    rng = np.random.default_rng(seed)
+    axes = np.ogrid[tuple(slice(size) for size in shape)]
+    waves = [(rng.normal(0, 0.06, 3), rng.uniform(0, 2 * np.pi)) for _ in range(4)]
+    image = np.full(shape, 0.5, dtype=np.float32)
+    for wave, phase in waves:
+        image += 0.06 * np.cos(sum(w * c for w, c in zip(wave.astype(np.float32), axes, strict=True)) + np.float32(phase))
+    for _ in range(int(np.prod(shape) / 8000)):  # one in 20 mm along each axis
+        place, size, bright = rng.uniform(0, shape), rng.uniform(2, 5, 3), rng.choice([0.3, 0.6])
+        box = tuple(slice(max(0, int(p - s)), int(p + s) + 2) for p, s in zip(place, size, strict=True))
+        near = np.ogrid[tuple(slice(part.start, min(part.stop, size)) for part, size in zip(box, shape, strict=True))]
+        inside = sum(((c - p) / s) ** 2 for c, p, s in zip(near, place, size, strict=True)) < 1
+        image[box][inside] = 0.5 + bright
+    distance = sum(abs((c - p) / thing.radius) ** thing.power for c, p in zip(axes, thing.centre, strict=True)) ** (1 / thing.power)
+    labels = np.uint8(distance < 1) + np.uint8(distance < CORE)
+    image[labels == 1], image[labels == 2] = 0.8, 1.1
+    image += 0.05 * rng.standard_normal(shape, dtype=np.float32)
+    return image, labels
+
+
+def write_small(root: Path) -> None:
+    """Write the training scans in the MSD layout."""
+    cases = []
+    for seed in range(NUM_SMALL):
+        rng = np.random.default_rng([seed, 1])
+        thing = Thing(rng.uniform(14, 70), tuple(rng.uniform(0, SMALL)), int(rng.choice(list(VOLUMES))))
+        image, labels = acquire(SMALL, thing, seed)
+        name = f"phantom_{seed:02d}.nii.gz"
+        write_image(root / "imagesTr" / name, image, Volume(image[None], np.eye(4)))
+        write_labels(root / "labelsTr" / name, labels, Volume(labels[None], np.eye(4)))
+        cases.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
+    facts = {"name": "Phantoms", "modality": {"0": "phantom"}, "labels": {"0": "background", "1": "shell", "2": "core"}}
+    write_json(root / "dataset.json", facts | {"numTraining": len(cases), "training": cases})
+
+
+def large(power: int) -> tuple:
+    """Return a scan of 512 x 512 x 300, away from its centre, and its labels."""
+    radius = (SHARE * np.prod(LARGE) / VOLUMES[power]) ** (1 / 3)
+    thing = Thing(radius, (230.0, 290.0, 145.0), power)
+    image, labels = acquire(LARGE, thing, 1000 + power)
+    return Volume(image[None], np.eye(4)), labels
+
+
+def both_ways(predictor: Predictor, power: int) -> dict:
+    """Return the seconds, processor seconds and Dice of one large phantom, coarse to fine and as a whole."""
+    scan, reference = large(power)
+    row: dict = {"power": power, "share": float((reference > 0).mean())}
+    for way, where in (("coarse_to_fine", Where(coarse_to_fine=True)), ("whole", Where())):
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = predict_where(predictor, scan, where, RouteChoice(entries=predictor.runner.entries), pad=True, probabilities=False)
+        row[way] = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        scores = dice(found.labels, reference, 3)[1:]
+        row[way] |= {"dice": [round(float(score), 5) for score in scores], "reason": found.reason}
+        print(power, way, row[way], flush=True)
+    return row | {"times_faster": {unit: row["whole"][unit] / row["coarse_to_fine"][unit] for unit in ("wall_s", "cpu_s")}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--train-only", action="store_true")
+    options = parser.parse_args()
+    prepared = options.work / "prepared"
+    if not (prepared / "prepared.json").is_file():
+        write_small(options.work / "phantoms")
+        preprocess(options.work / "phantoms", prepared, PreprocessOptions(patch_size=PATCH), Words())
+    run = train_run(prepared, options.work / "run", load_train_config("hippocampus", overrides=OVERRIDES | {"epochs": options.epochs}))
+    if options.train_only:
+        return
+    with Predictor(run, device="cpu") as predictor:
+        facts = facts_of(run, predictor) | {"load_1_min": os.getloadavg()[0]}
+        rows = [both_ways(predictor, power) for power in VOLUMES]
+    write_json(RESULTS / "large_phantom.json", {"shape": LARGE, **facts, "rows": rows})
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
