@@ -51,7 +51,7 @@ def installed_nnunet(work: Path) -> Path:
 
 
 def run(command: list, environment: dict[str, str]) -> dict[str, float]:
-    """Run a program. Returns its wall and CPU seconds, those of its children included, and the peak memory of its largest process."""
+    """Run a program. Returns its wall and CPU seconds, those of its children included."""
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = subprocess.Popen([str(part) for part in command], env=environment, stdout=log, stderr=log)
@@ -61,7 +61,7 @@ def run(command: list, environment: dict[str, str]) -> dict[str, float]:
         if process.returncode:
             log.seek(0)
             raise SystemExit(f"{command}: exit code {process.returncode}\n{log.read().decode(errors='replace')[-4000:]}")
-    return {"wall_s": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    return {"wall_s": seconds, "cpu_s": used.ru_utime + used.ru_stime}
 
 
 def predictions(dataset: Path, work: Path, nums: list[int], rounds: int) -> dict:
