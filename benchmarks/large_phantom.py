@@ -2,8 +2,9 @@
 
     python benchmarks/large_phantom.py WORK [--epochs 12]
 
-Trains the network of the preset `hippocampus` on phantoms of 96^3 voxels whose objects have many sizes, then predicts two large phantoms as a
-whole and coarse to fine: a ball, and a rounded cuboid that fills more of its box. A finished training is kept. Writes results/large_phantom.json.
+Trains the network of the preset `hippocampus` on phantoms of 96^3 voxels whose objects have many sizes, then predicts two large phantoms
+as a whole and coarse to fine: a ball, and a rounded cube that fills more of its box. A finished training is kept.
+Writes results/large_phantom.json.
 
 The object is a shell around a brighter core. It lies in smooth tissue with noise, among small ellipsoids that are as bright as the shell
 or the core. A threshold does not separate them; size does.

@@ -29,7 +29,7 @@ from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import Route
-from rarecli.core.imaging.volume import Volume, read_volume, require_finite, write_image, write_labels
+from rarecli.core.imaging.volume import Volume, read_volume, require_finite, write_labels, write_probabilities
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.prediction.predict import RECORDS, PredictOptions, choose_targets, require_replaceable_results
@@ -153,7 +153,7 @@ def segment_files(cases: list[Case], output: Path, options: argparse.Namespace) 
             remove_stale_files(target, files[case.name])
             write_labels(target, prediction.labels, volume)
             if prediction.probabilities is not None:
-                write_image(probabilities_file(target), prediction.probabilities, volume)
+                write_probabilities(probabilities_file(target), prediction.probabilities, volume)
         except RareError as error:
             return error
         return {

@@ -89,7 +89,7 @@ def predict() -> list[Schema]:
     case |= {"postprocessing": optional(table(steps))}
     case |= {"warnings": items(TEXT), "volumes_mm3": table({"type": "number", "minimum": 0}), "quality": record(quality)}
     outcomes = {"cases": table(record(case)), "failed": FAILED}
-    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "tta": FLAG, "calibrated": FLAG, **outcomes})]
+    return [record({"model": TEXT, "num_models": COUNT, "backend": TEXT, "precision": TEXT, "tta": FLAG, "calibrated": FLAG, **outcomes})]
 
 
 METRICS = table(optional(NUMBER))

@@ -42,6 +42,7 @@ def test_a_folder_gets_a_file_per_case_that_agrees_with_the_labels(scans, predic
         known, image = json.loads((out / f"{number}.json").read_text()), nib.load(out / f"{number}.nii.gz")
         assert known["Sources"] == [f"{number}.nii.gz"]
         assert (known["Manual"], known["SpatialReference"], known["GeneratedBy"][0]["Name"]) == (False, "orig", "rare-unet")
+        assert (known["Precision"], known["NumModels"], known["TestTimeFlips"]) == ("fp32", 1, False)
         for label in known["Labels"]:
             mm3 = np.count_nonzero(np.asarray(image.dataobj) == label["Value"]) * math.prod(image.header.get_zooms())
             assert label["VolumeMm3"] == pytest.approx(mm3, rel=1e-6)
@@ -105,12 +106,35 @@ def test_a_picture_of_somebody_else_beside_our_labels_is_not_replaced(scans, pre
 
 
 @pytest.mark.parametrize("to_file", [True, False])
-def test_a_picture_of_older_labels_does_not_stay_beside_new_ones(scans, predictor, tmp_path, to_file):
-    output, picture = (tmp_path / "0.nii.gz", tmp_path / "0.png") if to_file else (tmp_path / "out", tmp_path / "out" / "0.png")
-    predict([scans / "0.nii.gz"], predictor, output, PredictOptions(picture=True))
-    assert picture.is_file()
+@pytest.mark.parametrize(("option", "file"), [("picture", "0.png"), ("probabilities", "0_probabilities.nii.gz")])
+def test_what_tells_of_older_labels_does_not_stay_beside_new_ones(scans, predictor, tmp_path, to_file, option, file):
+    output, path = (tmp_path / "0.nii.gz", tmp_path / file) if to_file else (tmp_path / "out", tmp_path / "out" / file)
+    predict([scans / "0.nii.gz"], predictor, output, PredictOptions(**{option: True}))
+    assert path.is_file()
     predict([scans / "0.nii.gz"], predictor, output, PredictOptions(overwrite=True))
-    assert not picture.exists()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("theirs", ["theirs", "a scan"])
+def test_probabilities_of_somebody_else_stay(scans, predictor, tmp_path, theirs):
+    path = tmp_path / "0_probabilities.nii.gz"
+    path.write_bytes(b"theirs" if theirs == "theirs" else (scans / "1.nii.gz").read_bytes())
+    before = path.read_bytes()
+    predict([scans / "0.nii.gz"], predictor, tmp_path / "0.nii.gz")
+    with pytest.raises(UsageError, match="did not write"):
+        predict([scans / "0.nii.gz"], predictor, tmp_path / "0.nii.gz", PredictOptions(probabilities=True, overwrite=True))
+    assert path.read_bytes() == before
+
+
+def test_a_case_may_be_called_probabilities(scans, predictor, tmp_path):
+    (scans / "1.nii.gz").rename(scans / "0_probabilities.nii.gz")
+    for overwrite in (False, True):
+        predict([scans / "0_probabilities.nii.gz"], predictor, tmp_path / "out", PredictOptions(overwrite=overwrite))
+    assert nib.load(tmp_path / "out" / "0_probabilities.nii.gz").header.get_intent()[0] == "label"
+    predict([scans], predictor, tmp_path / "out", PredictOptions(overwrite=True))  # case 0 leaves the labels of the other one alone
+    assert nib.load(tmp_path / "out" / "0_probabilities.nii.gz").header.get_intent()[0] == "label"
+    with pytest.raises(UsageError, match="two cases would write one file"):
+        predict([scans], predictor, tmp_path / "out", PredictOptions(probabilities=True, overwrite=True))
 
 
 @pytest.mark.parametrize("name", ["a$b_$c", "_hidden", "caf\udce9"])

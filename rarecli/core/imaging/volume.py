@@ -18,7 +18,7 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
-from rarecli.core.imaging.formats.writers import write_array
+from rarecli.core.imaging.formats.writers import LABELS, PROBABILITIES, UNSAID, Intent, write_array
 from rarecli.core.imaging.resampling import resample_onto
 from rarecli.core.imaging.scan_files import read_scan
 from rarecli.core.types import AnyArray, FloatArray, Triple
@@ -176,7 +176,12 @@ def write_labels(path: Path, labels: AnyArray, like: Volume) -> None:
     """Write labels (X, Y, Z) on the grid of `like`, in the smallest dtype, atomically. The name chooses the format."""
     largest = int(labels.max(initial=0))
     dtype = np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.int32
-    _write(path, labels.astype(dtype), like, are_labels=True)
+    _write(path, labels.astype(dtype), like, LABELS)
+
+
+def write_probabilities(path: Path, maps: AnyArray, like: Volume) -> None:
+    """Write the probabilities of classes (K, X, Y, Z), as `write_image` does, with a header that calls them so."""
+    _write(path, np.moveaxis(maps, 0, -1).astype(np.float32), like, PROBABILITIES)
 
 
 def write_image(path: Path, image: AnyArray, like: Volume) -> None:
@@ -185,10 +190,10 @@ def write_image(path: Path, image: AnyArray, like: Volume) -> None:
     _write(path, data.astype(np.float32), like)
 
 
-def _write(path: Path, data: AnyArray, like: Volume, *, are_labels: bool = False) -> None:
+def _write(path: Path, data: AnyArray, like: Volume, intent: Intent = UNSAID) -> None:
     if data.shape[:3] != like.shape:
         raise ValueError(f"data of shape {data.shape} does not fit the grid {like.shape}")
-    write_array(path, data, like.affine, like.header, are_labels=are_labels)
+    write_array(path, data, like.affine, like.header, intent)
 
 
 def _read(path: Path, case: str | None, dtype: DTypeLike | None = None, series: str | None = None) -> Volume:

@@ -127,7 +127,7 @@ class CaseWorker:
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
                 record = self._record(predicted, time.perf_counter() - started)
                 if self.journal:
-                    write_json(sidecar_file(opened.target), sidecar(opened.case, record, predictor.spec))
+                    write_json(sidecar_file(opened.target), sidecar(opened.case, record, predictor))
                 if options.picture:
                     picture, volumes_mm3 = picture_file(opened.target), predicted.quality.volumes_mm3
                     draw_prediction(picture, opened.case.name, opened.volume, found, predictor.spec.plan, volumes_mm3)

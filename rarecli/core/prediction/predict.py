@@ -94,6 +94,7 @@ def predict(
             "model": predictor.spec.name,
             "num_models": len(predictor.runners),
             "backend": predictor.runner.backend,
+            "precision": predictor.choice.precision,
             "tta": predictor.choice.tta,
             "calibrated": predictor.calibration is not None,
             "cases": records,

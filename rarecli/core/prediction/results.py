@@ -6,6 +6,7 @@ Decision: docs/decisions/0021-formats.md.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from rarecli.core.imaging.formats.dicom_scan import DicomSource
 from rarecli.core.imaging.formats.dicom_seg import require_highdicom, write_segmentation
 from rarecli.core.imaging.formats.itk import simple_itk
 from rarecli.core.imaging.formats.segment_codes import Segment, segments_of
-from rarecli.core.imaging.formats.writers import require_same_format, written_files
+from rarecli.core.imaging.formats.writers import LABELS, PROBABILITIES, intent_of, require_same_format, written_files
 from rarecli.core.imaging.scan_files import DICOM_SEG, RESULT_SUFFIXES, SUFFIXES, files_of, format_name, result_suffix
-from rarecli.core.imaging.volume import Volume, write_image, write_labels
+from rarecli.core.imaging.volume import Volume, write_labels, write_probabilities
 from rarecli.core.jobs.journal import written_names
 from rarecli.core.jobs.outputs import require_folder_name, require_replaceable
 from rarecli.core.jobs.progress import Reporter
@@ -34,6 +35,7 @@ from rarecli.core.types import IntArray
 RECORDS = "predictions.json"
 """In an output folder: what was done for every case."""
 TABLES = (VOLUMES, ITK_SNAP, SLICER)
+_PROBABILITIES = "_probabilities.nii.gz"
 _RESERVED = re.compile(r"predictions(_\d+of\d+)?|dataset|prepared|run|manifest|summary")
 """Names of cases whose JSON files would be the records, those of a shard, or files by which rare knows a folder of another kind."""
 
@@ -90,6 +92,8 @@ def require_replaceable_results(files: Mapping[str, Sequence[Path]], output: Pat
     files: by case. again: --resume or --overwrite was given. resumable: the command has --resume.
     """
     everything = [path for paths in files.values() for path in paths]
+    if twice := [path.name for path, times in Counter(everything).items() if times > 1]:
+        raise UsageError("two cases would write one file", path=output, found=some(twice), remedy="rename a scan, or use another -o for it")
     if is_file_name(output):
         require_replaceable(everything, [path for path in everything if _may_be_ours(path)], again=again, resumable=resumable)
         return
@@ -108,25 +112,32 @@ def result_files(target: Path, options: PredictOptions, *, in_folder: bool) -> l
 
 
 def remove_stale_files(target: Path, written: Collection[Path]) -> None:
-    """Remove the JSON file and the picture that an earlier call left beside `target`, unless they are `written` anew.
+    """Remove the JSON file, the picture and the probabilities that an earlier call left beside `target`, unless they are `written` anew.
 
     They would tell of other labels. Files that rare did not write stay.
     """
-    for path in (sidecar_file(target), picture_file(target)):
-        if path not in written and path.is_file() and _may_be_ours(path):
+    marks = (
+        (sidecar_file(target), is_sidecar),
+        (picture_file(target), is_our_figure),
+        (probabilities_file(target), lambda path: intent_of(path) == PROBABILITIES),
+    )
+    for path, is_ours in marks:
+        if path not in written and path.is_file() and is_ours(path):
             path.unlink()
 
 
 def _may_be_ours(path: Path) -> bool:
-    """Returns False for a picture or a JSON file that rare did not write; other files have no mark."""
+    """Returns False for a picture, a JSON file or probabilities that rare did not write; other files have no mark."""
     if path.suffix == ".json":
         return is_sidecar(path)
+    if path.name.endswith(_PROBABILITIES):  # or the labels of a case with such a name
+        return intent_of(path) in (LABELS, PROBABILITIES)
     return is_our_figure(path) if path.suffix == ".png" else True
 
 
 def probabilities_file(target: Path) -> Path:
     """The path of the probabilities that belong to a labels file. They are NIfTI in every format."""
-    return target.with_name(f"{_stem(target)}_probabilities.nii.gz")
+    return target.with_name(f"{_stem(target)}{_PROBABILITIES}")
 
 
 def sidecar_file(target: Path) -> Path:
@@ -156,7 +167,7 @@ def write_result(
     else:
         write_labels(target, prediction.labels, volume)
     if prediction.probabilities is not None:
-        write_image(probabilities_file(target), prediction.probabilities, volume)
+        write_probabilities(probabilities_file(target), prediction.probabilities, volume)
 
 
 def _segments(spec: ModelSpec, codes: Path | None) -> list[Segment]:

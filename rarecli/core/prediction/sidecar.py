@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError
 from rarecli.core.jobs.files import read_json
+from rarecli.core.prediction.predictor import Predictor
 from rarecli.core.versions import installed_versions
 
 _PACKAGE = "rare-unet"
@@ -25,9 +25,9 @@ def is_sidecar(path: Path) -> bool:
         return False
 
 
-def sidecar(case: Case, record: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
+def sidecar(case: Case, record: dict[str, Any], predictor: Predictor) -> dict[str, Any]:
     """Return the content of CASE.json. record: of predictions.json. Of the scan it holds file names, never the header's text."""
-    quality = record["quality"]
+    spec, choice, quality = predictor.spec, predictor.choice, record["quality"]
     values = dict(zip(spec.plan.label_names[1:], spec.plan.label_values[1:], strict=True))
     return {
         "Description": f"Labels that the model {spec.name} found in the scan",
@@ -44,6 +44,9 @@ def sidecar(case: Case, record: dict[str, Any], spec: ModelSpec) -> dict[str, An
         "SpacingMm": record["spacing_mm"],
         "ResidualZoom": record["residual_zoom"],
         "Backend": record["backend"],
+        "Precision": choice.precision,
+        "NumModels": len(choice.models),
+        "TestTimeFlips": choice.tta,
         "Postprocessing": record["postprocessing"],
         "Warnings": [*record["warnings"], *quality["doubts"]],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -11,8 +12,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.spatialimages import HeaderDataError
 from nibabel.spm2analyze import Spm2AnalyzeHeader, Spm2AnalyzeImage
 
 from rarecli.core.errors import UsageError
@@ -24,14 +27,21 @@ _FREE_TEXT = {"descrip", "aux_file", "data_type", "db_name", "intent_name"}
 """Header fields that may name the patient; they are emptied in results."""
 
 
-def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, are_labels: bool = False) -> None:
+Intent = tuple[str, str]
+"""What the voxels of a NIfTI file mean: the intent's code, as nibabel calls it, and its name of at most 16 letters."""
+LABELS: Intent = ("label", "")
+PROBABILITIES: Intent = ("none", "rare probability")
+UNSAID: Intent = ("none", "")
+
+
+def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any, intent: Intent = UNSAID) -> None:
     """Write an array (X, Y, Z), in NIfTI also (X, Y, Z, C). header: of the scan's file; results in its format keep codes and units.
 
-    are_labels: say so in the header, where a format can: as the intent of NIfTI.
+    intent: only NIfTI has one.
     """
     if path.name.endswith((".nii", ".nii.gz")):
         with atomic_file(path) as temporary:
-            nib.save(_nifti(data, affine, header, pair=False, are_labels=are_labels), temporary)
+            nib.save(_nifti(data, affine, header, pair=False, intent=intent), temporary)
     elif path.suffix in (".mgz", ".mgh"):
         with atomic_file(path) as temporary:
             nib.save(_mgh(data, affine, header), temporary)
@@ -42,7 +52,17 @@ def write_array(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, 
         with _atomic_files(path) as temporary:
             write_itk(temporary, data, affine, compressed=False)
     else:
-        _write_pair(path, data, affine, header, are_labels=are_labels)
+        _write_pair(path, data, affine, header, intent)
+
+
+def intent_of(path: Path) -> Intent | None:
+    """Return the intent of a NIfTI file; None for a file that is none."""
+    try:
+        header: Any = nib.load(path).header
+        code, _, name = header.get_intent()
+    except (OSError, EOFError, ValueError, AttributeError, zlib.error, ImageFileError, HeaderDataError):
+        return None
+    return code, name
 
 
 def written_files(path: Path) -> list[Path]:
@@ -51,9 +71,9 @@ def written_files(path: Path) -> list[Path]:
     return [path, path.with_suffix(others[path.suffix])] if path.suffix in others else [path]
 
 
-def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, are_labels: bool) -> None:
+def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any, intent: Intent) -> None:
     of_analyze = isinstance(header, Spm2AnalyzeHeader)
-    image = _analyze(data, header) if of_analyze else _nifti(data, affine, header, pair=True, are_labels=are_labels)
+    image = _analyze(data, header) if of_analyze else _nifti(data, affine, header, pair=True, intent=intent)
     contents = {name: BytesIO() for name in ("header", "image")}
     image.to_file_map({name: FileHolder(fileobj=content) for name, content in contents.items()})
     # the header last: without it the voxels are no scan
@@ -62,19 +82,19 @@ def _write_pair(path: Path, data: AnyArray, affine: FloatArray, header: Any, *, 
             temporary.write_bytes(contents[name].getvalue())
 
 
-def _nifti(data: AnyArray, affine: FloatArray, header: Any, *, pair: bool, are_labels: bool) -> Any:
-    intent = "label" if are_labels else "none"
+def _nifti(data: AnyArray, affine: FloatArray, header: Any, *, pair: bool, intent: Intent) -> Any:
+    code, name = intent
     if not isinstance(header, nib.Nifti1Header):
         image: Any = (nib.Nifti1Pair if pair else nib.Nifti1Image)(data, affine)  # type: ignore[no-untyped-call]
         image.header.set_xyzt_units("mm")
-        image.header.set_intent(intent)
+        image.header.set_intent(code, name=name)
         return image
     header = header.copy()
     header.extensions.clear()
     for field in _FREE_TEXT & set(header.keys()):
         header[field] = b""
     header["cal_min"] = header["cal_max"] = 0
-    header.set_intent(intent)
+    header.set_intent(code, name=name)
     header.set_slope_inter(1, 0)
     header.set_data_dtype(data.dtype)
     if pair:
