@@ -2,12 +2,12 @@
 
     python benchmarks/large_phantom.py WORK [--epochs 12]
 
-Trains the network of the preset `hippocampus` on phantoms of 96^3 voxels whose objects have many sizes, then predicts two large phantoms
+Trains the network of the preset `hippocampus` on phantoms of 160^3 voxels whose objects have many sizes, then predicts two large phantoms
 as a whole and coarse to fine: a ball, and a rounded cube that fills more of its box. A finished training is kept.
 Writes results/large_phantom.json.
 
-The object is a shell around a brighter core. It lies in smooth tissue with noise, among small ellipsoids that are as bright as the shell
-or the core. A threshold does not separate them; size does.
+The object is a shell around a brighter core, each with a texture. It lies in smooth tissue with noise, among small ellipsoids that are as
+bright as shell or core. A threshold does not separate them; size and texture do, and coarse scans show only size.
 """
 
 import argparse
@@ -31,10 +31,12 @@ from rarecli.core.jobs.files import write_json
 from rarecli.core.prediction.regions import Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
-SMALL, NUM_SMALL, PATCH = (96, 96, 96), 32, (64, 64, 64)
-OVERRIDES = {"fold": "all", "thick_views": 0, "augmentation.spacing_octaves": 0.3}
+SMALL, NUM_SMALL, PATCH = (160, 160, 160), 32, (64, 64, 64)
+OVERRIDES = {"fold": "all", "thick_views": 0, "wide_views": True, "foreground_share": 0.5, "augmentation.spacing_octaves": 0.3}
 VOLUMES = {2: 4 / 3 * np.pi, 6: 7.2077}
 """Volume of |x|^p + |y|^p + |z|^p < 1 by p: the ball, and a cube with round edges: 8 gamma(1 + 1/p)^3 / gamma(1 + 3/p)."""
+TEXTURES = {1: (0.8, 14.0), 2: (1.1, 9.0)}
+"""Brightness of shell and core, and the length of their ripples in voxels."""
 CORE = 0.6
 """Radius of the core over that of the object."""
 
@@ -57,14 +59,16 @@ def acquire(shape: tuple, thing: Thing, seed: int) -> tuple:
     for wave, phase in waves:
         image += 0.06 * np.cos(sum(w * c for w, c in zip(wave.astype(np.float32), axes, strict=True)) + np.float32(phase))
     for _ in range(int(np.prod(shape) / 8000)):  # one in 20 mm along each axis
-        place, size, bright = rng.uniform(0, shape), rng.uniform(2, 5, 3), rng.choice([0.3, 0.6])
+        place, size, bright = rng.uniform(0, shape), rng.uniform(2, 5, 3), rng.choice([mean for mean, _ in TEXTURES.values()])
         box = tuple(slice(max(0, int(p - s)), int(p + s) + 2) for p, s in zip(place, size, strict=True))
         near = np.ogrid[tuple(slice(part.start, min(part.stop, size)) for part, size in zip(box, shape, strict=True))]
         inside = sum(((c - p) / s) ** 2 for c, p, s in zip(near, place, size, strict=True)) < 1
-        image[box][inside] = 0.5 + bright
+        image[box][inside] = bright
     distance = sum(abs((c - p) / thing.radius) ** thing.power for c, p in zip(axes, thing.centre, strict=True)) ** (1 / thing.power)
     labels = np.uint8(distance < 1) + np.uint8(distance < CORE)
-    image[labels == 1], image[labels == 2] = 0.8, 1.1
+    for label, (brightness, length) in TEXTURES.items():
+        ripples = [np.cos(2 * np.pi / length * c + rng.uniform(0, 2 * np.pi)).astype(np.float32) for c in axes]
+        image = np.where(labels == label, brightness + np.float32(0.15) * ripples[0] * ripples[1] * ripples[2], image)
     image += 0.05 * rng.standard_normal(shape, dtype=np.float32)
     return image, labels
 
@@ -74,7 +78,7 @@ def write_small(root: Path) -> None:
     cases = []
     for seed in range(NUM_SMALL):
         rng = np.random.default_rng([seed, 1])
-        thing = Thing(rng.uniform(14, 70), tuple(rng.uniform(0, SMALL)), int(rng.choice(list(VOLUMES))))
+        thing = Thing(float(np.exp(rng.uniform(np.log(16), np.log(110)))), tuple(rng.uniform(0, SMALL)), int(rng.choice(list(VOLUMES))))
         image, labels = acquire(SMALL, thing, seed)
         name = f"phantom_{seed:02d}.nii.gz"
         write_image(root / "imagesTr" / name, image, Volume(image[None], np.eye(4)))
