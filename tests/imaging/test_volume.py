@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.volume import Volume, read_labels, read_volume, require_same_grid, write_image, write_labels
 
 ORIENTATIONS = [
@@ -238,3 +239,18 @@ def test_a_volume_is_four_axes_and_a_4x4_affine():
         Volume(np.zeros(SHAPE), RAS_MM)
     with pytest.raises(DataError, match="4x4"):
         Volume(np.zeros((1, *SHAPE)), np.eye(3))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_axes_and_spacing_along_ras_axes(orientation):
+    scan = Volume(np.zeros((1, *SHAPE)), oriented(orientation))
+    assert scan.axes.tolist() == nib.orientations.io_orientation(scan.affine).tolist()
+    assert scan.orientation == orientation
+    columns = [next(column for column, letter in enumerate(orientation) if letter in pair) for pair in ("RL", "AP", "SI")]
+    assert scan.ras_spacing_mm == tuple(column + 1 for column in columns) == to_ras(scan).spacing_mm
+
+
+def test_an_oblique_scan_turns_as_its_nearest_axes():
+    scan = Volume(np.zeros((1, *SHAPE)), OBLIQUE)
+    assert scan.orientation == "RAS"
+    assert scan.ras_spacing_mm == scan.spacing_mm == pytest.approx((1, 2, 3))

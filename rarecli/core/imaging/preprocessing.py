@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.orientations import inv_ornt_aff
 
 from rarecli.core.errors import ModelError
 from rarecli.core.imaging import routing
@@ -43,14 +43,14 @@ class RoutedScan:
     @cached_property
     def _source_shape_ras(self) -> Shape:
         shape = [0, 0, 0]
-        for axis, (target, _) in enumerate(io_orientation(self.source.affine)):
+        for axis, (target, _) in enumerate(self.source.axes):
             shape[int(target)] = self.source.shape[axis]
         return shape[0], shape[1], shape[2]
 
-    @cached_property
+    @property
     def spacing_mm(self) -> Triple:
         """The spacing of the source along RAS axes, in mm."""
-        return to_ras(self.source).spacing_mm
+        return self.source.ras_spacing_mm
 
     @property
     def extent_mm(self) -> Triple:
@@ -61,8 +61,7 @@ class RoutedScan:
     @property
     def affine(self) -> FloatArray:
         """The affine of `image`: (4, 4), voxel index -> mm in RAS+."""
-        orientation = io_orientation(self.source.affine)
-        ras = np.asarray(self.source.affine @ inv_ornt_aff(orientation, self.source.shape))
+        ras = np.asarray(self.source.affine @ inv_ornt_aff(self.source.axes, self.source.shape))
         return resampled_affine(ras, self._source_shape_ras, self.route.zoom)
 
     @property

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import aff2axcodes
+from nibabel.orientations import io_orientation, ornt2axcodes
 from numpy.typing import DTypeLike
 
 from rarecli.core.errors import DataError
@@ -66,7 +66,33 @@ class Volume:
     @cached_property
     def orientation(self) -> str:
         """The direction of each array axis, e.g. "RAS"."""
-        return "".join(str(code) for code in aff2axcodes(self.affine))
+        return "".join(str(code) for code in ornt2axcodes(self.axes))
+
+    @property
+    def axes(self) -> FloatArray:
+        """See `axes_of`."""
+        return axes_of(self.affine)
+
+    @property
+    def ras_spacing_mm(self) -> Triple:
+        """The spacing along RAS axes, in mm."""
+        x, y, z = (self.spacing_mm[axis] for axis in np.argsort(self.axes[:, 0]))
+        return x, y, z
+
+
+def axes_of(affine: FloatArray) -> FloatArray:
+    """Return (3, 2): for each array axis the RAS axis that it is closest to, and 1 or -1 for its direction. As nibabel has orientations."""
+    return _axes_of(np.ascontiguousarray(affine[:3, :3], dtype=np.float64).tobytes())
+
+
+@lru_cache(maxsize=256)
+def _axes_of(columns: bytes) -> FloatArray:
+    """Most scans of a folder have the same axes; their singular values cost as much as reading a small scan."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.frombuffer(columns).reshape(3, 3)
+    axes: FloatArray = io_orientation(affine)
+    axes.setflags(write=False)
+    return axes
 
 
 def read_volume(

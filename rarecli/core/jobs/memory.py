@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from rarecli.core.errors import DataError
@@ -14,8 +15,9 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
+@cache
 def memory_bytes() -> int:
-    """Return the machine's memory, or the limit of the process's cgroup if that is lower."""
+    """Return the machine's memory, or the limit of the process's cgroup if that is lower. It is read once: a folder has many scans."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize  # else Windows
     return min([machine, *_cgroup_limits()])
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import io_orientation
 
 from rarecli.core.config.geometry import coarser_entry, entry_text
 from rarecli.core.errors import UsageError, some
 from rarecli.core.imaging.cropping import Box
-from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.preprocessing import Part, limits_of_scan
 from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_parts, region_of
 from rarecli.core.imaging.scan_rules import RouteChoice
@@ -71,7 +69,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
         region = region_of(where.roi, scan)
         found = _without_outside(within([region.box]), region)
         return replace(found, reason=f"{found.reason}; region {box_text(region.box)}")
-    finder = coarser_entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
+    finder = coarser_entry(predictor.rules.route(scan.ras_spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
     if not where.coarse_to_fine or finder is None:
         return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
     coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True, flips=False)
@@ -89,7 +87,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
 
 def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
     """Return the size of one window in voxels of the scan's own axes: in a smaller box the network would see too little."""
-    rule = predictor.rules.entry(predictor.rules.route(to_ras(scan).spacing_mm, choice).entry)
+    rule = predictor.rules.entry(predictor.rules.route(scan.ras_spacing_mm, choice).entry)
     x, y, z = (size * grid for size, grid in zip(rule.patch_shape, rule.grid_spacing_mm, strict=True))
     own_x, own_y, own_z = (extent / spacing for extent, spacing in zip(_own_axes((x, y, z), scan), scan.spacing_mm, strict=True))
     return own_x, own_y, own_z
@@ -125,5 +123,5 @@ def _without_outside(found: Prediction, region: Region) -> Prediction:
 
 def _own_axes(values: Triple, scan: Volume) -> Triple:
     """Return values along RAS axes in the order of the scan's own axes."""
-    x, y, z = (values[int(target)] for target in io_orientation(scan.affine)[:, 0])
+    x, y, z = (values[int(target)] for target in scan.axes[:, 0])
     return x, y, z
