@@ -31,7 +31,7 @@ from rarecli.core.jobs.files import write_json
 from rarecli.core.prediction.regions import Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
-SMALL, NUM_SMALL, PATCH = (160, 160, 160), 32, (64, 64, 64)
+SMALL, NUM_SMALL, PATCH = (160, 160, 160), 32, (48, 48, 48)
 OVERRIDES = {
     "fold": "all",
     "thick_views": 0,
@@ -121,7 +121,7 @@ def both_ways(predictor: Predictor, power: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--train-only", action="store_true")
     options = parser.parse_args()
     prepared = options.work / "prepared"
