@@ -32,15 +32,7 @@ from rarecli.core.prediction.regions import Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
 SMALL, NUM_SMALL, PATCH = (160, 160, 160), 32, (48, 48, 48)
-OVERRIDES = {
-    "fold": "all",
-    "thick_views": 0,
-    "wide_views": True,
-    "coarse_views": 1,
-    "coarse_from": 1,
-    "foreground_share": 0.5,
-    "augmentation.spacing_octaves": 0.3,
-}
+OVERRIDES = {"fold": "all", "thick_views": 0, "foreground_share": 0.5, "augmentation.spacing_octaves": 0.3}
 VOLUMES = {2: 4 / 3 * np.pi, 6: 7.2077}
 """Volume of |x|^p + |y|^p + |z|^p < 1 by p: the ball, and a cube with round edges: 8 gamma(1 + 1/p)^3 / gamma(1 + 3/p)."""
 TEXTURES = {1: (0.8, 14.0), 2: (1.1, 9.0)}
