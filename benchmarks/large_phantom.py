@@ -32,7 +32,14 @@ from rarecli.core.prediction.regions import Where, predict_where
 
 LARGE, SHARE = (512, 512, 300), 0.05
 SMALL, NUM_SMALL, PATCH = (160, 160, 160), 32, (48, 48, 48)
-OVERRIDES = {"fold": "all", "thick_views": 0, "foreground_share": 0.5, "augmentation.spacing_octaves": 0.3}
+OVERRIDES = {
+    "fold": "all",
+    "thick_views": 0,
+    "foreground_share": 0.5,
+    "ema_decay": 0.98,
+    "augmentation.probability": 0.3,
+    "augmentation.spacing_octaves": 0.0,
+}
 VOLUMES = {2: 4 / 3 * np.pi, 6: 7.2077}
 """Volume of |x|^p + |y|^p + |z|^p < 1 by p: the ball, and a cube with round edges: 8 gamma(1 + 1/p)^3 / gamma(1 + 3/p)."""
 TEXTURES = {1: (0.8, 14.0), 2: (1.1, 9.0)}
@@ -58,7 +65,7 @@ def acquire(shape: tuple, thing: Thing, seed: int) -> tuple:
     image = np.full(shape, 0.5, dtype=np.float32)
     for wave, phase in waves:
         image += 0.06 * np.cos(sum(w * c for w, c in zip(wave.astype(np.float32), axes, strict=True)) + np.float32(phase))
-    for _ in range(int(np.prod(shape) / 8000)):  # one in 20 mm along each axis
+    for _ in range(int(np.prod(shape) / 64000)):  # one in 40 mm along each axis
         place, size, bright = rng.uniform(0, shape), rng.uniform(2, 5, 3), rng.choice([mean for mean, _ in TEXTURES.values()])
         box = tuple(slice(max(0, int(p - s)), int(p + s) + 2) for p, s in zip(place, size, strict=True))
         near = np.ogrid[tuple(slice(part.start, min(part.stop, size)) for part, size in zip(box, shape, strict=True))]
@@ -68,7 +75,7 @@ def acquire(shape: tuple, thing: Thing, seed: int) -> tuple:
     labels = np.uint8(distance < 1) + np.uint8(distance < CORE)
     for label, (brightness, length) in TEXTURES.items():
         ripples = [np.cos(2 * np.pi / length * c + rng.uniform(0, 2 * np.pi)).astype(np.float32) for c in axes]
-        image = np.where(labels == label, brightness + np.float32(0.15) * ripples[0] * ripples[1] * ripples[2], image)
+        image = np.where(labels == label, brightness + np.float32(0.4) * ripples[0] * ripples[1] * ripples[2], image)
     image += 0.05 * rng.standard_normal(shape, dtype=np.float32)
     return image, labels
 
