@@ -25,6 +25,7 @@ from dicom_files import (
     voxels,
 )
 from pydicom.uid import BasicTextSRStorage, ComprehensiveSRStorage, JPEGLSLossless, RTStructureSetStorage, SegmentationStorage
+from scipy.spatial.transform import Rotation
 
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import read_image
@@ -115,6 +116,34 @@ def test_fault_59_two_images_at_one_position(tmp_path):
     assert "two different images lie at one position" in said
 
 
+@pytest.mark.parametrize("which", [slice(None), slice(0, 4, 3)])
+def test_fault_59_images_that_share_a_uid(which, tmp_path):
+    """Read whole: the positions decide, and the pixels of what lies at one place."""
+    images = series()
+    for dataset in images[which]:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5"
+    np.testing.assert_array_equal(read_volume(save(tmp_path / "a", images)).data[0], IN_ORDER)
+    other = image(voxels()[0] + 7, ORIGIN, SOPInstanceUID="1.2.3.4.5")
+    assert "two different images lie at one position" in refusal(save(tmp_path / "b", [*images, other]))
+
+
+def test_fault_58_a_slice_whose_file_cannot_be_read(tmp_path):
+    """Refused, with its name: at the end of a series, nothing else would tell that it is missing."""
+    for number, spoil in enumerate((lambda path: path.write_bytes(b""), lambda path: path.write_bytes(bytes(100)), make_dangling)):
+        folder = save(tmp_path / str(number), series(), names=[f"1.2.{index}" for index in range(SLICES)])
+        spoil(folder / "1.2.3")
+        assert "1.2.3" in refusal(folder)
+    folder = save(tmp_path / "others", series())
+    (folder / "notes.txt").write_bytes(b"")
+    (folder / "VERSION").write_text("7")
+    np.testing.assert_array_equal(read_volume(folder).data[0], IN_ORDER)
+
+
+def make_dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 def test_fault_60_a_localizer_inside_the_series(tmp_path):
     """Left out with a note, as its ImageType says what it is."""
     scout = image(voxels()[0], (0, 0, 0), SAGITTAL, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -151,6 +180,23 @@ def test_fault_63_irregular_gaps(tmp_path):
     assert "found: 4.3 mm between slices 3 and 4 of 4" in said
     rounded = [image(plane, above(z)) for plane, z in zip(voxels(), (0, 0.6, 1.3, 1.9), strict=True)]  # of 0.625
     assert read_volume(save(tmp_path / "b", rounded)).spacing_mm[2] == pytest.approx(1.9 / 3)
+
+
+@pytest.mark.parametrize("degrees", [(0, 0), (20, 0), (15, 10)])
+@pytest.mark.parametrize("step", [0.5, 0.625, 1.25, 3.0])
+def test_fault_63_positions_rounded_to_a_tenth(step, degrees, tmp_path):
+    """They are one straight stack, wherever it begins and however it lies."""
+    turned = Rotation.from_euler("xy", degrees, degrees=True).as_matrix()
+    orientation, rng = [*turned[:, 0], *turned[:, 1]], np.random.default_rng(0)
+    for number in range(5):
+        origin = rng.uniform(-50, 50, 3)
+        places = [(origin + index * step * turned[:, 2]).round(1) for index in range(12)]
+        images = [image(voxels()[0], place, orientation, PixelSpacing=[0.45, 0.45]) for place in places]
+        volume = read_volume(save(tmp_path / str(number), images))
+        assert volume.shape == (COLUMNS, ROWS, 12)
+        assert volume.spacing_mm[2] == pytest.approx(step, abs=2 * 0.0867 / 11)
+        del images[5]
+        refusal(save(tmp_path / f"{number} without one", images))
 
 
 @pytest.mark.parametrize("field", ["TemporalPositionIdentifier", "TriggerTime", "AcquisitionTime"])
@@ -390,3 +436,13 @@ def test_a_folder_below_that_links_back_does_not_loop(tmp_path):
     path = save(tmp_path / "a", series())
     (path / "again").symlink_to(path)
     np.testing.assert_array_equal(read_volume(path).data[0], IN_ORDER)
+
+
+@pytest.mark.parametrize("kind", ["PALETTE COLOR", "RGB"])
+def test_colours_are_no_intensities(kind, tmp_path):
+    assert "PhotometricInterpretation" in refusal(save(tmp_path / "a", series(PhotometricInterpretation=kind)))
+
+
+def test_low_values_that_are_bright_are_noted(tmp_path):
+    volume = noted(save(tmp_path / "a", series(PhotometricInterpretation="MONOCHROME1")), "low values are the bright ones")
+    np.testing.assert_array_equal(volume.data[0], IN_ORDER)

@@ -263,3 +263,75 @@ def test_several_enhanced_images_are_refused(tmp_path):
     np.testing.assert_array_equal(read_volume(scan).data[0], voxels().transpose(2, 1, 0))
     with pytest.raises(DataError, match="several enhanced images"):
         write(tmp_path / "labels.dcm", scan)
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_a_series_without_a_thickness_and_with_a_wrong_spacing(tmp_path, anonymous):
+    """The positions say how far the slices lie apart."""
+    scan = save(tmp_path / "scan", series(SliceThickness=None, SpacingBetweenSlices=99))
+    write(tmp_path / "labels.dcm", scan, anonymous=anonymous)
+    measures = dcmread(tmp_path / "labels.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SpacingBetweenSlices == STEP
+    assert measures.get("SliceThickness") is None
+
+
+def test_an_enhanced_image_with_a_wrong_spacing_and_private_elements(tmp_path):
+    source = enhanced()
+    measures = source.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.SpacingBetweenSlices = 99
+    measures.private_block(0x0009, "Muster", create=True).add_new(0x10, "LO", "Erika")
+    scan = save(tmp_path / "scan", [source])
+    write(tmp_path / "labels.dcm", scan, anonymous=True)
+    content = (tmp_path / "labels.dcm").read_bytes().decode("latin-1")
+    assert not [secret for secret in SECRETS if secret in content]
+    assert dcmread(tmp_path / "labels.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == STEP
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PatientBirthDate", "07.11.1961"),
+        ("PatientBirthDate", "00000000"),
+        ("StudyDate", "2001-02-03"),
+        ("StudyTime", "99:99"),
+        ("PatientSex", "Female"),
+    ],
+)
+def test_what_the_standard_does_not_know_of_a_patient_becomes_empty(name, value, tmp_path):
+    scan = save(tmp_path / "scan", series(**{name: value}))
+    write(tmp_path / "labels.dcm", scan)
+    dataset = dcmread(tmp_path / "labels.dcm")
+    assert not dataset[name].value
+    assert dataset.PatientID == PATIENT["PatientID"]
+
+
+def test_errors_of_highdicom_quote_no_header(tmp_path, monkeypatch):
+    scan = read_volume(save(tmp_path / "scan", series()))
+
+    def fail(*_, **__):
+        raise ValueError("Muster^Erika")
+
+    monkeypatch.setattr("highdicom.seg.Segmentation", fail)
+    with pytest.raises(DataError, match="found: ValueError") as caught:
+        write_segmentation(tmp_path / "labels.dcm", labels_for(scan), scan.header, SEGMENTS, "hippocampus")
+    assert "Muster" not in str(caught.value)
+
+
+@pytest.mark.parametrize("charset", [None, "ISO_IR 100", "ISO_IR 192"])
+def test_names_in_any_language(charset, tmp_path):
+    patient = "M\u00fcster^J\u00f6rg" if charset else "Muster^Erika"
+    scan = read_volume(save(tmp_path / "scan", series(SpecificCharacterSet=charset, PatientName=patient)))
+    names = ("background", "\u6d77\u9a6c", "H\u00fcfte", "left kidney", "blob")
+    segments = segments_of("Mod\u00e8le \u6d77", names, VALUES)
+    write_segmentation(tmp_path / "labels.dcm", labels_for(scan), scan.header, segments, "Mod\u00e8le \u6d77")
+    dataset = dcmread(tmp_path / "labels.dcm")
+    assert [item.SegmentLabel for item in dataset.SegmentSequence] == list(names[1:])
+    assert (dataset.PatientName, dataset.ManufacturerModelName) == (patient, "Mod\u00e8le \u6d77")
+
+
+def test_images_that_share_a_uid_are_refused(tmp_path):
+    images = series(SOPInstanceUID="1.2.3.4.5")
+    scan = read_volume(save(tmp_path / "scan", images))
+    assert scan.shape == (COLUMNS, ROWS, SLICES)
+    with pytest.raises(DataError, match="share a UID"):
+        write_segmentation(tmp_path / "labels.dcm", labels_for(scan), scan.header, SEGMENTS, "hippocampus")

@@ -36,6 +36,7 @@ _TAGS = [
         "BitsStored",
         "NumberOfFrames",
         "SamplesPerPixel",
+        "PhotometricInterpretation",
         "PixelSpacing",
         "SliceThickness",
         "FrameTime",
@@ -117,24 +118,48 @@ def holds_dicom(folder: Path) -> bool:
 def find_instances(path: Path) -> list[Instance]:
     """Return all DICOM files of a folder (with those below it), a zip or a file, with their headers. Other files are ignored.
 
-    Raises DataError for a broken file, an encrypted zip, and if there is no DICOM file.
+    Raises DataError for a broken file, an encrypted zip, a file beside others of DICOM that cannot be read, and if there is no DICOM file.
     """
     pydicom()
-    found = list(_in_zip(path)) if is_zip(path) else [_read_header(file, None) for file in _candidates(path) if is_dicom_file(file)]
+    found = list(_in_zip(path)) if is_zip(path) else _in_folder(path)
     if not found:
         raise DataError("no DICOM files here", path=path, expected="DICOM images, with the mark DICM behind their preamble")
     return found
 
 
-def _candidates(path: Path) -> list[Path]:
-    return sorted(_files_below(path)) if path.is_dir() else [path]
+def _in_folder(path: Path) -> list[Instance]:
+    files = sorted(_files_below(path, broken=True)) if path.is_dir() else [path]
+    known = [file for file in files if is_dicom_file(file)]
+    places = {_kin(file) for file in known}
+    for file in files:
+        if _kin(file) in places and (fault := _unreadable(file)):
+            remedy = "copy the series again, or remove the file if it is not part of it"
+            raise DataError("a file beside the DICOM images cannot be read", path=file, found=fault, expected="DICOM", remedy=remedy)
+    return [_read_header(file, None) for file in known]
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _kin(file: Path) -> tuple[Path, str]:
+    """Return what files of one series share: their folder, and a suffix that is no number."""
+    return file.parent, "" if file.suffix[1:].isdigit() else file.suffix.lower()
+
+
+def _unreadable(file: Path) -> str | None:
+    """Return why nobody knows whether a file is DICOM. Left out, it would make the volume shorter without a word."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_MAGIC_AT + len(_MAGIC))
+        is_cut = len(start) < _MAGIC_AT + len(_MAGIC) and not start.strip(b"\0")  # DICOM files begin with zeros; short texts do not
+        return "a file that ends before its mark" if is_cut else None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _files_below(folder: Path, *, broken: bool = False) -> Iterator[Path]:
+    """Yield the files of a folder and below it that are not hidden. broken: also links to what is not there."""
     for count, path in enumerate(folder.rglob("*")):
         if count > _MOST_FILES:
             raise DataError("the folder holds too many files", path=folder, found=f"over {_MOST_FILES}", expected="one series")
-        if not path.name.startswith(".") and path.is_file():
+        if not path.name.startswith(".") and (path.is_file() or (broken and path.is_symlink() and not path.exists())):
             yield path
 
 

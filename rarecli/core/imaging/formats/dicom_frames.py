@@ -40,6 +40,9 @@ _ENHANCED_TELLS = (
 )
 
 
+_GREY = ("MONOCHROME2", "MONOCHROME1")
+
+
 @dataclass(frozen=True)
 class Frame:
     """One slice. Coordinates are DICOM's: mm, to the patient's left, posterior and superior.
@@ -67,9 +70,9 @@ class Frame:
         return np.asarray(np.cross(self.row, self.column))
 
     @property
-    def uid(self) -> tuple[str, int]:
-        """What identifies the frame."""
-        return str(self.instance.header.get("SOPInstanceUID", self.instance.name)), self.index
+    def key(self) -> tuple[str, int]:
+        """What identifies the frame: its file and its number there. UIDs may be wrong: some anonymisers give all images the same."""
+        return self.instance.name, self.index
 
 
 def frames_of(instance: Instance) -> list[Frame]:
@@ -78,6 +81,9 @@ def frames_of(instance: Instance) -> list[Frame]:
     with reading(instance.name):
         if int(header.get("SamplesPerPixel", 1)) != 1:
             raise DataError("the image is in colour", field="SamplesPerPixel", found=header.SamplesPerPixel, expected=1)
+        if (kind := str(header.get("PhotometricInterpretation") or _GREY[0])) not in _GREY:
+            problem = "the image is in colour: its values are no intensities"
+            raise DataError(problem, field="PhotometricInterpretation", found=kind[:16], expected=" or ".join(_GREY))
         per_frame = header.get("PerFrameFunctionalGroupsSequence")
         num_frames = int(header.get("NumberOfFrames") or 1)
         if per_frame is None and num_frames > 1:

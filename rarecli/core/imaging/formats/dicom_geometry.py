@@ -19,8 +19,8 @@ from rarecli.core.types import FloatArray, Shape
 
 _MOST_OF_A_STEP = 0.05
 """A step between slices may differ from their mean by this share of it."""
-_ROUNDING_MM = 0.055
-"""Scanners round positions to a tenth of a mm: a slice may lie so far from an even grid."""
+_ROUNDING_MM = 0.1
+"""Scanners round positions to a tenth of a mm along each axis: a slice may lie so far from the line that fits all of them best."""
 _LEAST_DRIFT = 0.1
 """A stack that drifts sideways by less than this share of a pixel, over all slices, is straight."""
 _MOST_TILT = 45.0
@@ -75,6 +75,8 @@ def stack_of(frames: Sequence[Frame]) -> Stack:
         raise DataError("the series holds only localizers", field="ImageType", found=f"{len(frames)} localizers", expected="a volume")
     if len(images) < len(frames):
         notes.append(f"left out {_count(len(frames) - len(images), 'localizer')} of {_count(len(frames), 'image')} of the series")
+    if any(frame.instance.header.get("PhotometricInterpretation") == "MONOCHROME1" for frame in images):
+        notes.append("the images are MONOCHROME1: their low values are the bright ones")
     _require_alike(images)
     _require_one_orientation(images)
     kept, doubles = _one_per_place(images)
@@ -126,11 +128,8 @@ def _require_one_orientation(frames: Sequence[Frame]) -> None:
 
 def _one_per_place(frames: Sequence[Frame]) -> tuple[list[Frame], tuple[tuple[Frame, Frame], ...]]:
     """Return one frame per place, in order along the normal, and the pairs that must be equal. Raises DataError for different ones."""
-    known: dict[tuple[str, int], Frame] = {}
-    for frame in frames:
-        known.setdefault(frame.uid, frame)
     normal, near = frames[0].normal, 1e-2 * min(1.0, *frames[0].spacing)
-    ordered = sorted(known.values(), key=lambda frame: (float(frame.position @ normal), frame.uid))
+    ordered = sorted(frames, key=lambda frame: (float(frame.position @ normal), frame.key))
     places: list[list[Frame]] = []
     for frame in ordered:
         if places and float((frame.position - places[-1][0].position) @ normal) < near:
@@ -162,20 +161,28 @@ def _steps(frames: Sequence[Frame]) -> tuple[float, tuple[float, float], float]:
     along = places @ first.normal
     steps = np.diff(along)
     step = float(along[-1] / (len(frames) - 1))
-    even = np.arange(len(frames)) * step
-    if not ((np.abs(steps - step) <= _MOST_OF_A_STEP * step).all() or np.abs(along - even).max() <= min(_ROUNDING_MM, step / 4)):
+    if not ((np.abs(steps - step) <= _MOST_OF_A_STEP * step).all() or _off_line(along).max() <= min(_ROUNDING_MM, step / 5)):
         _refuse_gaps(steps)
     sideways = np.stack([places @ first.row / first.spacing[0], places @ first.column / first.spacing[1]], axis=1)
     drift = sideways[-1] / (len(frames) - 1)
-    if np.abs(sideways - np.arange(len(frames))[:, None] * drift).max() > max(_LEAST_DRIFT, _ROUNDING_MM / min(first.spacing)):
+    rounding = _ROUNDING_MM / np.array(first.spacing)
+    if (_off_line(sideways) > np.maximum(_LEAST_DRIFT, rounding)).any():
         raise DataError("the slices do not lie on a line", field="ImagePositionPatient", expected="one stack", remedy="export one volume")
-    if np.abs(sideways[-1]).max() <= _LEAST_DRIFT:
+    if (np.abs(sideways[-1]) <= np.maximum(_LEAST_DRIFT, 2 * rounding)).all():  # of the first and of the last slice
         return step, (0.0, 0.0), 0.0
     tilt = math.degrees(math.atan2(float(np.hypot(*(drift * first.spacing))), step))
     if tilt > _MOST_TILT:
         found = f"{tilt:.0f} degrees to the normal"
         raise DataError("the slices advance sideways", field="ImagePositionPatient", found=found, expected=f"at most {_MOST_TILT:g}")
     return step, (float(drift[0]), float(drift[1])), tilt
+
+
+def _off_line(values: FloatArray) -> FloatArray:
+    """Return how far values (slices, ...) lie from the straight line over the number of the slice that fits them best."""
+    numbers = np.arange(len(values)) - (len(values) - 1) / 2
+    centred = values - values.mean(axis=0)
+    slope = np.tensordot(numbers, centred, 1) / (numbers @ numbers)
+    return np.asarray(np.abs(centred - np.multiply.outer(numbers, slope)))
 
 
 def _refuse_gaps(steps: FloatArray) -> None:

@@ -79,24 +79,24 @@ def read_dicom_geometry(path: Path, series: str | None = None) -> tuple[tuple[in
 
 def _fill(voxels: AnyArray, stack: Stack) -> None:
     """Decode the slices into (slices, rows, columns), file by file, and compare those that lie at one place."""
-    numbers = {frame.uid: number for number, frame in enumerate(stack.frames)}
+    numbers = {frame.key: number for number, frame in enumerate(stack.frames)}
     by_file: dict[str, list[Frame]] = {}
     for frame in (*stack.frames, *(other for _, other in stack.doubles)):
         by_file.setdefault(frame.instance.name, []).append(frame)
-    same_place = {other.uid: first for first, other in stack.doubles}
+    same_place = {other.key: first for first, other in stack.doubles}
     held: dict[tuple[str, int], AnyArray] = {}
     for frames in by_file.values():
         for frame, pixels in zip(frames, _decoded(frames[0].instance, [frame.index for frame in frames]), strict=True):
             if pixels.shape != voxels.shape[1:]:
                 raise DataError("the image has another size than its header", path=frame.instance.name, found=pixels.shape)
             values = pixels * frame.slope + frame.intercept
-            if frame.uid in numbers:
-                voxels[numbers[frame.uid]] = values
+            if frame.key in numbers:
+                voxels[numbers[frame.key]] = values
             else:
-                held[frame.uid] = values.astype(np.float32)
-    for uid, values in held.items():
-        first = same_place[uid]
-        if not np.array_equal(values, voxels[numbers[first.uid]]):
+                held[frame.key] = values.astype(np.float32)
+    for key, values in held.items():
+        first = same_place[key]
+        if not np.array_equal(values, voxels[numbers[first.key]]):
             raise DataError(
                 "two different images lie at one position",
                 path=first.instance.name,
@@ -116,7 +116,7 @@ def _decoded(instance: Instance, indices: list[int]) -> Iterator[AnyArray]:
         try:
             for frame in iter_pixels(file, indices=indices, raw=True, decoding_plugin=_decoder(instance)):
                 yield np.asarray(frame, dtype=np.float64)
-        except (NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError, AttributeError) as error:  # the last for deflated files, which it cannot read
             raise _not_decoded(instance, error) from None
 
 

@@ -6,7 +6,6 @@ Decision: docs/decisions/0021-formats.md.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,13 @@ _GEOMETRY = (
 )
 """All that an anonymous segmentation keeps of an image: its place in space and the UIDs that its viewers need to find it."""
 
+_PLACE = {
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+}
+"""And of the functional groups of an enhanced image."""
+
 
 def require_highdicom() -> Any:
     """Return the module highdicom. Raises EnvironmentFault, which names the extra, if it is not installed."""
@@ -65,8 +71,8 @@ def write_segmentation(
     images, frames = _images(source, anonymous)
     planes = np.zeros((len(frames), *slices.shape[1:]), slices.dtype)
     for number, frame in enumerate(source.stack.frames):
-        planes[frames[frame.uid]] = slices[number]
-    with warnings.catch_warnings(action="ignore"):  # they quote the header
+        planes[frames[frame.key]] = slices[number]
+    with reading(source.stack.frames[0].instance.name):  # errors and warnings of highdicom quote the header
         segmentation = highdicom.seg.Segmentation(
             source_images=images,
             pixel_array=planes,
@@ -93,8 +99,10 @@ def write_segmentation(
         if anonymous:
             segmentation.PatientIdentityRemoved = "YES"
             segmentation.DeidentificationMethod = "patient and study left out by rare"
-        with atomic_file(path) as temporary:
-            segmentation.save_as(temporary)
+        segmentation.decode()
+        segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, since names of labels are in any language
+    with atomic_file(path) as temporary:
+        segmentation.save_as(temporary)
 
 
 def _version() -> str:
@@ -115,16 +123,23 @@ def _images(source: DicomSource, anonymous: bool) -> tuple[list[Dataset], dict[t
         )
     images: list[Dataset] = []
     frames: dict[tuple[str, int], int] = {}
-    for instance in instances.values():
-        image = _header(instance, anonymous)
+    for name, instance in instances.items():
+        image = _header(instance, source.stack.step_mm, anonymous)
         images.append(image)
         for index in range(int(image.get("NumberOfFrames") or 1)):
-            frames[str(image.SOPInstanceUID), index] = len(frames)
+            frames[name, index] = len(frames)
+    if len({image.SOPInstanceUID for image in images}) < len(images):
+        problem = "a segmentation cannot refer to images that share a UID"
+        raise DataError(problem, field="SOPInstanceUID", found="one of several images", expected="one each", remedy="use --format nifti")
     return images, frames
 
 
-def _header(instance: Instance, anonymous: bool) -> Dataset:
-    """Return the complete header of an image; its place in space and its UIDs alone if `anonymous`."""
+def _header(instance: Instance, step_mm: float, anonymous: bool) -> Dataset:
+    """Return the complete header of an image; its place in space and its UIDs alone if `anonymous`.
+
+    Values of the patient and the study that the standard does not allow become empty. step_mm: the distance of slices by their positions,
+    which takes the place of what the header says.
+    """
     with reading(instance.name), instance.open() as file:
         image: Dataset = pydicom().dcmread(file, stop_before_pixels=True)
         for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
@@ -138,11 +153,50 @@ def _header(instance: Instance, anonymous: bool) -> Dataset:
             for name in _GEOMETRY:
                 if name in image:
                     kept[name] = image[name]
+            for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+                if name in kept:
+                    setattr(kept, name, [_place_of(group) for group in kept[name].value])
             image = kept
         for name in _TYPE_2:
-            if image.get(name) is None:
+            if not _is_allowed(name, image.get(name)):
                 setattr(image, name, "")
+        for place in _places(image):
+            if "SliceThickness" not in place:
+                place.SliceThickness = None
+            if "SpacingBetweenSlices" in place:
+                place.SpacingBetweenSlices = step_mm
         return image
+
+
+def _place_of(group: Dataset) -> Dataset:
+    """Return what functional groups say of a frame's place, without the elements of others that may lie there."""
+    place = pydicom().Dataset()
+    for name, attributes in _PLACE.items():
+        if group.get(name):
+            item = pydicom().Dataset()
+            for attribute in attributes:
+                if attribute in group[name].value[0]:
+                    item[attribute] = group[name].value[0][attribute]
+            setattr(place, name, [item])
+    return place
+
+
+def _is_allowed(name: str, value: Any) -> bool:
+    """Return whether highdicom takes a value of `_TYPE_2`: a date, a time and a sex must be what the standard knows."""
+    kinds = {"PatientBirthDate": "DA", "StudyDate": "DA", "StudyTime": "TM"}
+    try:
+        if name in kinds and value:
+            getattr(pydicom().valuerep, kinds[name])(str(value))
+    except ValueError:
+        return False
+    return value is not None and (name != "PatientSex" or value in ("M", "F", "O", ""))
+
+
+def _places(image: Dataset) -> list[Dataset]:
+    """Return where an image says how far its slices lie apart: itself, or the functional groups of an enhanced image."""
+    groups = [*(image.get("SharedFunctionalGroupsSequence") or ()), *(image.get("PerFrameFunctionalGroupsSequence") or ())]
+    measures = [group.PixelMeasuresSequence[0] for group in groups if group.get("PixelMeasuresSequence")]
+    return measures if "PerFrameFunctionalGroupsSequence" in image else [image]
 
 
 def _description(highdicom: Any, number: int, segment: Segment, model: str, version: str) -> Any:
