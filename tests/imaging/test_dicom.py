@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import gdcm
 import numpy as np
@@ -16,10 +17,11 @@ from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from stand_in import Octants, octant_at
 
-from rarecli.core.errors import DataError, EnvironmentFault
+from rarecli.core.data.case_files import find_scans
+from rarecli.core.errors import DataError, EnvironmentFault, UsageError
 from rarecli.core.imaging.formats import dicom_files
 from rarecli.core.imaging.orientation import ras_geometry
-from rarecli.core.imaging.volume import read_volume
+from rarecli.core.imaging.volume import Volume, read_volume, write_image
 from rarecli.core.info.info import info
 from rarecli.core.prediction.predict import PredictOptions, predict
 
@@ -223,3 +225,48 @@ def test_a_missing_package_names_its_extra(monkeypatch, tmp_path):
         with pytest.raises(EnvironmentFault, match="pydicom is not installed") as caught:
             action()
         assert "rare-unet[dicom]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("T1 ERIKA_MUSTER 07.11.1961", "T1"),
+        ("T1 1961-11-07 ax", "T1 ax"),
+        ("11/07/1961 FLAIR", "FLAIR"),
+        ("MusterErika T2", "T2"),
+        ("T2 PAT4711 1mm", "T2 1mm"),
+        ("t1_mprage 2 x 2", "t1_mprage 2 x 2"),
+    ],
+)
+def test_descriptions_tell_nothing_of_the_patient(given, kept, tmp_path):
+    save(tmp_path / "a", series(SeriesDescription=given))
+    save(tmp_path / "a" / "b", series(series="1.2.99", SeriesDescription="other"))
+    with pytest.raises(UsageError) as caught:
+        read_volume(tmp_path / "a")
+    assert f"1.2.3.4  MR, {kept}, 4 slices" in str(caught.value)
+
+
+@pytest.mark.parametrize("output", [".", "labels", "labels/labels.nii.gz"])
+def test_results_do_not_lie_among_the_images(output, tmp_path):
+    scan = save(tmp_path / "scan", series())
+    before = sorted(scan.rglob("*"))
+    with pytest.raises(UsageError, match="among the images"):
+        predict([scan], Octants(), scan / output)
+    assert sorted(scan.rglob("*")) == before
+
+
+def test_a_folder_of_dicom_and_other_scans_is_refused(tmp_path):
+    scan = save(tmp_path / "scan", series())
+    write_image(scan / "converted.nii.gz", np.zeros((4, 4, 4)), Volume(np.zeros((1, 4, 4, 4)), np.eye(4)))
+    with pytest.raises(DataError, match="DICOM images and other scans"):
+        find_scans([scan])
+
+
+def test_a_folder_is_called_as_the_user_calls_it(tmp_path, monkeypatch):
+    for patient in "ab":
+        folder = save(tmp_path / f"p_{patient}" / "DICOM", series())
+        (tmp_path / patient).symlink_to(folder)
+    assert [case.name for case in find_scans([tmp_path / "a", tmp_path / "b"])] == ["a", "b"]
+    monkeypatch.chdir(tmp_path / "p_a" / "DICOM")
+    (case,) = find_scans([Path()])
+    assert (case.name, case.images[0].name) == ("DICOM", "DICOM")

@@ -283,12 +283,36 @@ SPACE = "space: left-posterior-superior\nspace directions: (1,0,0) (0,2,0) (0,0,
         (SPACE + "data file: other.raw\n", "voxels are in another file"),
         (SPACE + 'space units: "um" "um" "um"\n', "unit of length"),
         (SPACE.replace("(0,0,3)", "(0,1,3)"), "right angles"),
+        ("spacings: nan nan nan\n", "spacing is unknown"),
+        ("spacings: 2 2 NaN\n", "spacing is unknown"),
+        (SPACE.replace("(0,0,3)", "none"), "spacing is unknown"),
+        ('spacings: 2 2 3\nunits: "cm" "cm" "cm"\n', "unit of length"),
     ],
 )
 def test_what_a_nrrd_must_not_say(fields, words, tmp_path):
     path = tmp_path / "a.nrrd"
     path.write_bytes((NRRD + fields + "\n").encode() + bytes(48))
     assert words in refusal(path)
+
+
+@pytest.mark.parametrize(("unit", "refused"), [("um", True), ("cm", True), ("mm", False), ("?", False)])
+def test_a_meta_image_in_other_units_is_refused(unit, refused, tmp_path):
+    spacing = f"ElementSpacing = 1 2 3\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nDistanceUnits = {unit}\n"
+    fields = ("DimSize = 2 3 4", "ElementType = MET_SHORT", "ElementDataFile = LOCAL")
+    path = meta(tmp_path / "a.mha", *fields, spacing=spacing)
+    if refused:
+        assert "unit of length" in refusal(path)
+    else:
+        assert read_volume(path).spacing_mm == (1, 2, 3)
+
+
+def test_a_nrrd_of_channels_has_an_axis_without_a_spacing(tmp_path):
+    path = tmp_path / "a.nrrd"
+    fields = NRRD.replace("dimension: 3", "dimension: 4").replace("sizes: 2", "sizes: 2 2")
+    fields += SPACE.replace("directions: ", "directions: none ") + "kinds: vector domain domain domain\n\n"
+    path.write_bytes(fields.encode() + bytes(96))
+    volume = read_volume(path)
+    assert (volume.num_channels, volume.shape, volume.spacing_mm) == (2, (2, 3, 4), (1, 2, 3))
 
 
 def test_a_nrrd_in_ras_is_read_in_ras(tmp_path):

@@ -115,6 +115,14 @@ def test_what_tells_of_older_labels_does_not_stay_beside_new_ones(scans, predict
     assert not path.exists()
 
 
+def test_what_tells_of_labels_that_stay_stays(scans, predictor, tmp_path):
+    out = tmp_path / "out"
+    predict([scans / "0.nii.gz"], predictor, out, PredictOptions(picture=True, probabilities=True))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    predict([scans / "1.nii.gz"], predictor, out / "0.mha")  # another scan, in another format
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "0.mha"} == before
+
+
 @pytest.mark.parametrize("theirs", ["theirs", "a scan"])
 def test_probabilities_of_somebody_else_stay(scans, predictor, tmp_path, theirs):
     path = tmp_path / "0_probabilities.nii.gz"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rarecli.core.data.cases import Case
 from rarecli.core.errors import DataError, some
-from rarecli.core.imaging.formats.dicom_files import holds_dicom
+from rarecli.core.imaging.formats.dicom_files import holds_dicom, is_dicom_file
 from rarecli.core.imaging.formats.dicom_series import choose_stack
 from rarecli.core.imaging.scan_files import SUFFIXES, is_dicom, is_scan
 
@@ -79,6 +79,7 @@ def find_scans(
         if is_dicom_folder(path):
             cases.append(_dicom_case(path, series))
         elif path.is_dir():
+            _require_no_dicom(path)
             cases += scans_in(path, num_channels)
         elif not path.exists():
             raise DataError("no such file", path=path, expected="a scan, or a folder of scans")
@@ -93,6 +94,16 @@ def find_scans(
     return [replace(case, resample_channels=resample_channels) for case in cases]
 
 
+def _require_no_dicom(folder: Path) -> None:
+    """Raise DataError if a folder of scans also holds DICOM images: which are meant is not known."""
+    scans = set(scan_files(folder))
+    for file in sorted(folder.iterdir()) if scans else []:
+        if file not in scans and not file.name.startswith(".") and is_dicom_file(file):
+            found = f"{file.name} beside {some(sorted(scan.name for scan in scans))}"
+            remedy = "give the files that are meant, or move the others away"
+            raise DataError("the folder holds DICOM images and other scans", path=folder, found=found, expected="either", remedy=remedy)
+
+
 def case_name(path: Path) -> str:
     """Return the file name without the suffix of its format."""
     for suffix in SUFFIXES:
@@ -104,9 +115,8 @@ def case_name(path: Path) -> str:
 def _dicom_case(path: Path, series: str | None) -> Case:
     """Return the case of a folder, zip or file of DICOM images. Raises UsageError for several series, before any is predicted."""
     choose_stack(path, series)
-    path_name = path.resolve().name
-    name = path_name if path.is_dir() else path_name.removesuffix(path.suffix)
-    return Case(name, (path,), series=series)
+    own = path if path.name not in ("", "..") else path.resolve()  # the name that the user gave, also of a link
+    return Case(own.name if path.is_dir() else own.stem, (own,), series=series)
 
 
 def _names(suffixes: Sequence[str]) -> str:

@@ -123,7 +123,8 @@ class CaseWorker:
         try:
             with blamed_on(opened.case.name):
                 written = result_files(opened.target, options, in_folder=self.journal is not None)
-                remove_stale_files(opened.target, written)
+                if opened.target.exists():
+                    remove_stale_files(opened.target, written)
                 write_result(opened.target, found, opened.volume, predictor.spec, codes=options.codes, anonymous=options.anonymise)
                 record = self._record(predicted, time.perf_counter() - started)
                 if self.journal:

@@ -67,6 +67,9 @@ def choose_targets(cases: Sequence[Case], output: Path, wanted: str | None = Non
             problem, remedy = f"{case.name}.json has a meaning of its own in a folder", "rename the scan, or give a file with -o"
             raise UsageError(problem, case=case.name, path=case.images[0], remedy=remedy)
         written = {path.resolve() for path in written_files(targets[case.name])}
+        if case.images[0].is_dir() and case.images[0].resolve() in targets[case.name].resolve().parents:
+            remedy = "choose an -o outside of it"
+            raise UsageError("the output lies among the images of the scan", case=case.name, path=targets[case.name], remedy=remedy)
         if any(file.resolve() in written for image in case.images for file in files_of(image)):
             raise UsageError("the output would replace the scan", case=case.name, path=targets[case.name], remedy="choose another -o")
     return targets

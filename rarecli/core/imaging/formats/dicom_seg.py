@@ -170,7 +170,7 @@ def _header(instance: Instance, step_mm: float, anonymous: bool) -> Dataset:
 
 def _place_of(group: Dataset) -> Dataset:
     """Return what functional groups say of a frame's place, without the elements of others that may lie there."""
-    place = pydicom().Dataset()
+    place: Dataset = pydicom().Dataset()
     for name, attributes in _PLACE.items():
         if group.get(name):
             item = pydicom().Dataset()

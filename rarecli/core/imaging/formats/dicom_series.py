@@ -17,6 +17,8 @@ _NOT_SCANS = {"SEG", "RTDOSE"}
 """Modalities of objects that have pixels and are no scans."""
 _MOST_SERIES_IN_AN_ERROR = 6
 _MOST_LETTERS = 40
+_LEAST_WITHIN = 4
+"""Shorter parts of a name also occur within words that do not tell of anybody."""
 
 
 def choose_stack(path: Path, series: str | None = None) -> Stack:
@@ -91,13 +93,22 @@ def _describe(uid: str, instances: Sequence[Instance]) -> str:
 
 
 def _description(header: Any) -> str:
-    """Return the description of a series without words of the patient's name, numbers and dates."""
+    """Return the description of a series without words of the patient's name and numbers, and without the date of birth in any form."""
     patient: set[str] = set()
     for name in ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs"):
         patient |= set(_words(str(header.get(name, ""))))
+    born = re.sub(r"\D", "", str(header.get("PatientBirthDate", "")))
+    dates = {born, born[4:] + born[:4], born[6:] + born[4:6] + born[:4]} if len(born) == 8 else set()  # in three orders
     text = "".join(letter if letter.isprintable() else " " for letter in str(header.get("SeriesDescription", "")))
-    kept = [word for word in text.split() if not patient & set(_words(word))]
+    kept = [word for word in text.split() if not _tells_of(word, patient, dates)]
     return " ".join(kept)[:_MOST_LETTERS]
+
+
+def _tells_of(word: str, patient: set[str], dates: set[str]) -> bool:
+    """Return whether a word holds one of the patient's, alone or within another, without the signs between its letters and numbers."""
+    plain, digits = re.sub(r"[\W_]+", "", word.lower()), re.sub(r"\D", "", word)
+    within = any(len(part) >= _LEAST_WITHIN and part in plain for part in patient)
+    return within or bool(patient & {plain, *_words(word)}) or any(date in digits for date in dates)
 
 
 def _words(text: str) -> list[str]:

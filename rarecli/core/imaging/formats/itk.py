@@ -7,6 +7,7 @@ ITK's world points left, posterior and superior; ours right, anterior and superi
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from rarecli.core.types import AnyArray, FloatArray
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Its upper left part turns directions, the whole turns affines."""
 _AXES = LPS_TO_RAS[:3, :3]
+_OF_NO_LENGTH = {"", "?", "???", "none", "s", "ms"}
+"""The units of axes that are not of space, and unknown ones."""
 _MOST_HEADER_BYTES = 2**16
 _MOST_RATIO = 1032  # the most that deflate can reach
 _KIND = ("MetaImage or NRRD file", ".mha, .mhd or .nrrd")
@@ -133,10 +136,12 @@ def _check_fields(path: Path) -> list[str]:
         spacing, orientation = {"space directions", "spacings"} & fields.keys(), {"space", "space dimension"} & fields.keys()
         if detached := {"data file", "datafile"} & fields.keys():
             raise DataError("the voxels are in another file", field=detached.pop(), expected="a file with its voxels", remedy="attach them")
-        units = {unit.strip('"') for unit in fields.get("space units", "").split()} - {"", "mm"}
-        if units:
-            raise DataError("the unit of length is not mm", field="space units", found=", ".join(sorted(units)), expected="mm")
+        if spacing and (known := _axes_with_spacing(fields)) < 3:
+            raise DataError("the spacing is unknown", field=spacing.pop(), found=f"of {known} axes", expected="of three")
+        for field in ("space units", "units"):
+            _require_mm(field, [unit.strip('"') for unit in fields.get(field, "").split()])
     else:
+        _require_mm("DistanceUnits", [fields.get("distanceunits", "mm")])
         spacing = {"elementspacing", "elementsize"} & fields.keys()
         orientation = {"transformmatrix", "rotation", "orientation"} & fields.keys()
         voxel_file = voxel_file_of(path)
@@ -147,6 +152,18 @@ def _check_fields(path: Path) -> list[str]:
     if not spacing:
         raise DataError("the spacing is unknown", expected="a spacing in the header", remedy="write the true spacing into the header")
     return [] if orientation else ["the header has no orientation: the axes are taken to point left, posterior and superior"]
+
+
+def _axes_with_spacing(fields: dict[str, str]) -> int:
+    """Return how many axes of a NRRD file have one; `nan` and `none` are its words for unknown."""
+    if "space directions" in fields:
+        return sum("nan" not in vector.lower() for vector in re.findall(r"\([^)]*\)", fields["space directions"]))
+    return sum(word.lower() not in ("nan", "none") for word in fields["spacings"].split())
+
+
+def _require_mm(field: str, units: list[str]) -> None:
+    if others := sorted(set(units) - _OF_NO_LENGTH - {"mm"}):
+        raise DataError("the unit of length is not mm", field=field, found=", ".join(others), expected="mm")
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:
