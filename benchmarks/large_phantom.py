@@ -20,13 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from recipes import RESULTS, Words, facts_of, train_run
+from recipes import RESULTS, Words, train_run
 
 from rarecli import Predictor
+from rarecli.core.benchmarking.machine import describe_machine
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.imaging.overlap import dice
 from rarecli.core.imaging.regions import boxes_of_parts
 from rarecli.core.imaging.scan_rules import RouteChoice
@@ -173,8 +175,11 @@ def main() -> None:
     run = train_run(prepared, options.work / "wide", load_train_config("hippocampus", overrides=WIDE), init=small)
     if options.train_only:
         return
-    with Predictor(run, device="cpu") as predictor:
-        facts = facts_of(run, predictor) | {"load_1_min": os.getloadavg()[0]}
+    bundle = options.work / "bundle"
+    if not (bundle / "manifest.json").is_file():
+        export(run, bundle, ExportOptions(entries="isotropic"), Words())
+    with Predictor(bundle, backend="openvino") as predictor:
+        facts = {"machine": describe_machine(os.cpu_count() or 1), "load_1_min": os.getloadavg()[0]}
         rows = [all_ways(predictor, power) for power in VOLUMES]
     write_json(RESULTS / "large_phantom.json", {"shape": LARGE, **facts, "rows": rows})
     print(json.dumps(rows, indent=1))
