@@ -160,7 +160,7 @@ class CaseWorker:
             facts += [target.suffix, case.series, options.codes and key_of([options.codes]), options.anonymise]
         known = self.predictor.calibration
         roi = options.where.roi
-        facts += [key_of([roi]) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
+        facts += [key_of(files_of(roi)) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
         facts += ["channels resampled"] * case.resample_channels + ["postprocessed"] * options.postprocess
         return key_of([file for image in case.images for file in files_of(image)], *facts)
