@@ -18,12 +18,14 @@ from rarecli.core.config.plan import Plan
 from rarecli.core.config.run_folder import RUN, load_run_info
 from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.data.layouts import open_dataset
+from rarecli.core.engines.model_files import find_model
 from rarecli.core.errors import DataError, ModelError, UsageError, blamed_on
 from rarecli.core.evaluation.case_selection import choose_cases, require_same_labels
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution, choose_resolutions
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.overlap import dice, without_ignored
+from rarecli.core.jobs.files import sha256
 from rarecli.core.jobs.outputs import require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.postprocessing_choice import Trials
@@ -72,7 +74,7 @@ def calibrate(
         target = run / CALIBRATION
         require_replaceable([target], [target] if load_calibration(run) else [], again=overwrite, resumable=False)
         require_same_labels(source.label_names, predictor.spec, dataset)
-        split = load_run_info(run).split
+        weights, split = sha256(find_model(run).weights), load_run_info(run).split
         cases = choose_cases(source.cases, split["val"] if names is None else names)
         if not cases:
             raise UsageError(
@@ -96,6 +98,7 @@ def calibrate(
             spearman=rank_correlation(confidence, true),
             labels=ranges,
             postprocessing=trials.chosen(),
+            weights_sha256=weights,
         )
     save_calibration(run, result)
     return result

@@ -13,6 +13,7 @@ import numpy as np
 
 from rarecli.core.config.calibration import ChosenSteps, Steps
 from rarecli.core.config.plan import Plan
+from rarecli.core.engines.model_files import OTHER_CALIBRATION, RECALIBRATE, find_model
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
@@ -59,6 +60,8 @@ def chosen_steps(predictor: Predictor) -> Mapping[str, ChosenSteps]:
     known = predictor.calibration
     if known is None or known.postprocessing is None:
         several = len(predictor.choice.models) > 1
+        if not several and find_model(predictor.choice.models[0]).has_other_calibration:
+            raise UsageError(OTHER_CALIBRATION, field="--postprocess", path=predictor.choice.models[0], remedy=RECALIBRATE)
         raise UsageError(
             "several models have no common postprocessing" if several else "no postprocessing was chosen for this model",
             field="--postprocess",

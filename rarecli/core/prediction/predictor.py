@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rarecli.core.config.calibration import Calibration, load_calibration
+from rarecli.core.config.calibration import Calibration
 from rarecli.core.config.geometry import entry_text, isotropic
 from rarecli.core.data.fingerprint import Difference, differences
 from rarecli.core.engines.model_files import find_model
@@ -132,8 +132,8 @@ class Predictor:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What validation says about the model's predictions; None for a model without it, and for several."""
-        return load_calibration(find_model(self.choice.models[0]).folder) if len(self.runners) == 1 else None
+        """What validation says about the model's predictions; None without it, for one of other weights, and for several models."""
+        return find_model(self.choice.models[0]).calibration if len(self.runners) == 1 else None
 
     def for_case(self, name: str) -> Predictor:
         """The predictor for a case: this one for all cases. See `Folds.for_case`."""
