@@ -36,6 +36,8 @@ from rarecli.core.prediction.regions import predict_where
 from rarecli.core.prediction.results import picture_file, remove_stale_files, result_files, sidecar_file, write_result
 from rarecli.core.prediction.sidecar import sidecar
 
+_AFTER_THE_NETWORK = 2
+"""Incremented whenever postprocessing, or what is said of a region, changes, so that older results are not resumed."""
 Outcome = Done[dict[str, Any]] | RareError
 """The record of a case, or its error."""
 
@@ -149,7 +151,7 @@ class CaseWorker:
             "warnings": list(found.warnings),
             "volumes_mm3": predicted.quality.volumes_mm3,
             "postprocessing": predicted.postprocessing,
-            "quality": predicted.quality.record(self.predictor.calibration if is_scan else None),
+            "quality": predicted.quality.record(self.predictor.calibration if is_scan else None, whole=found.region is None),
         }
 
     def _key(self, case: Case, target: Path) -> str:
@@ -163,6 +165,7 @@ class CaseWorker:
         facts += [key_of(files_of(roi)) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
         facts += ["channels resampled"] * case.resample_channels + ["postprocessed"] * options.postprocess
+        facts += [_AFTER_THE_NETWORK] * (options.postprocess or roi is not None)
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.config.geometry import coarser_entry, entry_text
+from rarecli.core.config.plan import Plan
 from rarecli.core.errors import UsageError, some
 from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.preprocessing import Part, limits_of_scan
@@ -67,8 +68,8 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
 
     if where.roi is not None:
         region = region_of(where.roi, scan)
-        found = _without_outside(within([region.box]), region)
-        return replace(found, reason=f"{found.reason}; region {box_text(region.box)}")
+        found = _known(_without_outside(within([region.box]), region), predictor.spec.plan)
+        return replace(found, region=region, reason=f"{found.reason}; region {box_text(region.box)}")
     finder = coarser_entry(predictor.rules.route(scan.ras_spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
     if not where.coarse_to_fine or finder is None:
         return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
@@ -79,7 +80,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
     steps = _own_axes(predictor.rules.entry(finder).grid_spacing_mm, scan)
     x, y, z = (math.ceil(_MARGIN * step / spacing) for step, spacing in zip(steps, scan.spacing_mm, strict=True))
     boxes = boxes_of_parts(coarse.labels, (x, y, z))
-    fine = within(boxes)
+    fine = _known(within(boxes), predictor.spec.plan)
     reason = f"{fine.reason}; in {some(map(box_text, boxes))}, where {entry_text(finder)} finds labels"
     unlike = fine.differences + tuple(found for found in coarse.differences if found.of != "spacing")  # a spacing is unlike for its entry
     return replace(fine, reason=reason, differences=unlike, seconds=coarse.seconds + fine.seconds)
@@ -119,6 +120,12 @@ def _without_outside(found: Prediction, region: Region) -> Prediction:
         maps[:, region.mask == 0] = 0
         maps[0, region.mask == 0] = 1
     return replace(found, labels=region.only(found.labels), probabilities=maps)
+
+
+def _known(found: Prediction, plan: Plan) -> Prediction:
+    """Return a prediction without the confidence of labels that were found only outside of the region, in the network's window."""
+    values = zip(found.confidence, plan.label_values[1:], strict=True)
+    return replace(found, confidence=tuple(known if (found.labels == value).any() else None for known, value in values))
 
 
 def _own_axes(values: Triple, scan: Volume) -> Triple:
