@@ -59,16 +59,17 @@ def calibrate(
     reporter: Reporter = Silent(),
     *,
     names: Sequence[str] | None = None,
+    resample_channels: bool = False,
     overwrite: bool = False,
 ) -> Calibration:
     """Predict held-out cases at every depth, and measure the labels of the training cases; write and return the calibration.
 
     Every step of postprocessing is tried on these predictions; those that raise the mean Dice of a label are part of it.
 
-    model: one run. names: the held-out cases; by default those that the run held out.
+    model: one run. names: the held-out cases; by default those that the run held out. resample_channels: see `Case`.
     Raises UsageError for a model that is not one run, or has a calibration already (unless `overwrite`), and without held-out cases.
     """
-    source = open_dataset(dataset)
+    source = open_dataset(dataset, resample_channels=resample_channels)
     with opened(model) as predictor:
         run = _run_of(predictor)
         target = run / CALIBRATION
