@@ -18,6 +18,7 @@ from typing import Any
 
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.regions import box_text
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.scan_rules import RouteChoice
@@ -32,7 +33,7 @@ from rarecli.core.prediction.picture import draw_prediction
 from rarecli.core.prediction.postprocessing import chosen_steps, postprocess
 from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
 from rarecli.core.prediction.quality import Quality, assess
-from rarecli.core.prediction.regions import predict_where
+from rarecli.core.prediction.regions import finder_of, predict_where
 from rarecli.core.prediction.results import picture_file, remove_stale_files, result_files, sidecar_file, write_result
 from rarecli.core.prediction.sidecar import sidecar
 
@@ -93,11 +94,19 @@ class CaseWorker:
                 finished: dict[str, Any] | None = self.journal.find(case.name, key) if self.journal else None
                 if finished and all(file.is_file() for file in result_files(target, options, in_folder=True)):
                     return Done(finished, key, new=False)
-                if options.where.is_whole:
+                if self._is_whole(case):
                     predictor.require_affordable(case.images, options.entry, options.route, case.series)
                 return _Opened(case, target, key, read_image(case), time.perf_counter() - started)
         except RareError as error:
             return error
+
+    def _is_whole(self, case: Case) -> bool:
+        """Return whether all of a scan will be predicted, from its header."""
+        options, where = self.options, self.options.where
+        if not where.coarse_to_fine:
+            return where.is_whole
+        choice = RouteChoice(options.entry, self.predictor.runner.entries, options.route)
+        return finder_of(self.predictor, ras_geometry(case.images[0], case.series)[1], choice) is None
 
     def _predict(self, opened: _Opened | Outcome) -> _Predicted | Outcome:
         if not isinstance(opened, _Opened):

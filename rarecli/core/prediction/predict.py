@@ -36,6 +36,7 @@ from rarecli.core.prediction.options import PredictOptions
 from rarecli.core.prediction.postprocessing import change_in_words, chosen_steps, steps_in_words
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import quality_words
+from rarecli.core.prediction.regions import require_finder
 from rarecli.core.prediction.results import (
     RECORDS,
     choose_targets,
@@ -76,6 +77,7 @@ def predict(
     output, *inputs = shared_paths(options.scheduler, output, *inputs, processes_here="--nproc" if options.num_processes > 1 else None)
     with opened(model) as predictor:
         plan = predictor.spec.plan
+        require_finder(predictor, options.where)
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
         require_writers(targets, predictor.spec, options.codes, reporter)

@@ -21,7 +21,7 @@ from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_pa
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
-from rarecli.core.types import Triple
+from rarecli.core.types import Entry, Triple
 
 FINDER_STEPS = 3
 """How many depths coarser the entry is that finds the region: 1/512 of the voxels."""
@@ -70,9 +70,11 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
         region = region_of(where.roi, scan)
         found = _known(_without_outside(within([region.box]), region), predictor.spec.plan)
         return replace(found, region=region, reason=f"{found.reason}; region {box_text(region.box)}")
-    finder = coarser_entry(predictor.rules.route(scan.ras_spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
+    finder = finder_of(predictor, scan.ras_spacing_mm, choice)
     if not where.coarse_to_fine or finder is None:
-        return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
+        whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
+        why = "; the whole scan, because the model has no coarser entry" if where.coarse_to_fine else ""
+        return replace(whole, reason=whole.reason + why)
     coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True, flips=False)
     if not coarse.labels.any():
         whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
@@ -92,6 +94,24 @@ def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
     x, y, z = (size * grid for size, grid in zip(rule.patch_shape, rule.grid_spacing_mm, strict=True))
     own_x, own_y, own_z = (extent / spacing for extent, spacing in zip(_own_axes((x, y, z), scan), scan.spacing_mm, strict=True))
     return own_x, own_y, own_z
+
+
+def finder_of(predictor: Predictor, spacing_mm: Triple, choice: RouteChoice) -> Entry | None:
+    """Return the entry that finds the region in a scan of this spacing along RAS axes; None if the model has none that is coarser."""
+    return coarser_entry(predictor.rules.route(spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
+
+
+def require_finder(predictor: Predictor, where: Where) -> None:
+    """Raise UsageError if coarse to fine is asked of a model of which no entry has a coarser one."""
+    entries = predictor.runner.entries
+    if where.coarse_to_fine and all(coarser_entry(entry, entries, FINDER_STEPS) is None for entry in entries):
+        raise UsageError(
+            "the model has no coarser entry to find a region with",
+            field="--coarse-to-fine",
+            found="; ".join(map(entry_text, entries)),
+            expected="entries at two depths or more",
+            remedy="leave it out, name the region with --roi, or use a run or a bundle with more entries",
+        )
 
 
 def _together(parts: Sequence[tuple[Box, Prediction]]) -> Prediction:
