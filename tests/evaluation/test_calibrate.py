@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
 from rarecli.core.config.calibration import CALIBRATION, load_calibration
+from rarecli.core.config.run_folder import load_run_info, save_run_info
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.calibrate import calibrate
@@ -80,6 +81,21 @@ def test_a_bundle_does_not_take_over_a_calibration_of_other_weights(own_run, pha
     export(own_run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)], check=False), listener(said))
     assert load_calibration(tmp_path / "bundle") is None
     assert any("so the bundle has none" in text for text in said)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_cases_of_the_training_are_refused(own_run, phantom_dataset, held_out):
+    info = load_run_info(own_run)
+    if not held_out:  # as with --fold all
+        info = info.model_copy(update={"split": {"train": sorted(info.split["train"] + info.split["val"]), "val": []}})
+        save_run_info(own_run, info)
+    trained = info.split["train"][-1]
+    with pytest.raises(UsageError, match="the run was trained on cases of the list") as caught:
+        calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"), names=[*info.split["val"], trained])
+    assert f"found: {trained}" in str(caught.value)
+    if not held_out:
+        with pytest.raises(UsageError, match="the run held out no cases"):
+            calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
 
 
 def test_what_cannot_be_calibrated_is_refused(own_run, phantom_dataset):
