@@ -215,19 +215,34 @@ def test_the_agreement_of_a_region_is_that_within_it(axes, masked):
     assert within["head"] == pytest.approx(2 * 1.5 / (2 + 1.5))
 
 
-def test_a_label_outside_of_the_region_has_no_confidence_and_no_volume_to_doubt(predictor, tmp_path, monkeypatch):
+class CornerIsHead(Oracle):
+    """Labels one corner of a scan as head and all else as tail, and is sure of both."""
+
+    def segment(self, volume, choice, **options):
+        labels = np.full(volume.shape, 2, dtype=np.uint8)
+        labels[:8, :8, :8] = 1
+        return Prediction(labels, volume.affine, (0, 0, 0), "", (1, 1, 1), None, 0.0, confidence=(0.9, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((slice(0, 8), slice(0, 8), slice(0, 8)), (0.9, None)),
+        ((slice(0, 8), slice(0, 8), slice(0, 9)), (0.9, 0.8)),
+        ((slice(8, 32), slice(0, 8), slice(0, 8)), (None, 0.8)),
+    ],
+)
+def test_a_label_that_is_found_outside_of_the_region_alone_has_no_confidence(box, expected):
+    scan, oracle = Phantom(4).acquire(1.0)[0], CornerIsHead()
+    assert in_region(oracle, scan, box).confidence == pytest.approx(expected)
+
+
+def test_a_volume_in_a_region_is_not_doubted(predictor, tmp_path, monkeypatch):
     scan, _ = Phantom(4).acquire(1.0)
-    whole = predictor.predict(scan)
-    x, y, z = np.argwhere(whole.labels == 1)[0]
-    box = (slice(x, x + 1), slice(y, y + 1), slice(z, z + 1))  # the network sees a whole window, and labels it with both
-    found = in_region(predictor, scan, box)
-    assert found.labels.max() == 1
-    assert found.confidence[0] is not None
-    assert found.confidence[1] is None
     labels = {name: LabelRange(volume_mm3=(1e9, 2e9), most_components=9) for name in ("head", "tail")}
     known = Calibration(model="m", num_cases=4, least_confidence=0, spearman=0.5, labels=labels)
     monkeypatch.setitem(vars(predictor), "calibration", known)
     write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
-    for where, num in ((Where(), 2), (Where(box), 0)):
+    for where, num in ((Where(), 2), (Where((slice(8, 24),) * 3), 0)):
         record = predict([tmp_path / "a.nii.gz"], predictor, tmp_path / f"{num}.nii.gz", PredictOptions(where=where))
         assert len(record["cases"]["a"]["quality"]["doubts"]) == num
