@@ -109,7 +109,8 @@ def main() -> None:
         "rows": rows,
     }
     write_json(RESULTS / "quality_hippocampus_fold0.json", json.loads(json.dumps(result, default=float)))
-    save_calibration(MODEL, calibrate(dataset, Predictor(run, device="cpu"), Words(), overwrite=True))
+    known = calibrate(dataset, Predictor(run, device="cpu"), Words(), overwrite=True)
+    save_calibration(MODEL, known.model_copy(update={"weights_sha256": None}))  # MODEL is a bundle
 
 
 if __name__ == "__main__":

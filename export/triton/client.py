@@ -29,11 +29,12 @@ from rarecli.core.imaging.cropping import crop
 from rarecli.core.imaging.orientation import from_ras, to_ras
 from rarecli.core.imaging.preprocessing import RoutedScan
 from rarecli.core.imaging.routing import Route
+from rarecli.core.imaging.scan_rules import forced_entry
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite, write_labels, write_probabilities
 from rarecli.core.jobs.files import require_writable, write_json
 from rarecli.core.jobs.journal import Journal
 from rarecli.core.prediction.predict import RECORDS, PredictOptions, choose_targets, require_replaceable_results
-from rarecli.core.prediction.predictor import Prediction, forced_entry
+from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.prediction.results import TABLES, probabilities_file, remove_stale_files, result_files
 from rarecli.core.serving import contract
 from rarecli.core.types import Entry

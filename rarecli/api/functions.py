@@ -130,6 +130,7 @@ def export(
     *,
     calibrate: PathLike | None = None,
     cases: Sequence[str] | None = None,
+    resample_channels: bool = False,
     triton: PathLike | None = None,
     serving: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -137,8 +138,9 @@ def export(
 ) -> ExportedBundle:
     """Write the bundle of a model: one ONNX engine per entry, each checked against PyTorch. options: `ExportOptions`.
 
-    calibrate: labelled scans on which the precisions are measured; cases: only these of them. triton: a repository in which the models are
-    rendered for a server; without `output`, those of the bundle `model`. serving: `TritonOptions` by name.
+    calibrate: labelled scans on which the precisions are measured; cases: only these of them; resample_channels: bring channels on other
+    grids to that of the first. triton: a repository in which the models are rendered for a server; without `output`, those of the bundle
+    `model`. serving: `TritonOptions` by name.
     With `formats=["html"]` output is a page that segments, and options are `PageOptions`.
     """
     from rarecli.core.engines.model_files import find_model
@@ -154,7 +156,8 @@ def export(
         return _exported(Path(output), manifest)
     served = options_of(TritonOptions, serving or {})
     if output is not None:
-        _write_bundle(source, Path(output), options, calibrate, cases, said)
+        scans = None if calibrate is None else {"dataset": Path(calibrate), "names": cases, "resample_channels": resample_channels}
+        _write_bundle(source, Path(output), options, scans, said)
     names = () if triton is None else render_repository(Path(output or source), Path(triton), served)
     bundle = find_model(Path(output or source)).bundle
     assert bundle is not None
@@ -205,9 +208,8 @@ def _scores(output: Path, summary: Mapping[str, Any]) -> Scores:
     return Scores(output, summary["foreground_mean"]["dice"], summary)
 
 
-def _write_bundle(
-    model: Path, bundle: Path, options: Mapping[str, Any], calibrate: PathLike | None, cases: Sequence[str] | None, said: Reporter
-) -> None:
+def _write_bundle(model: Path, bundle: Path, options: Mapping[str, Any], scans: Mapping[str, Any] | None, said: Reporter) -> None:
+    """Write a bundle. scans: the arguments of `export_calibrated` about the scans on which precisions are measured."""
     try:
         from rarecli.core.engines.export import ExportOptions, export
     except ModuleNotFoundError as error:
@@ -215,10 +217,10 @@ def _write_bundle(
     from rarecli.core.benchmarking.precisions import export_calibrated
 
     chosen = options_of(ExportOptions, options)
-    if calibrate is None:
+    if scans is None:
         export(model, bundle, chosen, said)
     else:
-        export_calibrated(model, bundle, Path(calibrate), chosen, said, names=cases)
+        export_calibrated(model, bundle, options=chosen, reporter=said, **scans)
 
 
 def _exported(path: Path, manifest: Manifest, triton_models: tuple[str, ...] = ()) -> ExportedBundle:

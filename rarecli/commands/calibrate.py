@@ -8,7 +8,7 @@ import typer
 from rarecli.commands.completion import complete_model
 from rarecli.commands.console import Console, command, print_json
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import DATA, MODEL, Device, Json, Overwrite, Threads
+from rarecli.commands.options import DATA, MODEL, Device, Json, Overwrite, ResampleChannels, Threads
 from rarecli.commands.parsing import case_names
 from rarecli.core.jobs.words import volume
 
@@ -32,6 +32,7 @@ def run(
     dataset: DatasetArgument,
     model: ModelOption,
     cases: CasesOption = None,
+    resample_channels: ResampleChannels = False,
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -49,7 +50,8 @@ def run(
 
     console = Console()
     choice = ModelChoice((model,), device, num_threads=threads)
-    result = calibrate(dataset, choice, console, names=case_names(cases), overwrite=overwrite)
+    names = case_names(cases)
+    result = calibrate(dataset, choice, console, names=names, resample_channels=resample_channels, overwrite=overwrite)
     if json:
         print_json(result.model_dump(mode="json"))
     else:

@@ -27,7 +27,7 @@ from rarecli.commands.export_options import (
     TritonOption,
 )
 from rarecli.commands.layout import print_table
-from rarecli.commands.options import DATA, MODEL, NAMES_OF_MODELS, OUTPUT, Json, Overwrite
+from rarecli.commands.options import DATA, MODEL, NAMES_OF_MODELS, OUTPUT, Json, Overwrite, ResampleChannels
 from rarecli.commands.parsing import case_names, chosen_entries, integers, three_integers, words
 from rarecli.commands.tables import print_export
 
@@ -137,6 +137,7 @@ def run(
     timing_cache: TimingCacheOption = None,
     calibrate: CalibrateOption = None,
     cases: CasesOption = None,
+    resample_channels: ResampleChannels = False,
     triton: TritonOption = None,
     triton_backend: TritonBackendOption = TritonBackend.onnxruntime,
     model_name: ModelNameOption = "rare",
@@ -171,7 +172,7 @@ def run(
         shapes = [three_integers(text, option) for text, option in given]
         options = {"entries": chosen_entries(entries, depths), "formats": chosen, "precision": precision.value}
         options |= {"self_contained": self_contained, "conv_transpose": not no_conv_transpose, "overwrite": overwrite}
-        result |= _write_bundle(model, output, options, (*shapes, timing_cache), (calibrate, cases), console)
+        result |= _write_bundle(model, output, options, (*shapes, timing_cache), (calibrate, cases, resample_channels), console)
     if triton is not None:
         result["triton_models"] = render_repository(output or model, triton, serving)
     (print_json if json else print_export)(result)
@@ -190,10 +191,13 @@ def _write_bundle(
     bundle: Path,
     options: dict[str, Any],
     tensorrt: tuple[Any, ...],
-    scans: tuple[Path | None, Path | None],
+    scans: tuple[Path | None, Path | None, bool],
     console: Console,
 ) -> dict[str, Any]:
-    """Write a bundle. scans: a labelled dataset to measure the precisions on, and a file with the names of its cases."""
+    """Write a bundle.
+
+    scans: a labelled dataset to measure the precisions on, a file with the names of its cases, and whether to resample their channels.
+    """
     from rarecli.core.errors import missing_extra
 
     try:
@@ -201,12 +205,13 @@ def _write_bundle(
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
     chosen = ExportOptions(**options, num_jobs=os.cpu_count() or 1, tensorrt=TensorRtOptions(*tensorrt))
-    dataset, cases = scans
+    dataset, cases, regrid = scans
     if dataset is None:
         return export(model, bundle, chosen, console).model_dump(mode="json")
     from rarecli.core.benchmarking.precisions import export_calibrated
 
-    return export_calibrated(model, bundle, dataset, chosen, console, names=case_names(cases)).model_dump(mode="json")
+    manifest = export_calibrated(model, bundle, dataset, chosen, console, names=case_names(cases), resample_channels=regrid)
+    return manifest.model_dump(mode="json")
 
 
 def _write_page(model: Path, page: Path, entries: Any, precision: Any, *, overwrite: bool, json: bool) -> None:

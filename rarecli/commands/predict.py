@@ -210,9 +210,10 @@ def run(
     Example: rare predict dicom_folder -m run -o labels --format dicom-seg
     """
     import_nibabel_alone()
+    from rarecli.core.imaging.scan_rules import forced_entry
     from rarecli.core.jobs.shards import Shard
     from rarecli.core.prediction.predict import PredictOptions, predict
-    from rarecli.core.prediction.predictor import ModelChoice, forced_entry
+    from rarecli.core.prediction.predictor import ModelChoice
     from rarecli.core.prediction.regions import Where
     from rarecli.core.prediction.results import is_file_name
 

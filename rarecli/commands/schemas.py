@@ -117,7 +117,8 @@ def _summary() -> tuple[Schema, Schema]:
     more = dict.fromkeys(("restored", "ceiling", "regions"), table(METRICS)) | {"depth": COUNT, "spacing_mm": TEXT, "entry": ENTRY}
     case = record({"case": TEXT, "method": TEXT, "metrics": table(METRICS)}, more)
     always = means | {"per_method": table(table(part)), "metric_per_case": items(case)}
-    return always, {"hd95_null": table(COUNT), "per_depth": table(part), "per_spacing": table(part), "comparison": COMPARISON}
+    tables = {"per_depth": table(part), "per_spacing": table(part)}
+    return always, {"hd95_null": table(COUNT), "regions": table(METRICS), **tables, "comparison": COMPARISON}
 
 
 def evaluate() -> list[Schema]:

@@ -69,6 +69,7 @@ def _print(summary: dict[str, Any]) -> None:
         rows[_MOST_LABELS:] = [[f"and {len(rows) - _MOST_LABELS} more", *[""] * len(metrics)]]
     rows.append(["mean", *(_number(summary["foreground_mean"][metric]) for metric in metrics)])
     rows.append(["5th percentile", _number(summary["dice_p5"]), *[""] * (len(metrics) - 1)])
+    rows += [[f"region {name}", *(_number(values[metric]) for metric in metrics)] for name, values in summary.get("regions", {}).items()]
     print_table(num, ["label", *(_COLUMNS[metric] for metric in metrics)], rows)
     if missing := {label: count for label, count in summary.get("hd95_null", {}).items() if count}:
         counts = some((f"{names[label]} in {count}" for label, count in missing.items()), most=_MOST_LABELS)

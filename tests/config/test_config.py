@@ -176,6 +176,11 @@ def test_a_plan_needs_a_background_and_a_class_each_with_a_value(change):
         Plan(**(PLAN | change))
 
 
+def test_two_classes_of_a_plan_have_two_names():
+    with pytest.raises(ValidationError, match="two labels have the same name: horn for the values 1 and 3"):
+        Plan(**(PLAN | {"label_names": ("background", "horn", "tail", "horn"), "label_values": (0, 1, 2, 3)}))
+
+
 def test_a_plan_comes_back_from_json_with_its_normalisation():
     plan = Plan(**PLAN, normalisation=CtNormalisation(lower=(-1.5,), upper=(2,), mean=(0,), std=(1,)))
     assert Plan.model_validate_json(plan.model_dump_json()) == plan

@@ -199,6 +199,15 @@ def test_labels_of_nnunet_however_they_are_written(labels, tmp_path):
     assert open_dataset(nnunet(tmp_path / "data", labels=labels)).label_names == {0: "background", 1: "organ"}
 
 
+@pytest.mark.parametrize("make", [nnunet, msd])
+@pytest.mark.parametrize(("twice", "values"), [("organ", (1, 4)), ("background", (0, 4))])
+def test_two_labels_of_one_name_are_refused(make, twice, values, tmp_path):
+    labels = {"0": "background", "1": "organ", "2": "Organ", "4": twice}  # a capital letter makes another name
+    told = refusal(make(tmp_path / "data", labels=labels))
+    assert "two labels have the same name" in told
+    assert f"found: {twice} for the values {values[0]} and {values[1]}" in told
+
+
 @pytest.mark.parametrize(
     "labels",
     [

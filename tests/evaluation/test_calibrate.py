@@ -5,13 +5,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from oracle import listener
+from safetensors.numpy import load_file, save_file
 
 from rarecli import Predictor
 from rarecli.core.config.calibration import CALIBRATION, load_calibration
+from rarecli.core.config.run_folder import load_run_info, save_run_info
 from rarecli.core.engines.export import ExportOptions, export
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.calibrate import calibrate
 from rarecli.core.prediction.postprocessing_choice import LEAST_GAIN
+from rarecli.core.prediction.predict import PredictOptions, predict
 from rarecli.core.prediction.predictor import ModelChoice
 
 
@@ -49,7 +53,49 @@ def test_five_percent_of_the_held_out_predictions_are_doubted(own_run, phantom_d
 def test_a_bundle_takes_the_calibration_over(own_run, phantom_dataset, tmp_path):
     found = calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
     export(own_run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)], check=False))
-    assert load_calibration(tmp_path / "bundle") == found
+    assert load_calibration(tmp_path / "bundle") == found.model_copy(update={"weights_sha256": None})  # its weights stay
+
+
+@pytest.mark.parametrize("trained_on", ["run", "best"])
+def test_a_calibration_of_other_weights_is_not_used(own_run, phantom_dataset, tmp_path, trained_on):
+    model = own_run if trained_on == "run" else own_run / "best.safetensors"
+    calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    changed = own_run / ("weights.safetensors" if trained_on == "run" else "best.safetensors")
+    weights = load_file(changed)
+    save_file({name: value + 1e-3 for name, value in weights.items()}, changed)
+    shutil.copy(phantom_dataset / "imagesTr" / "phantom_000.nii.gz", tmp_path / "a.nii.gz")
+    said = []
+    told = predict([tmp_path / "a.nii.gz"], ModelChoice((model,), "cpu"), tmp_path / "b.nii.gz", reporter=listener(said))
+    assert not told["calibrated"]
+    assert "calibration.json is of other weights and is not used; run rare calibrate DATASET -m RUN --overwrite" in said
+    with pytest.raises(UsageError, match="of other weights"):
+        predict([tmp_path / "a.nii.gz"], ModelChoice((model,), "cpu"), tmp_path / "c.nii.gz", PredictOptions(postprocess=True))
+
+
+@pytest.mark.slow
+def test_a_bundle_does_not_take_over_a_calibration_of_other_weights(own_run, phantom_dataset, tmp_path):
+    calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
+    weights = load_file(own_run / "weights.safetensors")
+    save_file({name: value + 1e-3 for name, value in weights.items()}, own_run / "weights.safetensors")
+    said = []
+    export(own_run, tmp_path / "bundle", ExportOptions(entries=[(3, 3, 3)], check=False), listener(said))
+    assert load_calibration(tmp_path / "bundle") is None
+    assert any("so the bundle has none" in text for text in said)
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_cases_of_the_training_are_refused(own_run, phantom_dataset, held_out):
+    info = load_run_info(own_run)
+    if not held_out:  # as with --fold all
+        info = info.model_copy(update={"split": {"train": sorted(info.split["train"] + info.split["val"]), "val": []}})
+        save_run_info(own_run, info)
+    trained = info.split["train"][-1]
+    with pytest.raises(UsageError, match="the run was trained on cases of the list") as caught:
+        calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"), names=[*info.split["val"], trained])
+    assert f"found: {trained}" in str(caught.value)
+    if not held_out:
+        with pytest.raises(UsageError, match="the run held out no cases"):
+            calibrate(phantom_dataset, ModelChoice((own_run,), "cpu"))
 
 
 def test_what_cannot_be_calibrated_is_refused(own_run, phantom_dataset):

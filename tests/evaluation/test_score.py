@@ -165,3 +165,60 @@ def test_a_pair_that_cannot_be_scored_does_not_stop_the_others_and_is_scored_lat
     assert summary == score(*folders[:2], tmp_path / "at once", ScoreOptions(surface=False))
     assert summary["failed"] == {}
     assert summary["foreground_mean"]["dice"] == 1
+
+
+def regional(tmp_path):
+    """Write two pairs with the labels 1, 2 and 4, of which the predictions take 2 for 4, and a dataset.json beside the references."""
+    image, labels_of = Phantom(0).acquire(2.0)
+    inside = np.argwhere(labels_of.data[0] > 0)
+    for name, shift in (("a", 0), ("b", 1)):
+        reference = np.where(labels_of.data[0] == 2, 2 + 2 * (np.arange(image.shape[2]) % 2), labels_of.data[0]).astype(np.uint8)
+        reference[tuple(inside[0])] = 9
+        predicted = np.where(reference == 2, 4, reference)
+        predicted[tuple(inside[0])] = 1
+        write_labels(tmp_path / "data" / "labelsTr" / f"{name}.nii.gz", np.roll(reference, shift, axis=0), image)
+        write_labels(tmp_path / "predictions" / f"{name}.nii.gz", np.roll(predicted, shift, axis=0), image)
+    declared = {"background": 0, "whole": [1, 2, 4], "back": [2, 4], "rest": [2, 7], "none": [7], "ignore": 9}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": declared}))
+    return tmp_path / "data" / "labelsTr", tmp_path / "predictions", tmp_path / "out"
+
+
+def test_regions_of_dataset_json_are_scored_as_unions(tmp_path, capsys):
+    folders = regional(tmp_path)
+    summary = score(*folders)
+    assert summary["mean"]["2"]["dice"] == 0
+    dice = {name: values["dice"] for name, values in summary["regions"].items()}
+    assert dice == {"whole": 1, "back": 1, "rest": 0, "none": 1}  # as rare evaluate scores them; a region in neither is right
+    assert summary["regions"]["back"]["surface_dice"] == 1
+    case = summary["metric_per_case"][0]
+    assert case["regions"]["whole"]["n_ref"] == sum(values["n_ref"] for values in case["metrics"].values())
+    assert summary["foreground_mean"]["dice"] < 1  # regions are in no mean of labels
+    assert "back" in (tmp_path / "out" / "cases.csv").read_text()
+    # another dataset.json is not resumed
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "back": [4], "ignore": 9}}))
+    score_command.run(*folders, resume=True)
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["regions"]
+    assert found.keys() == {"back"}
+    assert found["back"]["dice"] == pytest.approx(summary["mean"]["4"]["dice"])
+    assert "region back" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"labels": {"background": 0, "a": [0, 1]}}', "a region holds the background"),
+        ("[1]", "labels must map names to integers, or to lists of them"),
+        ("{", "the file is not valid JSON"),
+        ('{"Name": "of another kind"}', None),
+    ],
+)
+def test_a_broken_dataset_json_is_told_and_its_labels_scored_without_it(tmp_path, content, told):
+    image, labels = Phantom(0).acquire(4.0)
+    write_labels(tmp_path / "references" / "a.nii.gz", labels.data[0], image)
+    (tmp_path / "references" / "dataset.json").write_text(content)
+    said = []
+    write_labels(tmp_path / "predictions" / "a.nii.gz", labels.data[0], image)
+    summary = score(tmp_path / "references", tmp_path / "predictions", tmp_path / "out", ScoreOptions(surface=False), listener(said))
+    assert summary["foreground_mean"]["dice"] == 1
+    path = tmp_path / "references" / "dataset.json"
+    assert said == ([f"names, regions and the ignore label of {path} are not used: {told}"] if told else [])

@@ -7,12 +7,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dataset_files import nnunet, put
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
+from rarecli.cli import app
+from rarecli.core.benchmarking import precisions
+from rarecli.core.benchmarking.suites import load_suite, random_spec, write_random_run
+from rarecli.core.config.run_folder import load_run_info, save_run_info
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import read_image
 from rarecli.core.data.planning import PreprocessOptions
 from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
+from rarecli.core.engines.bundle import load_manifest
+from rarecli.core.engines.model_files import built_in_models
 from rarecli.core.errors import DataError, SomeCasesFailed
 from rarecli.core.imaging.volume import read_volume
 
@@ -118,3 +126,47 @@ def test_preprocess_brings_them_to_the_first_ones_grid(tmp_path):
     preprocess(root, tmp_path / "yes", PreprocessOptions(num_levels=2, num_jobs=1, resample_channels=True))
     image, _ = open_prepared(tmp_path / "yes").read("a")
     np.testing.assert_allclose(image[1], image[0], atol=2e-3)
+
+
+@pytest.fixture
+def two_channels(tmp_path):
+    """A run with two channels that held out the case a and was trained on b, and its dataset, whose second channels lie elsewhere."""
+    root = nnunet(tmp_path / "data", labels={"background": 0, "organ": 1})
+    for name in ("a", "b"):
+        for file in two(tmp_path / name, turned(15, (2, 2, 2)), (40,) * 3):
+            file.replace(root / "imagesTr" / file.name.replace("a_", f"{name}_"))
+        put(root / "labelsTr" / f"{name}.nii.gz", (linear(FIRST, SHAPE) > 100).astype(np.uint8), FIRST)
+    spec = random_spec(load_suite("smoke"))
+    plan = spec.plan.model_dump() | {"channel_names": ("T1", "T2"), "label_names": ("background", "organ"), "label_values": (0, 1)}
+    network = spec.network.model_copy(update={"in_channels": 2, "num_classes": 2})
+    write_random_run(spec.model_copy(update={"plan": type(spec.plan)(**plan), "network": network}), tmp_path / "run")
+    info = load_run_info(tmp_path / "run")
+    save_run_info(tmp_path / "run", info.model_copy(update={"split": {"train": ["b"], "val": ["a"]}}))
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
+    for name in [name for name in weights if name.startswith("heads.") and name.endswith("bias")]:
+        weights[name] = np.array([0, 100], np.float32)  # it finds the organ everywhere
+    save_file(weights, tmp_path / "run" / "weights.safetensors")
+    return root, tmp_path / "run"
+
+
+def test_calibrate_brings_them_to_the_first_ones_grid(two_channels):
+    root, run = two_channels
+    command = ["calibrate", str(root), "-m", str(run), "--device", "cpu"]
+    refused = CliRunner().invoke(app, command)
+    assert "is on a different grid" in str(refused.exception)
+    assert not (run / "calibration.json").exists()
+    CliRunner().invoke(app, [*command, "--resample-channels"], catch_exceptions=False)
+    assert (run / "calibration.json").exists()
+
+
+def test_export_reads_them_for_calibration_on_the_first_ones_grid(two_channels, tmp_path, monkeypatch):
+    root, run = two_channels
+    read = []
+    monkeypatch.setattr(precisions, "export", lambda *_: load_manifest(built_in_models()["hippocampus"]))
+    monkeypatch.setattr(precisions, "measure_precisions", lambda _, cases, reporter: read.extend(map(read_image, cases)))
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(DataError, match="is on a different grid"):
+        precisions.export_calibrated(run, tmp_path / "bundle", root)
+    command = ["export", str(run), "-o", str(tmp_path / "bundle"), "--calibrate", str(root), "--resample-channels"]
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    assert [volume.shape for volume in read] == [SHAPE]

@@ -19,9 +19,10 @@ from rarecli.core.data.prepared import open_prepared
 from rarecli.core.data.preprocess import preprocess
 from rarecli.core.errors import DataError, EnvironmentFault, SomeCasesFailed, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
-from rarecli.core.imaging.volume import write_image
+from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.jobs.folders import resumable_folder
 from rarecli.core.prediction.predict import PredictOptions, predict
+from rarecli.core.prediction.regions import Where
 
 
 class Counting(Predictor):
@@ -262,3 +263,37 @@ def test_two_processes_do_not_write_one_output(tmp_path):
     with resumable_folder(tmp_path / "out", resume=False) as folder:  # the lock ended with the first process
         assert list(folder.iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def in_two_files(tmp_path, folder, suffix):
+    """Write images/a.nii.gz and labels/a with a file of voxels beside its header; return that file."""
+    image, labels = Phantom(0).acquire(8.0)
+    write_image(tmp_path / folder / "images" / "a.nii.gz", image.data[0], image)
+    write_labels(tmp_path / folder / "labels" / f"a{suffix}", labels.data[0], labels)
+    return tmp_path / folder / "labels" / {".mhd": "a.raw", ".hdr": "a.img"}[suffix]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".hdr"])
+def test_voxels_beside_an_unchanged_header_are_part_of_what_resume_compares(predictor, tmp_path, worked, suffix):
+    voxels = in_two_files(tmp_path, "data", suffix)
+
+    def prepare():
+        worked.clear()
+        preprocess(tmp_path / "data", tmp_path / "prepared", PreprocessOptions(**OPTIONS, resume=True))
+        return worked
+
+    def score():
+        options = EvaluateOptions(depths=[0], upsampled=False, surface=False, all_cases=True, resume=True)
+        return asked_by(predictor, lambda: evaluate(tmp_path / "data", predictor, tmp_path / "scores", options))[0]
+
+    def segment():
+        roi = voxels.with_suffix(suffix)
+        options = PredictOptions(where=Where(roi), resume=True)
+        return asked_by(predictor, lambda: predict([tmp_path / "data" / "images"], predictor, tmp_path / "out", options))[0]
+
+    assert (prepare(), score(), segment()) == (["a"], 1, 1)
+    assert (prepare(), score(), segment()) == ([], 0, 0)
+    content = bytearray(voxels.read_bytes())
+    content[content.index(1)] = 2
+    voxels.write_bytes(content)
+    assert (prepare(), score(), segment()) == (["a"], 1, 1)

@@ -7,7 +7,9 @@ from rarecli import Phantom, Predictor
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.evaluation.evaluate import EvaluateOptions, evaluate
+from rarecli.core.prediction.cluster_model import on_workers
 from rarecli.core.prediction.cross_validation import Folds
+from rarecli.core.prediction.predictor import ModelChoice
 from rarecli.core.training.train import TrainOptions, train
 
 TINY = {"num_filters": 2, "epochs": 1, "num_folds": 4, "optimiser.lr": 4e-3}
@@ -58,7 +60,7 @@ def test_models_that_see_a_scan_otherwise_are_refused_naming_the_difference(run,
 
 def test_every_case_is_scored_by_the_run_that_has_not_seen_it(run, other, phantom_dataset, tmp_path):
     held_out = {path: json.loads((path / "run.json").read_text())["split"]["val"] for path in (run, other)}
-    with Folds([run, other], device="cpu") as folds:
+    with Folds(ModelChoice((run, other), "cpu")) as folds:
         assert folds.case_names == sorted(held_out[run] + held_out[other])
         pooled = evaluate(phantom_dataset, folds, tmp_path / "pooled", EvaluateOptions(depths=[2, 3], upsampled=False, surface=False))
     alone = []
@@ -76,13 +78,26 @@ def test_every_case_is_scored_by_the_run_that_has_not_seen_it(run, other, phanto
     )
 
 
+def test_every_run_of_folds_is_run_as_it_was_chosen(run, tmp_path):
+    """A worker of a cluster opens the same choice again, and refuses one whose key differs."""
+    mirrored = change(run, tmp_path / "mirrored", "config", "augmentation", "flip", value=True)
+    choice = ModelChoice((mirrored,), "cpu", "torch", 1, "fp32", tta=True)
+    with Folds(choice) as folds, choice.open() as alone:
+        assert folds.choice == choice
+        assert folds.for_case(folds.case_names[0]).choice == choice
+        assert on_workers(str, folds).keywords["choice"].tta
+        assert folds.for_case(folds.case_names[0]).key == alone.key
+    with pytest.raises(UsageError, match="bf16"):
+        Folds(ModelChoice((run,), "cpu", precision="bf16"))
+
+
 def test_folds_that_cannot_be_pooled_are_refused(run, other, bundle, phantom_dataset, tmp_path):
     with pytest.raises(UsageError, match="two runs held out the same case"):
-        Folds([run, change(run, tmp_path / "again", "spec", "name", value="again")])
+        Folds(ModelChoice((run, change(run, tmp_path / "again", "spec", "name", value="again"))))
     with pytest.raises(ModelError, match="only a run records"):
-        Folds([run, bundle])
+        Folds(ModelChoice((run, bundle)))
     with pytest.raises(UsageError, match="the runs held out no cases"):
-        Folds([change(run, tmp_path / "all", "split", "val", value=[])])
+        Folds(ModelChoice((change(run, tmp_path / "all", "split", "val", value=[]),)))
     seen = json.loads((run / "run.json").read_text())["split"]["train"][0]
-    with Folds([run], device="cpu") as folds, pytest.raises(UsageError, match="no run held out this case"):
+    with Folds(ModelChoice((run,), "cpu")) as folds, pytest.raises(UsageError, match="no run held out this case"):
         evaluate(phantom_dataset, folds, tmp_path / "scores", EvaluateOptions(names=[seen], surface=False))

@@ -96,6 +96,31 @@ def test_a_scan_without_labels_is_predicted_as_a_whole(predictor, monkeypatch):
     assert found.reason.endswith("the whole scan, because depth 3 finds no label")
 
 
+def test_a_scan_at_the_deepest_entry_is_predicted_as_a_whole_and_says_so(predictor, tmp_path, monkeypatch):
+    scan, _ = Phantom(4).acquire(8.0, "PIL")
+    found = within(predictor, scan, Where(coarse_to_fine=True))
+    np.testing.assert_array_equal(found.labels, predictor.predict(scan).labels)
+    assert found.reason.endswith("; the whole scan, because the model has no coarser entry")
+    assert "whole scan" not in within(predictor, scan, Where()).reason
+    # so its memory is checked, unlike that of a scan of which a part may be enough
+    checked = []
+    monkeypatch.setattr(predictor, "require_affordable", lambda images, *_: checked.append(images[0].name))
+    write_image(tmp_path / "in" / "deepest.nii.gz", scan.data[0], scan)
+    fine, _ = Phantom(4).acquire(4.0, "PIL")
+    write_image(tmp_path / "in" / "fine.nii.gz", fine.data[0], fine)
+    predict([tmp_path / "in"], predictor, tmp_path / "out", PredictOptions(where=Where(coarse_to_fine=True)))
+    assert checked == ["deepest.nii.gz"]
+
+
+@pytest.mark.parametrize("entries", [[(0, 0, 0)], [(0, 0, 2), (2, 0, 0)]], ids=str)
+def test_a_model_without_a_coarser_entry_cannot_find_regions(predictor, tmp_path, monkeypatch, entries):
+    monkeypatch.setattr(predictor.runner, "entries", entries)
+    with pytest.raises(UsageError, match="no coarser entry"):
+        predict([tmp_path / "no such scan"], predictor, tmp_path / "out", PredictOptions(where=Where(coarse_to_fine=True)))
+    with pytest.raises(DataError):
+        predict([tmp_path / "no such scan"], predictor, tmp_path / "out")
+
+
 def test_the_entry_that_finds_is_three_steps_coarser():
     isotropic = [(depth,) * 3 for depth in range(4)]
     assert [coarser_entry(entry, isotropic, FINDER_STEPS) for entry in isotropic] == [(3, 3, 3), (3, 3, 3), (3, 3, 3), None]

@@ -57,6 +57,19 @@ def test_steps_by_hand(steps, voxel_mm3, expected):
     assert after(steps, voxel_mm3) == expected
 
 
+@pytest.mark.parametrize("steps", [Steps(largest=True, fill_holes=True), Steps(min_volume_mm3=2, fill_holes=True)])
+def test_a_part_that_is_removed_inside_a_hole_is_filled_with_it(steps):
+    """A closed box of 5 voxels per axis around a voxel of its own label, one of another label and 25 of the background."""
+    labels = np.ones((5, 5, 5), dtype=np.uint8)
+    labels[1:4, 1:4, 1:4] = 0
+    labels[2, 2, 2] = 1
+    labels[1, 1, 1] = 2
+    expected = labels != 2
+    parts = Parts(labels, 1)
+    assert len(parts) == 2
+    np.testing.assert_array_equal(parts.after(steps, 1.0), expected)
+
+
 def test_an_absent_label_stays_absent():
     parts = Parts(np.zeros((3, 4, 5), dtype=np.uint8), 1)
     assert len(parts) == 0

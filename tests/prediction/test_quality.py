@@ -1,17 +1,23 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from oracle import Oracle
 
 from rarecli import Phantom, Predictor, Volume
 from rarecli.core.config.calibration import Calibration, LabelRange
 from rarecli.core.config.geometry import coarser_entry
+from rarecli.core.imaging.regions import Region
 from rarecli.core.imaging.restore import ConfidenceTally
+from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import write_image, write_labels
 from rarecli.core.jobs.progress import Noting, Silent
 from rarecli.core.prediction.predict import PredictOptions, predict
+from rarecli.core.prediction.predictor import Prediction
 from rarecli.core.prediction.quality import Quality, assess, num_components, quality_words
+from rarecli.core.prediction.regions import Where, predict_where
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +179,70 @@ def test_the_quality_is_recorded_said_and_in_a_table(predictor, tmp_path):
     assert sum(text.startswith("confidence: not calibrated") for text in said.lines) == 1
     assert f"agreement with depth 3 {np.mean(list(records['0']['quality']['agreement'].values())):.2f}" in line
     assert line.endswith("; " + ", ".join(f"{row['label']} {float(row['volume_mm3']) / 1000:.3g} mL" for row in rows[:2]))
+
+
+def in_region(predictor, scan, roi):
+    choice = RouteChoice(entries=predictor.runner.entries)
+    return predict_where(predictor, scan, Where(roi), choice, pad=True, probabilities=False)
+
+
+class BrightIsHead(Oracle):
+    """Labels what is brighter than a half, at any entry."""
+
+    def segment(self, volume, choice, **options):
+        labels = (volume.data[0] > 0.5).astype(np.uint8)
+        return Prediction(labels, volume.affine, choice.entry or (0, 0, 0), "", (1, 1, 1), None, 0.0, confidence=(1.0, None))
+
+
+@pytest.mark.parametrize("axes", [np.diag([1.0, 1, 1, 1]), np.array([[0, 0, -1.0, 9], [1, 0, 0, 0], [0, -1, 0, 9], [0, 0, 0, 1]])])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_agreement_of_a_region_is_that_within_it(axes, masked):
+    """Two cubes in the region, of which the prediction has one and a half; a third cube outside, which it does not have."""
+    data = np.zeros((32, 32, 32), dtype=np.float32)
+    first, second, third = (slice(0, 8),) * 3, (slice(16, 24),) * 3, (slice(0, 8), slice(24, 32), slice(0, 8))
+    for cube in (first, second, third):
+        data[cube] = 1
+    scan, oracle = Volume(data[None], axes), BrightIsHead()
+    found = oracle.segment(scan, RouteChoice())
+    found.labels[third] = 0
+    found.labels[16:20, 16:24, 16:24] = 0
+    without = assess(oracle, scan, found, thorough=True).agreement
+    mask = np.ones_like(found.labels)
+    mask[third] = 0
+    region = Region((slice(0, 32),) * 3, mask) if masked else Region((slice(0, 32), slice(0, 24), slice(0, 32)))
+    within = assess(oracle, scan, replace(found, region=region), thorough=True).agreement
+    assert without["head"] == pytest.approx(2 * 1.5 / (3 + 1.5))
+    assert within["head"] == pytest.approx(2 * 1.5 / (2 + 1.5))
+
+
+class CornerIsHead(Oracle):
+    """Labels one corner of a scan as head and all else as tail, and is sure of both."""
+
+    def segment(self, volume, choice, **options):
+        labels = np.full(volume.shape, 2, dtype=np.uint8)
+        labels[:8, :8, :8] = 1
+        return Prediction(labels, volume.affine, (0, 0, 0), "", (1, 1, 1), None, 0.0, confidence=(0.9, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((slice(0, 8), slice(0, 8), slice(0, 8)), (0.9, None)),
+        ((slice(0, 8), slice(0, 8), slice(0, 9)), (0.9, 0.8)),
+        ((slice(8, 32), slice(0, 8), slice(0, 8)), (None, 0.8)),
+    ],
+)
+def test_a_label_that_is_found_outside_of_the_region_alone_has_no_confidence(box, expected):
+    scan, oracle = Phantom(4).acquire(1.0)[0], CornerIsHead()
+    assert in_region(oracle, scan, box).confidence == pytest.approx(expected)
+
+
+def test_a_volume_in_a_region_is_not_doubted(predictor, tmp_path, monkeypatch):
+    scan, _ = Phantom(4).acquire(1.0)
+    labels = {name: LabelRange(volume_mm3=(1e9, 2e9), most_components=9) for name in ("head", "tail")}
+    known = Calibration(model="m", num_cases=4, least_confidence=0, spearman=0.5, labels=labels)
+    monkeypatch.setitem(vars(predictor), "calibration", known)
+    write_image(tmp_path / "a.nii.gz", scan.data[0], scan)
+    for where, num in ((Where(), 2), (Where((slice(8, 24),) * 3), 0)):
+        record = predict([tmp_path / "a.nii.gz"], predictor, tmp_path / f"{num}.nii.gz", PredictOptions(where=where))
+        assert len(record["cases"]["a"]["quality"]["doubts"]) == num

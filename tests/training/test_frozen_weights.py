@@ -4,12 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+from oracle import listener
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from rarecli.cli import app
 from rarecli.core.benchmarking.suites import write_random_run
-from rarecli.core.config.run_folder import load_run_info
+from rarecli.core.config.run_folder import load_run_info, save_run_info
 from rarecli.core.config.train_config import load_train_config
 from rarecli.core.data.phantoms import write_phantoms
 from rarecli.core.data.planning import PreprocessOptions
@@ -82,6 +83,15 @@ def test_random_weights_are_never_frozen(run, prepared, tmp_path):
     with pytest.raises(ModelError, match="a frozen weight would stay random") as caught:
         train(prepared, tmp_path / "b", config, TrainOptions(device="cpu", init=other))
     assert "encoder.1.0.weight" in str(caught.value)
+
+
+def test_a_model_of_scans_prepared_otherwise_is_told_and_taken(run, prepared, tmp_path):
+    other, said = shutil.copytree(run, tmp_path / "other"), []
+    info = load_run_info(other)
+    plan = info.spec.plan.model_copy(update={"crop": "nonzero"})
+    save_run_info(other, info.model_copy(update={"spec": info.spec.model_copy(update={"plan": plan})}))
+    train(prepared, tmp_path / "fine", load_train_config(overrides=TINY), TrainOptions(device="cpu", init=other), listener(said))
+    assert any(text.endswith("crop nonzero there and none here") for text in said)
 
 
 def test_the_option_is_part_of_the_configuration(run, prepared, tmp_path):

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from rarecli.core.config.model_spec import ModelSpec, NetworkConfig
-from rarecli.core.config.plan import Plan
+from rarecli.core.config.plan import CtNormalisation, PercentileNormalisation, PerChannelNormalisation, Plan, ZScoreNormalisation
 from rarecli.core.errors import ModelError
 from rarecli.core.model import build_network
-from rarecli.core.training.initial_weights import initialise
+from rarecli.core.training.initial_weights import initialise, inputs_differ
 
 
 def model(labels=("background", "head", "tail"), channels=1, **sizes):
@@ -64,6 +64,35 @@ def test_heads_are_taken_only_for_the_same_labels(tmp_path):
     # undeclared names carry no information
     assert not start(model(), model(("background", "class 1", "class 2")), tmp_path).random
     assert len(start(model(("background", "head")), model(), tmp_path).random) == 8
+
+
+def prepared(**changes):
+    spec, _ = model()
+    return spec.model_copy(update={"plan": spec.plan.model_copy(update=changes)})
+
+
+CT = CtNormalisation(lower=(0,), upper=(1,), mean=(0,), std=(1,))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ({}, {}, None),
+        ({"spacing_mm": (1, 1, 1.04)}, {}, None),
+        ({"spacing_mm": (1, 1, 3)}, {}, "spacing 1 mm there and 1x1x3 mm here"),
+        ({}, {"crop": "nonzero"}, "crop nonzero there and none here"),
+        ({"normalisation": CT}, {}, "normalisation percentile there and ct here"),
+        ({"normalisation": CT}, {"normalisation": CT.model_copy(update={"mean": (40,)})}, None),
+        (
+            {"normalisation": PercentileNormalisation(voxels="nonzero")},
+            {"normalisation": PerChannelNormalisation(rules=(CT, ZScoreNormalisation())), "crop": "nonzero"},
+            "normalisation ct and z-score there and percentile-nonzero here, crop nonzero there and none here",
+        ),
+    ],
+)
+def test_scans_that_were_prepared_otherwise_are_told(ours, theirs, told):
+    start = "other was trained on scans prepared otherwise, so its weights may help less: "
+    assert inputs_differ(prepared(**ours), prepared(**theirs)) == (told and start + told)
 
 
 def test_fault_48_another_network_is_refused_with_its_keys(tmp_path):

@@ -42,13 +42,15 @@ def export_calibrated(
     reporter: Reporter = Silent(),
     *,
     names: Sequence[str] | None = None,
+    resample_channels: bool = False,
 ) -> Manifest:
     """Write a bundle as `export` does, measure its precisions on labelled scans, and add the record to its manifest; return that.
 
     names: the cases; by default those that a run held out, or all for a bundle, which does not say what it was trained on.
+    resample_channels: see `Case`.
     Raises what `export` raises, and before that DataError, ModelError or UsageError for a dataset that does not suit the model.
     """
-    source, files = open_dataset(dataset), find_model(model)
+    source, files = open_dataset(dataset, resample_channels=resample_channels), find_model(model)
     require_same_labels(source.label_names, files.spec, dataset)
     cases = choose_cases(source.cases, _held_out(files) if names is None else names)
     if not cases:

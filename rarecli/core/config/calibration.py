@@ -67,6 +67,8 @@ class Calibration(Frozen):
     """Of every label but the background, by name."""
     postprocessing: dict[Name, ChosenSteps] | None = Field(default=None, max_length=256)
     """Of the labels whose Dice it raises, by name; None if nothing was tried. Applied only if asked for."""
+    weights_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """The hash of the calibrated weights file of a run, which a longer training replaces; None in a bundle, whose weights stay."""
 
 
 def load_calibration(folder: Path) -> Calibration | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -157,6 +158,8 @@ class Plan(Frozen):
             raise ValueError("labels need a background and at least one more class, each with a name and a value")
         if self.label_values[0] != 0:
             raise ValueError("labels need a background of value 0")
+        if twice := values_of_one_name(dict(zip(self.label_values, self.label_names, strict=True))):
+            raise ValueError(f"two labels have the same name: {twice}")
         for region in self.regions:
             if not set(region.label_values) <= set(self.label_values[1:]):
                 raise ValueError(f"region {region.name} has values {region.label_values}, which are not all foreground labels")
@@ -166,6 +169,15 @@ class Plan(Frozen):
         except UsageError as error:  # pydantic reports only ValueError
             raise ValueError(str(error)) from None
         return self
+
+
+def values_of_one_name(names: Mapping[int, str]) -> str | None:
+    """Return the first name that several label values have, with these values, as text; None if there is none."""
+    for name in names.values():
+        values = [str(value) for value, other in names.items() if other == name]
+        if len(values) > 1:
+            return f"{name} for the values {' and '.join(values)}"
+    return None
 
 
 def require_patch_size(patch_size: tuple[int, int, int], num_levels: int) -> None:

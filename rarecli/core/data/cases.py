@@ -10,6 +10,7 @@ import numpy as np
 
 from rarecli.core.config.plan import IGNORED, MOST_CLASSES
 from rarecli.core.errors import DataError
+from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.volume import Volume, read_labels, read_volume, require_same_grid
 from rarecli.core.types import AnyArray
 
@@ -31,6 +32,11 @@ class Case:
     series: str | None = None
     ignored_value: int | None = None
     resample_channels: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the scan and the labels, also the voxels beside a header. Raises DataError for a broken .mhd header."""
+        return [file for path in (*self.images, *([self.labels] if self.labels else [])) for file in files_of(path)]
 
 
 def folders_of(cases: Iterable[Case]) -> set[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rarecli.core.config.plan import Region
+from rarecli.core.config.plan import Region, values_of_one_name
 from rarecli.core.data.cases import undeclared_name
 from rarecli.core.errors import DataError
 
@@ -35,21 +35,30 @@ def read_labels_field(labels: object, path: Path) -> DeclaredLabels:
         raise _not_labels(labels, path)
     if any(isinstance(value, list) for value in labels.values()):
         return _read_regions(labels, path)
-    declared = _values_by_name(labels)
+    declared = _names_and_values(labels)
     if declared is None:
         raise _not_labels(labels, path)
-    names = {value: name for name, value in declared.items()}
+    names = {value: name for name, value in declared}
     if len(names) < len(declared):
-        raise DataError("two labels have the same value", path=path, field="labels", found=declared)
+        raise DataError("two labels have the same value", path=path, field="labels", found=dict(declared))
     return split_ignored(names, path)
 
 
 def split_ignored(names: dict[int, str], path: Path) -> DeclaredLabels:
-    """Return the names of the classes without the label `ignore`, and its value. Raises DataError if several labels have this name."""
+    """Return the names of the classes without the label `ignore`, and its value. Raises DataError for two labels of one name."""
     ignored = [value for value, name in names.items() if name.casefold() == _IGNORE]
     if len(ignored) > 1:
         raise DataError("several labels are named ignore", path=path, field="labels", found=names, expected="at most one")
     classes = {value: name for value, name in names.items() if value not in ignored}
+    if twice := values_of_one_name(classes):
+        raise DataError(
+            "two labels have the same name",
+            path=path,
+            field="labels",
+            found=twice,
+            expected="a name for each label",
+            remedy="rename one of them; to make them one class, give their voxels one value",
+        )
     return DeclaredLabels(classes, ignored_value=ignored[0] if ignored else None)
 
 
@@ -73,14 +82,15 @@ def _read_regions(labels: dict[object, object], path: Path) -> DeclaredLabels:
     return DeclaredLabels({value: undeclared_name(value) for value in sorted(known)}, tuple(regions), *ignored)
 
 
-def _values_by_name(labels: dict[object, object]) -> dict[str, int] | None:
-    """Return nnU-Net's label values by name, or None if invalid. Values may be text, and the mapping inverted, {"0": "background"}."""
+def _names_and_values(labels: dict[object, object]) -> list[tuple[str, int]] | None:
+    """Return nnU-Net's labels, or None if invalid. Values may be text, and the mapping inverted, {"0": "background"}."""
     if any(isinstance(value, bool) for value in labels.values()):
         return None
-    if all(str(name).isdigit() for name in labels) and not any(str(value).isdigit() for value in labels.values()):
-        labels = {str(value): name for name, value in labels.items()}
+    pairs = [(str(name), str(value)) for name, value in labels.items()]
+    if all(name.isdigit() for name, _ in pairs) and not any(value.isdigit() for _, value in pairs):
+        pairs = [(value, name) for name, value in pairs]
     try:
-        return {str(name): int(str(value)) for name, value in labels.items()}
+        return [(name, int(value)) for name, value in pairs]
     except ValueError:
         return None
 

@@ -57,7 +57,7 @@ def prepare_or_fail(case: Case, *, plan: Plan, folder: Path, kept: Iterable[Path
     try:
         with blamed_on(case.name):
             rules = [plan.model_dump(mode="json"), case.ignored_value, case.resample_channels, _RULES]
-            key = key_of((*case.images, *([case.labels] if case.labels else [])), *rules)
+            key = key_of(case.files, *rules)
             return Done(_keep(case, key, folder, kept) or _prepare_case(case, key, plan, folder), key)
     except RareError as error:
         return error

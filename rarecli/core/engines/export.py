@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from rarecli.core.config.calibration import load_calibration, save_calibration
+from rarecli.core.config.calibration import save_calibration
 from rarecli.core.config.geometry import EntrySet, entry_name, entry_set, entry_text
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.engines import onnx_export
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.conformance import write_vectors
 from rarecli.core.engines.manifest import MANIFEST, Engine, Gpu, HashedFile, Manifest, Parity, PlanFacts, Precision, TensorInfo
-from rarecli.core.engines.model_files import find_model
+from rarecli.core.engines.model_files import OTHER_CALIBRATION, RECALIBRATE, find_model
 from rarecli.core.engines.onnx_export import INPUT, OPSET, OUTPUT, GraphOptions
 from rarecli.core.engines.onnx_runner import OnnxRunner
 from rarecli.core.engines.openvino_runner import OpenVinoRunner
@@ -138,8 +138,10 @@ def export(model: Path, bundle: Path, options: ExportOptions = ExportOptions(), 
         vectors = write_vectors(folder, rules, reference) if options.check else ()
         manifest = manifest.model_copy(update={"engines": tuple(engines), "conformance": vectors})
         _write(manifest, folder)
-        if known := load_calibration(source.folder):
-            save_calibration(folder, known)
+        if source.has_other_calibration:
+            reporter.warn(f"{OTHER_CALIBRATION}, so the bundle has none; run {RECALIBRATE}, then export again")
+        elif known := source.calibration:
+            save_calibration(folder, known.model_copy(update={"weights_sha256": None}))
     return manifest
 
 

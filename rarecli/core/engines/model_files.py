@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+from rarecli.core.config.calibration import Calibration, load_calibration
 from rarecli.core.config.model_spec import ModelSpec
 from rarecli.core.config.run_folder import RUN, WEIGHTS, load_run_spec
 from rarecli.core.engines.bundle import Bundle
 from rarecli.core.engines.manifest import MANIFEST
 from rarecli.core.errors import ModelError, UsageError
 from rarecli.core.imaging.scan_rules import ScanRules, rules_of
+from rarecli.core.jobs.files import sha256
 from rarecli.core.jobs.journal import key_of
 from rarecli.core.suggestions import did_you_mean
+
+OTHER_CALIBRATION = "calibration.json is of other weights and is not used"
+RECALIBRATE = "rare calibrate DATASET -m RUN --overwrite"
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,23 @@ class ModelFiles:
         if not self.weights.is_file():
             raise ModelError("the weights are missing", path=self.weights, remedy="train first, or choose another model")
         return key_of([self.weights], self.spec.model_dump(mode="json"))
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of these weights; None without one, and if it is of other weights. Raises ModelError if it is broken."""
+        return None if self.has_other_calibration else self._calibration
+
+    @property
+    def has_other_calibration(self) -> bool:
+        """Whether the calibration in the folder is of other weights: the run was trained on, or this is its `best.safetensors`."""
+        known = self._calibration
+        if known is None or known.weights_sha256 is None or self.bundle:
+            return False
+        return not self.weights.is_file() or sha256(self.weights) != known.weights_sha256
+
+    @cached_property
+    def _calibration(self) -> Calibration | None:
+        return load_calibration(self.folder)
 
 
 def built_in_models() -> dict[str, Path]:

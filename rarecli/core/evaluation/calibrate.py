@@ -18,12 +18,14 @@ from rarecli.core.config.plan import Plan
 from rarecli.core.config.run_folder import RUN, load_run_info
 from rarecli.core.data.cases import Case, class_indices, read_case
 from rarecli.core.data.layouts import open_dataset
-from rarecli.core.errors import DataError, ModelError, UsageError, blamed_on
+from rarecli.core.engines.model_files import find_model
+from rarecli.core.errors import DataError, ModelError, UsageError, blamed_on, some
 from rarecli.core.evaluation.case_selection import choose_cases, require_same_labels
 from rarecli.core.evaluation.protocols import reacquire
 from rarecli.core.evaluation.resolutions import Resolution, choose_resolutions
 from rarecli.core.imaging.orientation import to_ras
 from rarecli.core.imaging.overlap import dice, without_ignored
+from rarecli.core.jobs.files import sha256
 from rarecli.core.jobs.outputs import require_replaceable
 from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.prediction.postprocessing_choice import Trials
@@ -57,22 +59,25 @@ def calibrate(
     reporter: Reporter = Silent(),
     *,
     names: Sequence[str] | None = None,
+    resample_channels: bool = False,
     overwrite: bool = False,
 ) -> Calibration:
     """Predict held-out cases at every depth, and measure the labels of the training cases; write and return the calibration.
 
     Every step of postprocessing is tried on these predictions; those that raise the mean Dice of a label are part of it.
 
-    model: one run. names: the held-out cases; by default those that the run held out.
-    Raises UsageError for a model that is not one run, or has a calibration already (unless `overwrite`), and without held-out cases.
+    model: one run. names: the held-out cases; by default those that the run held out. resample_channels: see `Case`.
+    Raises UsageError for a model that is not one run, or has a calibration already (unless `overwrite`), for cases of
+    the training, and without held-out cases.
     """
-    source = open_dataset(dataset)
+    source = open_dataset(dataset, resample_channels=resample_channels)
     with opened(model) as predictor:
         run = _run_of(predictor)
         target = run / CALIBRATION
         require_replaceable([target], [target] if load_calibration(run) else [], again=overwrite, resumable=False)
         require_same_labels(source.label_names, predictor.spec, dataset)
-        split = load_run_info(run).split
+        weights, split = sha256(find_model(run).weights), load_run_info(run).split
+        _require_held_out(names or (), split["train"], run)
         cases = choose_cases(source.cases, split["val"] if names is None else names)
         if not cases:
             raise UsageError(
@@ -96,6 +101,7 @@ def calibrate(
             spearman=rank_correlation(confidence, true),
             labels=ranges,
             postprocessing=trials.chosen(),
+            weights_sha256=weights,
         )
     save_calibration(run, result)
     return result
@@ -137,6 +143,19 @@ def label_ranges(cases: Iterable[Case], plan: Plan) -> dict[str, LabelRange]:
         name: LabelRange(volume_mm3=(min(mm3), max(mm3)), most_components=max(num))
         for name, mm3, num in zip(plan.label_names[1:], zip(*volumes, strict=True), zip(*parts, strict=True), strict=bool(volumes))
     }
+
+
+def _require_held_out(names: Sequence[str], trained: Sequence[str], run: Path) -> None:
+    """Raise UsageError for cases that the run was trained on: there it is surer and better than on new scans."""
+    if known := sorted(set(names) & set(trained)):
+        raise UsageError(
+            "the run was trained on cases of the list",
+            path=run,
+            field="cases",
+            found=some(known),
+            expected="cases that it was not trained on",
+            remedy="leave them out of --cases; a run with --fold all held out none of its dataset",
+        )
 
 
 def _run_of(predictor: Predictor) -> Path:

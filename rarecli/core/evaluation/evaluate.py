@@ -38,7 +38,7 @@ from rarecli.core.jobs.progress import Noting, Reporter, Silent
 from rarecli.core.jobs.shards import WHOLE, Shard
 from rarecli.core.jobs.words import counted
 from rarecli.core.prediction.cluster_model import cluster_for
-from rarecli.core.prediction.cross_validation import Folds, pooled
+from rarecli.core.prediction.cross_validation import Folds
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.reporting.options import ReportOptions
 from rarecli.core.reporting.page import Page, write_report
@@ -158,7 +158,7 @@ def _finished_part(
 
 
 def _opened(model: ModelChoice | Predictor | Folds, pool_folds: bool) -> AbstractContextManager[Predictor | Folds]:
-    return pooled(model) if pool_folds and isinstance(model, ModelChoice) else opened(model)
+    return Folds(model) if pool_folds and isinstance(model, ModelChoice) else opened(model)
 
 
 def _choose_names(

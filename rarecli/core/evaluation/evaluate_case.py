@@ -56,8 +56,7 @@ class Picture:
 
 def case_key(case: Case, predictor: Predictor, scoring: Scoring) -> str:
     """Returns a hash of everything that the scores of a case depend on."""
-    files = (*case.images, *([case.labels] if case.labels else []))
-    return key_of(files, predictor.key, asdict(scoring), case.ignored_value, case.resample_channels, _SCORING)
+    return key_of(case.files, predictor.key, asdict(scoring), case.ignored_value, case.resample_channels, _SCORING)
 
 
 def evaluate_case(case: Case, predictor: Predictor, scoring: Scoring) -> tuple[list[Score], list[Picture]]:

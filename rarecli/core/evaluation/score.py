@@ -22,7 +22,7 @@ from rarecli.core.errors import DataError, RareError, blamed_on, some, some_fail
 from rarecli.core.evaluation.comparison import load_result, write_comparison
 from rarecli.core.evaluation.metrics import Record, case_record
 from rarecli.core.evaluation.summary import RESULT_FILES, ROUTED, Score, summarise, write_result
-from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, require_monai
+from rarecli.core.evaluation.surfaces import IN_NEITHER, measure, measure_regions, require_monai
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.volume import MOST_VALUES_OF_LABELS, read_labels, require_same_grid
 from rarecli.core.jobs.cluster import joined_cluster, shared_paths
@@ -35,7 +35,7 @@ from rarecli.core.jobs.progress import Reporter, Silent
 from rarecli.core.jobs.signals import CASES_ARE_KEPT, interruption_means
 from rarecli.core.jobs.workers import ThisProcess
 
-_SCORING = 1
+_SCORING = 2
 """Incremented whenever the scoring of a pair changes, so that older scores are not resumed."""
 
 
@@ -61,8 +61,8 @@ def score(
     """Score a folder of label files against references of the same names; write summary.json and cases.csv; return the summary.
 
     Depths come from the predictions.json of `rare predict`, if the folder has one. A worker has one pair in memory at a time.
-    A dataset.json in or beside `references` names the labels; the keys of the summary are their values. Voxels that it declares to be
-    without annotation, by the label `ignore`, are left out.
+    A dataset.json in or beside `references` names the labels; the keys of the summary are their values. Its regions are scored too.
+    Voxels that it declares to be without annotation, by the label `ignore`, are left out. A warning tells of one that cannot be read.
     A label that is in no reference is not scored; a warning names it.
     A pair that cannot be scored, as one on two grids, does not stop the others; SomeCasesFailed is raised at the end. A single pair raises
     its own error. Raises DataError for a prediction without a reference.
@@ -72,12 +72,13 @@ def score(
     other = load_result(options.against) if options.against is not None else None
     if options.surface:
         require_monai()
-    depths, declared = _depths_taken(predictions), _declared_labels(references)
+    depths, declared = _depths_taken(predictions), _declared_labels(references, reporter)
     require_new_result(output, RESULT_FILES, JOURNAL, again=options.resume or options.overwrite)
     require_writable(output)
-    records, failures = _score_pairs(pairs, declared.ignored_value, output, options, reporter)
-    if not records:
+    found, failures = _score_pairs(pairs, declared, output, options, reporter)
+    if not found:
         raise some_failed(failures, len(pairs), predictions, None, "check that both folders hold label files")
+    records = {name: {int(value): metrics for value, metrics in one["labels"].items()} for name, one in found.items()}
     values = sorted({value for record in records.values() for value, metrics in record.items() if metrics["n_ref"]})
     if not values:
         raise DataError("the references contain only background", path=references, expected="a label above 0 in a reference")
@@ -85,10 +86,13 @@ def score(
     names = declared.names
     stray = [(name, value) for name, record in records.items() for value in record if value not in values]
     for value in sorted({value for _, value in stray}):
-        found = [name for name, other_value in stray if other_value == value]
+        holding = [name for name, other_value in stray if other_value == value]
         # a scored label would count as right wherever it is not predicted, and raise the mean
-        reporter.warn(f"label {names.get(value, value)} is in no reference and is not scored; it is predicted in {some(found)}")
-    scored = [Score(name, ROUTED, _whole(record, values, options.surface), depths.get(name)) for name, record in records.items()]
+        reporter.warn(f"label {names.get(value, value)} is in no reference and is not scored; it is predicted in {some(holding)}")
+    scored = [
+        Score(name, ROUTED, _whole(record, values, options.surface), depths.get(name), regions=found[name]["regions"] or None)
+        for name, record in records.items()
+    ]
     summary = summarise(scored, ["background", *map(str, values)])
     summary["label_names"] = {str(value): names.get(value, str(value)) for value in values}
     summary["failed"] = {name: error.brief for name, error in failures.items()}
@@ -123,40 +127,46 @@ def _pairs(references: Path, predictions: Path, reporter: Reporter) -> list[Case
 
 @interruption_means(CASES_ARE_KEPT)
 def _score_pairs(
-    pairs: Sequence[Case], ignored_value: int | None, output: Path, options: ScoreOptions, reporter: Reporter
-) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str, RareError]]:
-    """Returns the metrics of the pairs by label value, and the errors, each by case."""
+    pairs: Sequence[Case], declared: DeclaredLabels, output: Path, options: ScoreOptions, reporter: Reporter
+) -> tuple[dict[str, dict[str, Record]], dict[str, RareError]]:
+    """Returns what `_score_pair` does, and the errors, each by case."""
     scheduler = options.scheduler
     with joined_cluster(scheduler, folders_of(pairs), output, reporter) if scheduler else nullcontext(ThisProcess()) as workers:
         journal = Journal(output, resume=options.resume)
-        work = partial(_attempt, ignored_value=ignored_value, surface=options.surface)
+        work = partial(_attempt, declared=declared, surface=options.surface)
         outcomes = workers.outcomes(work, [(pair, journal.of(pair.name)) for pair in pairs])
-        found, failures = collect([pair.name for pair in pairs], outcomes, reporter, "score", journal=journal)
-    return {name: {int(value): metrics for value, metrics in record.items()} for name, record in found.items()}, failures
+        return collect([pair.name for pair in pairs], outcomes, reporter, "score", journal=journal)
 
 
-def _attempt(item: tuple[Case, Journal], *, ignored_value: int | None, surface: bool) -> Done[dict[str, Any]] | RareError:
-    """Returns the metrics of one pair by label value, as text; or its error."""
+def _attempt(item: tuple[Case, Journal], *, declared: DeclaredLabels, surface: bool) -> Done[dict[str, Record]] | RareError:
+    """Returns what `_score_pair` does, or the error of the pair."""
     pair, journal = item
     assert pair.labels is not None
     try:
         with blamed_on(pair.name):
-            key = key_of([*files_of(pair.images[0]), *files_of(pair.labels)], ignored_value, surface, _SCORING)
+            facts = [declared.ignored_value, [region.model_dump() for region in declared.regions], surface, _SCORING]
+            key = key_of([*files_of(pair.images[0]), *files_of(pair.labels)], *facts)
             if finished := journal.find(pair.name, key):
                 return Done(finished, key, new=False)
-            return Done(_score_pair(pair.name, pair.images[0], pair.labels, ignored_value, surface), key)
+            return Done(_score_pair(pair.name, pair.images[0], pair.labels, declared, surface), key)
     except RareError as error:
         return error
 
 
-def _score_pair(name: str, prediction_file: Path, reference_file: Path, ignored_value: int | None, surface: bool) -> Record:
-    """Returns the metrics of one pair of files by label value, for the values that occur in either file."""
+def _score_pair(name: str, prediction_file: Path, reference_file: Path, declared: DeclaredLabels, surface: bool) -> dict[str, Record]:
+    """Returns the metrics of one pair of files: `labels`, by value as text, of those that occur in either file; `regions`, by name."""
+    ignored_value = declared.ignored_value
     prediction, reference = read_labels(prediction_file, case=name), read_labels(reference_file, case=name)
     require_same_grid(prediction, reference, "prediction and reference lie on different grids", case=name, path=prediction_file)
     values = sorted({0}.union(*(np.unique(volume.data).tolist() for volume in (prediction, reference))) - {ignored_value})
     require_few_classes(values, reference_file)
     predicted, true = (class_indices(volume.data[0], values, name, ignored_value=ignored_value) for volume in (prediction, reference))
-    return measure(predicted, true, [str(value) for value in values], reference.spacing_mm if surface else None)
+    spacing_mm = reference.spacing_mm if surface else None
+    classes = {region.name: [values.index(value) for value in region.label_values if value in values] for region in declared.regions}
+    return {
+        "labels": measure(predicted, true, [str(value) for value in values], spacing_mm),
+        "regions": measure_regions(predicted, true, classes, spacing_mm),
+    }
 
 
 def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) -> Record:
@@ -165,15 +175,16 @@ def _whole(record: dict[int, dict[str, Any]], values: list[int], surface: bool) 
     return {str(value): record.get(value, nothing) for value in values}
 
 
-def _declared_labels(references: Path) -> DeclaredLabels:
+def _declared_labels(references: Path, reporter: Reporter) -> DeclaredLabels:
     """Returns the labels that the dataset.json in or beside the folder declares; none without one that declares them."""
     for folder in (references, references.resolve().parent):
         if (path := folder / "dataset.json").is_file():
             try:
                 content = read_json(path)
-                return read_labels_field(content.get("labels") if isinstance(content, dict) else None, path)
-            except DataError:  # labels can be scored without their names
-                break
+                return read_labels_field(content.get("labels", {}) if isinstance(content, dict) else content, path)
+            except DataError as error:  # labels can be scored without their names
+                reporter.warn(f"names, regions and the ignore label of {path} are not used: {error.problem}")
+            break
     return DeclaredLabels({})
 
 

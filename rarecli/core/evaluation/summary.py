@@ -62,7 +62,8 @@ class Score:
 def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Column = "depth") -> dict[str, Any]:
     """Returns the content of summary.json: nnU-Net's keys, and tables over the resolutions.
 
-    mean, foreground_mean: routed, over all resolutions; regions, which are unions of labels, are in no mean. metric_per_case: all scores.
+    mean, foreground_mean: routed, over all resolutions; so is `regions`, the means of unions of labels, which are in no other mean.
+    metric_per_case: all scores.
     per_depth or per_spacing: routed, one entry per resolution. per_method: the same table for each method.
     """
     tables: dict[str, dict[str, Any]] = {}
@@ -72,12 +73,14 @@ def summarise(scored: Sequence[Score], label_names: Sequence[str], column: Colum
             if item.method == method and (key := item.column(column)) is not None:
                 groups.setdefault(key, []).append(item)
         tables[method] = {key: _resolution(groups[key], label_names) for key in sorted(groups, key=_size)}
-    whole = _aggregate([item.metrics for item in scored if item.method == ROUTED], label_names)
+    routed = [item for item in scored if item.method == ROUTED]
+    whole = _aggregate([item.metrics for item in routed], label_names)
     return {
         "mean": whole["mean"],
         "foreground_mean": whole["foreground_mean"],
         "dice_p5": whole["dice_p5"],
         **({"hd95_null": whole["hd95_null"]} if "hd95_null" in whole else {}),
+        **_of_regions(routed),
         "per_depth" if column == "depth" else "per_spacing": tables[ROUTED],
         "per_method": tables,
         "metric_per_case": [{key: value for key, value in vars(item).items() if value is not None} for item in scored],
@@ -121,9 +124,12 @@ def _resolution(items: Sequence[Score], label_names: Sequence[str]) -> dict[str,
     for name in ("restored", "ceiling"):
         if records := [record for item in items if (record := getattr(item, name)) is not None]:
             part[name] = _aggregate(records, label_names)
-    if regions := [item.regions for item in items if item.regions]:
-        part["regions"] = _aggregate(regions, ["background", *regions[0]])["mean"]
-    return part
+    return part | _of_regions(items)
+
+
+def _of_regions(items: Sequence[Score]) -> dict[str, Any]:
+    regions = [item.regions for item in items if item.regions]
+    return {"regions": _aggregate(regions, ["background", *regions[0]])["mean"]} if regions else {}
 
 
 def _aggregate(records: Sequence[Record], label_names: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class Region:
     box: Box
     mask: IntArray | None = None
 
+    def inside(self, shape: Shape) -> IntArray:
+        """Return 1 inside the region and 0 outside, on the grid of a scan of `shape`."""
+        return self.only(np.ones(shape, dtype=np.uint8))
+
     def only(self, labels: IntArray) -> IntArray:
         """Return labels (X, Y, Z) of the scan with background, 0, outside of the region."""
         inside: IntArray = labels.copy()

@@ -154,6 +154,16 @@ class RouteChoice:
             raise UsageError("a forced entry is not routed", field="route", found=self.by, remedy="leave out either of them")
 
 
+def forced_entry(depth: int | None, entry: Entry | None) -> Entry | None:
+    """Return the entry that a caller forces, by one depth for all axes or by a depth per axis. Raises UsageError for both."""
+    if depth is not None and entry is not None:
+        raise UsageError("a depth and an entry exclude each other", field="entry", found=f"{geometry.entry_text(entry)} and depth {depth}")
+    if entry is None:
+        return None if depth is None else geometry.isotropic(depth)
+    x, y, z = entry
+    return int(x), int(y), int(z)
+
+
 class ScanRules(Frozen):
     """Everything that turns a scan into labels, except the network."""
 

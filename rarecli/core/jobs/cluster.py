@@ -66,7 +66,8 @@ class Cluster:
             for fault in filter(None, faults.values()):
                 self.reporter.warn(f"a new worker is not used: {fault}")
             self._faults |= faults
-        return {address for address in there if self._faults[address] is None}
+        # one that was lost during its check has no entry
+        return {address for address in there if address in self._faults and self._faults[address] is None}
 
     def outcomes(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result | RareError]]:
         """Yield the index of each item and `work(item)`, as they end. A worker process works on one item at a time.

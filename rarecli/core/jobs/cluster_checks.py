@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rarecli.core.errors import EnvironmentFault, some
+from rarecli.core.errors import EnvironmentFault, RareError, meaning, some
 from rarecli.core.jobs.progress import Reporter
 from rarecli.core.versions import installed_versions
 
@@ -63,8 +63,16 @@ def faults_of(
 
 def _on_workers(client: Client, addresses: Sequence[str], call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """Return by address what each worker returns, or the exception that it raised. Workers that are lost meanwhile are left out."""
-    found = answer_of(client.run, call, *arguments, workers=list(addresses), on_error="return") if addresses else {}
+    found = answer_of(client.run, _told, call, *arguments, workers=list(addresses), on_error="return") if addresses else {}
     return {address: answer for address, answer in found.items() if not isinstance(answer, OSError)}
+
+
+def _told(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return in a worker what a call returns. An OSError is returned as another error: raised, it would look like a lost connection."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        return meaning(error)
 
 
 def _not_seen(reads: Sequence[Path], mark: Path) -> tuple[Path, str] | None:
@@ -95,7 +103,10 @@ def _other_version(found: Mapping[str, str] | Exception, who: str) -> Environmen
 def _not_shared(unseen: tuple[Path, str] | Exception | None, address: str) -> EnvironmentFault | None:
     if unseen is None:
         return None
-    path, found = unseen if isinstance(unseen, tuple) else (None, str(unseen))
+    if isinstance(unseen, RareError):
+        path, found = unseen.path, unseen.problem
+    else:
+        path, found = unseen if isinstance(unseen, tuple) else (None, str(unseen))
     return EnvironmentFault(
         f"the worker {address} does not see the files",
         path=path,

@@ -18,6 +18,7 @@ from typing import Any
 
 from rarecli.core.data.cases import Case, read_image
 from rarecli.core.errors import EnvironmentFault, RareError, blamed_on
+from rarecli.core.imaging.orientation import ras_geometry
 from rarecli.core.imaging.regions import box_text
 from rarecli.core.imaging.scan_files import files_of
 from rarecli.core.imaging.scan_rules import RouteChoice
@@ -32,10 +33,12 @@ from rarecli.core.prediction.picture import draw_prediction
 from rarecli.core.prediction.postprocessing import chosen_steps, postprocess
 from rarecli.core.prediction.predictor import ModelChoice, Prediction, Predictor
 from rarecli.core.prediction.quality import Quality, assess
-from rarecli.core.prediction.regions import predict_where
+from rarecli.core.prediction.regions import finder_of, predict_where
 from rarecli.core.prediction.results import picture_file, remove_stale_files, result_files, sidecar_file, write_result
 from rarecli.core.prediction.sidecar import sidecar
 
+_AFTER_THE_NETWORK = 2
+"""Incremented whenever postprocessing, or what is said of a region, changes, so that older results are not resumed."""
 Outcome = Done[dict[str, Any]] | RareError
 """The record of a case, or its error."""
 
@@ -91,11 +94,19 @@ class CaseWorker:
                 finished: dict[str, Any] | None = self.journal.find(case.name, key) if self.journal else None
                 if finished and all(file.is_file() for file in result_files(target, options, in_folder=True)):
                     return Done(finished, key, new=False)
-                if options.where.is_whole:
+                if self._is_whole(case):
                     predictor.require_affordable(case.images, options.entry, options.route, case.series)
                 return _Opened(case, target, key, read_image(case), time.perf_counter() - started)
         except RareError as error:
             return error
+
+    def _is_whole(self, case: Case) -> bool:
+        """Return whether all of a scan will be predicted, from its header."""
+        options, where = self.options, self.options.where
+        if not where.coarse_to_fine:
+            return where.is_whole
+        choice = RouteChoice(options.entry, self.predictor.runner.entries, options.route)
+        return finder_of(self.predictor, ras_geometry(case.images[0], case.series)[1], choice) is None
 
     def _predict(self, opened: _Opened | Outcome) -> _Predicted | Outcome:
         if not isinstance(opened, _Opened):
@@ -150,7 +161,7 @@ class CaseWorker:
             "warnings": list(found.warnings),
             "volumes_mm3": predicted.quality.volumes_mm3,
             "postprocessing": predicted.postprocessing,
-            "quality": predicted.quality.record(self.predictor.calibration if is_scan else None),
+            "quality": predicted.quality.record(self.predictor.calibration if is_scan else None, whole=found.region is None),
         }
 
     def _key(self, case: Case, target: Path) -> str:
@@ -161,9 +172,10 @@ class CaseWorker:
             facts += [target.suffix, case.series, options.codes and key_of([options.codes]), options.anonymise]
         known = self.predictor.calibration
         roi = options.where.roi
-        facts += [key_of([roi]) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
+        facts += [key_of(files_of(roi)) if isinstance(roi, Path) else roi and box_text(roi), options.where.coarse_to_fine]
         facts += [options.quality, known and known.model_dump(mode="json")]
         facts += ["channels resampled"] * case.resample_channels + ["postprocessed"] * options.postprocess
+        facts += [_AFTER_THE_NETWORK] * (options.postprocess or roi is not None)
         return key_of([file for image in case.images for file in files_of(image)], *facts)
 
 

@@ -16,7 +16,7 @@ from rarecli.core.data.cases import Case, folders_of
 from rarecli.core.errors import ModelError
 from rarecli.core.jobs.cluster import Cluster, joined_cluster
 from rarecli.core.jobs.progress import Reporter
-from rarecli.core.prediction.cross_validation import Folds, pooled
+from rarecli.core.prediction.cross_validation import Folds
 from rarecli.core.prediction.predictor import ModelChoice, Predictor
 
 Item = TypeVar("Item")
@@ -52,7 +52,7 @@ def model_of_worker(choice: ModelChoice, key: str, pool: bool) -> Predictor | Fo
     from distributed import get_worker
 
     choice = replace(choice, num_threads=choice.num_threads or get_worker().state.nthreads)
-    model = pooled(choice) if pool else choice.open()
+    model = Folds(choice) if pool else choice.open()
     if model.key != key:
         path = choice.models[0]
         raise ModelError("a worker has another model under this path", path=path, remedy="use one path for one model on all machines")

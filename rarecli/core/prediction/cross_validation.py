@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +18,14 @@ from rarecli.core.prediction.predictor import ModelChoice, Predictor
 class Folds:
     """The predictors of several runs, looked up by held-out case. `evaluate` accepts it in place of a `Predictor`. A context manager.
 
+    choice: the runs and how to run each of them.
+
     Raises ModelError for a model that is not a run or does not match the others, UsageError for a case that two runs held out and if
     the runs held out no cases.
     """
 
-    def __init__(
-        self, runs: Sequence[Path], device: str = "auto", backend: str = "auto", num_threads: int | None = None, tta: bool = False
-    ) -> None:
+    def __init__(self, choice: ModelChoice) -> None:
+        runs = choice.models
         held_out: dict[str, Path] = {}
         for run in runs:
             folder = run if run.is_dir() else run.parent
@@ -37,9 +38,9 @@ class Folds:
                 held_out[case] = run
         if not held_out:
             raise UsageError("the runs held out no cases", field="folds", found=some(map(str, runs)), expected="runs of --fold 0, 1, ...")
-        self.choice = ModelChoice(tuple(runs), device, backend, num_threads)
+        self.choice = choice
         self._stack = ExitStack()
-        predictors = {run: self._stack.enter_context(Predictor(run, device, backend, num_threads, tta=tta)) for run in runs}
+        predictors = {run: self._stack.enter_context(replace(choice, models=(run,)).open()) for run in runs}
         require_one_plan({str(run): (predictor.rules, predictor.runner.entries) for run, predictor in predictors.items()})
         self._by_case = {case: predictors[run] for case, run in held_out.items()}
         first = predictors[runs[0]]
@@ -66,8 +67,3 @@ class Folds:
         if name not in self._by_case:
             raise UsageError("no run held out this case", case=name, field="folds", remedy="leave it out of --cases, or add its run to -m")
         return self._by_case[name]
-
-
-def pooled(choice: ModelChoice) -> Folds:
-    """Open the runs of a cross-validation. Raises what `Folds` raises."""
-    return Folds(choice.models, choice.device, choice.backend, choice.num_threads, choice.tta)

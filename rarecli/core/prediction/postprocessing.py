@@ -13,6 +13,7 @@ import numpy as np
 
 from rarecli.core.config.calibration import ChosenSteps, Steps
 from rarecli.core.config.plan import Plan
+from rarecli.core.engines.model_files import OTHER_CALIBRATION, RECALIBRATE, find_model
 from rarecli.core.errors import UsageError
 from rarecli.core.jobs.words import volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
@@ -32,7 +33,7 @@ class Parts:
         nothing = (slice(0, 0), slice(0, 0), slice(0, 0))
         self.box = next(iter(ndimage.find_objects(mask.astype(np.uint8))), nothing)
         self.mask = mask[self.box]
-        self._background = labels[self.box] == 0
+        self._free = self.mask | (labels[self.box] == 0)
         self._numbers = ndimage.label(self.mask, EVERY_NEIGHBOUR)[0]
         self._sizes = np.bincount(self._numbers.ravel(), minlength=1)
         self._sizes[0] = 0
@@ -41,7 +42,7 @@ class Parts:
         return len(self._sizes) - 1
 
     def after(self, steps: Steps, voxel_mm3: float) -> AnyArray:
-        """Return the mask within the box after the steps, bool. Filling takes background alone, no voxel of another label."""
+        """Return the mask within the box after the steps, bool. Filling takes background and removed parts, no voxel of another label."""
         from scipy import ndimage
 
         kept = self._sizes * voxel_mm3 >= steps.min_volume_mm3
@@ -50,7 +51,7 @@ class Parts:
         kept[0] = False
         mask = kept[self._numbers]
         if steps.fill_holes and mask.any():
-            mask |= ndimage.binary_fill_holes(mask) & self._background
+            mask |= ndimage.binary_fill_holes(mask) & self._free
         return mask
 
 
@@ -59,6 +60,8 @@ def chosen_steps(predictor: Predictor) -> Mapping[str, ChosenSteps]:
     known = predictor.calibration
     if known is None or known.postprocessing is None:
         several = len(predictor.choice.models) > 1
+        if not several and find_model(predictor.choice.models[0]).has_other_calibration:
+            raise UsageError(OTHER_CALIBRATION, field="--postprocess", path=predictor.choice.models[0], remedy=RECALIBRATE)
         raise UsageError(
             "several models have no common postprocessing" if several else "no postprocessing was chosen for this model",
             field="--postprocess",

@@ -24,7 +24,7 @@ LEAST_GAIN = 0.001
 class Trials:
     """The Dice of every label after every combination of steps, for one prediction after another.
 
-    Labels do not depend on each other: what is removed becomes background, and only background is filled.
+    Labels do not depend on each other: what is removed becomes background, and only background and removed parts are filled.
     """
 
     def __init__(self, plan: Plan, ranges: Mapping[str, LabelRange]) -> None:

@@ -16,6 +16,7 @@ from rarecli.core.config.calibration import ChosenSteps
 from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.case_files import find_scans
 from rarecli.core.data.cases import Case
+from rarecli.core.engines.model_files import OTHER_CALIBRATION, RECALIBRATE, find_model
 from rarecli.core.errors import RareError, some, some_failed
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.jobs.cluster import Cluster, shared_paths
@@ -35,6 +36,7 @@ from rarecli.core.prediction.options import PredictOptions
 from rarecli.core.prediction.postprocessing import change_in_words, chosen_steps, steps_in_words
 from rarecli.core.prediction.predictor import ModelChoice, Predictor, opened
 from rarecli.core.prediction.quality import quality_words
+from rarecli.core.prediction.regions import require_finder
 from rarecli.core.prediction.results import (
     RECORDS,
     choose_targets,
@@ -75,6 +77,7 @@ def predict(
     output, *inputs = shared_paths(options.scheduler, output, *inputs, processes_here="--nproc" if options.num_processes > 1 else None)
     with opened(model) as predictor:
         plan = predictor.spec.plan
+        require_finder(predictor, options.where)
         cases = find_scans(inputs, predictor.spec.network.in_channels, options.series, options.resample_channels)
         targets = choose_targets(cases, output, options.format, resume=options.resume)
         require_writers(targets, predictor.spec, options.codes, reporter)
@@ -120,7 +123,9 @@ def _announce(cases: Sequence[Case], predictor: Predictor, options: PredictOptio
     noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
     if options.postprocess:
         noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
-    if predictor.calibration is None:
+    if len(predictor.runners) == 1 and find_model(predictor.choice.models[0]).has_other_calibration:
+        noted.warn(f"{OTHER_CALIBRATION}; run {RECALIBRATE}")
+    elif predictor.calibration is None:
         noted.say(f"confidence: not calibrated, so none is shown{_how_to_calibrate(predictor)}")
     choice = RouteChoice(options.entry, predictor.runner.entries, options.route)
     if options.where.is_whole and (cost := expected_cost(cases, predictor.rules, choice)):

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rarecli.core.config.calibration import Calibration, load_calibration
-from rarecli.core.config.geometry import entry_text, isotropic
+from rarecli.core.config.calibration import Calibration
+from rarecli.core.config.geometry import entry_text
 from rarecli.core.data.fingerprint import Difference, differences
 from rarecli.core.engines.model_files import find_model
 from rarecli.core.engines.open_model import choose_precision, open_model
@@ -25,9 +25,10 @@ from rarecli.core.imaging.bounds import require_affordable_files
 from rarecli.core.imaging.formats.in_memory import in_kind_of, volume_of
 from rarecli.core.imaging.nifti_affine import require_orthogonal
 from rarecli.core.imaging.preprocessing import Part, RoutedScan, prepare_scan
+from rarecli.core.imaging.regions import Region
 from rarecli.core.imaging.restore import ConfidenceTally, classes_of_slabs, label_values, log_of_mean, softmax
 from rarecli.core.imaging.routing import RouteBy
-from rarecli.core.imaging.scan_rules import RouteChoice
+from rarecli.core.imaging.scan_rules import RouteChoice, forced_entry
 from rarecli.core.imaging.sliding_window import logits_in_slabs
 from rarecli.core.imaging.volume import Volume, read_volume, require_finite
 from rarecli.core.jobs.journal import key_of
@@ -61,6 +62,8 @@ class Prediction:
     """How the scan differs from the training scans; for a part of a scan, only what holds for the whole."""
     confidence: tuple[float | None, ...] = ()
     """Per label: see `restore.confidence`."""
+    region: Region | None = None
+    """The part of the scan that was asked for, if it was not all of it; background outside."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -132,8 +135,8 @@ class Predictor:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What validation says about the model's predictions; None for a model without it, and for several."""
-        return load_calibration(find_model(self.choice.models[0]).folder) if len(self.runners) == 1 else None
+        """What validation says about the model's predictions; None without it, for one of other weights, and for several models."""
+        return find_model(self.choice.models[0]).calibration if len(self.runners) == 1 else None
 
     def for_case(self, name: str) -> Predictor:
         """The predictor for a case: this one for all cases. See `Folds.for_case`."""
@@ -233,16 +236,6 @@ def _as_volume(scan: Any, affine: Any, series: str | None) -> Volume:
     require_finite(volume)
     require_orthogonal(volume.affine, "affine")
     return volume
-
-
-def forced_entry(depth: int | None, entry: Entry | None) -> Entry | None:
-    """Return the entry that a caller forces, by one depth for all axes or by a depth per axis. Raises UsageError for both."""
-    if depth is not None and entry is not None:
-        raise UsageError("a depth and an entry exclude each other", field="entry", found=f"{entry_text(entry)} and depth {depth}")
-    if entry is None:
-        return None if depth is None else isotropic(depth)
-    x, y, z = entry
-    return int(x), int(y), int(z)
 
 
 def opened(model: ModelChoice | Opened) -> AbstractContextManager[Predictor | Opened]:

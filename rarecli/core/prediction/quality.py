@@ -47,8 +47,11 @@ class Quality:
         found = [value for value in self.confidence.values() if value is not None]
         return float(np.mean(found)) if found else None
 
-    def doubts(self, calibration: Calibration | None) -> list[str]:
-        """Return why the prediction may be wrong, as sentences; empty if nothing is unusual or the model has no calibration."""
+    def doubts(self, calibration: Calibration | None, *, whole: bool = True) -> list[str]:
+        """Return why the prediction may be wrong, as sentences; empty if nothing is unusual or the model has no calibration.
+
+        whole: False for a region, which may cut a structure, so that its volume says nothing.
+        """
         if calibration is None:
             return []
         found = []
@@ -57,18 +60,18 @@ class Quality:
             found.append(f"its confidence is {mean:.3f}; of 95 % of the validation scans it is at least {least:.3f}")
         for name, usual in calibration.labels.items():
             low, high = usual.volume_mm3
-            if not low <= self.volumes_mm3[name] <= high:
+            if whole and not low <= self.volumes_mm3[name] <= high:
                 known = f"in the training scans it has {millilitres(low)} to {millilitres(high)}"
                 found.append(f"its {name} has {millilitres(self.volumes_mm3[name])}; {known}")
             if self.components is not None and self.components[name] > usual.most_components:
                 found.append(f"its {name} is in {self.components[name]} parts; in the training scans in at most {usual.most_components}")
         return found
 
-    def record(self, calibration: Calibration | None) -> dict[str, Any]:
-        """Return the facts that predictions.json holds beside the volumes, and the doubts."""
+    def record(self, calibration: Calibration | None, *, whole: bool = True) -> dict[str, Any]:
+        """Return the facts that predictions.json holds beside the volumes, and the doubts. whole: see `doubts`."""
         facts = asdict(self)
         del facts["volumes_mm3"]
-        return facts | {"against": self.against and list(self.against), "doubts": self.doubts(calibration)}
+        return facts | {"against": self.against and list(self.against), "doubts": self.doubts(calibration, whole=whole)}
 
 
 def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thorough: bool) -> Quality:
@@ -82,7 +85,7 @@ def assess(predictor: Predictor, volume: Volume, prediction: Prediction, *, thor
         dict(zip(names, prediction.confidence, strict=True)),
         {name: num_components(mask) for name, mask in masks.items()} if thorough else None,
         against,
-        against and _agreement(predictor, volume, prediction.labels, against),
+        against and _agreement(predictor, volume, prediction, against),
     )
 
 
@@ -91,17 +94,28 @@ def num_components(mask: IntArray) -> int:
     return len(Parts(mask, 1))
 
 
-def _agreement(predictor: Predictor, volume: Volume, labels: IntArray, entry: Entry) -> dict[str, float]:
-    """Return the Dice of every label between the prediction and that of the scan brought to another entry's grid, compared on that grid."""
+def _agreement(predictor: Predictor, volume: Volume, prediction: Prediction, entry: Entry) -> dict[str, float]:
+    """Return the Dice of every label between the prediction and that of the scan brought to another entry's grid, compared on that grid.
+
+    Of a region, only voxels of which at least half lies inside are compared.
+    """
     plan, rules = predictor.spec.plan, predictor.rules
     source, placement = crop(volume, plan.crop)
-    scan, own = to_ras(source), to_ras(Volume(labels[placement.box][None], source.affine)).data[0]
+
+    def in_ras(labels: IntArray) -> IntArray:
+        turned: IntArray = to_ras(Volume(labels[placement.box][None], source.affine)).data[0]
+        return turned
+
+    scan, own = to_ras(source), in_ras(prediction.labels)
     zoom = rules.route(scan.spacing_mm, RouteChoice(entry, predictor.runner.entries)).zoom
     image = resample(scan.data, zoom, rule=rules.resampling)
     coarse, choice = Volume(image, resampled_affine(scan.affine, scan.shape, zoom)), RouteChoice(entry, predictor.runner.entries)
-    other = predictor.segment(coarse, choice, flips=False).labels
+    other = class_indices(predictor.segment(coarse, choice, flips=False).labels, plan.label_values)
     brought = resample_labels(class_indices(own, plan.label_values), zoom, plan.num_classes, other.shape)
-    values = dice(class_indices(other, plan.label_values), brought, plan.num_classes)[1:]
+    if prediction.region:
+        inside = resample(in_ras(prediction.region.inside(volume.shape))[None], zoom, other.shape)[0]
+        other, brought = (np.where(inside < 0.5, 0, labels) for labels in (other, brought))
+    values = dice(other, brought, plan.num_classes)[1:]
     return dict(zip(plan.label_names[1:], values.tolist(), strict=True))
 
 

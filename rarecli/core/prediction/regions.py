@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rarecli.core.config.geometry import coarser_entry, entry_text
+from rarecli.core.config.plan import Plan
 from rarecli.core.errors import UsageError, some
 from rarecli.core.imaging.cropping import Box
 from rarecli.core.imaging.preprocessing import Part, limits_of_scan
@@ -20,7 +21,7 @@ from rarecli.core.imaging.regions import Region, at_least, box_text, boxes_of_pa
 from rarecli.core.imaging.scan_rules import RouteChoice
 from rarecli.core.imaging.volume import Volume
 from rarecli.core.prediction.predictor import Prediction, Predictor
-from rarecli.core.types import Triple
+from rarecli.core.types import Entry, Triple
 
 FINDER_STEPS = 3
 """How many depths coarser the entry is that finds the region: 1/512 of the voxels."""
@@ -67,11 +68,13 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
 
     if where.roi is not None:
         region = region_of(where.roi, scan)
-        found = _without_outside(within([region.box]), region)
-        return replace(found, reason=f"{found.reason}; region {box_text(region.box)}")
-    finder = coarser_entry(predictor.rules.route(scan.ras_spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
+        found = _known(_without_outside(within([region.box]), region), predictor.spec.plan)
+        return replace(found, region=region, reason=f"{found.reason}; region {box_text(region.box)}")
+    finder = finder_of(predictor, scan.ras_spacing_mm, choice)
     if not where.coarse_to_fine or finder is None:
-        return predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
+        whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
+        why = "; the whole scan, because the model has no coarser entry" if where.coarse_to_fine else ""
+        return replace(whole, reason=whole.reason + why)
     coarse = predictor.segment(scan, RouteChoice(finder, predictor.runner.entries), sparse=True, flips=False)
     if not coarse.labels.any():
         whole = predictor.segment(scan, choice, pad=pad, probabilities=probabilities)
@@ -79,7 +82,7 @@ def predict_where(predictor: Predictor, scan: Volume, where: Where, choice: Rout
     steps = _own_axes(predictor.rules.entry(finder).grid_spacing_mm, scan)
     x, y, z = (math.ceil(_MARGIN * step / spacing) for step, spacing in zip(steps, scan.spacing_mm, strict=True))
     boxes = boxes_of_parts(coarse.labels, (x, y, z))
-    fine = within(boxes)
+    fine = _known(within(boxes), predictor.spec.plan)
     reason = f"{fine.reason}; in {some(map(box_text, boxes))}, where {entry_text(finder)} finds labels"
     unlike = fine.differences + tuple(found for found in coarse.differences if found.of != "spacing")  # a spacing is unlike for its entry
     return replace(fine, reason=reason, differences=unlike, seconds=coarse.seconds + fine.seconds)
@@ -91,6 +94,24 @@ def _window(predictor: Predictor, scan: Volume, choice: RouteChoice) -> Triple:
     x, y, z = (size * grid for size, grid in zip(rule.patch_shape, rule.grid_spacing_mm, strict=True))
     own_x, own_y, own_z = (extent / spacing for extent, spacing in zip(_own_axes((x, y, z), scan), scan.spacing_mm, strict=True))
     return own_x, own_y, own_z
+
+
+def finder_of(predictor: Predictor, spacing_mm: Triple, choice: RouteChoice) -> Entry | None:
+    """Return the entry that finds the region in a scan of this spacing along RAS axes; None if the model has none that is coarser."""
+    return coarser_entry(predictor.rules.route(spacing_mm, choice).entry, predictor.runner.entries, FINDER_STEPS)
+
+
+def require_finder(predictor: Predictor, where: Where) -> None:
+    """Raise UsageError if coarse to fine is asked of a model of which no entry has a coarser one."""
+    entries = predictor.runner.entries
+    if where.coarse_to_fine and all(coarser_entry(entry, entries, FINDER_STEPS) is None for entry in entries):
+        raise UsageError(
+            "the model has no coarser entry to find a region with",
+            field="--coarse-to-fine",
+            found="; ".join(map(entry_text, entries)),
+            expected="entries at two depths or more",
+            remedy="leave it out, name the region with --roi, or use a run or a bundle with more entries",
+        )
 
 
 def _together(parts: Sequence[tuple[Box, Prediction]]) -> Prediction:
@@ -119,6 +140,12 @@ def _without_outside(found: Prediction, region: Region) -> Prediction:
         maps[:, region.mask == 0] = 0
         maps[0, region.mask == 0] = 1
     return replace(found, labels=region.only(found.labels), probabilities=maps)
+
+
+def _known(found: Prediction, plan: Plan) -> Prediction:
+    """Return a prediction without the confidence of labels that were found only outside of the region, in the network's window."""
+    values = zip(found.confidence, plan.label_values[1:], strict=True)
+    return replace(found, confidence=tuple(known if (found.labels == value).any() else None for known, value in values))
 
 
 def _own_axes(values: Triple, scan: Volume) -> Triple:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rarecli.core.config.geometry import spacing_text
 from rarecli.core.config.model_spec import ModelSpec
+from rarecli.core.config.plan import PerChannelNormalisation, Plan
 from rarecli.core.data.cases import undeclared_name
 from rarecli.core.errors import ModelError, some
 
 _LEAST_SHARE = 0.5
 """Share of the network's weights that must be loaded. With less, the model is another network and a mistake to start from."""
+
+_LIKE_SPACING = 0.05
+"""Spacings that differ by a smaller share are alike: those of two datasets are medians of their scans."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,23 @@ def initialise(network: nn.Module, spec: ModelSpec, other: ModelSpec, tensors: d
             raise ModelError("a weight is not finite", path=path, field=name, found="NaN or infinity")
     network.load_state_dict(chosen, strict=False)
     return Loaded(other.name, len(chosen), share, random, unused)
+
+
+def inputs_differ(spec: ModelSpec, other: ModelSpec) -> str | None:
+    """Return, as a warning, how the scans that a network is given differ from those that another model was given; None if they do not."""
+    ours, theirs = spec.plan, other.plan
+    facts = {"normalisation": (_rules(theirs), _rules(ours)), "crop": (theirs.crop, ours.crop)}
+    if not np.allclose(ours.spacing_mm, theirs.spacing_mm, rtol=_LIKE_SPACING):
+        there, here = (f"{spacing_text(plan.spacing_mm)} mm" for plan in (theirs, ours))
+        facts = {"spacing": (there, here), **facts}
+    unlike = [f"{name} {there} there and {here} here" for name, (there, here) in facts.items() if there != here]
+    return f"{other.name} was trained on scans prepared otherwise, so its weights may help less: {', '.join(unlike)}" if unlike else None
+
+
+def _rules(plan: Plan) -> str:
+    """Return the kinds of normalisation of a plan's channels. The numbers of kind ct are those of a dataset, and always differ."""
+    rules = plan.normalisation.rules if isinstance(plan.normalisation, PerChannelNormalisation) else [plan.normalisation]
+    return " and ".join(dict.fromkeys(rule.kind + "-nonzero" * (getattr(rule, "voxels", "all") == "nonzero") for rule in rules))
 
 
 def _labels_differ(spec: ModelSpec, other: ModelSpec) -> str | None:

@@ -10,7 +10,7 @@ from rarecli.core.engines.model_files import ModelFiles
 from rarecli.core.errors import ModelError, UsageError, some
 from rarecli.core.jobs.files import atomic_file
 from rarecli.core.model import checkpoint
-from rarecli.core.training.initial_weights import initialise
+from rarecli.core.training.initial_weights import initialise, inputs_differ
 from rarecli.core.training.learner import is_frozen
 from rarecli.core.training.loop import TrainingLoop
 from rarecli.core.training.state import (
@@ -32,6 +32,8 @@ def start_anew(loop: TrainingLoop, model: ModelFiles | None) -> None:
         loaded = initialise(learner.network, loop.spec, model.spec, checkpoint.load_tensors(model.weights)[0], model.weights)
         for line in loaded.words():
             loop.reporter.say(line)
+        if told := inputs_differ(loop.spec, model.spec):
+            loop.reporter.warn(told)
         if missing := [name for name in loaded.random if is_frozen(name, loop.config.freeze)]:
             raise ModelError(
                 "a frozen weight would stay random",
