@@ -60,7 +60,7 @@ def chosen_steps(predictor: Predictor) -> Mapping[str, ChosenSteps]:
     known = predictor.calibration
     if known is None or known.postprocessing is None:
         several = len(predictor.choice.models) > 1
-        if not several and find_model(predictor.choice.models[0]).has_other_calibration:
+        if len(predictor.choice.models) == 1 and find_model(predictor.choice.models[0]).has_other_calibration:
             raise UsageError(OTHER_CALIBRATION, field="--postprocess", path=predictor.choice.models[0], remedy=RECALIBRATE)
         raise UsageError(
             "several models have no common postprocessing" if several else "no postprocessing was chosen for this model",

@@ -123,7 +123,7 @@ def _announce(cases: Sequence[Case], predictor: Predictor, options: PredictOptio
     noted.say(f"model {predictor.spec.name}, {several}backend {predictor.runner.backend}, {predictor.choice.precision}{flips}")
     if options.postprocess:
         noted.say(f"postprocessing: {_steps(chosen_steps(predictor))}")
-    if len(predictor.runners) == 1 and find_model(predictor.choice.models[0]).has_other_calibration:
+    if len(predictor.choice.models) == 1 and find_model(predictor.choice.models[0]).has_other_calibration:
         noted.warn(f"{OTHER_CALIBRATION}; run {RECALIBRATE}")
     elif predictor.calibration is None:
         noted.say(f"confidence: not calibrated, so none is shown{_how_to_calibrate(predictor)}")
