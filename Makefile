@@ -27,7 +27,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/pytest -m slow
 
 test-cpp: install
 	export/cpp/install_packages.sh

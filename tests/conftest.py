@@ -20,17 +20,7 @@ from rarecli.core.training.train import TrainOptions, train
 sys.modules.setdefault("openvino_telemetry", None)  # it would report every test over the network
 os.environ["RARE_CACHE"] = "off"  # the user's
 
-_TOGETHER = ("cpp", "browser")
-"""Folders whose tests share what they build, or a browser: one process runs them."""
-
 TINY = {"num_filters": 4, "epochs": 2, "num_folds": 4, "optimiser.lr": 4e-3}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests one process of pytest-xdist runs with `--dist loadgroup`: those of a file, or of a folder in `_TOGETHER`."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in _TOGETHER else item.path.stem))
 
 
 @pytest.fixture(autouse=True)
